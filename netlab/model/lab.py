@@ -1,0 +1,119 @@
+"""What a `kind: Lab` document declares: nodes, underlay, flannel's net-conf, the world outside.
+
+Field names are those of the file. Addresses and prefixes stay text; the loader has checked them.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import msgspec
+
+from netlab.model.kubernetes import Meta
+
+API_VERSION = "netlab/v1"
+
+
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One Ethernet segment of the underlay; `router` joins segments when there are several."""
+
+    name: str
+    cidr: str
+    router: str = ""  # address of the underlay's own router here; needed with two segments or more
+
+
+class Underlay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The physical network between the nodes."""
+
+    segments: list[Segment]
+    mtu: int = 1500
+
+
+class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine of the cluster, on the segment its address belongs to."""
+
+    name: str
+    address: str
+    labels: dict[str, str] = {}
+    bridge: str = "docker0"
+
+
+class Master(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The control plane's machine: etcd listens on its address and nowhere else."""
+
+    address: str
+
+
+class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
+    """flannel's Backend. Keys are flannel's own."""
+
+    Type: str = "vxlan"
+    VNI: int = 1
+    Port: int = 0
+    MTU: int = 0
+    DirectRouting: bool = False
+
+
+class Network(msgspec.Struct, frozen=True, omit_defaults=True):
+    """flannel's net-conf, with flannel's own keys, as it is stored in etcd."""
+
+    Network: str
+    SubnetLen: int = 0  # 0: flannel's default, 24 in a network of /22 or larger, else Network + 2
+    SubnetMin: str = ""
+    SubnetMax: str = ""
+    Backend: Backend = Backend()
+
+
+class Outside(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The world beyond the gateway: a server on the internet and a client, each on its own link."""
+
+    internet: str = "203.0.113.10/24"
+    client: str = "198.51.100.10/24"
+
+
+class Gateway(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The firewall between underlay and outside. `publish`: ports open from the outside to nodes,
+    each `PORT/PROTO` or `FIRST-LAST/PROTO`."""
+
+    address: str
+    publish: list[str] = []
+
+
+class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A whole lab, as declared."""
+
+    metadata: Meta
+    underlay: Underlay
+    master: Master
+    nodes: list[LabNode]
+    network: Network
+    gateway: Gateway
+    outside: Outside = Outside()
+    serviceCIDR: str = "10.96.0.0/12"
+    proxyMode: str = "iptables"
+    apiVersion: str = API_VERSION
+    kind: str = "Lab"
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def segment_of(self, address: str) -> Segment:
+        """Return the underlay segment that *address* lies in. Raises LookupError."""
+        from ipaddress import ip_address
+
+        for segment in self.underlay.segments:
+            if ip_address(address) in IPv4Network(segment.cidr):
+                return segment
+        raise LookupError(f"{address} is in no underlay segment")
+
+    def node(self, name: str) -> LabNode:
+        """Return the declared node called *name*. Raises LookupError."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LookupError(f"no node {name} in lab {self.name}")
+
+    def netns(self, *parts: str) -> str:
+        """Return the namespace name of a part of this lab: `notes.node1`, `notes.node1.ns.pod`."""
+        return ".".join((self.name, *parts))

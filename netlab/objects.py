@@ -1,0 +1,174 @@
+"""What the kernel holds: one frozen type for each kind of thing netlab makes.
+
+The same types stand for what should be (desired) and for what is (observed), so their difference
+is a plan. Each object lives in one network namespace, named by `netns` (the name under
+/run/netns, for example `notes.node1`); `key` is its identity there, everything else is state.
+
+Ownership is written on the thing itself: links carry `GROUP`, routes that flannel would not make
+carry protocol `PROTOCOL`, rules have upstream's chain names, namespaces the lab's name.
+Addresses are text without host bits lost: `10.244.1.1/24`; MACs are lower-case with colons.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+GROUP = 0x6E6C  # link group (IFLA_GROUP) of every link netlab makes: "nl"
+PROTOCOL = 110  # route protocol (RTA protocol, rtnetlink(7)) of routes that are netlab's own
+
+
+class Object(msgspec.Struct, frozen=True):
+    """One thing the kernel holds. `key` identifies it among the objects of all namespaces."""
+
+    netns: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (type(self).__name__, self.netns)
+
+
+class Netns(Object, frozen=True):
+    """A named network namespace, bind-mounted at /run/netns/NAME, with `lo` up."""
+
+
+class Bridge(Object, frozen=True):
+    """An Ethernet bridge, up, without spanning tree, with a fixed MAC."""
+
+    name: str
+    mac: str
+    mtu: int = 1500
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Link", self.netns, self.name)
+
+
+class Veth(Object, frozen=True):
+    """A pair of virtual Ethernet ports, both up; this end may be a port of `bridge`."""
+
+    name: str
+    mac: str
+    peer_netns: str
+    peer_name: str
+    peer_mac: str
+    mtu: int = 1500
+    bridge: str | None = None
+    hairpin: bool = False
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Link", self.netns, self.name)
+
+
+class Vxlan(Object, frozen=True):
+    """A VXLAN tunnel end point (RFC 7348) as flannel makes it: no learning, TTL auto, up."""
+
+    name: str
+    mac: str
+    vni: int
+    local: str
+    device: str
+    mtu: int
+    port: int = 0  # 0 is the kernel's default, 8472
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Link", self.netns, self.name)
+
+
+class Address(Object, frozen=True):
+    """An address of a link, `10.244.1.1/24`."""
+
+    link: str
+    address: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Address", self.netns, self.link, self.address)
+
+
+class Route(Object, frozen=True):
+    """A route of the main table; `destination` is a prefix or `default`."""
+
+    destination: str
+    link: str
+    via: str | None = None
+    onlink: bool = False
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Route", self.netns, self.destination)
+
+
+class Neighbor(Object, frozen=True):
+    """A permanent neighbour (ARP) entry."""
+
+    link: str
+    address: str
+    mac: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Neighbor", self.netns, self.link, self.address)
+
+
+class FdbEntry(Object, frozen=True):
+    """A permanent forwarding entry of a VXLAN device: frames for `mac` go to `destination`."""
+
+    link: str
+    mac: str
+    destination: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("FdbEntry", self.netns, self.link, self.mac)
+
+
+class Sysctl(Object, frozen=True):
+    """One setting below /proc/sys, `net.ipv4.ip_forward` (a dot inside a link name is a slash)."""
+
+    name: str
+    value: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Sysctl", self.netns, self.name)
+
+
+class IptablesChain(Object, frozen=True):
+    """A chain that is netlab's alone, whole: `rules` as `iptables-save` prints them, without -A."""
+
+    table: str
+    name: str
+    rules: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("IptablesChain", self.netns, self.table, self.name)
+
+
+class IptablesJump(Object, frozen=True):
+    """One rule of netlab's in a built-in chain, appended; others' rules there are not touched."""
+
+    table: str
+    chain: str
+    rule: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("IptablesJump", self.netns, self.table, self.chain, self.rule)
+
+
+class NftTable(Object, frozen=True):
+    """A table of nftables that is netlab's alone, whole, as `nft -f` reads its body."""
+
+    family: str
+    name: str
+    body: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("NftTable", self.netns, self.family, self.name)
