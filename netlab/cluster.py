@@ -1,0 +1,157 @@
+"""A lab as it is declared and leased at one moment, ready to be reasoned about.
+
+Everything that asks "where is this pod, and how would a packet get there?" starts from a
+`Cluster`: the paths' expectations, `netlab get`, name completion. It is built from the Lab
+document, the Kubernetes documents and the leases in etcd; no kernel state is in it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from netlab import world
+from netlab.model.kubernetes import Container, Document, Pod, view
+from netlab.model.lab import Lab, LabNode
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """A node and the lease it holds; `subnet` is empty without one."""
+
+    declared: LabNode
+    netns: str
+    subnet: str = ""  # 10.244.1.0/24
+    vtep_mac: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @property
+    def address(self) -> str:
+        """The node's own address on the underlay."""
+        return self.declared.address
+
+    @property
+    def bridge_address(self) -> str:
+        """The node's address on docker0, the default gateway of its pods, without prefix length."""
+        return str(IPv4Network(self.subnet)[1]) if self.subnet else ""
+
+    @property
+    def tunnel_address(self) -> str:
+        """The node's address on flannel.1, the first of its lease."""
+        return str(IPv4Network(self.subnet)[0]) if self.subnet else ""
+
+
+class PodState(msgspec.Struct, frozen=True):
+    """A pod that has a node; `ip` is empty until the node gave it one."""
+
+    namespace: str
+    name: str
+    node: str
+    netns: str
+    veth: str  # the node's end of its veth pair
+    ip: str
+    phase: str
+    containers: tuple[Container, ...]
+    labels: dict[str, str]
+    owner: str = ""  # `ReplicaSet/web-5d8f`
+    uid: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """The lab, its nodes in declared order, its placed pods in order of namespace and name."""
+
+    lab: Lab
+    nodes: tuple[NodeState, ...]
+    pods: tuple[PodState, ...]
+    documents: tuple[Document, ...] = ()
+    revision: int = 0
+
+    def node(self, name: str) -> NodeState:
+        """Return the node called *name*. Raises LookupError."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LookupError(f"no node {name}")
+
+    def pod(self, name: str, namespace: str = "default") -> PodState:
+        """Return a pod by `name` or `namespace/name`. Raises LookupError."""
+        if "/" in name:
+            namespace, _, name = name.partition("/")
+        for pod in self.pods:
+            if (pod.namespace, pod.name) == (namespace, name):
+                return pod
+        raise LookupError(f"no pod {namespace}/{name}")
+
+    def pods_on(self, node: str) -> list[PodState]:
+        """Return the pods placed on the node called *node*."""
+        return [pod for pod in self.pods if pod.node == node]
+
+    def owner_of(self, address: str) -> str:
+        """Return who has *address*: a pod's title, a node, a member of the world, or itself."""
+        for pod in self.pods:
+            if pod.ip == address:
+                return pod.title
+        for node in self.nodes:
+            if address in (node.address, node.bridge_address, node.tunnel_address):
+                return node.name
+        for member, its in world.member_addresses(self.lab).items():
+            if address in its:
+                return member
+        return address
+
+    def node_of_subnet(self, address: str) -> NodeState | None:
+        """Return the node whose lease *address* lies in."""
+        for node in self.nodes:
+            if node.subnet and IPv4Address(address) in IPv4Network(node.subnet):
+                return node
+        return None
+
+
+def pod_state(lab: Lab, document: Document) -> PodState | None:
+    """Return the placed pod that *document* describes, None while it has no node."""
+    pod = view(document, Pod)
+    if not pod.spec.nodeName:
+        return None
+    meta = pod.metadata
+    owner = next((o for o in meta.ownerReferences if o.controller), None)
+    return PodState(
+        namespace=meta.namespace,
+        name=meta.name,
+        node=pod.spec.nodeName,
+        netns=lab.netns(pod.spec.nodeName, meta.namespace, meta.name),
+        veth=world.veth_name(meta.namespace, meta.name),
+        ip=pod.status.podIP,
+        phase=pod.status.phase,
+        containers=tuple(pod.spec.containers),
+        labels=meta.labels,
+        owner=f"{owner.kind}/{owner.name}" if owner else "",
+        uid=meta.uid,
+    )
+
+
+def cluster(
+    lab: Lab,
+    documents: tuple[Document, ...],
+    *,
+    leases: dict[str, tuple[str, str]],
+    revision: int = 0,
+) -> Cluster:
+    """Return the cluster of *documents*; *leases*: public IP to (subnet, VTEP MAC)."""
+    nodes = tuple(
+        NodeState(node, lab.netns(node.name), *leases.get(node.address, ("", "")))
+        for node in lab.nodes
+    )
+    pods = [
+        state
+        for document in documents
+        if document.get("kind") == "Pod" and (state := pod_state(lab, document))
+    ]
+    pods.sort(key=lambda pod: (pod.namespace, pod.name))
+    return Cluster(lab, nodes, tuple(pods), documents, revision)

@@ -1,0 +1,88 @@
+"""The desired kernel objects of a node's bridge and of its pods, as a CNI bridge plugin makes them.
+
+A pod is plugged into docker0 by a veth pair whose far end is the pod's eth0; docker0 has the first
+address of the node's lease and is the pods' default gateway. Hairpin is on, so that a pod reaches
+itself through a Service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+
+from netlab import world
+from netlab.cluster import NodeState, PodState
+from netlab.model.lab import Lab
+from netlab.objects import Address, Bridge, Netns, Object, Route, Sysctl, Veth
+
+RESERVED = 3  # addresses of a lease no pod gets: network, docker0's own, broadcast
+
+
+def capacity(subnet_length: int) -> int:
+    """Return how many pods fit a lease of /*subnet_length*: 253 for a /24."""
+    return max(0, 2 ** (32 - subnet_length) - RESERVED)
+
+
+def next_address(subnet: str, used: Collection[str]) -> str:
+    """Return a free address of the lease *subnet* for a pod.
+
+    The one after the highest in use, so that an address just given back rests as long as it can;
+    then the lowest free one. Raises LookupError when the lease is full.
+    """
+    network = IPv4Network(subnet)
+    first, last = int(network[2]), int(network[-2])
+    taken = {int(IPv4Address(address)) for address in used}
+    highest = max((value for value in taken if first <= value <= last), default=first - 1)
+    for value in (*range(highest + 1, last + 1), *range(first, highest)):
+        if value not in taken:
+            return str(IPv4Address(value))
+    raise LookupError(f"lease {subnet} is full: {last - first + 1} pods")
+
+
+def bridge_objects(node: NodeState, *, mtu: int) -> list[Object]:
+    """Return docker0 with the lease's first address. Needs a lease."""
+    network = IPv4Network(node.subnet)
+    name = node.declared.bridge
+    return [
+        Bridge(node.netns, name, world.mac(node.netns, name), mtu),
+        Address(node.netns, name, f"{network[1]}/{network.prefixlen}"),
+    ]
+
+
+def cable(node: NodeState, pod: PodState, *, mtu: int) -> Veth:
+    """Return the veth pair between docker0 and the pod's eth0."""
+    return Veth(
+        node.netns,
+        pod.veth,
+        world.mac(pod.netns, "host"),
+        pod.netns,
+        world.UPLINK,
+        world.mac(pod.netns, world.UPLINK),
+        mtu=mtu,
+        bridge=node.declared.bridge,
+        hairpin=True,
+    )
+
+
+def pod_objects(node: NodeState, pod: PodState) -> list[Object]:
+    """Return what is inside the pod's namespace: eth0's address and the way out."""
+    length = IPv4Network(node.subnet).prefixlen
+    return [
+        Netns(pod.netns),
+        world.no_ipv6(pod.netns),
+        Address(pod.netns, world.UPLINK, f"{pod.ip}/{length}"),
+        Route(pod.netns, "default", world.UPLINK, node.bridge_address),
+    ]
+
+
+def node_objects(lab: Lab, node: NodeState) -> list[Object]:
+    """Return what a node has before it has a lease: forwarding, its address on the underlay."""
+    return [
+        Netns(node.netns),
+        world.no_ipv6(node.netns),
+        *world.no_reverse_path_filter(node.netns),
+        Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
+        # Without it, packets between two pods on one bridge bypass conntrack and NAT.
+        Sysctl(node.netns, "net.bridge.bridge-nf-call-iptables", "1"),
+        *world.machine_addressing(lab, node.netns, node.address),
+    ]

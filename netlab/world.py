@@ -1,0 +1,247 @@
+"""The desired kernel objects of everything that is not a node's own business.
+
+1. `underlay` carries one bridge per segment; with several segments it also routes between them.
+2. `gateway` joins the underlay to the outside and filters; `internet` and `client` are outside.
+3. `master` is a machine of the underlay on which only etcd listens.
+4. A node's namespace and its cable to the underlay are made here; what is inside it is the node's.
+
+Device names: in the underlay `br-<segment>` and one port per member; `eth0` is always a machine's
+own first card; in the gateway `internet` and `client` are the cables to those two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from ipaddress import IPv4Interface, IPv4Network
+
+from netlab.model.lab import Lab, Segment
+from netlab.objects import Address, Bridge, Netns, NftTable, Object, Route, Sysctl, Veth
+
+IFNAME_MAX = 15  # bytes; linux/if.h, IFNAMSIZ less the closing zero
+UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet", "client", "master"
+MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER)
+UPLINK = "eth0"
+FIREWALL = "firewall"
+
+
+def device_name(wanted: str, *, prefix: str = "p") -> str:
+    """Return *wanted* if an interface may be called so, else a short stable stand-in."""
+    if len(wanted.encode()) <= IFNAME_MAX:
+        return wanted
+    return prefix + sha256(wanted.encode()).hexdigest()[:8]
+
+
+def bridge_name(segment: Segment) -> str:
+    """Return the device name of a segment's bridge in the underlay."""
+    return device_name(f"br-{segment.name}", prefix="br-")
+
+
+def port_name(member: str) -> str:
+    """Return the device name of a member's port in the underlay, `node1`."""
+    return device_name(member)
+
+
+def veth_name(namespace: str, pod: str) -> str:
+    """Return the device name of the node's end of a pod's cable, `veth3f1a90c2`."""
+    return "veth" + sha256(f"{namespace}/{pod}".encode()).hexdigest()[:8]
+
+
+def mac(*parts: str) -> str:
+    """Return a stable, locally administered unicast MAC for whatever *parts* name."""
+    digest = sha256("/".join(parts).encode()).digest()
+    octets = bytes([digest[0] & 0xFE | 0x02]) + digest[1:6]
+    return octets.hex(":")
+
+
+def no_ipv6(netns: str) -> Sysctl:
+    """Return the setting that keeps a single-stack namespace silent: no neighbour discovery."""
+    return Sysctl(netns, "net.ipv6.conf.all.disable_ipv6", "1")
+
+
+def gateway_side(interface: str) -> IPv4Interface:
+    """Return the gateway's address on the link of an outside machine: the first free one."""
+    machine = IPv4Interface(interface)
+    first = machine.network[1] if machine.network[1] != machine.ip else machine.network[2]
+    return IPv4Interface(f"{first}/{machine.network.prefixlen}")
+
+
+def member_addresses(lab: Lab) -> dict[str, list[str]]:
+    """Return the addresses of the members that are no nodes, without prefix lengths."""
+    return {
+        GATEWAY: [
+            lab.gateway.address,
+            str(gateway_side(lab.outside.internet).ip),
+            str(gateway_side(lab.outside.client).ip),
+        ],
+        INTERNET: [str(IPv4Interface(lab.outside.internet).ip)],
+        CLIENT: [str(IPv4Interface(lab.outside.client).ip)],
+        MASTER: [lab.master.address],
+        UNDERLAY: [segment.router for segment in lab.underlay.segments if segment.router],
+    }
+
+
+def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
+    """Return the address and routes of a machine on the underlay: eth0, other segments, default."""
+    home = lab.segment_of(address)
+    objects: list[Object] = [
+        Address(netns, UPLINK, f"{address}/{IPv4Network(home.cidr).prefixlen}")
+    ]
+    gateway_here = lab.segment_of(lab.gateway.address) == home
+    for segment in lab.underlay.segments:
+        if segment != home:
+            objects.append(Route(netns, segment.cidr, UPLINK, home.router))
+    if address != lab.gateway.address:
+        via = lab.gateway.address if gateway_here else home.router
+        objects.append(Route(netns, "default", UPLINK, via))
+    return objects
+
+
+def cable(lab: Lab, member: str, address: str) -> Veth:
+    """Return the cable from a member's eth0 to its port on the segment of *address*."""
+    netns = lab.netns(UNDERLAY)
+    return Veth(
+        netns,
+        port_name(member),
+        mac(lab.name, UNDERLAY, member),
+        lab.netns(member),
+        UPLINK,
+        mac(lab.name, member, UPLINK),
+        mtu=lab.underlay.mtu,
+        bridge=bridge_name(lab.segment_of(address)),
+    )
+
+
+def underlay_objects(lab: Lab) -> list[Object]:
+    """Return the physical network: bridges, ports, and the router between several segments."""
+    netns = lab.netns(UNDERLAY)
+    several = len(lab.underlay.segments) > 1
+    objects: list[Object] = [
+        Netns(netns),
+        no_ipv6(netns),
+        Sysctl(netns, "net.ipv4.ip_forward", "1" if several else "0"),
+        # Frames only pass through: they must not meet this namespace's IP hooks.
+        Sysctl(netns, "net.bridge.bridge-nf-call-iptables", "0"),
+    ]
+    for segment in lab.underlay.segments:
+        name = bridge_name(segment)
+        objects.append(Bridge(netns, name, mac(lab.name, UNDERLAY, name), lab.underlay.mtu))
+        if several:
+            length = IPv4Network(segment.cidr).prefixlen
+            objects.append(Address(netns, name, f"{segment.router}/{length}"))
+    if several:
+        home = bridge_name(lab.segment_of(lab.gateway.address))
+        objects.append(Route(netns, "default", home, lab.gateway.address))
+    for member, address in machines(lab):
+        objects.append(cable(lab, member, address))
+    return objects
+
+
+def machines(lab: Lab) -> list[tuple[str, str]]:
+    """Return (name, address) of every machine plugged into the underlay."""
+    return [
+        (GATEWAY, lab.gateway.address),
+        (MASTER, lab.master.address),
+        *((node.name, node.address) for node in lab.nodes),
+    ]
+
+
+def firewall(lab: Lab) -> NftTable:
+    """Return the gateway's rules: inside may go out, outside reaches published node ports only."""
+    nodes = ", ".join(sorted((node.address for node in lab.nodes), key=_numeric))
+    published = [
+        f"\t\tip daddr {{ {nodes} }} {proto} dport {ports} accept"
+        for ports, proto in (entry.split("/") for entry in lab.gateway.publish)
+    ]
+    lines = [
+        "\tchain forward {",
+        "\t\ttype filter hook forward priority filter; policy drop;",
+        "\t\tct state established,related accept",
+        f'\t\tiifname "{UPLINK}" accept comment "from the inside"',
+        f'\t\toifname != "{UPLINK}" accept comment "between outside machines"',
+        *published,
+        '\t\tcounter drop comment "not published"',
+        "\t}",
+    ]
+    return NftTable(lab.netns(GATEWAY), "ip", FIREWALL, "\n".join(lines) + "\n")
+
+
+def _numeric(address: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in address.split("."))
+
+
+def outside_cable(lab: Lab, member: str) -> Veth:
+    """Return the cable from the gateway to one of the outside machines."""
+    netns = lab.netns(GATEWAY)
+    return Veth(
+        netns,
+        member,
+        mac(lab.name, GATEWAY, member),
+        lab.netns(member),
+        UPLINK,
+        mac(lab.name, member, UPLINK),
+    )
+
+
+def gateway_objects(lab: Lab) -> list[Object]:
+    """Return the gateway: three cards, forwarding, routes to the other segments, the firewall."""
+    netns = lab.netns(GATEWAY)
+    return [
+        Netns(netns),
+        no_ipv6(netns),
+        *no_reverse_path_filter(netns),
+        Sysctl(netns, "net.ipv4.ip_forward", "1"),
+        outside_cable(lab, INTERNET),
+        outside_cable(lab, CLIENT),
+        Address(netns, INTERNET, str(gateway_side(lab.outside.internet))),
+        Address(netns, CLIENT, str(gateway_side(lab.outside.client))),
+        *machine_addressing(lab, netns, lab.gateway.address),
+        firewall(lab),
+    ]
+
+
+def no_reverse_path_filter(netns: str) -> list[Object]:
+    """Return strict reverse-path filtering off; a new namespace inherits the host's setting."""
+    return [
+        Sysctl(netns, "net.ipv4.conf.all.rp_filter", "0"),
+        Sysctl(netns, "net.ipv4.conf.default.rp_filter", "0"),
+    ]
+
+
+def outside_objects(lab: Lab, member: str, interface: str) -> list[Object]:
+    """Return an outside machine: its address, and a default route through the gateway."""
+    netns = lab.netns(member)
+    return [
+        Netns(netns),
+        no_ipv6(netns),
+        Address(netns, UPLINK, interface),
+        Route(netns, "default", UPLINK, str(gateway_side(interface).ip)),
+    ]
+
+
+def master_objects(lab: Lab) -> list[Object]:
+    """Return the control plane's machine: a plain host of the underlay."""
+    netns = lab.netns(MASTER)
+    return [Netns(netns), no_ipv6(netns), *machine_addressing(lab, netns, lab.master.address)]
+
+
+def node_shells(lab: Lab) -> list[Object]:
+    """Return the empty namespaces of the nodes, which the cables end in."""
+    return [Netns(lab.netns(node.name)) for node in lab.nodes]
+
+
+def objects(lab: Lab) -> dict[str, list[Object]]:
+    """Return every object of the world around the nodes, by namespace, in order of creation."""
+    groups: list[Iterable[Object]] = [
+        node_shells(lab),
+        outside_objects(lab, INTERNET, lab.outside.internet),
+        outside_objects(lab, CLIENT, lab.outside.client),
+        master_objects(lab),
+        gateway_objects(lab),
+        underlay_objects(lab),
+    ]
+    by_netns: dict[str, list[Object]] = {}
+    for group in groups:
+        for thing in group:
+            by_netns.setdefault(thing.netns, []).append(thing)
+    return by_netns
