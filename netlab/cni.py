@@ -20,7 +20,7 @@ RESERVED = 3  # addresses of a lease no pod gets: network, docker0's own, broadc
 
 def capacity(subnet_length: int) -> int:
     """Return how many pods fit a lease of /*subnet_length*: 253 for a /24."""
-    return max(0, 2 ** (32 - subnet_length) - RESERVED)
+    return max(0, (1 << (32 - subnet_length)) - RESERVED)
 
 
 def next_address(subnet: str, used: Collection[str]) -> str:
