@@ -4,8 +4,9 @@ The same types stand for what should be (desired) and for what is (observed), so
 is a plan. Each object lives in one network namespace, named by `netns` (the name under
 /run/netns, for example `notes.node1`); `key` is its identity there, everything else is state.
 
-Ownership is written on the thing itself: links carry `GROUP`, routes that flannel would not make
-carry protocol `PROTOCOL`, rules have upstream's chain names, namespaces the lab's name.
+Ownership is written on the thing itself: links carry `GROUP`, addresses and routes that flannel
+would not make carry protocol `PROTOCOL`, rules have upstream's chain names, namespaces the lab's
+name.
 Addresses are text without host bits lost: `10.244.1.1/24`; MACs are lower-case with colons.
 """
 
@@ -16,7 +17,9 @@ from typing import Any
 import msgspec
 
 GROUP = 0x6E6C  # link group (IFLA_GROUP) of every link netlab makes: "nl"
-PROTOCOL = 110  # route protocol (RTA protocol, rtnetlink(7)) of routes that are netlab's own
+PEER_GROUP = GROUP + 1  # of the far end of a veth, so that it is not taken for a link of its own
+DOOMED_GROUP = GROUP + 2  # of links about to be deleted, all of a namespace in one message
+PROTOCOL = 110  # protocol (rtnetlink(7): rtm_protocol, IFA_PROTO) of what is netlab's own
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -32,6 +35,8 @@ class Object(msgspec.Struct, frozen=True):
 class Netns(Object, frozen=True):
     """A named network namespace, bind-mounted at /run/netns/NAME, with `lo` up."""
 
+    lo_up: bool = True
+
 
 class Bridge(Object, frozen=True):
     """An Ethernet bridge, up, without spanning tree, with a fixed MAC."""
@@ -39,6 +44,7 @@ class Bridge(Object, frozen=True):
     name: str
     mac: str
     mtu: int = 1500
+    up: bool = True
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -46,7 +52,10 @@ class Bridge(Object, frozen=True):
 
 
 class Veth(Object, frozen=True):
-    """A pair of virtual Ethernet ports, both up; this end may be a port of `bridge`."""
+    """A pair of virtual Ethernet ports, both up; this end may be a port of `bridge`.
+
+    Observed, `peer_netns` is "" when the far end is not in the namespace where it is wanted.
+    """
 
     name: str
     mac: str
@@ -56,6 +65,8 @@ class Veth(Object, frozen=True):
     mtu: int = 1500
     bridge: str | None = None
     hairpin: bool = False
+    up: bool = True
+    peer_up: bool = True
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -63,7 +74,7 @@ class Veth(Object, frozen=True):
 
 
 class Vxlan(Object, frozen=True):
-    """A VXLAN tunnel end point (RFC 7348) as flannel makes it: no learning, TTL auto, up."""
+    """A VXLAN tunnel end point (RFC 7348) as flannel makes it: TTL auto, up."""
 
     name: str
     mac: str
@@ -72,6 +83,8 @@ class Vxlan(Object, frozen=True):
     device: str
     mtu: int
     port: int = 0  # 0 is the kernel's default, 8472
+    learning: bool = False
+    up: bool = True
 
     @property
     def key(self) -> tuple[Any, ...]:
