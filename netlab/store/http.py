@@ -1,0 +1,154 @@
+"""Just enough HTTP/1.1 for etcd's JSON gateway: one kept connection, one request at a time.
+
+http.client would do, but its e-mail parser costs more than etcd's answer takes, and a watch needs
+the bare socket for poll(2).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+CHUNK = 1 << 18  # bytes asked of the kernel at once
+PROBE_AFTER = 1  # seconds a peer may be silent before the kernel asks whether it lives
+GIVE_UP_AFTER = 1500  # ms of unanswered bytes or probes; with PROBE_AFTER a cut is seen in 2-3 s
+
+
+class Stale(OSError):
+    """The kept connection was closed by the peer before it answered anything."""
+
+
+def request_bytes(host: str, method: str, path: str, body: bytes, *, last: bool) -> bytes:
+    """Return a whole HTTP request; *last* asks the server to close after its answer."""
+    close = "Connection: close\r\n" if last else ""
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{close}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def opened(host: str, port: int, timeout: float) -> socket.socket:
+    """Return a TCP connection, made in the calling thread's network namespace. Raises OSError."""
+    sock = socket.create_connection((host, port), timeout=timeout)
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GIVE_UP_AFTER),
+    ):
+        sock.setsockopt(level, option, value)
+    return sock
+
+
+class Reader:
+    """What arrives on a socket, cut into lines and counted bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.buffer = bytearray()
+        self.received = 0  # bytes
+
+    def more(self) -> None:
+        """Wait for bytes. Raises OSError: TimeoutError, or ConnectionError at the stream's end."""
+        data = self._sock.recv(CHUNK)
+        if not data:
+            raise ConnectionError("connection closed by the peer")
+        self.buffer += data
+        self.received += len(data)
+
+    def line(self) -> bytes:
+        """Return the next line without its CR LF."""
+        while (end := self.buffer.find(b"\r\n")) < 0:
+            self.more()
+        line = bytes(self.buffer[:end])
+        del self.buffer[: end + 2]
+        return line
+
+    def exactly(self, count: int) -> bytes:
+        """Return the next *count* bytes."""
+        while len(self.buffer) < count:
+            self.more()
+        data = bytes(self.buffer[:count])
+        del self.buffer[:count]
+        return data
+
+    def head(self) -> tuple[int, dict[bytes, bytes]]:
+        """Return status and header fields (names in lower case) of the next response."""
+        parts = self.line().split(b" ", 2)
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+            raise ConnectionError("the answer is not HTTP")
+        fields: dict[bytes, bytes] = {}
+        while line := self.line():
+            name, _, value = line.partition(b":")
+            fields[name.lower()] = value.strip()
+        return int(parts[1]), fields
+
+    def chunk(self) -> bytes:
+        """Return the next chunk of a chunked body; b"" is the last one."""
+        size = self.line().partition(b";")[0]
+        try:
+            count = int(size, 16)
+        except ValueError:
+            raise ConnectionError("the answer is badly chunked") from None
+        data = self.exactly(count)
+        self.line()
+        return data
+
+    def body(self, fields: dict[bytes, bytes]) -> bytes:
+        """Return the whole body that belongs to header *fields*."""
+        if fields.get(b"transfer-encoding", b"").lower() == b"chunked":
+            return b"".join(iter(self.chunk, b""))
+        try:
+            return self.exactly(int(fields.get(b"content-length", b"0")))
+        except ValueError:
+            raise ConnectionError("the answer's length is no number") from None
+
+
+class Connection:
+    """One kept HTTP connection, opened when first needed, reopened once when found closed.
+
+    `opened` counts the connections made so far: a server that was restarted in between cannot
+    hide behind an equal count.
+    """
+
+    def __init__(self, host: str, port: int, *, timeout: float) -> None:
+        self.host, self.port, self.timeout = host, port, timeout
+        self.opened = 0
+        self._sock: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next exchange opens another."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Return (status, body) of the answer. Raises OSError; the timeout is per wait, in s."""
+        request = request_bytes(self.host, method, path, body, last=False)
+        if self._sock is not None:
+            try:
+                return self._answer(self._sock, request)
+            except Stale:
+                pass
+        return self._answer(self._opened(), request)
+
+    def _opened(self) -> socket.socket:
+        self._sock = opened(self.host, self.port, self.timeout)
+        self.opened += 1
+        return self._sock
+
+    def _answer(self, sock: socket.socket, request: bytes) -> tuple[int, bytes]:
+        reader = Reader(sock)
+        began = time.monotonic()
+        try:
+            sock.sendall(request)
+            status, fields = reader.head()
+            body = reader.body(fields)
+        except OSError as error:
+            self.close()
+            # A wait that ran out must not be followed by another: the caller was promised one.
+            if not reader.received and time.monotonic() - began < self.timeout / 2:
+                raise Stale(error.errno, str(error)) from error
+            raise
+        if fields.get(b"connection", b"").lower() == b"close":
+            self.close()
+        return status, body

@@ -1,0 +1,169 @@
+"""Kubernetes objects in etcd, below /registry/ as the kube-apiserver keeps them, but in JSON.
+
+1. Reading costs what changed, not what there is. etcd is asked for what was written since the
+   last reading on the same connection, and how many keys there are; only when that number tells
+   of a deletion is everything listed. A new connection may lead to a new etcd: all is listed.
+2. A value is decoded once per process, whichever of its threads asks: the documents returned are
+   shared, and nobody may change them. Copy, then write.
+3. Writing is conditional: what somebody else has changed meanwhile is not overwritten, but handed
+   back, and the loop that wanted it decides again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from netlab.errors import StoreError
+from netlab.model.kubernetes import Document, registry_key
+from netlab.store.etcd import (
+    OPS_PER_TRANSACTION,
+    Compare,
+    Delete,
+    Etcd,
+    KeyValue,
+    Listing,
+    Op,
+    Put,
+    unchanged,
+)
+
+PREFIX = "/registry/"
+# A nested transaction counts as one operation outside and one inside.
+CHANGES_PER_REQUEST = OPS_PER_TRANSACTION // 2
+
+Warn = Callable[[str], None]
+
+
+class Change(Protocol):
+    """What a controller wants: `create`, `update` or `delete` of a document."""
+
+    @property
+    def verb(self) -> str: ...
+
+    @property
+    def document(self) -> Document: ...
+
+
+C = TypeVar("C", bound=Change)
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    mod_revision: int
+    value: bytes
+    document: Document | None  # None: the value is no Kubernetes object
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What the last reading over one connection gave."""
+
+    connection: int = 0
+    revision: int = 0
+    items: dict[str, _Stored] = {}
+
+
+_NOTHING = _Seen()
+_seen: WeakKeyDictionary[Etcd, _Seen] = WeakKeyDictionary()
+_decoded: dict[str, _Stored] = {}
+
+
+def documents(etcd: Etcd, *, warn: Warn = lambda _: None) -> tuple[list[Document], int]:
+    """Return every stored object, in the order of their keys, and the store's revision.
+
+    `metadata.resourceVersion` is the key's mod_revision. A value that is no Kubernetes object is
+    left out, and told to *warn* when it is first seen. The documents are shared: do not change
+    them.
+    """
+    seen = _seen.get(etcd, _NOTHING)
+    listing = etcd.range(PREFIX, since=seen.revision + 1) if seen.revision else etcd.range(PREFIX)
+    items = seen.items | _stored(listing, warn)
+    restarted = etcd.connections != seen.connection or listing.revision < seen.revision
+    if seen.revision and (restarted or len(items) != listing.count):
+        listing = etcd.range(PREFIX)
+        items = _stored(listing, warn)
+        for key in seen.items.keys() - items.keys():
+            _decoded.pop(key, None)
+    if listing.items:
+        items = dict(sorted(items.items()))
+    _seen[etcd] = _Seen(etcd.connections, listing.revision, items)
+    return [one.document for one in items.values() if one.document is not None], listing.revision
+
+
+def _stored(listing: Listing, warn: Warn) -> dict[str, _Stored]:
+    return {item.key: _decode(item, warn) for item in listing.items}
+
+
+def _decode(item: KeyValue, warn: Warn) -> _Stored:
+    """Return what *item* holds; decoded already when some thread has seen the same."""
+    known = _decoded.get(item.key)
+    if known and known.mod_revision == item.mod_revision and known.value == item.value:
+        return known
+    stored = _Stored(item.mod_revision, item.value, _document(item, warn))
+    _decoded[item.key] = stored
+    return stored
+
+
+def _document(item: KeyValue, warn: Warn) -> Document | None:
+    try:
+        document = msgspec.json.decode(item.value, type=Document)
+        document["kind"], document["apiVersion"]
+        metadata = document["metadata"]
+        if registry_key(document) != item.key:
+            raise ValueError(f"its own key would be {registry_key(document)}")
+        metadata["resourceVersion"] = str(item.mod_revision)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # json.dumps shows bytes that are not text as escapes.
+        warn(f"etcd key {json.dumps(item.key)} is no Kubernetes object, ignored: {error!r}")
+        return None
+    return document
+
+
+def write(etcd: Etcd, changes: Sequence[C]) -> list[C]:
+    """Make *changes* in order; return those that no longer held, of which nothing was done.
+
+    A create holds when the object is not there; an update or delete whose document has a
+    `metadata.resourceVersion`, when the object was not written since. Each change is atomic.
+    """
+    refused: list[C] = []
+    for part in _parts(changes):
+        done = etcd.transactions([_transaction(change) for change in part])
+        refused += [change for change, made in zip(part, done, strict=True) if not made]
+    return refused
+
+
+def _parts(changes: Iterable[C]) -> Iterable[list[C]]:
+    """Return *changes* in portions in which no key comes twice, as etcd demands."""
+    part: dict[str, C] = {}
+    for change in changes:
+        key = registry_key(change.document)
+        if key in part or len(part) == CHANGES_PER_REQUEST:
+            yield list(part.values())
+            part = {}
+        part[key] = change
+    if part:
+        yield list(part.values())
+
+
+def _transaction(change: Change) -> tuple[list[Compare], list[Op]]:
+    key = registry_key(change.document)
+    version = change.document["metadata"].get("resourceVersion")
+    if change.verb == "create":
+        return [unchanged(key, 0)], [Put(key, value(change.document))]
+    holds = [unchanged(key, int(version))] if version else []
+    if change.verb == "update":
+        return holds, [Put(key, value(change.document))]
+    if change.verb == "delete":
+        return holds, [Delete(key)]
+    raise StoreError(f"{key}: no such change: {change.verb!r}")
+
+
+def value(document: Document) -> bytes:
+    """Return *document* as it is stored: compact JSON, without its resourceVersion."""
+    metadata = {
+        name: field for name, field in document["metadata"].items() if name != "resourceVersion"
+    }
+    return msgspec.json.encode(document | {"metadata": metadata})
