@@ -56,8 +56,12 @@ class PodState(msgspec.Struct, frozen=True):
     phase: str
     containers: tuple[Container, ...]
     labels: dict[str, str]
+    hostname: str = ""
+    host_network: bool = False
+    restart_policy: str = "Always"
     owner: str = ""  # `ReplicaSet/web-5d8f`
     uid: str = ""
+    message: str = ""
 
     @property
     def title(self) -> str:
@@ -125,14 +129,20 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         namespace=meta.namespace,
         name=meta.name,
         node=pod.spec.nodeName,
-        netns=lab.netns(pod.spec.nodeName, meta.namespace, meta.name),
+        netns=lab.netns(pod.spec.nodeName)
+        if pod.spec.hostNetwork
+        else lab.netns(pod.spec.nodeName, meta.namespace, meta.name),
         veth=world.veth_name(meta.namespace, meta.name),
         ip=pod.status.podIP,
         phase=pod.status.phase,
         containers=tuple(pod.spec.containers),
         labels=meta.labels,
+        hostname=pod.spec.hostname or meta.name,
+        host_network=pod.spec.hostNetwork,
+        restart_policy=pod.spec.restartPolicy,
         owner=f"{owner.kind}/{owner.name}" if owner else "",
         uid=meta.uid,
+        message=pod.status.message,
     )
 
 

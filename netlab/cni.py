@@ -23,6 +23,11 @@ def capacity(subnet_length: int) -> int:
     return max(0, (1 << (32 - subnet_length)) - RESERVED)
 
 
+def in_subnet(address: str, subnet: str) -> bool:
+    """Return whether *address* lies in *subnet*."""
+    return IPv4Address(address) in IPv4Network(subnet)
+
+
 def next_address(subnet: str, used: Collection[str]) -> str:
     """Return a free address of the lease *subnet* for a pod.
 

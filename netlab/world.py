@@ -23,6 +23,7 @@ UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet",
 MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER)
 UPLINK = "eth0"
 FIREWALL = "firewall"
+GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent leaves them alone
 
 
 def device_name(wanted: str, *, prefix: str = "p") -> str:

@@ -1,0 +1,13 @@
+"""The agent: one process per lab that keeps every node as it should be.
+
+    loop           a thread that compares, acts, and sleeps until something wakes it
+    world          underlay, gateway, outside, master; etcd's and the pod servers' processes
+    control_plane  objects in etcd: what is declared, the controllers, the scheduler
+    node           one node: its lease, its bridge, its pods, its tunnel
+    state          what the loops tell each other, and what `netlab status` reads
+    control        the control socket: declare, status, stop
+    __main__       the process: `python -m netlab.agent RUN_DIRECTORY`
+
+A loop is level-triggered: a watch only says "look again". Nothing is remembered that cannot be
+read back from etcd or the kernel, so any of it may be killed at any moment and started again.
+"""

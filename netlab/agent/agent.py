@@ -1,0 +1,215 @@
+"""The agent of one lab: its loops, started and ended as nodes are declared and leave."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netlab import __version__, processes
+from netlab.agent.control_plane import ControlPlane, Declaration
+from netlab.agent.loop import Loop
+from netlab.agent.node import Node
+from netlab.agent.state import State, status
+from netlab.agent.world import ETCD, World
+from netlab.errors import NetlabError
+from netlab.model.lab import Lab
+from netlab.plan import Op, words
+from netlab.pods.control import Servers
+
+Say = Callable[[dict[str, Any]], None]
+PATIENCE = 120.0  # seconds a declaration may take to converge before its problems are told
+
+
+class Agent:
+    """All loops of one lab. `declare`, `status` and `stop` are called from the control socket."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.state = State(run)
+        self.servers = Servers(run)
+        self.world = World(self.state, self.servers, ready=self._world_ready)
+        self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
+        self._nodes: dict[str, Node] = {}
+        self._lock = threading.Lock()
+        self._declaring = threading.Lock()
+        self._restore()
+        self.world.start()
+        self.control_plane.start()
+
+    def _restore(self) -> None:
+        """Go on with the lab this run directory was last used for, after a crash."""
+        path = self.run / "lab.json"
+        if path.exists():
+            self.state.lab = msgspec.json.decode(path.read_bytes(), type=Lab)
+
+    # -- loops
+
+    def _world_ready(self) -> None:
+        """Start and end node loops as declared, once their namespaces and etcd are there."""
+        lab = self.state.lab
+        assert lab is not None
+        declared = {node.name for node in lab.nodes}
+        with self._lock:
+            for name in [name for name in self._nodes if name not in declared]:
+                self._nodes.pop(name).end()
+                self.state.forget(name)
+            for name in declared - set(self._nodes):
+                self._nodes[name] = Node(self.state, name, self.servers)
+                self._nodes[name].recorded = [] if self.world.recorded is not None else None
+                self._nodes[name].start()
+            loops: list[Loop] = [self.control_plane, *self._nodes.values()]
+        for loop in loops:
+            loop.wake()
+
+    def _wake_node(self, name: str) -> None:
+        with self._lock:
+            loop = self._nodes.get(name)
+        if loop is not None:
+            loop.wake()
+
+    def stop(self) -> None:
+        """End every loop; what they made stays."""
+        with self._lock:
+            loops: list[Loop] = [self.world, self.control_plane, *self._nodes.values()]
+        for loop in loops:
+            loop.end()
+        for loop in loops:
+            loop.join(timeout=5)
+
+    # -- requests
+
+    def declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Make the lab be what *request* declares; return what was changed, and the problems left.
+
+        *request*: `lab` and `documents` as JSON has them, `patience` in seconds.
+        """
+        with self._declaring:
+            return self._declare(request, say)
+
+    def _declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        lab = msgspec.convert(request["lab"], Lab)
+        deadline = time.monotonic() + request.get("patience", PATIENCE)
+        clock = _Clock()
+        for loop in self._acting():
+            loop.recorded = []
+        changes = [] if self.state.lab == lab else [f"lab {lab.name}"]
+        path = self.run / "lab.json"
+        path.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
+        path.with_suffix(".new").rename(path)
+        self.state.lab = lab
+        self.world.wake()
+        say({"progress": "underlay and etcd"})
+        self._wait(self.state.etcd_ready.is_set, deadline)
+        clock.lap("underlay and etcd")
+        declaration = Declaration(request["documents"])
+        self.control_plane.declare(declaration)
+        say({"progress": "objects"})
+        self._wait(declaration.done.is_set, deadline)
+        clock.lap("objects")
+        problems = self._converged(declaration.revision, deadline, say)
+        clock.lap("nodes and pods")
+        operations = self._recorded()
+        return {
+            "changes": changes + declaration.changes,
+            "operations": len(operations),
+            "words": [line for op in operations for line in words(op)]
+            if request.get("words")
+            else [],
+            "seconds": clock.laps,
+            "converged": not problems,
+            "problems": problems,
+            "revision": declaration.revision,
+        }
+
+    def _wait(self, true: Callable[[], bool], deadline: float) -> None:
+        while not true():
+            if time.monotonic() > deadline:
+                errors = [loop.error for loop in (self.world, self.control_plane) if loop.error]
+                raise NetlabError(
+                    errors[0] if errors else "the lab does not come up",
+                    hint=f"see {self.run}/agent.log",
+                )
+            time.sleep(0.002)
+
+    def _converged(self, revision: int, deadline: float, say: Say) -> list[str]:
+        """Wait until nothing is left to do; return the problems that remain at *deadline*."""
+        told = ""
+        while True:
+            problems = self._problems(revision)
+            if not problems or time.monotonic() > deadline:
+                return problems
+            first = problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
+            if first != told:
+                say({"progress": first})
+                told = first
+            with self.state.changed:
+                self.state.changed.wait(timeout=0.1)
+
+    def _problems(self, revision: int) -> list[str]:
+        loops = (self.world, self.control_plane)
+        return [
+            *(f"{loop.name}: {loop.error}" for loop in loops if loop.error),
+            *self.state.problems(revision=revision),
+        ]
+
+    def _recorded(self) -> list[Op]:
+        """Return what the loops did since the declaration began, and stop recording."""
+        operations = []
+        for loop in self._acting():
+            operations += loop.recorded or []
+            loop.recorded = None
+        return operations
+
+    def _acting(self) -> list[World | Node]:
+        with self._lock:
+            return [self.world, *self._nodes.values()]
+
+    def status(self) -> dict[str, Any]:
+        """Return the lab's state, as `netlab status -o json` prints it."""
+        marked = processes.marked(self.run)
+        found = status(
+            self.state,
+            agent={
+                "pid": os.getpid(),
+                "since": self.state.born,
+                "version": __version__,
+                "rss": _resident(os.getpid()),
+            },
+            etcd={
+                "pid": next(iter(marked.get(ETCD, [])), 0),
+                "address": self.state.lab.master.address if self.state.lab else "",
+                "ready": self.state.etcd_ready.is_set(),
+            },
+            servers={"pid": next(iter(marked.get("pods", [])), 0)},
+        )
+        errors = [
+            f"{loop.name}: {loop.error}" for loop in (self.world, self.control_plane) if loop.error
+        ]
+        found["problems"] = errors + found["problems"]
+        found["converged"] = not found["problems"]
+        return found
+
+
+class _Clock:
+    """Where the seconds went."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def _resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")

@@ -1,0 +1,166 @@
+"""The loop of the master: declared objects, controllers, scheduler, all in etcd.
+
+It lives in the master's namespace. Each pass lists what etcd holds, lets the controllers say what
+must change, writes that, and publishes the result to the nodes once nothing is left to change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from netlab import controllers, world
+from netlab.agent.loop import Loop
+from netlab.agent.state import State
+from netlab.cluster import cluster
+from netlab.cni import capacity
+from netlab.controllers import Change, Verb
+from netlab.flannel import lease
+from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
+from netlab.kernel import netns
+from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
+from netlab.store import registry
+from netlab.store.etcd import PORT, Etcd, Watch
+
+REGISTRY = "/registry/"
+MAX_ROUNDS = 50  # of controllers in one pass; a fixed point is reached in a handful
+
+
+class Declaration:
+    """A request to make etcd hold these objects; `done` is set when it has been written."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.documents = documents
+        self.done = threading.Event()
+        self.changes: list[str] = []
+        self.revision = 0
+
+
+class ControlPlane(Loop):
+    """Runs the controllers; `wake_node` is called for each node whose objects changed."""
+
+    def __init__(self, state: State, *, wake_node: Callable[[str], None]) -> None:
+        super().__init__("control-plane")
+        self.state = state
+        self.wake_node = wake_node
+        self._home = (0, "")
+        self._etcd: Etcd | None = None
+        self._watch: Watch | None = None
+        self._declarations: list[Declaration] = []
+
+    def declare(self, declaration: Declaration) -> None:
+        """Take a declaration, from any thread, to be written in the next pass."""
+        self._declarations.append(declaration)
+        self.wake()
+
+    def once(self) -> None:
+        lab = self.state.lab
+        if lab is None or not self.state.etcd_ready.wait(timeout=0.5):
+            return
+        etcd = self._connected(lab)
+        config = resolve(lab.network)
+        self._write_config(etcd, config)
+        documents, revision = registry.documents(etcd, warn=self.log.warning)
+        while self._declarations:
+            documents, revision = self._declared(etcd, lab, self._declarations[0], documents)
+            self._declarations.pop(0).done.set()
+        documents, revision = self._controlled(etcd, lab, config, documents, revision)
+        listing = etcd.range(SUBNETS)
+        leases, _ = lease.peers(listing.items)
+        self.state.publish(
+            cluster(
+                lab,
+                tuple(documents),
+                leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
+                revision=revision,
+            ),
+            stable=True,
+            wake=self.wake_node,
+        )
+
+    def _connected(self, lab: Lab) -> Etcd:
+        """Return the connection to etcd, made in the master's namespace as it is now."""
+        name = lab.netns(world.MASTER)
+        home = (netns.identity(name), lab.master.address)
+        if self._etcd is None or self._watch is None or home != self._home:
+            self._disconnect()
+            netns.move(name)
+            self._etcd, self._home = Etcd(lab.master.address, PORT), home
+            self._watch = self._etcd.watch([REGISTRY, SUBNETS])
+        return self._etcd
+
+    def _disconnect(self) -> None:
+        for connection in (self._watch, self._etcd):
+            if connection is not None:
+                connection.close()
+        self._watch = self._etcd = None
+
+    def _failed(self, message: str) -> None:
+        self._disconnect()
+        super()._failed(message)
+
+    def _write_config(self, etcd: Etcd, config: Config) -> None:
+        """Keep flannel's net-conf in etcd as declared."""
+        held = etcd.get(CONFIG_KEY)
+        wanted = config.json().encode()
+        if held is None or held.value != wanted:
+            etcd.put(CONFIG_KEY, wanted)
+
+    def _declared(
+        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: list[Document]
+    ) -> tuple[list[Document], int]:
+        wanted = [*controllers.declared(lab), *declaration.documents]
+        changes = controllers.declaration_changes(wanted, stored)
+        for change in changes:
+            if change.verb is Verb.DELETE and change.document["kind"] == "Node":
+                self._drop_lease(etcd, change.document)
+        registry.write(etcd, changes)
+        declaration.changes = [described(change) for change in changes]
+        documents, declaration.revision = registry.documents(etcd, warn=self.log.warning)
+        return documents, declaration.revision
+
+    def _drop_lease(self, etcd: Etcd, node: Document) -> None:
+        """Delete the subnet lease of a node that is no longer declared."""
+        addresses = {item["address"] for item in node.get("status", {}).get("addresses", [])}
+        leases, _ = lease.peers(etcd.range(SUBNETS).items)
+        for item in leases:
+            if item.public_ip in addresses:
+                etcd.delete(item.key)
+                self.log.info("node %s left: lease %s deleted", node["metadata"]["name"], item.key)
+
+    def _controlled(
+        self,
+        etcd: Etcd,
+        lab: Lab,
+        config: Config,
+        documents: list[Document],
+        revision: int,
+    ) -> tuple[list[Document], int]:
+        room = {node.name: capacity(config.subnet_len) for node in lab.nodes}
+        for _ in range(MAX_ROUNDS):
+            changes = controllers.changes(documents, capacity=room)
+            if not changes:
+                break
+            for change in changes:
+                self.log.info("%s", described(change))
+            registry.write(etcd, changes)
+            documents, revision = registry.documents(etcd, warn=self.log.warning)
+        return documents, revision
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+
+    def _drain(self) -> None:
+        assert self._watch is not None
+        self._watch.drain()
+
+    def close(self) -> None:
+        self._disconnect()
+
+
+def described(change: Change) -> str:
+    """Return a change as a line, `create pod default/web-7f-x2x1z`."""
+    meta = change.document["metadata"]
+    name = "/".join(filter(None, (meta.get("namespace"), meta["name"])))
+    return f"{change.verb} {change.document['kind'].lower()} {name}"

@@ -1,0 +1,248 @@
+"""What the kubelet does on a node: addresses for its pods, their containers, their status.
+
+A pod's address is written to etcd before the kernel learns it, so that a crash in between cannot
+give it to another pod. A document is only written over the version it was made from; who loses
+that race simply looks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from netlab import cni
+from netlab.cluster import Cluster, NodeState, PodState
+from netlab.kernel import netns
+from netlab.model.kubernetes import Container, Document
+from netlab.pods.containers import Containers, Wanted
+from netlab.pods.control import Served, Servers
+
+# Writes documents over the versions they were made from; returns those that were written.
+Write = Callable[[Sequence[Document]], list[Document]]
+
+
+class Kubelet:
+    """The pods of one node, above their namespaces."""
+
+    def __init__(self, run: Path, node: str, servers: Servers, *, log: logging.Logger) -> None:
+        self.run_directory = run
+        self.node = node
+        self.servers = servers
+        self.containers = Containers(run)
+        self.log = log
+        self._documents: dict[str, Document] = {}  # by uid, the newest seen or written
+        self._served: dict[tuple[str, str, str], tuple[Served, int]] = {}
+        self._results: dict[tuple[str, str, str], str] = {}
+
+    # -- addresses
+
+    def addressed(
+        self, documents: Sequence[Document], *, subnet: str, host: str, write: Write | None
+    ) -> list[Document]:
+        """Return the node's pods, each with its address; new addresses are written first.
+
+        *subnet*: the node's lease, "" without one; *host*: the node's own address. Without
+        *write* (etcd is away) pods that have no address yet are left out.
+        """
+        current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
+        fitting = [d for d in current.values() if _fits(d, subnet, host)]
+        used = {d["status"]["podIP"] for d in fitting}
+        fresh = []
+        if subnet and write is not None:
+            for document in current.values():
+                if not _fits(document, subnet, host):
+                    address = host if _on_host(document) else cni.next_address(subnet, used)
+                    used.add(address)
+                    fresh.append(_with_address(document, address, host))
+        written = write(fresh) if fresh and write is not None else []
+        self._documents = {d["metadata"]["uid"]: d for d in [*fitting, *written]}
+        return list(self._documents.values())
+
+    def _newest(self, document: Document) -> Document:
+        held = self._documents.get(document["metadata"]["uid"])
+        return held if held is not None and _version(held) > _version(document) else document
+
+    # -- containers
+
+    def run(self, seen: Cluster, node: NodeState, write: Write | None) -> None:
+        """Serve or run every container of the node's pods, then write what became of them."""
+        pods = seen.pods_on(node.name)
+        self._serve(pods)
+        states = self._execute(pods)
+        if write is None:
+            return
+        changed = []
+        for pod in pods:
+            document = self._documents[pod.uid]
+            status = pod_status(pod, document["status"], self._container_states(pod, states))
+            if status != document["status"]:
+                changed.append({**document, "status": status})
+        if changed:
+            for document in write(changed):
+                self._documents[document["metadata"]["uid"]] = document
+
+    def _serve(self, pods: Sequence[PodState]) -> None:
+        """Have the pod servers listen for every container that has no command of its own."""
+        wanted: dict[tuple[str, str, str], tuple[Served, int]] = {}
+        for pod in pods:
+            identity = netns.identity(pod.netns)
+            for container in pod.containers:
+                if not container.command:
+                    served = _served(pod, container)
+                    wanted[pod.namespace, pod.name, container.name] = (served, identity)
+        new = [item[0] for key, item in wanted.items() if self._served.get(key) != item]
+        old = [key for key in self._served if key not in wanted]
+        if new or old:
+            results = self.servers.update(new, old)
+            for key in old:
+                self._results.pop(key, None)
+            self._results.update({key: result.problem for key, result in results.items()})
+            self._served = wanted
+
+    def _execute(self, pods: Sequence[PodState]) -> dict[tuple[str, str, str], Any]:
+        """Run the containers that bring a command; return their states."""
+        wanted = [
+            Wanted(
+                namespace=pod.namespace,
+                pod=pod.name,
+                container=container.name,
+                netns=pod.netns,
+                hostname=pod.hostname,
+                address=pod.ip,
+                argv=[*container.command, *container.args],
+                env={variable.name: variable.value for variable in container.env},
+                cwd=container.workingDir,
+                restart=pod.restart_policy,
+            )
+            for pod in pods
+            for container in pod.containers
+            if container.command
+        ]
+        return self.containers.reconcile(wanted)
+
+    def _container_states(
+        self, pod: PodState, states: dict[tuple[str, str, str], Any]
+    ) -> list[Document]:
+        found = []
+        for container in pod.containers:
+            key = (pod.namespace, pod.name, container.name)
+            problem = self._results.get(key, "")
+            found.append({"name": container.name, "problem": problem, **states.get(key, {})})
+        return found
+
+
+def _served(pod: PodState, container: Container) -> Served:
+    return Served(
+        netns=pod.netns,
+        node=pod.node,
+        namespace=pod.namespace,
+        pod=pod.name,
+        container=container.name,
+        ports=tuple((port.protocol, port.containerPort) for port in container.ports),
+    )
+
+
+def _version(document: Document) -> int:
+    return int(document["metadata"].get("resourceVersion") or 0)
+
+
+def _on_host(document: Document) -> bool:
+    return bool(document["spec"].get("hostNetwork"))
+
+
+def _fits(document: Document, subnet: str, host: str) -> bool:
+    """Return whether the pod has an address of the node's lease, or of the node itself."""
+    address = document.get("status", {}).get("podIP")
+    if not address:
+        return False
+    if _on_host(document):
+        return bool(address == host)
+    return not subnet or IPv4Address(address) in IPv4Network(subnet)
+
+
+def now() -> str:
+    """Return the time as Kubernetes writes it: RFC 3339, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _with_address(document: Document, address: str, host: str) -> Document:
+    status = {
+        **document.get("status", {}),
+        "phase": "Pending",
+        "hostIP": host,
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "startTime": document.get("status", {}).get("startTime") or now(),
+    }
+    return {**document, "status": status}
+
+
+def pod_status(pod: PodState, old: Document, containers: Sequence[Document]) -> Document:
+    """Return a pod's status, as the kubelet writes it, from what became of its containers.
+
+    *containers*: `name`, `problem` of its server ("" when it listens), and for one that runs a
+    command `state` ({running|waiting|terminated: …}) and `restartCount`.
+    """
+    began = old.get("startTime") or now()
+    images = {container.name: container.image for container in pod.containers}
+    statuses = [_container_status(item, images, began) for item in containers]
+    problem = next(
+        (s["state"]["waiting"]["message"] for s in statuses if "waiting" in s["state"]), ""
+    )
+    ready = all(status["ready"] for status in statuses)
+    ended = [s["state"].get("terminated") for s in statuses]
+    phase = "Running"
+    if statuses and all(ended) and pod.restart_policy != "Always":
+        phase = "Succeeded" if all(end and not end["exitCode"] for end in ended) else "Failed"
+    elif any("waiting" in s["state"] and not s["restartCount"] for s in statuses):
+        phase = "Pending"
+    status = {key: value for key, value in old.items() if key not in ("message", "reason")}
+    status |= {
+        "phase": phase,
+        "startTime": began,
+        "conditions": _conditions(old.get("conditions", []), ready=ready),
+        "containerStatuses": statuses,
+    }
+    return status | ({"message": problem} if problem else {})
+
+
+def _container_status(item: Document, images: dict[str, str], began: str) -> Document:
+    state = item.get("state")
+    if state is None:
+        state = (
+            {"waiting": {"reason": "BindError", "message": f"{item['name']}: {item['problem']}"}}
+            if item["problem"]
+            else {"running": {"startedAt": began}}
+        )
+    return {
+        "name": item["name"],
+        "image": images.get(item["name"], ""),
+        "imageID": "",
+        "ready": "running" in state,
+        "started": "running" in state,
+        "restartCount": item.get("restartCount", 0),
+        "state": state,
+    }
+
+
+def _conditions(old: Sequence[Document], *, ready: bool) -> list[Document]:
+    """Return the pod's conditions; one that keeps its status keeps its time."""
+    before = {condition["type"]: condition for condition in old}
+    conditions = []
+    for kind, true in (
+        ("PodScheduled", True),
+        ("Initialized", True),
+        ("ContainersReady", ready),
+        ("Ready", ready),
+    ):
+        status = "True" if true else "False"
+        held = before.get(kind)
+        if held is not None and held["status"] == status:
+            conditions.append(held)
+        else:
+            conditions.append({"type": kind, "status": status, "lastTransitionTime": now()})
+    return conditions

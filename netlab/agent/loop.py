@@ -1,0 +1,128 @@
+"""A thread that makes one part of the lab agree, again and again.
+
+1. `once()` is a full comparison; it is safe to call at any time and any number of times.
+2. Between two passes the thread sleeps in poll(2) on whatever `watched()` names, until one of
+   them is readable, `wake()` is called, or `interval` seconds have gone.
+3. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 1 s, so
+   that what was repaired meanwhile is used within a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from netlab.errors import NetlabError
+from netlab.objects import Object
+from netlab.plan import Op, Verb, words
+
+FIRST_RETRY, LAST_RETRY = 0.1, 1.0  # seconds
+SETTLE = 0.02  # seconds after a wake-up in which more changes are awaited, once
+
+
+class Loop(threading.Thread):
+    """One level-triggered loop. Subclasses give `once`, `watched` and `close`."""
+
+    interval = 30.0  # seconds between two full comparisons when nothing wakes the loop
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.log = logging.getLogger(f"netlab.agent.{name}")
+        self.error = ""
+        self.passes = 0
+        self.recorded: list[Op] | None = None  # what was done, while somebody wants to know
+        self._stop = threading.Event()
+        self._retry = 0.0
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def once(self) -> None:
+        """Compare and act, once."""
+        raise NotImplementedError
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        """Return file descriptors that wake the loop, each with what drains it."""
+        return {}
+
+    def pause(self) -> float:
+        """Return how many seconds the loop may sleep after a pass that went well."""
+        return self.interval
+
+    def close(self) -> None:
+        """Give back what the loop holds; called in its own thread at the end."""
+
+    def wake(self) -> None:
+        """Make the loop look again, from any thread."""
+        os.eventfd_write(self._wakeup, 1)
+
+    def end(self) -> None:
+        """Ask the loop to stop, from any thread."""
+        self._stop.set()
+        self.wake()
+
+    @property
+    def ended(self) -> bool:
+        return self._stop.is_set()
+
+    def note(self, operations: Sequence[Op], *, agreed: Collection[Object]) -> None:
+        """Tell what is about to be done: each repair of what was *agreed*, the rest as a sum."""
+        repairs = [op for op in operations if op.verb is not Verb.DELETE and op.object in agreed]
+        for operation in repairs:
+            for line in words(operation):
+                self.log.info("repaired: %s", line)
+        if len(operations) > len(repairs):
+            self.log.info("%d changes", len(operations) - len(repairs))
+        if self.recorded is not None:
+            self.recorded += operations
+
+    def run(self) -> None:
+        try:
+            while not self.ended:
+                pause = self._pass()
+                self._sleep(pause)
+        finally:
+            self.close()
+
+    def _pass(self) -> float:
+        try:
+            self.once()
+        except NetlabError as error:
+            self._failed(str(error))
+        except Exception as error:
+            # A defect must not end the loop silently: it is told like any failure, with its trace.
+            self.log.exception("unexpected failure")
+            self._failed(f"{type(error).__name__}: {error}")
+        else:
+            if self.error:
+                self.log.info("recovered")
+            self.error, self._retry = "", 0.0
+            self.passes += 1
+            return self.pause()
+        return self._retry
+
+    def _failed(self, message: str) -> None:
+        if message != self.error:
+            self.log.warning("%s", message)
+        self.error = message
+        self._retry = min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.ended:
+            return
+        watched = dict(self.watched())
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        for descriptor in watched:
+            poll.register(descriptor, select.POLLIN | select.POLLPRI)
+        ready = poll.poll(seconds * 1000)
+        if ready and not self.ended:
+            time.sleep(SETTLE)
+            ready = poll.poll(0)
+        for descriptor, _ in ready:
+            if descriptor == self._wakeup:
+                os.eventfd_read(self._wakeup)
+            else:
+                watched[descriptor]()

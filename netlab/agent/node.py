@@ -1,0 +1,237 @@
+"""The loop of one node: what flanneld, the CNI plugin and the kubelet do on a real one.
+
+1. The thread lives in the node's own network namespace: its connection to etcd crosses the
+   underlay, so a cut network is a real cut, and rules and settings land where they belong.
+2. A pass: keep the lease, give addresses to new pods, compare the node's namespace and the pods
+   whose wish changed (all of them after a hint of drift), apply, serve, write the pods' status.
+3. While etcd is away the last known peers and pods stand: forwarding is left alone, and drift is
+   still repaired. A loop that knows nothing yet touches nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from netlab import desired
+from netlab.agent.kubelet import Kubelet, Write
+from netlab.agent.loop import Loop
+from netlab.agent.state import NodeReport, Snapshot, State
+from netlab.cluster import Cluster, NodeState, cluster
+from netlab.errors import StoreError
+from netlab.flannel import lease, subnets, vxlan
+from netlab.flannel.config import SUBNETS, Config, resolve
+from netlab.flannel.lease import Lease
+from netlab.kernel import Kernel, netns, real
+from netlab.kernel import Watch as KernelWatch
+from netlab.model.kubernetes import Document
+from netlab.objects import Netns, Object
+from netlab.plan import difference
+from netlab.pods.control import Servers
+from netlab.store import registry
+from netlab.store.etcd import PORT, Etcd, Watch
+
+ECHO = 1.0  # seconds after a change of ours in which everything is compared once more
+
+
+class Node(Loop):
+    """Keeps the node called *node* of the state's lab."""
+
+    def __init__(self, state: State, node: str, servers: Servers) -> None:
+        super().__init__(node)
+        self.state = state
+        self.node = node
+        self.kubelet = Kubelet(state.run, node, servers, log=self.log)
+        self.kernel: Kernel = real.RealKernel()
+        self._home = (0, "")
+        self._etcd: Etcd | None = None
+        self._watch: Watch | None = None
+        self._events: KernelWatch | None = None
+        self._held: subnets.Held | None = None
+        self._peers: list[Lease] = []
+        self._warned: set[str] = set()
+        self._snapshot: Snapshot | None = None
+        self._agreed: dict[str, tuple[Object, ...]] = {}
+        self._suspect: set[str] = set()  # of "self", "pods", "rules": what may have drifted
+        self._full = 0.0  # when everything is to be compared again, monotonic seconds
+
+    # -- one pass
+
+    def once(self) -> None:
+        lab = self.state.lab
+        if lab is None or not netns.exists(lab.netns(self.node)):
+            return
+        self._enter()
+        config = resolve(lab.network)
+        away = self._learn(config)
+        snapshot = self._snapshot
+        if snapshot is None or (self._held is None and away is not None):
+            raise away or StoreError("etcd holds no objects yet")
+        write = self._write if away is None else None
+        seen = self._as_leased(snapshot, write)
+        state = seen.node(self.node)
+        self._converge(seen, state, config)
+        self.kubelet.run(seen, state, write)
+        self._report(snapshot.version, away)
+        if away is not None:
+            raise away
+
+    def _enter(self) -> None:
+        """Move into the node's namespace as it is now, and open what lives in it."""
+        lab = self.state.lab
+        assert lab is not None
+        name = lab.netns(self.node)
+        home = (netns.identity(name), lab.master.address)
+        if home == self._home:
+            return
+        self.close()
+        netns.move(name)
+        self._agreed.clear()
+        self._events = self.kernel.watch(name)
+        self._home = home
+
+    def _learn(self, config: Config) -> StoreError | None:
+        """Ask etcd for leases and take the newest snapshot; return why etcd is away, if it is."""
+        if not self.state.etcd_ready.is_set():
+            return StoreError("etcd is not up yet")
+        lab = self.state.lab
+        assert lab is not None
+        address = lab.node(self.node).address
+        mac = vxlan.vtep_mac(lab.name, self.node, config.vni)
+        try:
+            etcd = self._connected(lab.master.address)
+            listing = etcd.range(SUBNETS)
+            self._held, lines = subnets.maintain(
+                etcd, config, listing, self._held, public_ip=address, vtep_mac=mac
+            )
+            if lines:
+                listing = etcd.range(SUBNETS)
+        except StoreError as error:
+            self._disconnect()
+            return error
+        for line in lines:
+            self.log.info("%s", line)
+        leases, warnings = lease.peers(listing.items)
+        for warning in warnings:
+            if warning not in self._warned:
+                self.log.warning("%s", warning)
+        self._warned = set(warnings)
+        self._peers = [item for item in leases if item.public_ip != address]
+        self._snapshot = self.state.snapshot(self.node) or self._snapshot
+        return None
+
+    def _connected(self, host: str) -> Etcd:
+        if self._etcd is None or self._watch is None:
+            self._etcd = Etcd(host, PORT)
+            self._watch = self._etcd.watch([SUBNETS])
+        return self._etcd
+
+    def _disconnect(self) -> None:
+        for connection in (self._watch, self._etcd):
+            if connection is not None:
+                connection.close()
+        self._watch = self._etcd = None
+
+    def _as_leased(self, snapshot: Snapshot, write: Write | None) -> Cluster:
+        """Return the lab as this node itself sees it: its leases, its pods, all with addresses."""
+        lab = snapshot.cluster.lab
+        known = [*self._peers, *([self._held.lease] if self._held else [])]
+        leases = {item.public_ip: (item.subnet, item.vtep_mac) for item in known}
+        subnet = self._held.lease.subnet if self._held else ""
+        pods = self.kubelet.addressed(
+            snapshot.documents, subnet=subnet, host=lab.node(self.node).address, write=write
+        )
+        return cluster(lab, tuple(pods), leases=leases, revision=snapshot.cluster.revision)
+
+    def _write(self, documents: Sequence[Document]) -> list[Document]:
+        assert self._etcd is not None
+        return registry.write_if_unchanged(self._etcd, documents)
+
+    # -- the kernel
+
+    def _converge(self, seen: Cluster, state: NodeState, config: Config) -> None:
+        own = self._held.lease if self._held else None
+        wanted: dict[str, tuple[Object, ...]] = {
+            state.netns: tuple(desired.node(seen, state, config=config, own=own, peers=self._peers))
+        }
+        if own is not None:
+            wanted.update({n: tuple(o) for n, o in desired.pods(seen, state).items()})
+        full = time.monotonic() >= self._full
+        recheck = full or "pods" in self._suspect
+        suspects = {
+            name
+            for name, objects in wanted.items()
+            if recheck or name == state.netns or self._agreed.get(name) != objects
+        }
+        self._suspect.clear()
+        observed = [thing for name in suspects for thing in self.kernel.observe(name, wanted[name])]
+        gone = [Netns(name) for name in self.kernel.namespaces(state.netns) if name not in wanted]
+        operations = difference(
+            [thing for name in suspects for thing in wanted[name]], [*observed, *gone]
+        )
+        agreed = {thing for name in suspects for thing in self._agreed.get(name, ())}
+        self.note(operations, agreed=agreed)
+        for name in suspects:
+            self._agreed.pop(name, None)
+        self.kernel.apply(operations)
+        self._agreed = {name: objects for name, objects in self._agreed.items() if name in wanted}
+        self._agreed.update({name: wanted[name] for name in suspects})
+        if operations and self._events is not None:
+            # Nearly all of what is heard now is our own echo; a full look soon finds the rest.
+            self._events.drain()
+            self._full = time.monotonic() + ECHO
+        elif full:
+            self._full = time.monotonic() + self.interval
+
+    def pause(self) -> float:
+        return max(0.05, self._full - time.monotonic())
+
+    # -- sleeping
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        watched: dict[int, Callable[[], None]] = {}
+        if self._watch is not None:
+            watched[self._watch.fileno()] = self._drain_etcd
+        if self._events is not None:
+            watched[self._events.fileno()] = self._drain_kernel
+        return watched
+
+    def _drain_etcd(self) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.drain()
+        except StoreError:
+            self._disconnect()
+
+    def _drain_kernel(self) -> None:
+        assert self._events is not None
+        self._suspect |= self._events.drain()
+
+    def _report(self, version: int, away: StoreError | None) -> None:
+        held = self._held
+        self.state.report(
+            self.node,
+            NodeReport(
+                settled=version,
+                subnet=held.lease.subnet if held else "",
+                peers=len({peer.public_ip for peer in self._peers}),
+                online=away is None,
+                renews=held.renews if held else 0.0,
+                error=str(away) if away else "",
+            ),
+        )
+
+    def _failed(self, message: str) -> None:
+        super()._failed(message)
+        reports = self.state.reports()
+        if self.node in reports:
+            report = reports[self.node]
+            self.state.report(self.node, msgspec.structs.replace(report, error=message))
+
+    def close(self) -> None:
+        self._disconnect()
+        if self._events is not None:
+            self._events.close()
+            self._events = None

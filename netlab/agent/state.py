@@ -1,0 +1,186 @@
+"""What the loops of one agent tell each other: a snapshot in, a report out, under one lock.
+
+The control plane publishes a `Cluster`; each publication that changes something for a node raises
+that node's version and wakes its loop. A node's loop reports the version it has made true. The lab
+has converged when nothing is left to say in `problems()`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netlab.cluster import Cluster, PodState
+from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    """What a node's loop last made true."""
+
+    settled: int = -1  # the version of the node's snapshot that the kernel agrees with
+    subnet: str = ""
+    peers: int = 0
+    online: bool = False  # whether etcd answered in the last pass
+    renews: float = 0.0  # seconds since the epoch
+    error: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a node's loop works from: the cluster, its own pods' documents, their version."""
+
+    cluster: Cluster
+    documents: tuple[Document, ...]
+    version: int
+
+
+class State:
+    """The blackboard of one lab's agent."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.born = time.time()
+        self.lab: Lab | None = None
+        self.cluster: Cluster | None = None
+        self.stable = False  # whether the controllers had nothing left to change
+        self.etcd_ready = threading.Event()
+        self.changed = threading.Condition()
+        self._versions: dict[str, int] = {}
+        self._signatures: dict[str, tuple[str, ...]] = {}
+        self._documents: dict[str, tuple[Document, ...]] = {}
+        self._reports: dict[str, NodeReport] = {}
+
+    def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
+        """Make *cluster* the current one and wake the nodes for which it differs."""
+        by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.nodes}
+        for document in cluster.documents:
+            if document["kind"] == "Pod":
+                by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
+        with self.changed:
+            renewed = self.cluster is None or self.cluster.lab != cluster.lab
+            self.cluster, self.stable = cluster, stable
+            touched = []
+            for name, documents in by_node.items():
+                signature = tuple(
+                    f"{d['metadata']['uid']}@{d['metadata'].get('resourceVersion')}"
+                    for d in documents
+                )
+                if renewed or self._signatures.get(name) != signature:
+                    self._signatures[name] = signature
+                    self._documents[name] = tuple(documents)
+                    self._versions[name] = self._versions.get(name, 0) + 1
+                    touched.append(name)
+            self.changed.notify_all()
+        for name in touched:
+            wake(name)
+
+    def snapshot(self, node: str) -> Snapshot | None:
+        """Return what *node* should be made of, None before the first publication."""
+        with self.changed:
+            if self.cluster is None or node not in self._versions:
+                return None
+            return Snapshot(self.cluster, self._documents[node], self._versions[node])
+
+    def report(self, node: str, report: NodeReport) -> None:
+        """Take what a node's loop says of itself."""
+        with self.changed:
+            if self._reports.get(node) != report:
+                self._reports[node] = report
+                self.changed.notify_all()
+
+    def reports(self) -> dict[str, NodeReport]:
+        """Return the latest report of each declared node."""
+        with self.changed:
+            names = [node.name for node in self.lab.nodes] if self.lab else []
+            return {name: self._reports.get(name, NodeReport()) for name in names}
+
+    def forget(self, node: str) -> None:
+        """Drop everything known of a node that is no longer declared."""
+        with self.changed:
+            for table in (self._versions, self._signatures, self._documents, self._reports):
+                table.pop(node, None)
+
+    def problems(self, *, revision: int = 0) -> list[str]:
+        """Return what still keeps the lab from agreeing with its declaration, in plain words.
+
+        *revision*: the etcd revision that must have been seen.
+        """
+        with self.changed:
+            if self.lab is None:
+                return ["no lab is declared yet"]
+            if self.cluster is None or self.cluster.lab != self.lab:
+                return ["etcd holds no objects yet"]
+            if self.cluster.revision < revision or not self.stable:
+                return ["the controllers are still at work"]
+            reports = {n.name: self._reports.get(n.name, NodeReport()) for n in self.lab.nodes}
+            problems = [
+                problem
+                for name, report in reports.items()
+                for problem in self._node_problems(name, report)
+            ]
+            problems += [p for pod in self.cluster.pods if (p := pod_problem(pod))]
+            problems += [
+                f"pod {d['metadata']['namespace']}/{d['metadata']['name']}: no node fits"
+                for d in self.cluster.documents
+                if d["kind"] == "Pod" and not d.get("spec", {}).get("nodeName")
+            ]
+            return problems
+
+    def _node_problems(self, name: str, report: NodeReport) -> list[str]:
+        assert self.lab is not None
+        wanted = len(self.lab.nodes) - 1
+        problems = []
+        if report.error:
+            problems.append(f"node {name}: {report.error}")
+        elif not report.subnet:
+            problems.append(f"node {name}: no subnet lease yet")
+        elif report.peers < wanted:
+            problems.append(f"node {name}: knows {report.peers} of {wanted} other leases")
+        elif report.settled != self._versions.get(name, 0):
+            problems.append(f"node {name}: still changing")
+        return problems
+
+
+def pod_problem(pod: PodState) -> str:
+    """Return what keeps a pod from running, an empty text when it does."""
+    if pod.phase in ("Running", "Succeeded"):
+        return ""
+    return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"
+
+
+def status(state: State, **more: Any) -> dict[str, Any]:
+    """Return the lab's state as JSON-able data: the stable schema of `netlab status -o json`."""
+    lab, problems = state.lab, state.problems()
+    reports = state.reports()
+    cluster = state.cluster
+    nodes = []
+    for node in lab.nodes if lab else []:
+        report = reports[node.name]
+        pods = cluster.pods_on(node.name) if cluster else []
+        nodes.append(
+            {
+                "name": node.name,
+                "address": node.address,
+                "subnet": report.subnet,
+                "pods": len(pods),
+                "running": sum(pod.phase == "Running" for pod in pods),
+                "peers": report.peers,
+                "online": report.online,
+                "renews": report.renews,
+                "state": "Ready" if report.subnet and not report.error else "NotReady",
+                "lastError": report.error,
+            }
+        )
+    return {
+        "lab": lab.name if lab else "",
+        "converged": not problems,
+        "revision": cluster.revision if cluster else 0,
+        "problems": problems,
+        "nodes": nodes,
+        **more,
+    }

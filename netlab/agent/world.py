@@ -1,0 +1,153 @@
+"""The loop of everything around the nodes: the physical network, the outside, two processes.
+
+It owns the namespaces `underlay`, `gateway`, `internet`, `client`, `master`, the empty shells of
+the nodes' namespaces with their cables, the process etcd in `master`, and the pod servers.
+A namespace with the lab's name that belongs to nothing declared is removed; a guest's is left.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from netlab import processes, world
+from netlab.agent.loop import Loop
+from netlab.agent.state import State
+from netlab.kernel import Kernel, Watch, netns, real
+from netlab.model.lab import Lab
+from netlab.objects import Netns, Object
+from netlab.plan import Op, Verb, difference, words
+from netlab.pods.control import Served, Servers
+from netlab.store import server
+from netlab.store.etcd import PORT, Etcd
+
+ETCD = "etcd"  # the role of etcd's process
+ETCD_DEADLINE = 20.0  # seconds for etcd to become healthy
+INTERNET_PORTS = (("TCP", 80), ("UDP", 53))
+
+
+class World(Loop):
+    """Keeps the world around the nodes; `ready` is called after each pass that found it whole."""
+
+    def __init__(self, state: State, servers: Servers, *, ready: Callable[[], None]) -> None:
+        super().__init__("world")
+        self.state = state
+        self.servers = servers
+        self.ready = ready
+        self.kernel: Kernel = real.RealKernel()
+        self._watches: dict[str, tuple[int, Watch]] = {}
+        self._agreed: set[Object] = set()
+        self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
+
+    def once(self) -> None:
+        lab = self.state.lab
+        if lab is None:
+            return
+        desired = world.objects(lab)
+        self._remove_strangers(lab)
+        observed = [thing for name in desired for thing in self._observed(name, desired[name])]
+        wanted = [thing for name in desired for thing in desired[name]]
+        # A node's namespace is full of what its own loop makes; here only its shell counts.
+        operations = difference(wanted, observed)
+        self.note(operations, agreed=self._agreed)
+        self.kernel.apply(operations)
+        self._agreed = set(wanted)
+        self._watch(lab)
+        self._etcd(lab)
+        self._outside_servers(lab)
+        self.ready()
+
+    def _observed(self, name: str, desired: list[Object]) -> list[Object]:
+        if all(isinstance(thing, Netns) for thing in desired):
+            return [Netns(name)] if netns.exists(name) else []
+        return self.kernel.observe(name, desired)
+
+    def _remove_strangers(self, lab: Lab) -> None:
+        nodes = {node.name for node in lab.nodes}
+        strangers = [
+            Op(Verb.DELETE, Netns(name))
+            for name in self.kernel.namespaces(lab.name)
+            if (member := name.split(".")[1]) not in nodes
+            and member not in world.MEMBERS
+            and not member.startswith(world.GUEST)
+        ]
+        self.note(strangers, agreed=())
+        self.kernel.apply(strangers)
+
+    def _watch(self, lab: Lab) -> None:
+        for member in world.MEMBERS:
+            name = lab.netns(member)
+            identity = netns.identity(name)
+            old = self._watches.get(name)
+            if old is None or old[0] != identity:
+                if old is not None:
+                    old[1].close()
+                self._watches[name] = (identity, self.kernel.watch(name))
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        watched: dict[int, Callable[[], None]] = {
+            watch.fileno(): lambda watch=watch: _drain(watch) for _, watch in self._watches.values()
+        }
+        # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
+        watched[self._mounts] = lambda: None
+        return watched
+
+    # -- processes
+
+    def _etcd(self, lab: Lab) -> None:
+        if not processes.marked(self.state.run).get(ETCD):
+            self.state.etcd_ready.clear()
+            arguments = server.arguments(self.state.run / ETCD, lab.master.address, PORT)
+            pid = processes.spawn(
+                self.state.run,
+                ETCD,
+                arguments,
+                netns=lab.netns(world.MASTER),
+                env=server.environment(),
+                stdout=self.state.run / "etcd.log",
+            )
+            self.log.info("started etcd, pid %d, on %s:%d", pid, lab.master.address, PORT)
+        if not self.state.etcd_ready.is_set():
+            with netns.entered(lab.netns(world.MASTER)):
+                deadline = time.monotonic() + ETCD_DEADLINE
+                server.wait_healthy(Etcd(lab.master.address, PORT), deadline)
+            self.state.etcd_ready.set()
+
+    def _outside_servers(self, lab: Lab) -> None:
+        self.servers.ensure()
+        self.servers.update(
+            [
+                Served(
+                    netns=lab.netns(world.INTERNET),
+                    node=world.INTERNET,
+                    namespace="",
+                    pod=world.INTERNET,
+                    container=world.INTERNET,
+                    ports=INTERNET_PORTS,
+                )
+            ],
+            [],
+        )
+
+    def close(self) -> None:
+        for _, watch in self._watches.values():
+            watch.close()
+        os.close(self._mounts)
+
+
+def _drain(watch: Watch) -> None:
+    watch.drain()
+
+
+def remove_everything(lab: str, run: Path) -> list[str]:
+    """End every process and remove every namespace and file of *lab*; return what was done.
+
+    Works whatever state a crash left behind.
+    """
+    kernel = real.RealKernel()
+    done = [f"end {role} (pid {pid})" for role, pid in processes.end_all(run)]
+    operations = [Op(Verb.DELETE, Netns(name)) for name in kernel.namespaces(lab)]
+    kernel.apply(operations)
+    return done + [line for operation in operations for line in words(operation)]

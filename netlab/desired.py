@@ -1,0 +1,70 @@
+"""Everything a node should hold, from the cluster and the leases: pure, by namespace.
+
+The agent's node loop compares this with the kernel; `netlab plan` prints the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from netlab import cni, world
+from netlab.cluster import Cluster, NodeState, PodState
+from netlab.flannel import rules, vxlan
+from netlab.flannel.config import Config
+from netlab.flannel.lease import Lease
+from netlab.objects import Object
+
+
+def node(
+    cluster: Cluster,
+    state: NodeState,
+    *,
+    config: Config,
+    own: Lease | None,
+    peers: Sequence[Lease],
+) -> list[Object]:
+    """Return what belongs into the node's own namespace; without a lease only its uplink.
+
+    The cables of its pods are part of it, as their near ends are ports of docker0.
+    """
+    objects = cni.node_objects(cluster.lab, state)
+    if own is None:
+        return objects
+    mtu = pod_mtu(cluster, config)
+    objects += cni.bridge_objects(state, mtu=mtu)
+    objects += [cni.cable(state, pod, mtu=mtu) for pod in with_address(cluster, state)]
+    objects += vxlan.objects(
+        state.netns,
+        config=config,
+        own=own,
+        peers=peers,
+        device=world.UPLINK,
+        local=state.address,
+        underlay_mtu=cluster.lab.underlay.mtu,
+    )
+    objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
+    return objects
+
+
+def pod_mtu(cluster: Cluster, config: Config) -> int:
+    """Return the MTU of pods and docker0, bytes: what fits the tunnel."""
+    return vxlan.inner_mtu(config.mtu or cluster.lab.underlay.mtu)
+
+
+def with_address(cluster: Cluster, state: NodeState) -> list[PodState]:
+    """Return the node's pods that have an address of their own."""
+    return [pod for pod in cluster.pods_on(state.name) if pod.ip and not pod.host_network]
+
+
+def pods(
+    cluster: Cluster, state: NodeState, *, among: Collection[str] | None = None
+) -> dict[str, list[Object]]:
+    """Return the objects inside the namespaces of the node's pods, by namespace.
+
+    *among* limits it to those namespaces.
+    """
+    return {
+        pod.netns: cni.pod_objects(state, pod)
+        for pod in with_address(cluster, state)
+        if among is None or pod.netns in among
+    }

@@ -1,0 +1,28 @@
+"""Labs on this machine, as a command sees them.
+
+directory   where labs keep their files, which there are, the lock of who changes one
+up, down    bring a lab up, take it down
+forecast    what `up` would do
+live        a running lab, read and written through its etcd
+"""
+
+from netlab.lab.directory import RUN, chosen, lock, names, run_directory
+from netlab.lab.down import down
+from netlab.lab.forecast import plan
+from netlab.lab.live import Live, connect
+from netlab.lab.report import Report
+from netlab.lab.up import up
+
+__all__ = [
+    "RUN",
+    "Live",
+    "Report",
+    "chosen",
+    "connect",
+    "down",
+    "lock",
+    "names",
+    "plan",
+    "run_directory",
+    "up",
+]

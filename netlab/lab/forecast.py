@@ -1,0 +1,133 @@
+"""What `up` would do, found out without doing it: the same pure steps, then a comparison."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+from netlab import cni, controllers, desired, world
+from netlab.cluster import cluster
+from netlab.controllers import Change
+from netlab.errors import NetlabError
+from netlab.flannel import lease as leases
+from netlab.flannel import vxlan
+from netlab.flannel.config import Config, resolve
+from netlab.flannel.lease import Lease
+from netlab.kernel import real
+from netlab.lab.live import Live
+from netlab.lab.report import Report
+from netlab.model.kubernetes import Document, registry_key
+from netlab.model.lab import Lab
+from netlab.objects import Netns, Object
+from netlab.plan import Op, difference, words
+from netlab.topology import Declaration
+
+
+def plan(declaration: Declaration) -> Report:
+    """Return what `up` would do, doing nothing.
+
+    For a lab that is not there, leases and pod addresses are stood in for by the first free ones:
+    flannel chooses among the first hundred at random when the time comes.
+    """
+    lab = declaration.require_lab()
+    config = resolve(lab.network)
+    stored, held, known = _present(lab)
+    wanted = [*controllers.declared(lab), *declaration.documents]
+    changes = controllers.declaration_changes(wanted, stored)
+    documents = _settled(_after(stored, changes), lab, config)
+    held = _stand_in_leases(lab, config, held)
+    documents = _stand_in_addresses(lab, documents, held)
+    operations = _operations(lab, config, documents, held)
+    described = [] if known == lab else [f"lab {lab.name}"]
+    return Report(
+        changes=described + [described(change) for change in changes],
+        operations=len(operations),
+        words=[line for op in operations for line in words(op)],
+    )
+
+
+def _present(lab: Lab) -> tuple[list[Document], list[Lease], Lab | None]:
+    """Return the stored objects, the leases and the declaration of the live lab, if it lives."""
+    try:
+        live = Live(lab.name)
+        return live.documents(), leases.peers(live.leases().items)[0], live.lab
+    except NetlabError:
+        return [], [], None
+
+
+def _after(documents: list[Document], changes: list[Change]) -> list[Document]:
+    by_key = {registry_key(document): document for document in documents}
+    for change in changes:
+        if change.verb is controllers.Verb.DELETE:
+            by_key.pop(registry_key(change.document), None)
+        else:
+            by_key[registry_key(change.document)] = change.document
+    return list(by_key.values())
+
+
+def _settled(documents: list[Document], lab: Lab, config: Config) -> list[Document]:
+    """Return the objects once the controllers have nothing left to change."""
+    room = {node.name: cni.capacity(config.subnet_len) for node in lab.nodes}
+    while changes := controllers.changes(documents, capacity=room):
+        documents = _after(documents, changes)
+    return documents
+
+
+def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]:
+    """Return *held* and, for each node without one, the first free subnet."""
+    found = list(held)
+    taken = {IPv4Network(item.subnet) for item in held}
+    free = (
+        subnet
+        for subnet in IPv4Network(config.network).subnets(new_prefix=config.subnet_len)
+        if subnet.network_address >= IPv4Network(config.subnet_min).network_address
+        and not any(subnet.overlaps(other) for other in taken)
+    )
+    for node in lab.nodes:
+        if node.address not in {item.public_ip for item in held}:
+            mac = vxlan.vtep_mac(lab.name, node.name, config.vni)
+            found.append(Lease(str(next(free)), node.address, vni=config.vni, vtep_mac=mac))
+    return found
+
+
+def _stand_in_addresses(lab: Lab, documents: list[Document], held: list[Lease]) -> list[Document]:
+    """Return the objects with an address for each placed pod that has none."""
+    subnets = {item.public_ip: item.subnet for item in held}
+    used = {d.get("status", {}).get("podIP", "") for d in documents} - {""}
+    found = []
+    for document in documents:
+        name = document.get("spec", {}).get("nodeName")
+        if document["kind"] == "Pod" and name and not document.get("status", {}).get("podIP"):
+            subnet = subnets[lab.node(name).address]
+            mine = [a for a in used if cni.in_subnet(a, subnet)]
+            address = cni.next_address(subnet, mine)
+            used.add(address)
+            status = {**document.get("status", {}), "podIP": address}
+            document = {**document, "status": status}
+        found.append(document)
+    return found
+
+
+def _operations(lab: Lab, config: Config, documents: list[Document], held: list[Lease]) -> list[Op]:
+    by_address = {item.public_ip: item for item in held}
+    seen = cluster(
+        lab,
+        tuple(documents),
+        leases={item.public_ip: (item.subnet, item.vtep_mac) for item in held},
+    )
+    wanted: dict[str, list[Object]] = {}
+    for state in seen.nodes:
+        own = by_address[state.address]
+        peers = [item for item in held if item is not own]
+        wanted[state.netns] = desired.node(seen, state, config=config, own=own, peers=peers)
+        wanted.update(desired.pods(seen, state))
+    for name, objects in world.objects(lab).items():
+        wanted.setdefault(name, [])
+        wanted[name] = [*dict.fromkeys([*objects, *wanted[name]])]
+    kernel = real.RealKernel()
+    observed = [
+        thing for name, objects in wanted.items() for thing in kernel.observe(name, objects)
+    ]
+    gone = [Netns(name) for name in kernel.namespaces(lab.name) if name not in wanted]
+    return difference(
+        [thing for objects in wanted.values() for thing in objects], [*observed, *gone]
+    )

@@ -1,0 +1,75 @@
+"""Bringing a lab up: start its agent if none listens, hand it the declaration, wait."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from netlab import processes
+from netlab.agent import control
+from netlab.errors import NetlabError
+from netlab.lab.directory import lock
+from netlab.lab.report import Progress, Report, silent
+from netlab.topology import Declaration
+
+AGENT_START = 10.0  # seconds for a new agent to listen
+AGENT_SILENCE = 180.0  # seconds without a word from the agent before it is given up
+
+
+def up(
+    declaration: Declaration,
+    *,
+    progress: Progress = silent,
+    verbose: bool = False,
+    patience: float | None = None,
+) -> Report:
+    """Make the lab be what *declaration* says; a second call changes nothing.
+
+    *verbose*: have the report say every kernel change in words of ip(8).
+    """
+    lab = declaration.require_lab()
+    began = time.monotonic()
+    with lock(lab.name) as run:
+        started = _ensure_agent(run)
+        seconds = {"agent": round(time.monotonic() - began, 4)} if started else {}
+        request: dict[str, Any] = {
+            "do": "declare",
+            "lab": msgspec.to_builtins(lab),
+            "documents": list(declaration.documents),
+            "words": verbose,
+        }
+        if patience is not None:
+            request["patience"] = patience
+        for message in control.ask(run / "agent.sock", request, timeout=AGENT_SILENCE):
+            if "progress" in message:
+                progress(message["progress"])
+            else:
+                result = message["result"]
+                result["seconds"] = {**seconds, **result["seconds"]}
+                return msgspec.convert(result, Report)
+    raise NetlabError("the agent ended without an answer", hint=f"see {run}/agent.log")
+
+
+def _ensure_agent(run: Path) -> bool:
+    """Start the lab's agent unless one listens; return whether it was started."""
+    path = run / "agent.sock"
+    if control.listener_pid(path) is not None:
+        return False
+    for pid in processes.marked(run).get("agent", []):
+        processes.end(pid, grace=0.0)  # it lives but does not listen: half started, or ending
+    path.unlink(missing_ok=True)
+    log = run / "agent.log"
+    pid = processes.spawn(
+        run, "agent", [sys.executable, "-m", "netlab.agent", str(run)], stdout=log
+    )
+    deadline = time.monotonic() + AGENT_START
+    while not path.exists():
+        if not Path(f"/proc/{pid}").exists() or time.monotonic() > deadline:
+            tail = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+            raise NetlabError(f"the agent did not start: {' '.join(tail)}", hint=f"see {log}")
+        time.sleep(0.003)
+    return True
