@@ -5,13 +5,17 @@ Field names are those of the file. Addresses and prefixes stay text; the loader 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+import os
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
 from netlab.model.kubernetes import Meta
 
 API_VERSION = "netlab/v1"
+PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
 
 
 class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,6 +40,12 @@ class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str
     labels: dict[str, str] = {}
     bridge: str = "docker0"
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The Node object's labels: the declared ones and those a kubelet adds."""
+        own = {"hostname": self.name, "os": "linux", "arch": ARCHITECTURE}
+        return {**{f"kubernetes.io/{key}": value for key, value in own.items()}, **self.labels}
 
 
 class Master(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,6 +72,29 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     SubnetMin: str = ""
     SubnetMax: str = ""
     Backend: Backend = Backend()
+
+    @property
+    def subnet_length(self) -> int:
+        """The prefix length of a node's lease. Source: flannel pkg/subnet/config.go."""
+        length = IPv4Network(self.Network).prefixlen
+        return self.SubnetLen or (24 if length <= 22 else length + 2)
+
+    @property
+    def subnets(self) -> int:
+        """How many leases the network holds: the most nodes there can be."""
+        size = 1 << (32 - self.subnet_length)
+        network = IPv4Network(self.Network)
+        first = int(IPv4Address(self.SubnetMin)) if self.SubnetMin else int(network[0]) + size
+        last = int(IPv4Address(self.SubnetMax)) if self.SubnetMax else int(network[-1]) - size + 1
+        return max(0, (last - first) // size + 1)
+
+    @property
+    def pods_per_node(self) -> int:
+        """How many pods one lease holds: all but the network's, the bridge's and the last address.
+
+        Never more than a bridge has ports.
+        """
+        return min((1 << (32 - self.subnet_length)) - 3, BRIDGE_PORTS_MAX)
 
 
 class Outside(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,10 +133,8 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def segment_of(self, address: str) -> Segment:
         """Return the underlay segment that *address* lies in. Raises LookupError."""
-        from ipaddress import ip_address
-
         for segment in self.underlay.segments:
-            if ip_address(address) in IPv4Network(segment.cidr):
+            if IPv4Address(address) in IPv4Network(segment.cidr):
                 return segment
         raise LookupError(f"{address} is in no underlay segment")
 

@@ -1,0 +1,125 @@
+"""The input: files, directories or standard input into a Lab and Kubernetes objects.
+
+    sources   the texts
+    tree      a text's documents, each value with its line
+    shapes    the form of a document, and the walk that compares; `values`: of one value
+    labdoc    the Lab document: its shape and what may be left out; `labrules`: what must agree
+    manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object
+    declared  trees into objects
+    cross     what must agree between objects
+    mistakes  file:line: field: what is wrong (what would be right)
+
+Every mistake of every file is found in one run and raised as one InputError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+
+from netlab.errors import InputError
+from netlab.model.kubernetes import Document, kind_of
+from netlab.model.lab import Lab
+from netlab.topology import cross, labdoc, tree
+from netlab.topology.declared import DECLARED, LAB, Piece, pieces
+from netlab.topology.mistakes import Mistakes, Origin
+from netlab.topology.sources import texts
+
+__all__ = ["DECLARED", "Declaration", "check", "load", "require_lab"]
+
+
+class Declaration(msgspec.Struct, frozen=True):
+    """What some sources declare. `origins` has the place of each of `documents`."""
+
+    lab: Lab | None
+    documents: tuple[Document, ...]
+    notes: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
+
+
+def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
+    """Return what *sources* declare: files, directories, or `-` for *stdin*.
+
+    Kubernetes objects come in the order of the files, with namespace `default` filled in and
+    without the fields an API server fills in. Raises InputError with every mistake there is.
+    """
+    mistakes = Mistakes()
+    found: list[Piece] = []
+    given = texts(sources, mistakes, stdin=stdin)
+    whole = not mistakes
+    for source, text in given:
+        composed = tree.compose(text)
+        for slip in composed.slips:
+            mistakes.add(source, slip.line, slip.path, slip.text)
+        whole = whole and not composed.slips
+        roots = [root for root in composed.roots if root.value is not None]
+        if not roots and not composed.slips:
+            what = "has no document in it" if text.strip() else "is empty"
+            mistakes.add(source, 0, (), f"{what} (a Lab document or Kubernetes objects)")
+        for root in roots:
+            found.extend(pieces(source, root, mistakes))
+    labs = [piece for piece in found if piece.document["kind"] == LAB]
+    others = cross.unique((one for one in found if one.document["kind"] != LAB), mistakes)
+    _check_one_lab(labs, mistakes)
+    if labs and whole:
+        _check_between(others, labs[0], mistakes)
+    if mistakes:
+        raise InputError(mistakes.lines())
+    return Declaration(
+        lab=labdoc.lab_from(labs[0].document) if labs else None,
+        documents=tuple(piece.document for piece in others),
+        notes=tuple(_notes(others)),
+        origins=tuple(piece.origin for piece in others),
+    )
+
+
+def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()) -> None:
+    """Check what *declaration* declares against a live *lab* and its *stored* objects.
+
+    For a declaration without a Lab of its own, as `netlab apply -f` has. Raises InputError.
+    """
+    mistakes = Mistakes()
+    found = [Piece(*pair) for pair in zip(declaration.documents, declaration.origins, strict=True)]
+    cross.check_namespaces(found, stored, mistakes)
+    cross.check_placement(found, stored, cross.nodes_of(lab), mistakes)
+    if mistakes:
+        raise InputError(mistakes.lines())
+
+
+def require_lab(declaration: Declaration, sources: Sequence[str] = ()) -> Lab:
+    """Return the Lab of *declaration*. Raises InputError when it has none."""
+    if declaration.lab is not None:
+        return declaration.lab
+    place = " ".join(sources) or "input"
+    raise InputError(
+        [
+            f"{place}: kind: there is no Lab document (add one: apiVersion: netlab/v1, "
+            "kind: Lab, metadata: {name: demo}, nodes: [{name: node1}])"
+        ]
+    )
+
+
+def _check_one_lab(labs: Sequence[Piece], mistakes: Mistakes) -> None:
+    for extra in labs[1:]:
+        first = labs[0].origin
+        where = f"{first.source}:{first.line()}"
+        mistakes.at(extra.origin, ("kind",), f"a second Lab document (first at {where})")
+
+
+def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> None:
+    """Check the objects against each other and the Lab, as far as the Lab is sound."""
+    cross.check_namespaces(others, (), mistakes)
+    cross.check_placement(others, (), cross.nodes_declared(lab.document), mistakes)
+
+
+def _notes(found: Sequence[Piece]) -> list[str]:
+    """Return a line for every object that is kept without having an effect yet."""
+    notes = []
+    for document, origin in found:
+        kind = kind_of(document)
+        if kind is None or not kind.effective:
+            place = f"{origin.source}:{origin.line()}"
+            notes.append(f"{place}: {cross.title(document)} is kept, but has no effect yet")
+    return notes

@@ -1,0 +1,165 @@
+"""The Lab document: its shape, what may be left out, and what must agree within it.
+
+Left out, a field is: `underlay` one segment `lan` of 192.168.50.0/24 with MTU 1500; the addresses
+of `gateway`, `master` and nodes the first free hosts of the first segment, in this order;
+`network` 10.244.0.0/16 over VXLAN; `outside` two documentation networks (RFC 5737);
+`serviceCIDR` 10.96.0.0/12; `proxyMode` iptables. Only `metadata.name` and `nodes` are required.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Any
+
+from netlab.model.lab import API_VERSION, PROXY_MODES, Backend, Lab, Outside
+from netlab.topology import values
+from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields
+
+# An inner packet of 1280 bytes, the least IPv6 needs, and VXLAN's 50 around it (RFC 8200, 7348).
+MTU_MIN = 1330
+MTU_MAX = 65535  # a veth's; an IPv4 packet's total length has 16 bits
+VNI_MAX = 9_999_999  # the protocol has 24 bits, but flannel.<VNI> must fit an interface name
+
+BACKENDS = ("vxlan",)
+BACKENDS_LATER = ("host-gw", "udp")
+
+_mtu = values.between(MTU_MIN, MTU_MAX)
+
+
+def _backend_mtu(value: Any) -> str:
+    return "" if value == 0 and values.integer(value) == "" else _mtu(value)
+
+
+_BACKEND = Fields(
+    {
+        "Type": values.one_of(BACKENDS, later=BACKENDS_LATER),
+        "VNI": values.between(1, VNI_MAX, why="flannel.<VNI> must fit an interface name"),
+        "Port": values.between(0, 65535),
+        "MTU": _backend_mtu,
+        "DirectRouting": values.boolean,
+    },
+    later=frozenset(("GBP", "Learning")),
+)
+
+_NETWORK = Fields(
+    {
+        "Network": values.network,
+        "SubnetLen": values.between(1, 30),
+        "SubnetMin": values.address,
+        "SubnetMax": values.address,
+        "Backend": _BACKEND,
+    },
+    later=frozenset(
+        (
+            *("EnableIPv4", "EnableIPv6", "EnableNFTables", "IPv6Network"),
+            *("IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
+        )
+    ),
+)
+
+_SEGMENT = Fields(
+    {"name": values.label, "cidr": values.network, "router": values.address}, required=("cidr",)
+)
+
+_NODE = Fields(
+    {
+        "name": values.label,
+        "address": values.address,
+        "labels": LABELS,
+        "bridge": values.interface_name,
+    },
+    required=("name",),
+)
+
+SHAPE = Fields(
+    {
+        "apiVersion": values.string,
+        "kind": values.string,
+        "metadata": Fields(
+            {"name": values.label, "labels": LABELS, "annotations": ANNOTATIONS}, required=("name",)
+        ),
+        "underlay": Fields({"mtu": _mtu, "segments": Each(_SEGMENT, least=1)}),
+        "master": Fields({"address": values.address}),
+        "gateway": Fields({"address": values.address, "publish": Each(values.published)}),
+        "nodes": Each(_NODE, least=1),
+        "network": _NETWORK,
+        "outside": Fields({"internet": values.interface, "client": values.interface}),
+        "serviceCIDR": values.network,
+        "proxyMode": values.one_of(PROXY_MODES),
+    },
+    required=("metadata", "nodes"),
+)
+
+
+def completed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the Lab document *value* with everything filled in that was left out.
+
+    Tolerates a document with mistakes: what has the wrong form is left as it is.
+    """
+    lab = dict(value)
+    lab["apiVersion"] = API_VERSION
+    lab["underlay"] = underlay = _mapping(lab, "underlay")
+    underlay.setdefault("mtu", 1500)
+    underlay.setdefault("segments", [{"cidr": "192.168.50.0/24"}])
+    underlay["segments"] = _named_segments(underlay["segments"])
+    lab["network"] = network = _mapping(lab, "network")
+    network.setdefault("Network", "10.244.0.0/16")
+    network["Backend"] = _mapping(network, "Backend")
+    network["Backend"].setdefault("Type", Backend().Type)
+    lab["outside"] = outside = _mapping(lab, "outside")
+    outside.setdefault("internet", Outside().internet)
+    outside.setdefault("client", Outside().client)
+    lab.setdefault("serviceCIDR", "10.96.0.0/12")
+    lab.setdefault("proxyMode", PROXY_MODES[0])
+    lab["gateway"] = _mapping(lab, "gateway")
+    lab["master"] = _mapping(lab, "master")
+    lab["nodes"] = [dict(node) if isinstance(node, dict) else node for node in _list(lab, "nodes")]
+    _give_addresses(lab)
+    return lab
+
+
+def _mapping(value: dict[str, Any], name: str) -> dict[str, Any]:
+    inner = value.get(name)
+    return dict(inner) if isinstance(inner, dict) else {}
+
+
+def _list(value: dict[str, Any], name: str) -> list[Any]:
+    inner = value.get(name)
+    return inner if isinstance(inner, list) else []
+
+
+def _named_segments(segments: Any) -> list[Any]:
+    """Return *segments* with names: `lan`, or `lan1`, `lan2`, … when there are several."""
+    items = segments if isinstance(segments, list) else []
+    several = len(items) > 1
+    return [
+        {"name": f"lan{index}" if several else "lan", **item} if isinstance(item, dict) else item
+        for index, item in enumerate(items, start=1)
+    ]
+
+
+def _give_addresses(lab: dict[str, Any]) -> None:
+    """Give gateway, master and nodes without an address the first free one, in this order."""
+    segments = [item for item in lab["underlay"]["segments"] if isinstance(item, dict)]
+    nodes = [node for node in lab["nodes"] if isinstance(node, dict)]
+    machines = [lab["gateway"], lab["master"], *nodes]
+    taken = {str(machine.get("address")) for machine in machines}
+    taken |= {str(segment.get("router")) for segment in segments}
+    if not segments or values.network(segments[0].get("cidr")):
+        return
+    free = _free_hosts(IPv4Network(segments[0]["cidr"]), taken)
+    for machine in machines:
+        if "address" not in machine and (address := next(free, "")):
+            machine["address"] = address
+
+
+def _free_hosts(net: IPv4Network, taken: set[str]) -> Iterator[str]:
+    return (str(host) for host in net.hosts() if str(host) not in taken)
+
+
+def lab_from(value: dict[str, Any]) -> Lab:
+    """Return the Lab that the checked document *value* declares."""
+    import msgspec
+
+    return msgspec.convert(completed(value), Lab)

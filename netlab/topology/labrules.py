@@ -1,0 +1,248 @@
+"""What must agree within a Lab document: prefixes apart, addresses inside, names once.
+
+Works on the completed document and tolerates values of the wrong form: those are already noted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+from netlab import world
+from netlab.model.lab import BRIDGE_PORTS_MAX, Backend, Network
+from netlab.topology import values
+from netlab.topology.tree import Path
+
+Say = Callable[[Path, str], None]  # field, what is wrong
+
+UNUSABLE = {
+    "0.0.0.0/8": "this host, RFC 1122",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "link-local",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "reserved",
+}
+_VETH = re.compile(r"veth[0-9a-f]{8}")
+
+
+def check(lab: dict[str, Any], say: Say) -> None:
+    """Say everything in which the completed Lab document *lab* contradicts itself."""
+    _check_prefixes(lab, say)
+    _check_segments(lab, say)
+    _check_addresses(lab, say)
+    _check_node_names(lab, say)
+    _check_bridges(lab, say)
+    _check_network(lab, say)
+    _check_service_cidr(lab, say)
+
+
+def items(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the mappings of a list with their indices; anything else is already noted."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, dict):
+                yield index, item
+
+
+def prefixes(lab: dict[str, Any]) -> Iterator[tuple[Path, IPv4Network]]:
+    """Return every prefix of *lab* that has the right form, with its field."""
+    for index, segment in items(lab["underlay"]["segments"]):
+        if not values.network(segment.get("cidr")):
+            yield ("underlay", "segments", index, "cidr"), IPv4Network(segment["cidr"])
+    for path in (("network", "Network"), ("serviceCIDR",)):
+        text = lab[path[0]] if len(path) == 1 else lab[path[0]][path[1]]
+        if not values.network(text):
+            yield path, IPv4Network(text)
+    for member in ("internet", "client"):
+        text = lab["outside"][member]
+        if not values.interface(text):
+            yield ("outside", member), IPv4Interface(text).network
+
+
+def _check_prefixes(lab: dict[str, Any], say: Say) -> None:
+    found = list(prefixes(lab))
+    for path, net in found:
+        for unusable, what in UNUSABLE.items():
+            if net.overlaps(IPv4Network(unusable)):
+                say(path, f"{net} overlaps {unusable}, {what} (for example 192.168.50.0/24)")
+    # Sorted by first address, a prefix overlaps one before it only if it overlaps the widest.
+    widest: tuple[Path, IPv4Network] | None = None
+    for path, net in sorted(found, key=lambda one: (int(one[1][0]), one[1].prefixlen)):
+        if widest is not None and net.overlaps(widest[1]):
+            later, earlier = _in_order(found, (path, net), widest)
+            say(later[0], f"{later[1]} overlaps {_field(earlier[0])} {earlier[1]} (prefixes apart)")
+        if widest is None or net.broadcast_address > widest[1].broadcast_address:
+            widest = (path, net)
+
+
+def _in_order(
+    found: list[tuple[Path, IPv4Network]],
+    one: tuple[Path, IPv4Network],
+    other: tuple[Path, IPv4Network],
+) -> tuple[tuple[Path, IPv4Network], tuple[Path, IPv4Network]]:
+    """Return the two, the one declared later first."""
+    return (one, other) if found.index(one) > found.index(other) else (other, one)
+
+
+def _field(path: Path) -> str:
+    from netlab.topology.mistakes import path_text
+
+    return path_text(path)
+
+
+def _check_segments(lab: dict[str, Any], say: Say) -> None:
+    found = list(items(lab["underlay"]["segments"]))
+    first: dict[str, int] = {}
+    for index, segment in found:
+        path: Path = ("underlay", "segments", index)
+        name = str(segment["name"])
+        if first.setdefault(name, index) != index:
+            say((*path, "name"), f"{name} is also underlay.segments[{first[name]}] (another name)")
+        if len(found) > 1 and "router" not in segment:
+            say((*path, "router"), "is missing (the underlay's own address here joins segments)")
+        if values.network(segment.get("cidr")):
+            continue
+        net = IPv4Network(segment["cidr"])
+        if net.prefixlen > 30:
+            say((*path, "cidr"), f"{net} has no room for two machines (/30 or larger)")
+        elif "router" in segment and not values.address(segment["router"]):
+            router = IPv4Address(segment["router"])
+            if router not in net:
+                say((*path, "router"), f"{router} is outside its segment {net}")
+            elif wrong := values.host_in(router, net):
+                say((*path, "router"), wrong)
+
+
+def machines(lab: dict[str, Any]) -> Iterator[tuple[Path, str, Any]]:
+    """Return field, name and address of all that is plugged into the underlay."""
+    for index, segment in items(lab["underlay"]["segments"]):
+        if "router" in segment:
+            where: Path = ("underlay", "segments", index, "router")
+            yield where, f"the router of segment {segment['name']}", segment["router"]
+    for member in ("gateway", "master"):
+        yield (member, "address"), f"the {member}", lab[member].get("address")
+    for index, node in items(lab["nodes"]):
+        yield ("nodes", index, "address"), f"node {node.get('name')}", node.get("address")
+
+
+def _check_addresses(lab: dict[str, Any], say: Say) -> None:
+    nets = [net for path, net in prefixes(lab) if path[0] == "underlay"]
+    owners: dict[str, str] = {}
+    members = [0] * len(nets)
+    for path, name, text in machines(lab):
+        if text is None:
+            say(path, "is missing, and the first segment has no free address left (a larger one)")
+            continue
+        if values.address(text):
+            continue
+        if owners.setdefault(text, name) != name:
+            say(path, f"{text} is also the address of {owners[text]} (an address of its own)")
+        if path[-1] == "router":
+            continue
+        here = next((index for index, net in enumerate(nets) if IPv4Address(text) in net), None)
+        if here is None:
+            say(path, f"{text} is outside the underlay {_segments(nets)}") if nets else None
+            continue
+        members[here] += 1
+        if members[here] == BRIDGE_PORTS_MAX + 1:
+            say(path, f"machine {members[here]} of its segment (a bridge: {BRIDGE_PORTS_MAX})")
+        if wrong := values.host_in(IPv4Address(text), nets[here]):
+            say(path, wrong)
+
+
+def _segments(nets: list[IPv4Network]) -> str:
+    return f"segment{'s' if len(nets) > 1 else ''} {', '.join(map(str, nets))}"
+
+
+def _check_node_names(lab: dict[str, Any], say: Say) -> None:
+    bridges = {f"br-{segment['name']}" for _, segment in items(lab["underlay"]["segments"])}
+    first: dict[str, int] = {}
+    for index, node in items(lab["nodes"]):
+        name = node.get("name")
+        path: Path = ("nodes", index, "name")
+        if not isinstance(name, str):
+            continue
+        if first.setdefault(name, index) != index:
+            say(path, f"{name} is also nodes[{first[name]}] (another name)")
+        if name in world.MEMBERS:
+            say(path, f"{name} is a part of every lab (another name)")
+        if name in bridges:
+            say(path, f"{name} is the device name of a segment's bridge (another name)")
+
+
+def _check_bridges(lab: dict[str, Any], say: Say) -> None:
+    vni = lab["network"]["Backend"].get("VNI", Backend().VNI)
+    for index, node in items(lab["nodes"]):
+        name = node.get("bridge")
+        if name in ("lo", "eth0", f"flannel.{vni}"):
+            say(("nodes", index, "bridge"), f"{name} is another device of the node (docker0)")
+        elif isinstance(name, str) and _VETH.fullmatch(name):
+            say(("nodes", index, "bridge"), f"{name} may be a pod's veth (docker0)")
+
+
+def _check_network(lab: dict[str, Any], say: Say) -> None:
+    """Check flannel's net-conf. Source: flannel v0.28 pkg/subnet/config.go."""
+    raw = lab["network"]
+    mtu, outer = raw["Backend"].get("MTU"), lab["underlay"]["mtu"]
+    if isinstance(mtu, int) and isinstance(outer, int) and mtu > outer:
+        say(("network", "Backend", "MTU"), f"{mtu} is more than the underlay's {outer}")
+    if values.network(raw["Network"]):
+        return
+    net = IPv4Network(raw["Network"])
+    if net.prefixlen > 28:
+        say(("network", "Network"), f"{net} is too small for leases (/28 or larger)")
+        return
+    length = raw.get("SubnetLen", 0)
+    if values.integer(length) or length > 30:
+        return
+    if length and length < net.prefixlen + 2:
+        say(("network", "SubnetLen"), f"{length} is too short for {net} ({net.prefixlen + 2}..30)")
+        return
+    length = Network(str(net), SubnetLen=length).subnet_length
+    if _check_limits(raw, net, length, say):
+        _check_room(lab, net, length, say)
+
+
+def _check_limits(raw: dict[str, Any], net: IPv4Network, length: int, say: Say) -> bool:
+    """Check SubnetMin and SubnetMax, and return whether both are right."""
+    right = True
+    for name in ("SubnetMin", "SubnetMax"):
+        text = raw.get(name)
+        if text is None:
+            continue
+        right = right and not values.address(text)
+        if values.address(text):
+            continue
+        lease = IPv4Network(f"{text}/{length}", strict=False)
+        if IPv4Address(text) not in net:
+            say(("network", name), f"{text} is outside network.Network {net}")
+            right = False
+        elif lease[0] != IPv4Address(text):
+            say(("network", name), f"{text} is not the start of a /{length} ({lease[0]})")
+            right = False
+    return right
+
+
+def _check_room(lab: dict[str, Any], net: IPv4Network, length: int, say: Say) -> None:
+    raw = lab["network"]
+    low, high = raw.get("SubnetMin", ""), raw.get("SubnetMax", "")
+    resolved = Network(str(net), SubnetLen=length, SubnetMin=low, SubnetMax=high)
+    if resolved.subnets == 0:
+        say(("network", "SubnetMax"), f"{high} is before the first lease")
+        return
+    nodes = len(lab["nodes"])
+    if nodes > resolved.subnets:
+        room = f"{resolved.subnets} lease{'s' if resolved.subnets > 1 else ''} of /{length}"
+        path: Path = ("nodes", resolved.subnets)
+        say(path, f"{nodes} nodes, but network.Network {net} holds {room} (a larger network)")
+
+
+def _check_service_cidr(lab: dict[str, Any], say: Say) -> None:
+    text = lab["serviceCIDR"]
+    if values.network(text):
+        return
+    low, high = 12, 28  # kube-apiserver refuses larger ones; kube-dns has the tenth address
+    if not low <= IPv4Network(text).prefixlen <= high:
+        say(("serviceCIDR",), f"{text} has a prefix length outside {low}..{high}")

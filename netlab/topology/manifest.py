@@ -1,0 +1,213 @@
+"""The fields of the Kubernetes kinds netlab reads, complete as of Kubernetes v1.30.
+
+What has no effect here and is deep (volumes, affinity, probes, security contexts) is accepted
+without being read. Source: k8s.io/api v0.30 core/v1/types.go, apps/v1/types.go; fields added up
+to v1.34 are known too, so that a newer manifest passes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from netlab.topology import values
+from netlab.topology.shapes import (
+    ANNOTATIONS,
+    ANY_LIST,
+    ANY_MAPPING,
+    LABELS,
+    STRINGS,
+    Each,
+    Fields,
+    Shape,
+)
+
+_META: dict[str, Shape] = {
+    "name": values.anything,  # the right form depends on the kind: see object_shape()
+    "namespace": values.label,
+    "generateName": values.string,
+    "labels": LABELS,
+    "annotations": ANNOTATIONS,
+    "finalizers": STRINGS,
+    "ownerReferences": ANY_LIST,
+    "managedFields": ANY_LIST,
+    "creationTimestamp": values.string,
+    "deletionTimestamp": values.string,
+    "deletionGracePeriodSeconds": values.integer,
+    "generation": values.integer,
+    "resourceVersion": values.string,
+    "selfLink": values.string,
+    "uid": values.string,
+}
+
+_CONTAINER_PORT = Fields(
+    {
+        "containerPort": values.port,
+        "name": values.port_name,
+        "protocol": values.one_of(values.PROTOCOLS),
+        "hostPort": values.between(0, 65535),
+        "hostIP": values.string,
+    },
+    required=("containerPort",),
+)
+
+_ENV = Fields(
+    {"name": values.string, "value": values.string, "valueFrom": ANY_MAPPING}, required=("name",)
+)
+
+_CONTAINER: dict[str, Shape] = {
+    "name": values.label,
+    "image": values.string,
+    "command": STRINGS,
+    "args": STRINGS,
+    "workingDir": values.string,
+    "ports": Each(_CONTAINER_PORT),
+    "env": Each(_ENV),
+    "envFrom": ANY_LIST,
+    "imagePullPolicy": values.one_of(("Always", "IfNotPresent", "Never")),
+    "lifecycle": ANY_MAPPING,
+    "livenessProbe": ANY_MAPPING,
+    "readinessProbe": ANY_MAPPING,
+    "startupProbe": ANY_MAPPING,
+    "resizePolicy": ANY_LIST,
+    "resources": ANY_MAPPING,
+    "restartPolicy": values.one_of(("Always", "OnFailure", "Never")),
+    "restartPolicyRules": ANY_LIST,
+    "securityContext": ANY_MAPPING,
+    "stdin": values.boolean,
+    "stdinOnce": values.boolean,
+    "terminationMessagePath": values.string,
+    "terminationMessagePolicy": values.one_of(("File", "FallbackToLogsOnError")),
+    "tty": values.boolean,
+    "volumeDevices": ANY_LIST,
+    "volumeMounts": ANY_LIST,
+}
+_CONTAINER_FIELDS = Fields(_CONTAINER, required=("name",))
+_EPHEMERAL = Fields({**_CONTAINER, "targetContainerName": values.string}, required=("name",))
+
+POD_SPEC = Fields(
+    {
+        "containers": Each(_CONTAINER_FIELDS, least=1),
+        "initContainers": Each(_CONTAINER_FIELDS),
+        "ephemeralContainers": Each(_EPHEMERAL),
+        "activeDeadlineSeconds": values.not_negative,
+        "affinity": ANY_MAPPING,
+        "automountServiceAccountToken": values.boolean,
+        "dnsConfig": ANY_MAPPING,
+        "dnsPolicy": values.one_of(("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")),
+        "enableServiceLinks": values.boolean,
+        "hostAliases": ANY_LIST,
+        "hostIPC": values.boolean,
+        "hostNetwork": values.boolean,
+        "hostPID": values.boolean,
+        "hostUsers": values.boolean,
+        "hostname": values.label,
+        "hostnameOverride": values.string,
+        "imagePullSecrets": ANY_LIST,
+        "nodeName": values.string,
+        "nodeSelector": LABELS,
+        "os": ANY_MAPPING,
+        "overhead": ANY_MAPPING,
+        "preemptionPolicy": values.string,
+        "priority": values.integer,
+        "priorityClassName": values.string,
+        "readinessGates": ANY_LIST,
+        "resourceClaims": ANY_LIST,
+        "resources": ANY_MAPPING,
+        "restartPolicy": values.one_of(("Always", "OnFailure", "Never")),
+        "runtimeClassName": values.string,
+        "schedulerName": values.string,
+        "schedulingGates": ANY_LIST,
+        "securityContext": ANY_MAPPING,
+        "serviceAccount": values.string,
+        "serviceAccountName": values.string,
+        "setHostnameAsFQDN": values.boolean,
+        "shareProcessNamespace": values.boolean,
+        "subdomain": values.label,
+        "terminationGracePeriodSeconds": values.not_negative,
+        "tolerations": ANY_LIST,
+        "topologySpreadConstraints": ANY_LIST,
+        "volumes": ANY_LIST,
+    },
+    required=("containers",),
+)
+
+_TEMPLATE = Fields(
+    {"metadata": Fields({**_META, "name": values.string}), "spec": POD_SPEC}, required=("spec",)
+)
+
+_SELECTOR = Fields(
+    {
+        "matchLabels": LABELS,
+        "matchExpressions": Each(
+            Fields(
+                {
+                    "key": values.string,
+                    "operator": values.one_of(("In", "NotIn", "Exists", "DoesNotExist")),
+                    "values": STRINGS,
+                },
+                required=("key", "operator"),
+            )
+        ),
+    }
+)
+
+_REPLICA_SET: dict[str, Shape] = {
+    "replicas": values.not_negative,
+    "selector": _SELECTOR,
+    "template": _TEMPLATE,
+    "minReadySeconds": values.not_negative,
+}
+
+_DEPLOYMENT: dict[str, Shape] = {
+    **_REPLICA_SET,
+    "strategy": ANY_MAPPING,
+    "revisionHistoryLimit": values.not_negative,
+    "paused": values.boolean,
+    "progressDeadlineSeconds": values.not_negative,
+}
+
+SPECS: dict[str, Shape] = {
+    "Namespace": Fields({"finalizers": STRINGS}),
+    "Pod": POD_SPEC,
+    "Deployment": Fields(_DEPLOYMENT, required=("selector", "template")),
+    "ReplicaSet": Fields(_REPLICA_SET, required=("selector", "template")),
+}
+
+# Kinds whose names go into names of pods, devices or DNS; others may have any path segment.
+_NAMES = {
+    "Namespace": values.label,
+    "Service": values.label,
+    "Pod": values.subdomain,
+    "Deployment": values.subdomain,
+    "ReplicaSet": values.subdomain,
+    "StatefulSet": values.subdomain,
+    "DaemonSet": values.subdomain,
+}
+
+
+@cache
+def object_shape(kind: str) -> Fields | None:
+    """Return the shape of a whole object of *kind*, None for a kind netlab keeps without reading.
+
+    A kind without effect still needs sound metadata: see metadata_shape().
+    """
+    if kind not in SPECS:
+        return None
+    spec_needed = ("spec",) if kind != "Namespace" else ()
+    return Fields(
+        {
+            "apiVersion": values.string,
+            "kind": values.string,
+            "metadata": metadata_shape(kind),
+            "spec": SPECS[kind],
+            "status": ANY_MAPPING,
+        },
+        required=("metadata", *spec_needed),
+    )
+
+
+@cache
+def metadata_shape(kind: str) -> Fields:
+    """Return the shape of the metadata of an object of *kind*."""
+    name = _NAMES.get(kind, values.path_segment)
+    return Fields({**_META, "name": name}, required=("name",))

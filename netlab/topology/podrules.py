@@ -1,0 +1,109 @@
+"""What must agree within one Kubernetes object that is, or makes, pods.
+
+Tolerates values of the wrong form: those are already noted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netlab.model.kubernetes import LabelSelector, selects
+from netlab.topology.labrules import Say, items
+from netlab.topology.tree import Path
+
+DEFAULT_PROTOCOL = "TCP"
+TEMPLATED = ("Deployment", "ReplicaSet")
+
+
+def check(document: dict[str, Any], say: Say) -> None:
+    """Say everything in which *document*, a Pod, Deployment or ReplicaSet, contradicts itself."""
+    if document["kind"] in TEMPLATED:
+        _check_template(document, say)
+    spec, path = pod_spec(document)
+    _check_container_names(spec, path, say)
+    _check_ports(spec, path, say)
+
+
+def mapping(value: Any, *names: str) -> dict[str, Any]:
+    """Return the mapping at *names* inside *value*, empty if there is none."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def pod_spec(document: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Return the spec of the pods that *document* is or makes, and its field."""
+    if document["kind"] in TEMPLATED:
+        return mapping(document, "spec", "template", "spec"), ("spec", "template", "spec")
+    return mapping(document, "spec"), ("spec",)
+
+
+def _check_template(document: dict[str, Any], say: Say) -> None:
+    raw = mapping(document, "spec", "selector")
+    pairs, expressions = mapping(raw, "matchLabels"), raw.get("matchExpressions") or []
+    if not pairs and not expressions:
+        if (
+            isinstance(document.get("spec"), dict)
+            and isinstance(raw, dict)
+            and "selector" in document["spec"]
+        ):
+            say(("spec", "selector"), "selects every pod (matchLabels with the template's labels)")
+        return
+    labels = mapping(document, "spec", "template", "metadata", "labels")
+    for key, wanted in pairs.items():
+        if labels.get(key) != wanted:
+            has = f"{key}: {labels[key]}" if key in labels else f"no label {key}"
+            say(
+                ("spec", "selector", "matchLabels", key),
+                f"the template has {has} (the selector must match its labels)",
+            )
+    for index, expression in items(expressions):
+        one = LabelSelector(matchExpressions=[expression])
+        if isinstance(expression.get("operator"), str) and not selects(one, labels):
+            say(
+                ("spec", "selector", "matchExpressions", index),
+                "the template's labels do not match (the selector must match them)",
+            )
+    policy = mapping(document, "spec", "template", "spec").get("restartPolicy", "Always")
+    if policy in ("OnFailure", "Never"):
+        say(("spec", "template", "spec", "restartPolicy"), f"{policy} in a template (Always)")
+
+
+def _check_container_names(spec: dict[str, Any], path: Path, say: Say) -> None:
+    first: dict[str, str] = {}
+    for group in ("initContainers", "containers", "ephemeralContainers"):
+        for index, container in items(spec.get(group)):
+            name, here = container.get("name"), f"{group}[{index}]"
+            if isinstance(name, str) and first.setdefault(name, here) != here:
+                where: Path = (*path, group, index, "name")
+                say(where, f"{name} is also {first[name]} (another name)")
+
+
+def _check_ports(spec: dict[str, Any], path: Path, say: Say) -> None:
+    """Kubernetes accepts one port in two containers; but they share one network stack."""
+    ports: dict[tuple[Any, Any], str] = {}
+    names: dict[str, str] = {}
+    for group, index, container in _listening(spec):
+        for number, entry in items(container.get("ports")):
+            where: Path = (*path, group, index, "ports", number)
+            here = f"{group}[{index}].ports[{number}]"
+            key = (entry.get("containerPort"), entry.get("protocol", DEFAULT_PROTOCOL))
+            if isinstance(key[0], int) and ports.setdefault(key, here) != here:
+                say(
+                    (*where, "containerPort"),
+                    f"{key[0]}/{key[1]} is also {ports[key]} "
+                    "(another port: the containers of a pod share one network stack)",
+                )
+            name = entry.get("name")
+            if isinstance(name, str) and names.setdefault(name, here) != here:
+                say((*where, "name"), f"{name} is also the name of {names[name]} (another name)")
+
+
+def _listening(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:
+    """Return the containers that run at the same time: group, index, container."""
+    sidecars = [
+        ("initContainers", index, container)
+        for index, container in items(spec.get("initContainers"))
+        if container.get("restartPolicy") == "Always"
+    ]
+    return [*sidecars, *(("containers", i, c) for i, c in items(spec.get("containers")))]
