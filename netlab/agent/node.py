@@ -147,7 +147,7 @@ class Node(Loop):
 
     def _write(self, documents: Sequence[Document]) -> list[Document]:
         assert self._etcd is not None
-        return registry.write_if_unchanged(self._etcd, documents)
+        return registry.replaced(self._etcd, documents)
 
     # -- the kernel
 

@@ -268,14 +268,19 @@ class Etcd:
         response = self._call("/kv/txn", _transaction_fields(compare, success, failure))
         return TxnResult(response.succeeded, response.header.revision)
 
-    def transactions(self, parts: Sequence[tuple[Sequence[Compare], Sequence[Op]]]) -> list[bool]:
-        """Do each part whose own comparisons hold, all in one request; return which were done.
+    def transactions(
+        self, parts: Sequence[tuple[Sequence[Compare], Sequence[Op]]]
+    ) -> list[TxnResult]:
+        """Do each part whose own comparisons hold, all in one request; return how each ended.
 
         As `transaction`, no key may be written twice in one call.
         """
         nested = [{"request_txn": _transaction_fields(*part, ())} for part in parts]
         response = self._call("/kv/txn", {"success": nested})
-        return [part["response_txn"].succeeded for part in response.responses]
+        revision = response.header.revision  # the same for all that one request writes
+        return [
+            TxnResult(part["response_txn"].succeeded, revision) for part in response.responses
+        ]
 
     def write_all(self, ops: Sequence[Op], *, chunk: int = OPS_PER_TRANSACTION) -> None:
         """Do *ops* in order, *chunk* in a transaction: each chunk is atomic, the whole is not.

@@ -135,6 +135,31 @@ def write(etcd: Etcd, changes: Sequence[C]) -> list[C]:
     return refused
 
 
+def replaced(etcd: Etcd, documents: Sequence[Document]) -> list[Document]:
+    """Write each of *documents* over the version it was made from (its resourceVersion).
+
+    Return those that were written, with their new resourceVersion; the others were changed or
+    deleted meanwhile, and nothing was done to them.
+    """
+    written = []
+    for first in range(0, len(documents), CHANGES_PER_REQUEST):
+        part = documents[first : first + CHANGES_PER_REQUEST]
+        held = [(registry_key(d), int(d["metadata"]["resourceVersion"])) for d in part]
+        results = etcd.transactions(
+            [
+                ([unchanged(key, version)], [Put(key, value(document))])
+                for (key, version), document in zip(held, part, strict=True)
+            ]
+        )
+        written += [
+            document
+            | {"metadata": document["metadata"] | {"resourceVersion": str(result.revision)}}
+            for document, result in zip(part, results, strict=True)
+            if result
+        ]
+    return written
+
+
 def _parts(changes: Iterable[C]) -> Iterable[list[C]]:
     """Return *changes* in portions in which no key comes twice, as etcd demands."""
     part: dict[str, C] = {}

@@ -47,9 +47,10 @@ def environment() -> dict[str, str]:
     return {"ETCD_LOGGER": "zap", "ETCD_LOG_LEVEL": "warn"}
 
 
-def wait_healthy(etcd: Etcd, deadline: float) -> None:
-    """Return when *etcd* answers. Raises StoreError at *deadline*, in time.monotonic() seconds."""
+def wait_healthy(etcd: Etcd, seconds: float) -> None:
+    """Return when *etcd* answers. Raises StoreError when it does not in *seconds*."""
+    deadline = time.monotonic() + seconds
     while not etcd.healthy():
         if time.monotonic() >= deadline:
-            raise StoreError(f"{etcd!r}: not healthy in time", hint="its log says why")
+            raise StoreError(f"{etcd!r}: not healthy after {seconds:g} s", hint="its log says why")
         time.sleep(POLL)
