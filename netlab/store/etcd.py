@@ -278,9 +278,7 @@ class Etcd:
         nested = [{"request_txn": _transaction_fields(*part, ())} for part in parts]
         response = self._call("/kv/txn", {"success": nested})
         revision = response.header.revision  # the same for all that one request writes
-        return [
-            TxnResult(part["response_txn"].succeeded, revision) for part in response.responses
-        ]
+        return [TxnResult(part["response_txn"].succeeded, revision) for part in response.responses]
 
     def write_all(self, ops: Sequence[Op], *, chunk: int = OPS_PER_TRANSACTION) -> None:
         """Do *ops* in order, *chunk* in a transaction: each chunk is atomic, the whole is not.

@@ -1,0 +1,124 @@
+"""What the kernel of a node holds for flannel's vxlan backend.
+
+One device, and for each peer the three entries that carry a packet there: the route says "via the
+peer's .0 address on flannel.1", the neighbour entry gives that address the MAC of the peer's
+device, the FDB entry sends frames for that MAC to the peer's node.
+
+Differences from flannel, wanted: the device's MAC follows from names and never changes, and what
+no lease calls for any more is removed, because the plan compares with what is there.
+Source: flannel v0.28 pkg/backend/vxlan/device.go, vxlan_network.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from netlab import world
+from netlab.flannel import golang
+from netlab.flannel.config import VXLAN, Config
+from netlab.flannel.lease import Lease
+from netlab.objects import Address, FdbEntry, Neighbor, Object, Route, Sysctl, Vxlan
+
+VXLAN_OVERHEAD = 50  # bytes over IPv4: IP 20 + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)
+IPV6_MTU = 1280  # bytes, the least IPv6 lives with (RFC 8200)
+BOOT = 3  # RTPROT_BOOT, rtnetlink(7): what a route gets from flannel, which names no protocol
+
+
+def device_name(vni: int) -> str:
+    """Return the name of the tunnel's device, `flannel.1`."""
+    return f"flannel.{vni}"
+
+
+def vtep_mac(lab: str, node: str, vni: int) -> str:
+    """Return the MAC of a node's tunnel device: always the same, so no peer has an old one."""
+    return world.mac(lab, node, device_name(vni))
+
+
+def inner_mtu(underlay: int) -> int:
+    """Return the largest IP packet, in bytes, that fits a VXLAN tunnel over *underlay*.
+
+    Raises ValueError below 1330: IPv6 in the pods needs 1280.
+    Source: RFC 7348; flannel backend/vxlan/vxlan_network.go, encapOverhead.
+    """
+    if underlay < IPV6_MTU + VXLAN_OVERHEAD:
+        raise ValueError(f"an underlay MTU of {underlay} leaves pods less than {IPV6_MTU} bytes")
+    return underlay - VXLAN_OVERHEAD
+
+
+def objects(
+    netns: str,
+    *,
+    config: Config,
+    own: Lease,
+    peers: Sequence[Lease],
+    device: str,
+    local: str,
+    underlay_mtu: int,
+    underlay: Sequence[str] = (),
+) -> list[Object]:
+    """Return the tunnel device of *netns* and the way to every peer that can be reached.
+
+    *device* is the uplink, *local* its address, *underlay_mtu* its MTU in bytes, *underlay* the
+    prefixes of the physical network. The node's own lease may be among *peers*.
+    """
+    link = device_name(config.vni)
+    tunnel: list[Object] = [
+        Vxlan(
+            netns,
+            link,
+            own.vtep_mac,
+            config.vni,
+            local,
+            device,
+            inner_mtu(config.mtu or underlay_mtu),
+            config.port,
+        ),
+        Address(netns, link, f"{IPv4Network(own.subnet)[0]}/32"),
+        Sysctl(netns, f"net.ipv6.conf.{link.replace('.', '/')}.accept_ra", "0"),
+    ]
+    outside = [
+        IPv4Network(prefix) for prefix in (local, *underlay, *(one.public_ip for one in peers))
+    ]
+    # By key, the first wins: two subnets of one peer share its FDB entry.
+    ways: dict[tuple[object, ...], Object] = {}
+    for peer in peers:
+        if reachable(peer, own) and not swallows(peer, config, outside):
+            for thing in way(netns, link, peer):
+                ways.setdefault(thing.key, thing)
+    return tunnel + list(ways.values())
+
+
+def reachable(peer: Lease, own: Lease) -> bool:
+    """Return whether *peer* is another node of this tunnel, and no part of the own subnet."""
+    try:
+        golang.mac(peer.vtep_mac)
+    except ValueError:
+        return False
+    return (
+        peer.backend_type == VXLAN
+        and peer.public_ip != own.public_ip
+        and not IPv4Network(peer.subnet).subnet_of(IPv4Network(own.subnet))
+    )
+
+
+def swallows(peer: Lease, config: Config, outside: Sequence[IPv4Network]) -> bool:
+    """Return whether the tunnel to *peer* would lead into itself, or cut off the underlay.
+
+    A lease out of the overlay's network is followed, as flannel does, unless it overlaps
+    *outside*: the nodes' addresses, the physical network.
+    """
+    subnet, network = IPv4Network(peer.subnet), IPv4Network(config.network)
+    if IPv4Address(peer.public_ip) in network:
+        return True
+    return not subnet.subnet_of(network) and any(subnet.overlaps(one) for one in outside)
+
+
+def way(netns: str, link: str, peer: Lease) -> list[Object]:
+    """Return the three entries that carry packets to *peer*'s subnet."""
+    gateway = str(IPv4Network(peer.subnet)[0])
+    return [
+        Neighbor(netns, link, gateway, peer.vtep_mac),
+        FdbEntry(netns, link, peer.vtep_mac, peer.public_ip),
+        Route(netns, peer.subnet, link, gateway, onlink=True, protocol=BOOT),
+    ]
