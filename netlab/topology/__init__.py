@@ -23,11 +23,13 @@ from netlab.errors import InputError
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import Lab
 from netlab.topology import cross, labdoc, tree
-from netlab.topology.declared import DECLARED, LAB, Piece, pieces
+from netlab.topology.declared import LAB, Piece, pieces
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.sources import texts
 
-__all__ = ["DECLARED", "Declaration", "check", "load", "require_lab"]
+__all__ = ["Declaration", "check", "load", "require_lab"]
+
+LAB_EXAMPLE = "apiVersion: netlab/v1, kind: Lab, metadata: {name: demo}, nodes: [{name: node1}]"
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -37,6 +39,10 @@ class Declaration(msgspec.Struct, frozen=True):
     documents: tuple[Document, ...]
     notes: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
+
+    def require_lab(self) -> Lab:
+        """Return the Lab. Raises InputError when no Lab document was declared."""
+        return require_lab(self)
 
 
 def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
@@ -89,16 +95,11 @@ def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()
 
 
 def require_lab(declaration: Declaration, sources: Sequence[str] = ()) -> Lab:
-    """Return the Lab of *declaration*. Raises InputError when it has none."""
+    """Return the Lab of *declaration*, which *sources* gave. Raises InputError without one."""
     if declaration.lab is not None:
         return declaration.lab
     place = " ".join(sources) or "input"
-    raise InputError(
-        [
-            f"{place}: kind: there is no Lab document (add one: apiVersion: netlab/v1, "
-            "kind: Lab, metadata: {name: demo}, nodes: [{name: node1}])"
-        ]
-    )
+    raise InputError([f"{place}: there is no Lab document (add one: {LAB_EXAMPLE})"])
 
 
 def _check_one_lab(labs: Sequence[Piece], mistakes: Mistakes) -> None:

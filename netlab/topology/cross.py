@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from netlab.controllers.declaration import NAMESPACES
 from netlab.model.kubernetes import Document, kind_of, matches
 from netlab.model.lab import Lab, LabNode
 from netlab.topology import labdoc
@@ -17,9 +18,8 @@ from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.podrules import TEMPLATED, mapping, pod_spec
 from netlab.topology.tree import Path
 
-NAMESPACES = ("default", "kube-system")  # exist without being declared
 NETNS_NAME_MAX = 255  # bytes; a file of /run/netns: linux/limits.h, NAME_MAX
-GIVEN_NAME = 17  # `-<hash of up to 10>-<5>` after a Deployment's name; rand.SafeEncodeString
+GIVEN_NAME_MAX = 63  # characters of the name a controller gives a pod
 Key = tuple[str, str, str, str]
 
 
@@ -163,10 +163,9 @@ def _check_netns_name(
     piece: Piece, eligible: frozenset[str], nodes: Nodes, mistakes: Mistakes
 ) -> None:
     metadata = piece.document["metadata"]
-    given = GIVEN_NAME if piece.document["kind"] in TEMPLATED else 0
     longest = max((len(name) for name in eligible), default=0)
-    parts = (nodes.lab, "", str(metadata.get("namespace", "")), metadata["name"])
-    length = len(".".join(parts)) + longest + given
+    pod = GIVEN_NAME_MAX if piece.document["kind"] in TEMPLATED else len(metadata["name"])
+    length = len(f"{nodes.lab}..{metadata.get('namespace', '')}.") + longest + pod
     if length > NETNS_NAME_MAX:
         text = f"makes a name of {length} characters, <lab>.<node>.<namespace>.<pod>"
         mistakes.at(piece.origin, ("metadata", "name"), f"{text} (at most {NETNS_NAME_MAX})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from netlab.controllers.declaration import ANNOTATION
 from netlab.model.kubernetes import KINDS, OTHER_VERSIONS, Document, Kind, kind_of
 from netlab.model.lab import API_VERSION
 from netlab.topology import labdoc, labrules, manifest, podrules, values
@@ -17,10 +18,10 @@ from netlab.topology.shapes import walk
 from netlab.topology.tree import Node, Path, plain
 
 LAB = "Lab"
-DECLARED = "netlab.io/declared"  # annotation in etcd: the object as its user declared it
 _SERVER_FIELDS = (
     *("uid", "resourceVersion", "generation", "selfLink", "managedFields"),
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+    "ownerReferences",  # to uids of another cluster
 )
 _KINDS = {kind.kind: kind for kind in KINDS}
 _GROUPS = {kind.group.rpartition("/")[0] for kind in KINDS}
@@ -154,7 +155,7 @@ def _cleaned(document: Document, known: Kind | None) -> Document:
     for field in _SERVER_FIELDS:
         metadata.pop(field, None)
     annotations = metadata.get("annotations")
-    if isinstance(annotations, dict) and annotations.pop(DECLARED, None) and not annotations:
+    if isinstance(annotations, dict) and annotations.pop(ANNOTATION, None) and not annotations:
         del metadata["annotations"]
     if known is not None and known.namespaced:
         metadata.setdefault("namespace", "default")

@@ -1,0 +1,109 @@
+"""What a controller wants done to one object, and what every new object gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from netlab.model.kubernetes import Document, registry_key
+
+
+class Verb(StrEnum):
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One step. `document` is the whole new object; for a delete, the stored one.
+
+    It shares its parts with the objects it was made from: nobody may change a document.
+    """
+
+    verb: Verb
+    document: Document
+
+
+def now() -> str:
+    """Return the time as Kubernetes writes it: RFC 3339, UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def born(document: Document) -> Document:
+    """Return *document* with what an API server gives a new object, where it has none.
+
+    metadata.uid, metadata.creationTimestamp and, for a pod, status.phase.
+    """
+    fresh = {"uid": str(uuid4()), "creationTimestamp": now()}
+    whole = {**document, "metadata": {**document["metadata"]}}
+    for name, value in fresh.items():
+        whole["metadata"].setdefault(name, value)
+    if whole["kind"] == "Pod":
+        whole["status"] = {"phase": "Pending", **whole.get("status", {})}
+    return whole
+
+
+def controller(document: Document) -> Mapping[str, Any] | None:
+    """Return the reference to the object that made *document*, None if a user declared it."""
+    for reference in document["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return dict(reference)
+    return None
+
+
+def owned_by(owner: Document) -> list[dict[str, Any]]:
+    """Return the ownerReferences of an object made for *owner*."""
+    return [
+        {
+            "apiVersion": owner["apiVersion"],
+            "kind": owner["kind"],
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+
+
+def by_controller(documents: Iterable[Document]) -> dict[str, list[Document]]:
+    """Return *documents* by the uid of their controller."""
+    found: dict[str, list[Document]] = {}
+    for document in documents:
+        reference = controller(document)
+        if reference is not None:
+            found.setdefault(reference.get("uid", ""), []).append(document)
+    return found
+
+
+def apply(changes: Iterable[Change], objects: dict[str, Document]) -> None:
+    """Make *changes* to *objects*, which are kept by their registry key."""
+    for change in changes:
+        key = registry_key(change.document)
+        if change.verb is Verb.DELETE:
+            objects.pop(key, None)
+        else:
+            objects[key] = change.document
+
+
+def difference(before: Mapping[str, Document], after: Mapping[str, Document]) -> list[Change]:
+    """Return what leads from *before* to *after*: first deletes, then updates and creates.
+
+    An object with another uid under the same key is another object: deleted, then created.
+    """
+    deletes, others = [], []
+    for key, old in before.items():
+        new = after.get(key)
+        if new is None or new["metadata"].get("uid") != old["metadata"].get("uid"):
+            deletes.append(Change(Verb.DELETE, old))
+        elif new is not old:
+            others.append(Change(Verb.UPDATE, new))
+    for key, new in after.items():
+        old_one = before.get(key)
+        if old_one is None or old_one["metadata"].get("uid") != new["metadata"].get("uid"):
+            others.append(Change(Verb.CREATE, new))
+    return deletes + others

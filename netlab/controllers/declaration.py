@@ -1,0 +1,132 @@
+"""What the user declared against what is stored.
+
+A stored object carries what its user declared in an annotation, as `kubectl apply` does with its
+last-applied-configuration: an unchanged file is recognised however much the controllers added,
+and an object that was declared once and is no longer in the files is told from one that the
+controllers made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from netlab.controllers.change import Change, Verb, born
+from netlab.model.kubernetes import Document, registry_key
+from netlab.model.lab import Lab, LabNode
+
+ANNOTATION = "netlab.io/declared"
+NAMESPACES = ("default", "kube-system")  # of every cluster
+# A Namespace comes before what is in it and goes after it.
+FIRST = {"Namespace": 0, "Node": 1}
+
+
+def declared(lab: Lab) -> list[Document]:
+    """Return the objects that *lab* itself declares: its nodes, and the namespaces that always
+    exist."""
+    spaces: list[Document] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "status": {"phase": "Active"},
+        }
+        for name in NAMESPACES
+    ]
+    return [*spaces, *(_node(node) for node in lab.nodes)]
+
+
+def _node(node: LabNode) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": node.all_labels},
+        "spec": {},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": node.address},
+                {"type": "Hostname", "address": node.name},
+            ]
+        },
+    }
+
+
+def declaration_changes(declared: Sequence[Document], stored: Sequence[Document]) -> list[Change]:
+    """Return what makes the user's objects among *stored* match *declared*.
+
+    An object that no annotation marks as declared is left alone unless it is declared now. A pod
+    whose spec changed is deleted and created: a pod's spec never changes in its life.
+    """
+    wanted = {registry_key(document): document for document in declared}
+    held = {registry_key(document): document for document in stored}
+    gone = [one for key, one in held.items() if key not in wanted and last_declared(one)]
+    changes = [Change(Verb.DELETE, one) for one in sorted(gone, key=_order, reverse=True)]
+    for key, document in sorted(wanted.items(), key=lambda item: _order(item[1])):
+        old = held.get(key)
+        changes += [Change(Verb.CREATE, _new(document))] if old is None else _changed(document, old)
+    return changes
+
+
+def _order(document: Document) -> int:
+    return FIRST.get(document["kind"], len(FIRST))
+
+
+def _text(document: Document) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def last_declared(stored: Document) -> str:
+    """Return the text of the declaration that *stored* carries, "" if no user declared it."""
+    return str((stored["metadata"].get("annotations") or {}).get(ANNOTATION, ""))
+
+
+def reborn(stored: Document) -> Document | None:
+    """Return *stored* as it is when it is created anew; None when no user declared it."""
+    text = last_declared(stored)
+    return _new(json.loads(text)) if text else None
+
+
+def _new(document: Document) -> Document:
+    return born(_annotated(document, {}))
+
+
+def _annotated(document: Document, others: dict[str, str]) -> Document:
+    """Return *document* with its own text among its annotations, and with those of *others*."""
+    meta = document["metadata"]
+    annotations = {**others, **meta.get("annotations", {}), ANNOTATION: _text(document)}
+    return {**document, "metadata": {**meta, "annotations": annotations}}
+
+
+def _changed(document: Document, stored: Document) -> list[Change]:
+    before = last_declared(stored)
+    if before == _text(document):
+        return []
+    last: Document = json.loads(before) if before else {"metadata": {}}
+    if document["kind"] == "Pod" and document["spec"] != last.get("spec"):
+        return [Change(Verb.DELETE, stored), Change(Verb.CREATE, _new(document))]
+    return [Change(Verb.UPDATE, _merged(document, last, stored))]
+
+
+def _merged(document: Document, last: Document, stored: Document) -> Document:
+    """Return *stored* as *document* now wants it, with what others than the user gave it."""
+    meta = stored["metadata"]
+    merged = _annotated(document, _foreign("annotations", last, stored))
+    new = merged["metadata"]
+    if labels := {**_foreign("labels", last, stored), **new.get("labels", {})}:
+        new["labels"] = labels
+    for name in ("uid", "creationTimestamp", "resourceVersion", "ownerReferences", "finalizers"):
+        if name in meta:
+            new.setdefault(name, meta[name])
+    if document["kind"] == "Pod":
+        merged["spec"] = stored["spec"]  # the same, with the scheduler's nodeName
+    if "status" in stored:
+        merged["status"] = {**stored["status"], **document.get("status", {})}
+    return merged
+
+
+def _foreign(field: str, last: Document, stored: Document) -> dict[str, Any]:
+    """Return the labels or annotations of *stored* that its user did not declare."""
+    mine = last["metadata"].get(field) or {}
+    pairs: Iterable[tuple[str, Any]] = (stored["metadata"].get(field) or {}).items()
+    return {key: value for key, value in pairs if key not in mine and key != ANNOTATION}
