@@ -1,0 +1,144 @@
+"""What this machine can do, found by trying: never by asking for a version.
+
+`tried()` does every try of `TRIES` in a child process, inside namespaces that vanish with it, so
+nothing is left and nothing of the host's is touched. A try is a function that does the thing and
+returns a short remark; an error means that the machine cannot.
+
+    trial   the child process, its namespaces, its report
+    links   devices and queueing, by netlink
+    rules   nftables, iptables, tracing, conntrack, ip_vs
+    system  namespaces, sockets, programs, limits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from netlab.capabilities import links, rules, system, trial
+
+
+class Capability(NamedTuple):
+    """One thing a machine can or cannot do."""
+
+    name: str
+    ok: bool
+    required: bool  # whether a lab as netlab makes it today needs it
+    needed_by: str
+    detail: str  # what was seen: a version, a number, the kernel's refusal
+    remedy: str  # what to install, load or allow when it is missing
+
+
+class Try(NamedTuple):
+    """One capability and how it is tried; `attempt` returns a remark or raises."""
+
+    name: str
+    attempt: Callable[[], str]
+    needed_by: str
+    remedy: str
+    required: bool = True
+
+
+def _module(name: str, option: str) -> str:
+    return f"a kernel with {option}; where it is a module: modprobe {name}"
+
+
+# In order: each runs in the same throw-away network namespace as those before it.
+TRIES: tuple[Try, ...] = (
+    Try(
+        "user namespace",
+        system.user_namespace,
+        "labs without root",
+        "sysctl kernel.unprivileged_userns_clone=1, or "
+        "kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu; or use sudo",
+        required=False,
+    ),
+    Try("net namespace", system.net_namespace, "every machine and pod", "root, or user namespaces"),
+    Try("mount namespace", system.mount_namespace, "exec in pods", "root, or user namespaces"),
+    Try("uts namespace", system.uts_namespace, "host names of pods", "CONFIG_UTS_NS"),
+    Try("ipc namespace", system.ipc_namespace, "containers of one pod", "CONFIG_IPC_NS"),
+    Try("pid namespace", system.pid_namespace, "exec in pods", "CONFIG_PID_NS"),
+    Try("pidfd", system.pidfd, "ending only our own processes", "Linux 5.3 or newer"),
+    Try("veth", links.veth, "every cable", _module("veth", "CONFIG_VETH")),
+    Try("bridge", links.bridge, "docker0, underlay segments", _module("bridge", "CONFIG_BRIDGE")),
+    Try(
+        "bridge ports",
+        links.bridge_ports,
+        "pods of one node",
+        "spread the pods over more nodes",
+        required=False,
+    ),
+    Try("vxlan", links.vxlan, "flannel's tunnel", _module("vxlan", "CONFIG_VXLAN")),
+    Try(
+        "br_netfilter",
+        links.br_netfilter,
+        "NAT between pods of one node",
+        _module("br_netfilter", "CONFIG_BRIDGE_NETFILTER"),
+    ),
+    Try("nft", rules.nft, "the gateway's firewall", "apt install nftables"),
+    Try(
+        "conntrack",
+        rules.conntrack,
+        "firewall, NAT",
+        _module("nf_conntrack", "CONFIG_NF_CONNTRACK"),
+    ),
+    Try("iptables-nft", rules.iptables_nft, "flannel's rules", "apt install iptables"),
+    Try(
+        "one iptables",
+        rules.no_legacy,
+        "rules that all tools see",
+        "update-alternatives --set iptables /usr/sbin/iptables-nft, and unload ip_tables",
+        required=False,
+    ),
+    Try("etcd", system.etcd, "leases and objects", "apt install etcd-server"),
+    Try("ip", system.ip, "reading a lab by hand", "apt install iproute2", required=False),
+    Try("AF_PACKET ring", system.packet_ring, "verify, probe", "CONFIG_PACKET"),
+    Try("open files", system.open_files, "1000 pods", "ulimit -Hn 65536", required=False),
+    Try(
+        "nft trace",
+        rules.nft_trace,
+        "naming the rule that fired",
+        _module("nf_tables", "CONFIG_NF_TABLES"),
+        required=False,
+    ),
+    Try(
+        "SCTP",
+        system.sctp,
+        "containerPorts with protocol SCTP",
+        _module("sctp", "CONFIG_IP_SCTP"),
+        required=False,
+    ),
+    Try(
+        "dummy",
+        links.dummy,
+        "kube-ipvs0 of proxyMode ipvs",
+        _module("dummy", "CONFIG_DUMMY"),
+        required=False,
+    ),
+    Try(
+        "ip_vs",
+        rules.ip_vs,
+        "proxyMode ipvs",
+        _module("ip_vs", "CONFIG_IP_VS"),
+        required=False,
+    ),
+    Try(
+        "netem",
+        links.netem,
+        "delay and loss on cables",
+        _module("sch_netem", "CONFIG_NET_SCH_NETEM"),
+        required=False,
+    ),
+)
+
+
+def tried() -> list[Capability]:
+    """Return what this machine can do, in the order of `TRIES`; takes about a second.
+
+    Must be called while the process has one thread: it forks.
+    """
+    outcomes = trial.outcomes([attempt.attempt for attempt in TRIES])
+    return [
+        Capability(a.name, ok, a.required, a.needed_by, detail, "" if ok else a.remedy)
+        for a, (ok, detail) in zip(TRIES, outcomes, strict=True)
+    ]

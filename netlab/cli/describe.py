@@ -1,0 +1,243 @@
+"""describe: one object in full, with what netlab knows beyond Kubernetes: where it lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from netlab.cli import names, options, rows
+from netlab.cli.kinds import LEASE, asked_kind, in_namespace, not_found, seen
+from netlab.cli.rows import Scene
+from netlab.errors import NotFoundError
+from netlab.model.kubernetes import Document, Kind
+
+if TYPE_CHECKING:
+    from netlab.cluster import Cluster
+
+Facts = list[tuple[str, Any]]  # a fact is text, a list of texts, or Facts again
+
+
+@options.command(
+    "describe",
+    example="""
+    netlab describe pod pair
+    netlab describe node node1
+    netlab describe deploy cart -n shop
+    """,
+)
+@click.argument("kind", metavar="KIND", shell_complete=names.kinds)
+@click.argument("name", metavar="NAME", required=False, shell_complete=names.objects)
+@click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
+@click.pass_context
+def describe(ctx: click.Context, kind: str, name: str | None, namespace: str) -> None:
+    """Show one object, and where it lives: namespace, cables, lease, routes that lead to it.
+
+    Without NAME, every object of that kind in the namespace.
+    """
+    if name is None and "/" in kind:
+        kind, _, name = kind.partition("/")
+    scene = seen(options.live_lab(ctx))
+    wanted = asked_kind(kind, scene.documents)
+    found = named(wanted, name, namespace, scene.documents)
+    print("\n\n\n".join("\n".join(printed(facts(d, wanted, scene))) for d in found))
+
+
+def named(
+    kind: Kind, name: str | None, namespace: str, documents: Sequence[Document]
+) -> list[Document]:
+    """Return the objects of *kind* called *name*, all of them without one. Raises NotFoundError."""
+    found = [
+        document
+        for document in documents
+        if document["kind"] == kind.kind
+        and (name is None or document["metadata"]["name"] == name)
+        and (not kind.namespaced or in_namespace(document, namespace))
+    ]
+    if not found:
+        if name is not None:
+            raise NotFoundError(not_found(kind, name, namespace))
+        raise NotFoundError(f"no {kind.plural} in {namespace} namespace")
+    return found
+
+
+def printed(facts: Facts, *, indent: int = 0) -> list[str]:
+    """Return *facts* as lines: `Key:  value`, nested facts indented below their key."""
+    pad = "  " * indent
+    width = max((len(key) for key, value in facts if isinstance(value, str)), default=0) + 2
+    lines: list[str] = []
+    for key, value in facts:
+        if isinstance(value, str):
+            lines.append(f"{pad}{key + ':':{width}} {value or '<none>'}".rstrip())
+        elif not value:
+            lines.append(f"{pad}{key + ':':{width}} <none>")
+        elif isinstance(value[0], str):
+            lines.append(f"{pad}{key}:")
+            lines += [f"{pad}  {item}" for item in value]
+        else:
+            lines.append(f"{pad}{key}:")
+            lines += printed(value, indent=indent + 1)
+    return lines
+
+
+def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
+    """Return everything to say about *document*."""
+    if kind is LEASE:
+        return lease_facts(document, scene.cluster)
+    meta = document["metadata"]
+    common: Facts = [("Name", meta["name"])]
+    if kind.namespaced:
+        common.append(("Namespace", meta.get("namespace", "")))
+    common += [
+        ("Labels", pairs(meta.get("labels") or {})),
+        ("Created", f"{meta.get('creationTimestamp', '')} ({rows.age(document, scene)} ago)"),
+    ]
+    owner_kind, owner_name = rows.owner(document)
+    if owner_kind:
+        common.append(("Controlled By", f"{owner_kind}/{owner_name}"))
+    more = {"Pod": pod_facts, "Node": node_facts}.get(kind.kind, other_facts)
+    return common + more(document, scene)
+
+
+def pairs(labels: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in labels.items()]
+
+
+def pod_facts(document: Document, scene: Scene) -> Facts:
+    """Return a pod's state, its containers, and its place: namespaces, cable, lease, way out."""
+    node = rows.pod_node(document, scene)
+    status = document.get("status") or {}
+    known: Facts = [
+        ("Node", node),
+        ("Status", rows.pod_status(document, scene)),
+        ("Message", str(status.get("message") or "")),
+        ("IP", rows.pod_ip(document, scene)),
+        (
+            "Containers",
+            [(c["name"], container_facts(c, status)) for c in rows.containers(document)],
+        ),
+    ]
+    known = [fact for fact in known if fact != ("Message", "")]
+    return [*known, ("Here", pod_place(document, scene.cluster))]
+
+
+def container_facts(container: Document, status: Document) -> Facts:
+    """Return a container's declaration and what is known of its run."""
+    ports = [
+        f"{port.get('containerPort')}/{port.get('protocol', 'TCP')}"
+        for port in container.get("ports") or []
+    ]
+    found: Facts = [("Image", str(container.get("image", "")) + " (a label only)")]
+    found.append(("Ports", ", ".join(ports)))
+    if container.get("command"):
+        words = [*container["command"], *(container.get("args") or [])]
+        found.append(("Command", " ".join(map(str, words))))
+    for state in status.get("containerStatuses") or []:
+        if state.get("name") == container["name"]:
+            found.append(("Ready", str(bool(state.get("ready")))))
+            found.append(("Restarts", str(state.get("restartCount", 0))))
+            found += [("State", state_words(state.get("state") or {}))]
+    return found
+
+
+def state_words(state: Document) -> str:
+    """Return a containerStatuses[].state in one line: `waiting: CrashLoopBackOff, exit code 1`."""
+    for name, details in state.items():
+        words = [
+            f"{key} {value}" if key not in ("reason", "message") else str(value)
+            for key, value in (details or {}).items()
+        ]
+        return f"{name}: {', '.join(words)}" if words else name
+    return ""
+
+
+def pod_place(document: Document, cluster: Cluster) -> Facts:
+    """Return where a placed pod lives on this machine."""
+    meta = document["metadata"]
+    try:
+        pod = cluster.pod(meta["name"], meta.get("namespace", "default"))
+        node = cluster.node(pod.node)
+    except LookupError:
+        return [("Place", "none yet: no node fits")]
+    return [
+        ("Network namespace", f"/run/netns/{pod.netns}"),
+        ("Cable", f"eth0 = {pod.veth} in {node.netns}, a port of {node.declared.bridge}"),
+        ("Lease", f"{node.subnet} of {node.name} ({node.address})"),
+        ("Default route", f"via {node.bridge_address} ({node.declared.bridge})"),
+        ("From other nodes", routes_to(cluster, node.name)),
+    ]
+
+
+def routes_to(cluster: Cluster, name: str) -> str:
+    """Return how every other node reaches the pods of the node called *name*."""
+    node = cluster.node(name)
+    if not node.subnet:
+        return "no way: the node has no lease"
+    device = f"flannel.{cluster.lab.network.Backend.VNI}"
+    return (
+        f"{node.subnet} via {node.tunnel_address} dev {device} onlink; "
+        f"VTEP {node.vtep_mac} at {node.address}"
+    )
+
+
+def node_facts(document: Document, scene: Scene) -> Facts:
+    """Return a node's lease, devices and pods."""
+    cluster = scene.cluster
+    try:
+        node = cluster.node(document["metadata"]["name"])
+    except LookupError:
+        return other_facts(document, scene)
+    peers = [
+        f"{other.subnet} via {other.tunnel_address}: VTEP {other.vtep_mac} at {other.address}"
+        for other in cluster.nodes
+        if other.name != node.name and other.subnet
+    ]
+    here: Facts = [
+        ("Network namespace", f"/run/netns/{node.netns}"),
+        ("eth0", node.address),
+        (node.declared.bridge, node.bridge_address),
+        (f"flannel.{cluster.lab.network.Backend.VNI}", f"{node.tunnel_address} {node.vtep_mac}"),
+        ("Routes to others", peers),
+    ]
+    pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
+    return [
+        ("Status", rows.node_status(document, scene)),
+        ("Lease", node.subnet),
+        (f"Pods ({len(pods)})", pods),
+        ("Here", here),
+    ]
+
+
+def lease_facts(document: Document, cluster: Cluster) -> Facts:
+    """Return a lease: whose it is, and what follows from it on the other nodes."""
+    spec = document["spec"]
+    return [
+        ("Subnet", spec["subnet"]),
+        ("Node", spec["node"]),
+        ("Public IP", spec["publicIP"]),
+        ("VTEP MAC", spec["vtepMAC"]),
+        ("Backend", spec["backend"]),
+        ("From other nodes", routes_to(cluster, spec["node"])),
+    ]
+
+
+def other_facts(document: Document, scene: Scene) -> Facts:
+    """Return the columns of `get -o wide` one under the other, then the pods behind the object."""
+    kind = rows.kind_of(document)
+    header, (cells,) = rows.table(kind, [document], scene, wide=True)
+    shown = [
+        (h.capitalize(), c) for h, c in zip(header, cells, strict=True) if h not in ("NAME", "AGE")
+    ]
+    found: Facts = [*shown]
+    pods = rows.owned_pods(document, scene)
+    if pods:
+        lines = [
+            f"{rows.name(p, scene)}  {rows.pod_status(p, scene)}  {rows.pod_ip(p, scene)}"
+            f"  {rows.pod_node(p, scene)}"
+            for p in pods
+        ]
+        found.append((f"Pods ({len(pods)})", lines))
+    if not kind.effective:
+        found.append(("Note", f"{kind.plural} are kept and shown; they have no effect yet"))
+    return found

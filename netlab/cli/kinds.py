@@ -1,0 +1,86 @@
+"""The kinds that commands name, and the live lab as their objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from netlab.cli.rows import Scene, kind_of
+from netlab.errors import UsageError
+from netlab.model.kubernetes import KINDS, Document, Kind, kind_named
+
+if TYPE_CHECKING:
+    from netlab.cluster import Cluster
+    from netlab.lab import Live
+
+# What kubectl means by `all`; kinds without objects leave no trace in the output.
+ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job", "CronJob")
+# flannel's, from etcd; Kubernetes' own kind of that name is `leases.coordination.k8s.io`.
+LEASE = Kind("SubnetLease", "leases", "netlab/v1", "", False, ("lease",), True)
+
+
+def asked_kinds(words: str, documents: Sequence[Document]) -> tuple[Kind, ...]:
+    """Return the kinds of `pods`, `po,svc`, `all`, or of a kind only the documents know.
+
+    Raises UsageError naming the nearest kind.
+    """
+    if words == "all":
+        return tuple(kind for kind in KINDS if kind.kind in ALL)
+    return tuple(asked_kind(word, documents) for word in words.split(","))
+
+
+def asked_kind(word: str, documents: Sequence[Document]) -> Kind:
+    """Return the kind that *word* names. Raises UsageError naming the nearest one."""
+    low, _, group = word.lower().partition(".")
+    if low in ("lease", "leases") and not group:
+        return LEASE
+    if found := kind_named(low):
+        return found
+    for document in documents:
+        other = kind_of(document)
+        if low in (other.kind.lower(), other.plural):
+            return other
+    from difflib import get_close_matches
+
+    known = [word for kind in KINDS for word in (kind.plural, kind.kind.lower(), *kind.short)]
+    near = get_close_matches(low, [*known, "leases", "labs", "all"], n=1)
+    raise UsageError(
+        f"no kind {word!r}" + (f"; did you mean {near[0]}?" if near else ""),
+        hint="kinds: " + ", ".join([*(kind.plural for kind in KINDS), "leases", "labs", "all"]),
+    )
+
+
+def seen(live: Live) -> Scene:
+    """Return the live lab at this moment: its cluster, its objects, its leases as objects."""
+    cluster = live.cluster()
+    return Scene(cluster, [*cluster.documents, *leases(cluster)])
+
+
+def leases(cluster: Cluster) -> list[Document]:
+    """Return the nodes' leases as objects, so that they can be listed like any other."""
+    return [
+        {
+            "apiVersion": LEASE.group,
+            "kind": LEASE.kind,
+            "metadata": {"name": node.subnet.replace("/", "-")},
+            "spec": {
+                "subnet": node.subnet,
+                "publicIP": node.address,
+                "vtepMAC": node.vtep_mac,
+                "backend": cluster.lab.network.Backend.Type,
+                "node": node.name,
+            },
+        }
+        for node in cluster.nodes
+        if node.subnet
+    ]
+
+
+def in_namespace(document: Document, namespace: str) -> bool:
+    return bool(document["metadata"].get("namespace", "default") == namespace)
+
+
+def not_found(kind: Kind, name: str, namespace: str) -> str:
+    """Return what kubectl says of an object that is not there, with where it was looked for."""
+    where = f" in namespace {namespace}" if kind.namespaced else ""
+    return f"{kind.plural} {name!r} not found{where}"

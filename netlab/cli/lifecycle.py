@@ -1,0 +1,204 @@
+"""up, down, plan: a lab from its files, and back to nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import netlab
+from netlab.cli import options, tables
+from netlab.cli.progress import Progress
+from netlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from netlab.lab import Report
+    from netlab.topology import Declaration
+
+PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
+NOTES = Path(netlab.__file__).parent.parent / "topologies" / "notes.yaml"
+
+
+def declaration(
+    ctx: click.Context, files: tuple[str, ...], *, proxy_mode: str | None = None
+) -> tuple[Declaration, str]:
+    """Return what *files* declare, and the lab's name; without files, the notes' own lab.
+
+    Raises InputError with every mistake, UsageError for a lab that -L does not mean.
+    """
+    import msgspec
+
+    from netlab import topology
+
+    if not files:
+        if not NOTES.is_file():
+            raise UsageError("no files given", hint="netlab up FILE|DIR|-")
+        print(f"note: no file named, taking {NOTES}", file=sys.stderr)
+        files = (str(NOTES),)
+    declared = topology.load(files, stdin=sys.stdin)
+    lab = topology.require_lab(declared, files)
+    said = options.settings(ctx)
+    if said.explicit and said.lab != lab.name:
+        raise UsageError(
+            f"the files declare lab {lab.name}, not {said.lab}",
+            hint="leave -L out, or change metadata.name of the Lab document",
+        )
+    if proxy_mode:
+        lab = msgspec.structs.replace(lab, proxyMode=proxy_mode)
+    told_notes(declared.notes)
+    return msgspec.structs.replace(declared, lab=lab), lab.name
+
+
+def told_notes(notes: Sequence[str]) -> None:
+    """Print the loader's notes (kinds without an effect yet) on stderr."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def told_report(ctx: click.Context, report: Report) -> None:
+    """Print what the kernel was told and where the time went, when -v asks for it."""
+    if not options.settings(ctx).verbose:
+        return
+    for line in [*report.changes, *report.words]:
+        print(line, file=sys.stderr)
+    for step, seconds in report.seconds.items():
+        print(f"{seconds:8.3f} s  {step}", file=sys.stderr)
+
+
+def count(number: int, what: str) -> str:
+    """Return `1 object`, `2 objects`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def amount(report: Report, verb: str) -> str:
+    """Return how much is in *report*: `3 objects changed, 41 kernel operations`."""
+    if report.empty:
+        return "nothing to change"
+    return (
+        f"{count(len(report.changes), 'object')} {verb}, "
+        f"{count(report.operations, 'kernel operation')}"
+    )
+
+
+FILES = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]...", type=click.Path())
+
+
+@options.command(
+    "up",
+    example="""
+    netlab up topologies/notes.yaml
+    netlab up topologies/notes.yaml --verify -v
+    cat lab.yaml web.yaml | netlab up -
+    """,
+)
+@FILES
+@click.option("--proxy-mode", type=click.Choice(PROXY_MODES), help="Instead of the lab's own.")
+@click.option("--verify", is_flag=True, help="Then prove every path with packets.")
+@click.pass_context
+def up(ctx: click.Context, files: tuple[str, ...], proxy_mode: str | None, verify: bool) -> int:
+    """Converge a lab to the files: a Lab document and any Kubernetes manifests.
+
+    Whatever differs is created, changed or removed; a second run changes nothing and says so.
+    Every mistake in the files is reported at once, and then nothing is changed.
+    """
+    begun = time.monotonic()
+    declared, name = declaration(ctx, files, proxy_mode=proxy_mode)
+    options.be_root(create=True)
+    from netlab import lab
+
+    with Progress(f"up {name}") as progress:
+        report = lab.up(declared, progress=progress, verbose=options.settings(ctx).verbose > 0)
+    told_report(ctx, report)
+    state = "converged" if report.converged else "not converged"
+    print(f"lab {name}: {amount(report, 'changed')}; {state} in {time.monotonic() - begun:.2f} s")
+    for problem in report.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    if not report.converged:
+        return 1
+    if verify:
+        from netlab.cli.prove import proven
+
+        return proven(lab.connect(name), ids=(), output="table")
+    return 0
+
+
+@options.command(
+    "plan",
+    example="""
+    netlab plan topologies/notes.yaml
+    netlab plan topologies/ && echo "nothing to do"
+    """,
+)
+@FILES
+@click.pass_context
+def plan(ctx: click.Context, files: tuple[str, ...]) -> int:
+    """Show what `netlab up` would do, in the words of ip(8); nothing is changed.
+
+    Exits with 1 when there is anything to do.
+    """
+    declared, name = declaration(ctx, files)
+    enter_existing()
+    from netlab import lab
+
+    report = lab.plan(declared)
+    for line in [*report.changes, *report.words]:
+        print(line)
+    print(f"lab {name}: {amount(report, 'to change')}", file=sys.stderr)
+    return 0 if report.empty else 1
+
+
+def enter_existing() -> bool:
+    """Enter the user's lab namespaces if there are any; return whether labs can be seen now."""
+    from netlab.errors import NotFoundError
+
+    try:
+        options.be_root()
+    except NotFoundError:
+        return False
+    return True
+
+
+def every_lab() -> list[str]:
+    """Return the labs of this machine (without root: of this user)."""
+    if not enter_existing():
+        return []
+    from netlab import lab
+
+    return lab.names()
+
+
+@options.command(
+    "down",
+    example="""
+    netlab down
+    netlab down notes
+    netlab down --all
+    """,
+)
+@click.argument("lab_name", required=False, metavar="[LAB]", shell_complete=options.complete_lab)
+@click.option("--all", "everything", is_flag=True, help="Every lab of this machine.")
+@click.pass_context
+def down(ctx: click.Context, lab_name: str | None, everything: bool) -> int:
+    """Remove everything netlab made for a lab, and only that."""
+    if lab_name and everything:
+        raise UsageError("both a lab and --all", hint="netlab down LAB, or netlab down --all")
+    names = every_lab() if everything else [options.chosen_lab(ctx, lab_name)]
+    if not names:
+        print("no labs", file=sys.stderr)
+    from netlab import lab
+
+    worst = 0
+    for name in names:
+        with Progress(f"down {name}") as progress:
+            report = lab.down(name, progress=progress)
+        told_report(ctx, report)
+        for problem in report.problems:
+            print(f"problem: {problem}", file=sys.stderr)
+        worst |= bool(report.problems)
+        taken = tables.seconds(sum(report.seconds.values()))
+        print(f"lab {name}: {'gone' if not report.problems else 'not all gone'} in {taken}")
+    return int(worst)

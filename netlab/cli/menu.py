@@ -1,0 +1,122 @@
+"""Every command with its summary, and the answers that need nothing else.
+
+`netlab --help` has to start in less than three times a bare `python -c pass`, and importing click
+alone takes longer than that. So the list of commands is data, the text is made here, and click's
+group prints the same text: the two cannot disagree. This module imports nothing that Python has
+not already loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from netlab import __version__
+
+
+class Entry:
+    """One command; `where` is `module:attribute` below netlab.cli.
+
+    A plain class: dataclasses, typing and collections each cost a millisecond or more to import.
+    """
+
+    def __init__(self, name: str, where: str, section: str, summary: str) -> None:
+        self.name = name
+        self.where = where
+        self.section = section
+        self.summary = summary
+
+
+SECTIONS = ("Lab", "Look", "Change", "Prove", "Machine")
+
+COMMANDS = (
+    Entry("up", "lifecycle:up", "Lab", "Converge a lab to its files; a second run changes nothing"),
+    Entry("down", "lifecycle:down", "Lab", "Remove everything netlab made, and only that"),
+    Entry("plan", "lifecycle:plan", "Lab", "Show what `up` would do, in the words of ip(8)"),
+    Entry("status", "status:status", "Look", "Show nodes, leases, agent and convergence"),
+    Entry("get", "get:get", "Look", "List objects: pods, nodes, leases, labs, any Kubernetes kind"),
+    Entry("describe", "describe:describe", "Look", "Show one object and where it lives here"),
+    Entry("logs", "inside:logs", "Look", "Print what a container's command wrote"),
+    Entry("apply", "change:apply", "Change", "Create or change objects of the live lab"),
+    Entry("delete", "change:delete", "Change", "Delete objects of the live lab"),
+    Entry(
+        "exec", "inside:exec_", "Change", "Run a command inside a pod, a node or the world around"
+    ),
+    Entry("verify", "prove:verify", "Prove", "Prove the paths of the notes with packets"),
+    Entry("probe", "prove:probe", "Prove", "Send one flow and show the way it took"),
+    Entry(
+        "doctor", "machine:doctor", "Machine", "Try what this machine's kernel and programs can do"
+    ),
+    Entry("completion", "machine:completion", "Machine", "Print the completion script of a shell"),
+    Entry("version", "machine:version", "Machine", "Print the version"),
+)
+
+HEAD = """\
+Usage: netlab [-L LAB] [-v] COMMAND [ARGS]...
+
+  A Kubernetes network data plane from the real kernel, in network namespaces.
+"""
+
+TAIL = """
+Options:
+  -L, --lab LAB  the lab to work on [env: NETLAB_LAB]; not needed when there is just one
+  -v, --verbose  -v: plan lines and where the time went; -vv: every command, ready to paste
+  --version      Print the version
+  -h, --help     Print this, or with a command its own help
+
+Example:
+  netlab up topologies/notes.yaml --verify
+  netlab get pods -o wide
+
+Exit codes: 0 fine; 1 a check failed or a run-time error; 2 wrong usage or bad input;
+            3 a capability or privilege is missing; 4 not found.
+"""
+
+
+def help_text() -> str:
+    """Return the help of the group, commands grouped by what one wants."""
+    width = max(len(entry.name) for entry in COMMANDS)
+    lines = [HEAD]
+    for section in SECTIONS:
+        lines.append(f"{section}:")
+        lines += [
+            f"  {entry.name:{width}}  {entry.summary}"
+            for entry in COMMANDS
+            if entry.section == section
+        ]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n" + TAIL
+
+
+def version_text() -> str:
+    """Return the version of netlab, of Python and of the kernel, on one line."""
+    kernel = os.uname()
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"netlab {__version__} (Python {python}, {kernel.sysname} {kernel.release})\n"
+
+
+def answer(arguments: list[str]) -> str | None:
+    """Return the text that answers *arguments* by itself, or None when a command must run."""
+    if "_NETLAB_COMPLETE" in os.environ:
+        return None
+    if arguments in ([], ["-h"], ["--help"], ["help"]):
+        return help_text()
+    if arguments in (["version"], ["--version"]):
+        return version_text()
+    return None
+
+
+def print_out(text: str) -> int:
+    """Write *text* to stdout; return the exit code, 141 when the reader has gone (as SIGPIPE)."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+        return 128 + 13
+    return 0
+
+
+def silence_stdout() -> None:
+    """Point stdout at /dev/null, so that Python's own flush at exit cannot complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,120 @@
+"""Live names for shell completion: fast, and silent whatever goes wrong.
+
+A completion that prints an error, or makes one wait, is worse than none: everything here gives an
+empty list on any failure, and gives up after a second.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from netlab.cli import options
+
+if TYPE_CHECKING:
+    from netlab.cluster import Cluster
+
+DEADLINE = 1.0  # seconds
+Names = Callable[[click.Context], list[str]]
+Completion = Callable[[click.Context, click.Parameter, str], list[str]]
+MEMBERS = ("master", "gateway", "client", "internet")  # `exec` and `probe` can mean them
+
+
+def completion(names: Names) -> Completion:
+    """Return the completion that offers those of *names* which begin with what is typed."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        try:
+            with deadline(DEADLINE):
+                return [name for name in names(ctx) if name.startswith(incomplete)]
+        except (Exception, SystemExit):  # see the module's own words
+            return []
+
+    return complete
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block when it takes longer than *seconds*."""
+
+    def late(signum: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _cluster(ctx: click.Context) -> Cluster:
+    return options.live_lab(ctx).cluster()
+
+
+def _labs(ctx: click.Context) -> list[str]:
+    options.be_root()
+    from netlab import lab
+
+    return lab.names()
+
+
+def _namespaces(ctx: click.Context) -> list[str]:
+    documents = options.live_lab(ctx).documents()
+    return [d["metadata"]["name"] for d in documents if d["kind"] == "Namespace"]
+
+
+def _kinds(ctx: click.Context) -> list[str]:
+    from netlab.model.kubernetes import KINDS
+
+    return [*(kind.plural for kind in KINDS), "leases", "labs", "all"]
+
+
+def _objects(ctx: click.Context) -> list[str]:
+    from netlab.model.kubernetes import kind_named
+
+    kind = kind_named(str(ctx.params.get("kind") or ""))
+    if kind is None:
+        return []
+    namespace = ctx.params.get("namespace") or "default"
+    return [
+        document["metadata"]["name"]
+        for document in options.live_lab(ctx).documents()
+        if document["kind"] == kind.kind
+        and (not kind.namespaced or document["metadata"].get("namespace") == namespace)
+    ]
+
+
+def _pods(ctx: click.Context) -> list[str]:
+    namespace = ctx.params.get("namespace") or "default"
+    return [pod.name if pod.namespace == namespace else pod.title for pod in _cluster(ctx).pods]
+
+
+def _targets(ctx: click.Context) -> list[str]:
+    return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *MEMBERS]
+
+
+def _containers(ctx: click.Context) -> list[str]:
+    pod = _cluster(ctx).pod(str(ctx.params.get("target") or ctx.params.get("pod")))
+    return [container.name for container in pod.containers]
+
+
+def _paths(ctx: click.Context) -> list[str]:
+    from netlab.cli.prove import path_ids
+
+    return path_ids()
+
+
+labs = completion(_labs)
+namespaces = completion(_namespaces)
+kinds = completion(_kinds)
+objects = completion(_objects)
+pods = completion(_pods)
+targets = completion(_targets)
+containers = completion(_containers)
+paths = completion(_paths)

@@ -1,0 +1,192 @@
+"""verify and probe: the paths, proven by packets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from netlab.cli import names, options, tables
+from netlab.cli.progress import Progress
+from netlab.errors import UsageError
+from netlab.packets import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from netlab.lab import Live
+
+COLOURS = {
+    Outcome.PASS: tables.GREEN,
+    Outcome.FAIL: tables.RED,
+    Outcome.SKIP: tables.YELLOW,
+}
+PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
+
+
+def path_ids() -> list[str]:
+    """Return the id of every path that verify knows."""
+    from netlab import verify
+
+    return [path.id for path in verify.PATHS]
+
+
+@options.command(
+    "verify",
+    example="""
+    netlab verify
+    netlab verify pod-pod-cross-node egress-masquerade
+    netlab verify -o junit > paths.xml
+    """,
+)
+@click.argument("ids", nargs=-1, metavar="[PATH-ID]...", shell_complete=names.paths)
+@options.output_option("table", "json", "junit", default="table")
+@click.pass_context
+def verify(ctx: click.Context, ids: tuple[str, ...], output: str) -> int:
+    """Prove every path of the notes, or those named, with packets; exit 1 on any failure.
+
+    A pass shows what was seen; a failure says at which hop the packet was last seen and what was
+    expected next; what the lab lacks is a skip that names it.
+    """
+    return proven(options.live_lab(ctx), ids=ids, output=output)
+
+
+def proven(live: Live, *, ids: Sequence[str], output: str) -> int:
+    """Verify *ids* (all when empty), print the verdicts as *output*; return the exit code."""
+    from netlab import verify as prover
+
+    with Progress("verify") as progress:
+        done: list[Verdict] = []
+
+        def on_result(verdict: Verdict) -> None:
+            done.append(verdict)
+            if progress.live:
+                progress(f"{len(done)} done", f"{verdict.path} {verdict.outcome}")
+
+        progress("sending packets")
+        verdicts = prover.verify(live, list(ids) or None, on_result=on_result)
+    if output == "json":
+        print(json.dumps(prover.as_json(verdicts), indent=2))
+    elif output == "junit":
+        print(prover.as_junit(verdicts))
+    else:
+        print("\n".join(table(verdicts, width=tables.width())))
+    return 1 if any(verdict.outcome is Outcome.FAIL for verdict in verdicts) else 0
+
+
+def table(verdicts: Sequence[Verdict], *, width: int) -> list[str]:
+    """Return the verdicts as lines: one per path, its evidence below it, skips by their reason."""
+    shown = [verdict for verdict in verdicts if verdict.outcome is not Outcome.SKIP]
+    column = max([len("PATH"), *(len(verdict.path) for verdict in shown)])
+    lines = (
+        [f"{'PATH':{column}}  RESULT    TIME  WHAT IT PROVES, AND WHAT WAS SEEN"] if shown else []
+    )
+    for verdict in shown:
+        lines += verdict_lines(verdict, column=column, width=width)
+    lines += skip_lines([v for v in verdicts if v.outcome is Outcome.SKIP], width=width)
+    return [*lines, "", summary(verdicts)]
+
+
+def verdict_lines(verdict: Verdict, *, column: int, width: int) -> list[str]:
+    """Return one verdict: path, outcome, time and title, then the evidence or where it stopped."""
+    indent = column + len("  RESULT    TIME  ")
+    outcome = tables.coloured(f"{verdict.outcome.value:6}", COLOURS[verdict.outcome])
+    time = f"{verdict.seconds:5.2f} s"
+    titles = tables.wrapped(verdict.title, indent=indent, width=width) or [""]
+    head = f"{verdict.path:{column}}  {outcome}  {time:>6}  {titles[0].strip()}"
+    below = tables.wrapped("; ".join(verdict.evidence), indent=indent, width=width)
+    if verdict.outcome is Outcome.FAIL:
+        if verdict.last_seen:
+            below += tables.wrapped(f"last seen: {verdict.last_seen}", indent=indent, width=width)
+        if verdict.expected_next:
+            words = f"expected next: {verdict.expected_next}"
+            below += tables.wrapped(words, indent=indent, width=width)
+        return [head, *titles[1:], *(tables.coloured(line, tables.RED) for line in below)]
+    return [head, *titles[1:], *(tables.coloured(line, tables.DIM) for line in below)]
+
+
+def skip_lines(skips: Sequence[Verdict], *, width: int) -> list[str]:
+    """Return the skipped paths, gathered by what the lab lacks for them."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in skips:
+        reason = "; ".join(verdict.evidence) or verdict.title
+        reasons.setdefault(reason, []).append(verdict.path)
+    lines: list[str] = []
+    for reason, paths in reasons.items():
+        wrapped = tables.wrapped(f"skip: {reason}: {', '.join(paths)}", indent=2, width=width)
+        lines += [
+            tables.coloured(line, tables.YELLOW) for line in (wrapped[0].strip(), *wrapped[1:])
+        ]
+    return lines
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """Return `11 passed, 1 failed, 26 skipped`, leaving out what there is none of."""
+    words = (("passed", Outcome.PASS), ("failed", Outcome.FAIL), ("skipped", Outcome.SKIP))
+    counts = [(sum(v.outcome is outcome for v in verdicts), word) for word, outcome in words]
+    return ", ".join(f"{count} {word}" for count, word in counts if count) or "no paths"
+
+
+@options.command(
+    "probe",
+    example="""
+    netlab probe pair web-1
+    netlab probe pair 10.244.2.7:80/TCP --count 10
+    netlab probe client node/node1:22
+    netlab probe shop/cart-1 internet:80 -o json
+    """,
+)
+@click.argument("source", metavar="SRC", shell_complete=names.targets)
+@click.argument("destination", metavar="DST[:PORT[/PROTO]]", shell_complete=names.targets)
+@click.option("--count", type=click.IntRange(1, 10_000), default=1, metavar="N", help="Packets.")
+@options.output_option("table", "json", default="table")
+@click.pass_context
+def probe(ctx: click.Context, source: str, destination: str, count: int, output: str) -> int:
+    """Send one flow and show its verdict and the way it took; exit 1 when it failed.
+
+    SRC and DST: [NS/]POD, node/NAME, master, gateway, client, internet; DST may be an address.
+    Without a port the flow is ICMP echo; without a protocol, TCP.
+    """
+    target, port, protocol = flow_end(destination)
+    live = options.live_lab(ctx)
+    from netlab import probe as prober
+
+    with Progress("probe") as progress:
+        progress(f"{source} to {destination}")
+        verdict = prober.probe(live, source, target, protocol=protocol, port=port, count=count)
+    if output == "json":
+        from netlab import verify as prover
+
+        print(json.dumps(prover.as_json([verdict]), indent=2))
+    else:
+        print("\n".join(probe_lines(verdict)))
+    return 1 if verdict.outcome is Outcome.FAIL else 0
+
+
+def flow_end(words: str) -> tuple[str, int, str]:
+    """Return (target, port, protocol) of `DST[:PORT[/PROTO]]`; ICMP has port 0.
+
+    Raises UsageError. A target may hold a slash itself: `node/node1:22`, `shop/cart-1`.
+    """
+    target, colon, rest = words.rpartition(":")
+    if not colon:
+        return words, 0, "icmp"
+    number, _, protocol = rest.partition("/")
+    protocol = protocol.lower() or "tcp"
+    if protocol not in PROTOCOLS or protocol == "icmp":
+        raise UsageError(f"{words}: no protocol {protocol!r}", hint="TCP, UDP or SCTP")
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 65535:
+        raise UsageError(f"{words}: no port {number!r}", hint="a number from 1 to 65535")
+    return target, int(number), protocol
+
+
+def probe_lines(verdict: Verdict) -> list[str]:
+    """Return one flow's verdict: the outcome, then every piece of evidence on its own line."""
+    outcome = tables.coloured(verdict.outcome.value, COLOURS[verdict.outcome])
+    lines = [f"{outcome}: {verdict.title or verdict.path} ({verdict.seconds:.2f} s)"]
+    lines += [f"  {piece}" for piece in verdict.evidence]
+    if verdict.last_seen:
+        lines.append(f"  last seen:     {verdict.last_seen}")
+    if verdict.expected_next:
+        lines.append(f"  expected next: {verdict.expected_next}")
+    return lines
