@@ -1,0 +1,183 @@
+"""Rule sets of the namespace the calling thread is in, through the tools' own words.
+
+1. One iptables-nft-restore and one nft per namespace and apply, whatever there is to do.
+2. Nothing parses a rule. What a chain looks like when listed is remembered right after it was
+   made; as long as it lists the same, it is the one that was made. A chain seen for the first time
+   (the agent was started again) is the wanted one when it lists exactly as wanted, so rules should
+   be written in the form iptables-save prints, tables in the form `nft list table` does.
+3. nftables counts the commits of a namespace (its generation). While the number is the one that
+   was remembered, nothing is listed at all.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Collection, Sequence
+from struct import Struct
+from typing import Any
+
+import msgspec
+
+from netlab.errors import CapabilityError, KernelError
+from netlab.kernel import listing, netlink
+from netlab.kernel.refusals import noun, refusal
+from netlab.objects import IptablesChain, IptablesJump, NftTable, Object
+from netlab.plan import Op, Verb
+
+RULES = (IptablesChain, IptablesJump, NftTable)
+TIMEOUT = 30  # seconds a tool may take
+
+_GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
+_GENERATION_ID = 1  # NFTA_GEN_ID, big endian
+_header = Struct("=BBH")  # nfgenmsg: family, version, resource
+_PACKAGES = {"iptables-nft-save": "iptables", "iptables-nft-restore": "iptables", "nft": "nftables"}
+
+Key = tuple[Any, ...]
+
+
+class Known(msgspec.Struct):
+    """What was last seen of a namespace's rules: as it was declared, and as it lists."""
+
+    cookie: int
+    generation: int
+    objects: dict[Key, Object]
+    listed: dict[Key, Object]
+
+
+def generation() -> int:
+    """Return the number of the namespace's last nftables commit. Raises CapabilityError."""
+    try:
+        connection = netlink.Socket(netlink.NETFILTER)
+    except OSError as error:
+        raise CapabilityError("this kernel has no nftables") from error
+    try:
+        reply = connection.ask([netlink.message(_GET_GENERATION, 0, _header.pack(0, 0, 0))])[0]
+    finally:
+        connection.close()
+    if isinstance(reply, netlink.NetlinkError):
+        raise CapabilityError(f"this kernel has no nftables: {reply}")
+    return int.from_bytes(netlink.attributes(reply, _header.size)[_GENERATION_ID], "big")
+
+
+class Rules:
+    """The rule sets of all namespaces. Threads may use it at once, each for other namespaces."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+
+    def forget(self, netns: str) -> None:
+        self._known.pop(netns, None)
+
+    def observe(self, netns: str, cookie: int, desired: Collection[Object]) -> list[Object]:
+        """Return netlab's rule objects here, those that are as wanted in the words wanted."""
+        wanted = [thing for thing in desired if isinstance(thing, RULES)]
+        known = self._known.get(netns)
+        if known is not None and known.cookie != cookie:
+            known = None
+        if not wanted and (known is None or not known.objects):
+            return []
+        current = generation()
+        unchanged = known is not None and known.generation == current
+        if known is not None and unchanged and all(it.key in known.objects for it in wanted):
+            return list(known.objects.values())
+        listed = _listed(netns, [*wanted, *(known.objects.values() if known else ())])
+        objects = {key: _as_declared(thing, known) for key, thing in listed.items()}
+        for thing in wanted:
+            if isinstance(thing, NftTable) and thing.key in objects:
+                objects[thing.key] = _in_words_of(thing, objects[thing.key])
+        if generation() == current:
+            self._known[netns] = Known(cookie, current, objects, listed)
+        return list(objects.values())
+
+    def apply(self, netns: str, cookie: int, ops: Sequence[Op]) -> None:
+        """Do *ops*, all of this namespace, and remember what came of it. Raises KernelError."""
+        for script, argv in (
+            (listing.restore_script(ops), ("iptables-nft-restore", "--noflush", "--wait")),
+            (listing.nft_script(ops), ("nft", "-f", "-")),
+        ):
+            if script.lines:
+                done = _run(argv, script.text)
+                if done.returncode:
+                    raise _refused(script, done.stderr)
+        known = self._known.get(netns)
+        objects = dict(known.objects) if known is not None and known.cookie == cookie else {}
+        for op in ops:
+            if op.verb is Verb.DELETE:
+                objects.pop(op.object.key, None)
+            else:
+                objects[op.object.key] = op.object
+        current = generation()
+        listed = _listed(netns, list(objects.values()))
+        for key, thing in objects.items():
+            if key not in listed:
+                raise KernelError(
+                    f"{netns}: {noun(thing)} is not listed after it was added",
+                    hint="write it in the form that iptables-save prints",
+                )
+        if generation() == current:
+            self._known[netns] = Known(cookie, current, objects, listed)
+
+
+# A thing that lists as it did when it was made is the one that was made.
+def _as_declared(thing: Object, known: Known | None) -> Object:
+    if known is not None and known.listed.get(thing.key) == thing:
+        return known.objects.get(thing.key, thing)
+    return thing
+
+
+def _in_words_of(wanted: NftTable, found: Object) -> Object:
+    if isinstance(found, NftTable) and listing.same_text(wanted.body, found.body):
+        return wanted
+    return found
+
+
+# The chains, jumps and tables of `asked`, and whatever else is called as netlab's chains are.
+def _listed(netns: str, asked: Collection[Object]) -> dict[Key, Object]:
+    found: dict[Key, Object] = {}
+    if any(isinstance(thing, IptablesChain | IptablesJump) for thing in asked):
+        keys = {thing.key for thing in asked}
+        for thing in _listed_iptables(netns, keys):
+            found[thing.key] = thing
+    for thing in asked:
+        if isinstance(thing, NftTable):
+            done = _run(("nft", "-s", "list", "table", thing.family, thing.name))
+            if done.returncode == 0:
+                body = listing.table_body(done.stdout)
+                found[thing.key] = NftTable(netns, thing.family, thing.name, body)
+    return found
+
+
+def _listed_iptables(netns: str, keys: Collection[Key]) -> list[Object]:
+    done = _run(("iptables-nft-save",))
+    if done.returncode:
+        raise KernelError(f"{netns}: cannot list the iptables rules: {done.stderr.strip()}")
+    found: list[Object] = []
+    for (table, name), rules in listing.chains(done.stdout).items():
+        chain = IptablesChain(netns, table, name, rules)
+        if chain.key in keys or listing.is_ours(name):
+            found.append(chain)
+            continue
+        for rule in rules:
+            jump = IptablesJump(netns, table, name, rule)
+            if jump.key in keys or listing.is_ours(listing.target(rule)):
+                found.append(jump)
+    return found
+
+
+def _run(argv: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except FileNotFoundError:
+        raise CapabilityError(
+            f"{argv[0]}: not found", hint=f"apt install {_PACKAGES[argv[0]]}"
+        ) from None
+
+
+def _refused(script: listing.Script, words: str) -> KernelError:
+    line = re.search(r"line:? (\d+)|/dev/stdin:(\d+)", words)
+    op = script.op_at(int(line[1] or line[2]) if line else 0)
+    said = " ".join(words.split())
+    return refusal(op, said)

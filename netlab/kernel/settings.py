@@ -1,0 +1,47 @@
+"""Sysctls of the namespace the calling thread is in."""
+
+from __future__ import annotations
+
+import os
+
+_TO_PATH = str.maketrans("./", "/.")
+
+
+def path(name: str) -> str:
+    """Return the file of a sysctl as sysctl(8) maps names: a dot inside a name is a slash.
+
+    >>> path("net.ipv6.conf.flannel/1.accept_ra")
+    '/proc/sys/net/ipv6/conf/flannel.1/accept_ra'
+    """
+    return "/proc/sys/" + name.translate(_TO_PATH)
+
+
+def needless(name: str) -> bool:
+    """Return whether a setting is about IPv6 on a kernel that has none: it holds already."""
+    return name.startswith("net.ipv6.") and not os.path.isdir("/proc/sys/net/ipv6")
+
+
+def read(name: str) -> str | None:
+    """Return the value, blanks made single spaces; None when there is no such setting."""
+    try:
+        descriptor = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return " ".join(os.read(descriptor, 4096).decode().split())
+    finally:
+        os.close(descriptor)
+
+
+def write(name: str, value: str) -> None:
+    """Give the setting a value. Raises OSError."""
+    try:
+        descriptor = os.open(path(name), os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if needless(name):
+            return
+        raise
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,215 @@
+"""A plan in the words of ip(8), bridge(8), sysctl(8), iptables(8) and nft(8), ready to be pasted.
+
+The commands do what `kernel` does by netlink: the same attributes, groups and protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from netlab.objects import (
+    GROUP,
+    PEER_GROUP,
+    PROTOCOL,
+    Address,
+    Bridge,
+    FdbEntry,
+    IptablesChain,
+    IptablesJump,
+    Neighbor,
+    Netns,
+    NftTable,
+    Route,
+    Sysctl,
+    Veth,
+    Vxlan,
+)
+from netlab.plan.order import Op, Verb
+
+
+def words(op: Op) -> list[str]:
+    """Return the command lines that do what *op* does."""
+    return _WORDS[type(op.object)](op)
+
+
+def _netns(op: Op) -> list[str]:
+    name = op.object.netns
+    if op.verb is Verb.DELETE:
+        return [f"ip netns delete {name}"]
+    made = [f"ip netns add {name}"] if op.verb is Verb.ADD else []
+    return [*made, f"ip -n {name} link set lo up"]
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _deleted_link(thing: Bridge | Veth | Vxlan) -> list[str]:
+    return [f"ip -n {thing.netns} link delete {thing.name}"]
+
+
+# The settings that every kind of link has, as far as they changed.
+def _set_link(old: Any, new: Any) -> list[str]:
+    ip = f"ip -n {new.netns} link set {new.name}"
+    lines = [f"{ip} address {new.mac}"] if old.mac != new.mac else []
+    lines += [f"{ip} mtu {new.mtu}"] if old.mtu != new.mtu else []
+    return lines + ([f"{ip} up"] if new.up and not old.up else [])
+
+
+def _bridge(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Bridge)
+    if op.verb is Verb.DELETE:
+        return _deleted_link(thing)
+    if op.verb is Verb.CHANGE:
+        return _set_link(op.old, thing)
+    ip = f"ip -n {thing.netns} link"
+    return [
+        f"{ip} add {thing.name} address {thing.mac} group {GROUP} up type bridge",
+        f"{ip} set {thing.name} mtu {thing.mtu}",
+    ]
+
+
+def _veth(op: Op) -> list[str]:
+    thing, old = op.object, op.old
+    assert isinstance(thing, Veth)
+    if op.verb is Verb.DELETE:
+        return _deleted_link(thing)
+    ip = f"ip -n {thing.netns} link"
+    hairpin = f"bridge -n {thing.netns} link set dev {thing.name} hairpin {_on_off(thing.hairpin)}"
+    if op.verb is Verb.ADD:
+        master = f" master {thing.bridge}" if thing.bridge else ""
+        peer = (
+            f"peer name {thing.peer_name} netns {thing.peer_netns} address {thing.peer_mac} "
+            f"mtu {thing.mtu} group {PEER_GROUP}"
+        )
+        made = (
+            f"{ip} add {thing.name} address {thing.mac} mtu {thing.mtu} group {GROUP} "
+            f"up{master} type veth {peer}"
+        )
+        lines = [made, hairpin] if thing.hairpin else [made]
+        return [*lines, f"ip -n {thing.peer_netns} link set {thing.peer_name} up"]
+    assert isinstance(old, Veth)
+    lines = _set_link(old, thing)
+    if thing.bridge != old.bridge:
+        lines.append(
+            f"{ip} set {thing.name} " + (f"master {thing.bridge}" if thing.bridge else "nomaster")
+        )
+    if thing.bridge and (thing.hairpin, thing.bridge) != (old.hairpin, old.bridge):
+        lines.append(hairpin)
+    far = f"ip -n {thing.peer_netns} link set {thing.peer_name}"
+    lines += [f"{far} address {thing.peer_mac}"] if thing.peer_mac != old.peer_mac else []
+    lines += [f"{far} mtu {thing.mtu}"] if thing.mtu != old.mtu else []
+    return lines + ([f"{far} up"] if thing.peer_up and not old.peer_up else [])
+
+
+def _vxlan(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Vxlan)
+    if op.verb is Verb.DELETE:
+        return _deleted_link(thing)
+    if op.verb is Verb.CHANGE:
+        return _set_link(op.old, thing)
+    port = f" dstport {thing.port}" if thing.port else " dstport 0"
+    learning = "learning" if thing.learning else "nolearning"
+    return [
+        f"ip -n {thing.netns} link add {thing.name} address {thing.mac} mtu {thing.mtu} "
+        f"txqueuelen 0 group {GROUP} up type vxlan id {thing.vni} local {thing.local} "
+        f"dev {thing.device}{port} {learning}"
+    ]
+
+
+def _address(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Address)
+    if op.verb is Verb.DELETE:
+        return [f"ip -n {thing.netns} address delete {thing.address} dev {thing.link}"]
+    return [f"ip -n {thing.netns} address add {thing.address} dev {thing.link} proto {PROTOCOL}"]
+
+
+def _route(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Route)
+    verb = {Verb.ADD: "add", Verb.CHANGE: "replace", Verb.DELETE: "delete"}[op.verb]
+    via = f" via {thing.via}" if thing.via else ""
+    onlink = " onlink" if thing.onlink else ""
+    return [
+        f"ip -n {thing.netns} route {verb} {thing.destination}{via} dev {thing.link}{onlink} "
+        f"proto {thing.protocol}"
+    ]
+
+
+def _neighbor(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Neighbor)
+    ip = f"ip -n {thing.netns} neighbor"
+    if op.verb is Verb.DELETE:
+        return [f"{ip} delete {thing.address} dev {thing.link}"]
+    return [f"{ip} replace {thing.address} lladdr {thing.mac} dev {thing.link} nud permanent"]
+
+
+def _fdb(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, FdbEntry)
+    verb = "delete" if op.verb is Verb.DELETE else "replace"
+    return [
+        f"bridge -n {thing.netns} fdb {verb} {thing.mac} dev {thing.link} "
+        f"dst {thing.destination} self permanent"
+    ]
+
+
+def _sysctl(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Sysctl)
+    if op.verb is Verb.DELETE:
+        return []
+    return [f"ip netns exec {thing.netns} sysctl -q -w '{thing.name}={thing.value}'"]
+
+
+def _chain(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, IptablesChain)
+    tool = f"ip netns exec {thing.netns} iptables-nft -w -t {thing.table}"
+    if op.verb is Verb.DELETE:
+        return [f"{tool} -F {thing.name}", f"{tool} -X {thing.name}"]
+    first = "-N" if op.verb is Verb.ADD else "-F"
+    return [
+        f"{tool} {first} {thing.name}",
+        *(f"{tool} -A {thing.name} {rule}" for rule in thing.rules),
+    ]
+
+
+def _jump(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, IptablesJump)
+    verb = "-D" if op.verb is Verb.DELETE else "-A"
+    tool = f"ip netns exec {thing.netns} iptables-nft -w -t {thing.table}"
+    return [f"{tool} {verb} {thing.chain} {thing.rule}"]
+
+
+def _table(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, NftTable)
+    nft = f"ip netns exec {thing.netns} nft"
+    named = f"table {thing.family} {thing.name}"
+    if op.verb is Verb.DELETE:
+        return [f"{nft} delete {named}"]
+    gone = [f"delete {named}"] if op.verb is Verb.CHANGE else []
+    return [f"{nft} -f - <<'END'", *gone, f"{named} {{", *thing.body.splitlines(), "}", "END"]
+
+
+_WORDS: dict[type, Callable[[Op], list[str]]] = {
+    Netns: _netns,
+    Bridge: _bridge,
+    Veth: _veth,
+    Vxlan: _vxlan,
+    Address: _address,
+    Route: _route,
+    Neighbor: _neighbor,
+    FdbEntry: _fdb,
+    Sysctl: _sysctl,
+    IptablesChain: _chain,
+    IptablesJump: _jump,
+    NftTable: _table,
+}
