@@ -1,0 +1,34 @@
+"""Processes and commands.
+
+`own`       netlab's own processes: started with a mark, found again by it, ended
+`commands`  `run`, the one door for programs that do one thing and end
+"""
+
+from netlab.processes.commands import MARK, START, Completed, installed, pasteable, run
+from netlab.processes.own import (
+    alive,
+    end,
+    end_all,
+    marked,
+    marked_environment,
+    pidfd,
+    spawn,
+    start_time,
+)
+
+__all__ = [
+    "MARK",
+    "START",
+    "Completed",
+    "alive",
+    "end",
+    "end_all",
+    "installed",
+    "marked",
+    "marked_environment",
+    "pasteable",
+    "pidfd",
+    "run",
+    "spawn",
+    "start_time",
+]
