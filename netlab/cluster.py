@@ -120,9 +120,10 @@ class Cluster(msgspec.Struct, frozen=True):
 
 def pod_state(lab: Lab, document: Document) -> PodState | None:
     """Return the placed pod that *document* describes, None while it has no node."""
-    pod = view(document, Pod)
-    if not pod.spec.nodeName:
+    spec = document.get("spec") or {}
+    if not spec.get("nodeName"):
         return None
+    pod = view(document, Pod)
     meta = pod.metadata
     owner = next((o for o in meta.ownerReferences if o.controller), None)
     return PodState(

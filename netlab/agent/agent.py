@@ -18,6 +18,7 @@ from netlab.agent.node import Node
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.errors import NetlabError
+from netlab.kernel import Kernel, real
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
 from netlab.pods.control import Servers
@@ -32,8 +33,9 @@ class Agent:
     def __init__(self, run: Path) -> None:
         self.run = run
         self.state = State(run)
+        self.kernel: Kernel = real.RealKernel()
         self.servers = Servers(run)
-        self.world = World(self.state, self.servers, ready=self._world_ready)
+        self.world = World(self.state, self.kernel, self.servers, ready=self._world_ready)
         self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
         self._nodes: dict[str, Node] = {}
         self._lock = threading.Lock()
@@ -60,7 +62,7 @@ class Agent:
                 self._nodes.pop(name).end()
                 self.state.forget(name)
             for name in declared - set(self._nodes):
-                self._nodes[name] = Node(self.state, name, self.servers)
+                self._nodes[name] = Node(self.state, name, self.kernel, self.servers)
                 self._nodes[name].recorded = [] if self.world.recorded is not None else None
                 self._nodes[name].start()
             loops: list[Loop] = [self.control_plane, *self._nodes.values()]

@@ -16,12 +16,14 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from netlab.agent.agent import Agent
 from netlab.errors import NetlabError
+
+if TYPE_CHECKING:  # a command only asks; it need not load the agent
+    from netlab.agent.agent import Agent
 
 Say = Callable[[dict[str, Any]], None]
 log = logging.getLogger("netlab.agent.control")
@@ -60,7 +62,10 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
 
     try:
         with connection.makefile("rb") as lines:
-            request = msgspec.json.decode(lines.readline())
+            line = lines.readline()
+        if not line:
+            return  # somebody only wanted to know whether anybody listens
+        request = msgspec.json.decode(line)
         if request["do"] == "declare":
             say({"result": agent.declare(request, say)})
         elif request["do"] == "status":

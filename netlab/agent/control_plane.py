@@ -21,7 +21,8 @@ from netlab.kernel import netns
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd, Watch
+from netlab.store.etcd import PORT, Etcd
+from netlab.store.watch import Watch
 
 REGISTRY = "/registry/"
 MAX_ROUNDS = 50  # of controllers in one pass; a fixed point is reached in a handful

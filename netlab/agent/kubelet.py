@@ -19,7 +19,7 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.kernel import netns
 from netlab.model.kubernetes import Container, Document
 from netlab.pods.containers import Containers, Wanted
-from netlab.pods.control import Served, Servers
+from netlab.pods.control import Port, Result, Served, Servers
 
 # Writes documents over the versions they were made from; returns those that were written.
 Write = Callable[[Sequence[Document]], list[Document]]
@@ -35,8 +35,8 @@ class Kubelet:
         self.containers = Containers(run)
         self.log = log
         self._documents: dict[str, Document] = {}  # by uid, the newest seen or written
-        self._served: dict[tuple[str, str, str], tuple[Served, int]] = {}
-        self._results: dict[tuple[str, str, str], str] = {}
+        self._served: dict[str, tuple[Served, int]] = {}  # with the namespace's identity
+        self._results: dict[str, Result] = {}
 
     # -- addresses
 
@@ -87,20 +87,24 @@ class Kubelet:
 
     def _serve(self, pods: Sequence[PodState]) -> None:
         """Have the pod servers listen for every container that has no command of its own."""
-        wanted: dict[tuple[str, str, str], tuple[Served, int]] = {}
+        wanted: dict[str, tuple[Served, int]] = {}
         for pod in pods:
             identity = netns.identity(pod.netns)
             for container in pod.containers:
                 if not container.command:
                     served = _served(pod, container)
-                    wanted[pod.namespace, pod.name, container.name] = (served, identity)
-        new = [item[0] for key, item in wanted.items() if self._served.get(key) != item]
+                    wanted[served.key] = (served, identity)
+        # What failed is asked for again: another pod may have held the port.
+        new = [
+            served
+            for key, (served, identity) in wanted.items()
+            if self._served.get(key) != (served, identity) or self._results[key].errors
+        ]
         old = [key for key in self._served if key not in wanted]
         if new or old:
-            results = self.servers.update(new, old)
+            self._results.update(self.servers.update(new, old))
             for key in old:
                 self._results.pop(key, None)
-            self._results.update({key: result.problem for key, result in results.items()})
             self._served = wanted
 
     def _execute(self, pods: Sequence[PodState]) -> dict[tuple[str, str, str], Any]:
@@ -129,9 +133,9 @@ class Kubelet:
     ) -> list[Document]:
         found = []
         for container in pod.containers:
-            key = (pod.namespace, pod.name, container.name)
-            problem = self._results.get(key, "")
-            found.append({"name": container.name, "problem": problem, **states.get(key, {})})
+            result = self._results.get(_served(pod, container).key, Result())
+            state = states.get((pod.namespace, pod.name, container.name), {})
+            found.append({"name": container.name, "problem": ", ".join(result.errors), **state})
         return found
 
 
@@ -142,7 +146,8 @@ def _served(pod: PodState, container: Container) -> Served:
         namespace=pod.namespace,
         pod=pod.name,
         container=container.name,
-        ports=tuple((port.protocol, port.containerPort) for port in container.ports),
+        ports=tuple(Port(port.containerPort, port.protocol) for port in container.ports),
+        hostname=pod.hostname,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from netlab import desired
+from netlab import cni, desired
 from netlab.agent.kubelet import Kubelet, Write
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, Snapshot, State
@@ -24,14 +24,16 @@ from netlab.errors import StoreError
 from netlab.flannel import lease, subnets, vxlan
 from netlab.flannel.config import SUBNETS, Config, resolve
 from netlab.flannel.lease import Lease
-from netlab.kernel import Kernel, netns, real
+from netlab.kernel import Kernel, netns
 from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
-from netlab.plan import difference
+from netlab.plan import Verb, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd, Watch
+from netlab.store.etcd import PORT, Etcd
+from netlab.store.watch import Watch
 
 ECHO = 1.0  # seconds after a change of ours in which everything is compared once more
 
@@ -39,12 +41,12 @@ ECHO = 1.0  # seconds after a change of ours in which everything is compared onc
 class Node(Loop):
     """Keeps the node called *node* of the state's lab."""
 
-    def __init__(self, state: State, node: str, servers: Servers) -> None:
+    def __init__(self, state: State, node: str, kernel: Kernel, servers: Servers) -> None:
         super().__init__(node)
         self.state = state
         self.node = node
         self.kubelet = Kubelet(state.run, node, servers, log=self.log)
-        self.kernel: Kernel = real.RealKernel()
+        self.kernel = kernel
         self._home = (0, "")
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
@@ -65,10 +67,14 @@ class Node(Loop):
             return
         self._enter()
         config = resolve(lab.network)
+        if self._held is None:
+            self._join_underlay(lab)
         away = self._learn(config)
         snapshot = self._snapshot
-        if snapshot is None or (self._held is None and away is not None):
-            raise away or StoreError("etcd holds no objects yet")
+        if away is not None and (snapshot is None or self._held is None):
+            raise away
+        if snapshot is None:
+            return  # the control plane has published nothing yet; it will wake this loop
         write = self._write if away is None else None
         seen = self._as_leased(snapshot, write)
         state = seen.node(self.node)
@@ -91,6 +97,18 @@ class Node(Loop):
         self._agreed.clear()
         self._events = self.kernel.watch(name)
         self._home = home
+
+    def _join_underlay(self, lab: Lab) -> None:
+        """Give the node its address on the underlay, which etcd is asked through; only add."""
+        name = lab.netns(self.node)
+        wanted = cni.node_objects(lab, NodeState(lab.node(self.node), name))
+        operations = [
+            operation
+            for operation in difference(wanted, self.kernel.observe(name, wanted))
+            if operation.verb is not Verb.DELETE
+        ]
+        self.note(operations, agreed=())
+        self.kernel.apply(operations)
 
     def _learn(self, config: Config) -> StoreError | None:
         """Ask etcd for leases and take the newest snapshot; return why etcd is away, if it is."""

@@ -10,33 +10,35 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 
 from netlab import processes, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
-from netlab.kernel import Kernel, Watch, netns, real
+from netlab.kernel import Kernel, Watch, netns
 from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
-from netlab.plan import Op, Verb, difference, words
-from netlab.pods.control import Served, Servers
+from netlab.plan import Op, Verb, difference
+from netlab.pods.control import Port, Served, Servers
 from netlab.store import server
 from netlab.store.etcd import PORT, Etcd
 
 ETCD = "etcd"  # the role of etcd's process
 ETCD_DEADLINE = 20.0  # seconds for etcd to become healthy
-INTERNET_PORTS = (("TCP", 80), ("UDP", 53))
+INTERNET_PORTS = (Port(80), Port(80, "UDP"))
 
 
 class World(Loop):
     """Keeps the world around the nodes; `ready` is called after each pass that found it whole."""
 
-    def __init__(self, state: State, servers: Servers, *, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, state: State, kernel: Kernel, servers: Servers, *, ready: Callable[[], None]
+    ) -> None:
         super().__init__("world")
         self.state = state
         self.servers = servers
         self.ready = ready
-        self.kernel: Kernel = real.RealKernel()
+        self.kernel = kernel
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
@@ -88,8 +90,10 @@ class World(Loop):
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         watched: dict[int, Callable[[], None]] = {
-            watch.fileno(): lambda watch=watch: _drain(watch) for _, watch in self._watches.values()
+            watch.fileno(): partial(_drain, watch) for _, watch in self._watches.values()
         }
+        # Readable when the pod servers die: the next pass starts new ones and tells them all.
+        watched[self.servers.fileno()] = lambda: None
         # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
         watched[self._mounts] = lambda: None
         return watched
@@ -127,8 +131,7 @@ class World(Loop):
                     container=world.INTERNET,
                     ports=INTERNET_PORTS,
                 )
-            ],
-            [],
+            ]
         )
 
     def close(self) -> None:
@@ -139,15 +142,3 @@ class World(Loop):
 
 def _drain(watch: Watch) -> None:
     watch.drain()
-
-
-def remove_everything(lab: str, run: Path) -> list[str]:
-    """End every process and remove every namespace and file of *lab*; return what was done.
-
-    Works whatever state a crash left behind.
-    """
-    kernel = real.RealKernel()
-    done = [f"end {role} (pid {pid})" for role, pid in processes.end_all(run)]
-    operations = [Op(Verb.DELETE, Netns(name)) for name in kernel.namespaces(lab)]
-    kernel.apply(operations)
-    return done + [line for operation in operations for line in words(operation)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 
 from netlab import cni, controllers, desired, world
+from netlab.agent.control_plane import described
 from netlab.cluster import cluster
 from netlab.controllers import Change
 from netlab.errors import NetlabError
@@ -37,9 +38,9 @@ def plan(declaration: Declaration) -> Report:
     held = _stand_in_leases(lab, config, held)
     documents = _stand_in_addresses(lab, documents, held)
     operations = _operations(lab, config, documents, held)
-    described = [] if known == lab else [f"lab {lab.name}"]
+    relabelled = [] if known == lab else [f"lab {lab.name}"]
     return Report(
-        changes=described + [described(change) for change in changes],
+        changes=relabelled + [described(change) for change in changes],
         operations=len(operations),
         words=[line for op in operations for line in words(op)],
     )
