@@ -29,6 +29,17 @@ class Flow(msgspec.Struct, frozen=True):
             self.destination, self.source, self.protocol, self.destination_port, self.source_port
         )
 
+    def __str__(self) -> str:
+        """`10.244.1.2:40001 -> 10.244.2.3:80 tcp`."""
+        ends = [
+            f"{address}:{port}" if port else address
+            for address, port in (
+                (self.source, self.source_port),
+                (self.destination, self.destination_port),
+            )
+        ]
+        return f"{ends[0]} -> {ends[1]} {self.protocol}"
+
 
 class Direction(StrEnum):
     """As seen by the device: a packet comes in from it, or goes out through it."""
@@ -37,21 +48,30 @@ class Direction(StrEnum):
     OUT = "out"
 
 
+class Leg(StrEnum):
+    """Which half of a conversation a packet belongs to."""
+
+    REQUEST = "request"
+    REPLY = "reply"
+
+
 class Outer(msgspec.Struct, frozen=True):
     """The VXLAN envelope of a packet (RFC 7348)."""
 
     source: str
     destination: str
-    source_port: int
-    destination_port: int
     vni: int
-    ttl: int
-    inner_source_mac: str
-    inner_destination_mac: str
+    source_port: int = 0
+    destination_port: int = 0
+    ttl: int = 0
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """One packet on one device: when (ns since the epoch, one clock for all), where, what."""
+    """One packet on one device: when (ns since the epoch, one clock for all), where, what.
+
+    `flow`, `ttl`, `length`, `ip_id` and the MACs are those of the packet the probe is in: inside
+    VXLAN the inner ones. `icmp` names an ICMP message: `echo-request`, `net-unreachable`, …
+    """
 
     time: int
     netns: str
@@ -59,16 +79,25 @@ class Sighting(msgspec.Struct, frozen=True):
     direction: Direction
     flow: Flow
     ttl: int
-    length: int  # bytes of the (inner) IP packet
+    length: int  # bytes of the IP packet
     source_mac: str = ""
     destination_mac: str = ""
     outer: Outer | None = None
-    payload: bytes = b""
     ip_id: int = 0
+    icmp: str = ""
+
+    @property
+    def where(self) -> str:
+        """`notes.node1 flannel.1 out`."""
+        return f"{self.netns} {self.device} {self.direction}"
 
 
 class Hop(msgspec.Struct, frozen=True):
-    """One place a packet is expected at, and how it must look there; None: not checked."""
+    """One place a packet is expected at, and how it must look there; None: not checked.
+
+    `why` names what carries the packet on from here (a bridge, a route, a neighbour entry), so
+    that a verdict can say what to look at when it is seen here and not at the next hop.
+    """
 
     netns: str
     device: str
@@ -76,20 +105,46 @@ class Hop(msgspec.Struct, frozen=True):
     source: str
     destination: str
     ttl: int | None = None
-    outer_source: str | None = None  # with outer_destination: inside VXLAN here
-    outer_destination: str | None = None
-    why: str = (
-        ""  # what makes it go on from here: `docker0 forwards to vethX`, `route via flannel.1`
-    )
+    outer: Outer | None = None  # compared: addresses and VNI
+    source_mac: str | None = None
+    destination_mac: str | None = None
+    why: str = ""
+
+    @property
+    def where(self) -> str:
+        """`notes.node1 flannel.1 out`."""
+        return f"{self.netns} {self.device} {self.direction}"
+
+    @property
+    def looks(self) -> str:
+        """How the packet must look here: `10.244.1.2 -> 10.244.2.2 in VXLAN 192.168…`."""
+        inner = f"{self.source} -> {self.destination}"
+        if self.outer is None:
+            return inner
+        return f"{inner} in VXLAN {self.outer.vni}, {self.outer.source} -> {self.outer.destination}"
 
 
 class Expectation(msgspec.Struct, frozen=True):
-    """The way a flow should take: hops of the request, of the reply, and where it must not show."""
+    """The way a flow should take: hops of the request, of the reply, and where it must not show.
+
+    `ends` is empty for a flow that is to be answered; otherwise it says what stops the request
+    behind its last hop.
+    """
 
     flow: Flow
     request: tuple[Hop, ...]
     reply: tuple[Hop, ...] = ()
     forbidden: tuple[tuple[str, str], ...] = ()  # (netns, device)
+    ends: str = ""
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """An expected hop and the sighting that stands for it; `problem` when it looked otherwise."""
+
+    leg: Leg
+    hop: Hop
+    sighting: Sighting | None = None
+    problem: str = ""
 
 
 class Outcome(StrEnum):
@@ -106,5 +161,7 @@ class Verdict(msgspec.Struct, frozen=True):
     title: str = ""
     evidence: tuple[str, ...] = ()
     last_seen: str = ""  # `notes.node1 flannel.1 out`
-    expected_next: str = ""
+    expected_next: str = ""  # the hop that is missing or wrong, and what should have led there
     seconds: float = 0.0
+    flow: Flow | None = None
+    passages: tuple[Passage, ...] = ()

@@ -1,0 +1,272 @@
+"""What should have been seen against what was seen: the verdict names the first difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netlab.packets import (
+    Expectation,
+    Flow,
+    Hop,
+    Leg,
+    Outcome,
+    Passage,
+    Protocol,
+    Sighting,
+    Verdict,
+)
+
+SHOWN = 3  # sightings off the way that a verdict names
+
+
+def leg_of(flow: Flow, sighting: Sighting) -> Leg | None:
+    """Return which half of *flow* a sighting belongs to; None for an ICMP error about it.
+
+    Ports decide, because NAT changes addresses: the request keeps its destination port unless a
+    Service rewrites it, the reply has it as its source.
+    """
+    if flow.protocol is Protocol.ICMP:
+        return {"echo-request": Leg.REQUEST, "echo-reply": Leg.REPLY}.get(sighting.icmp)
+    if sighting.icmp:
+        return None
+    if sighting.flow.destination_port == flow.destination_port:
+        return Leg.REQUEST
+    return Leg.REPLY if sighting.flow.source_port == flow.destination_port else None
+
+
+def difference(hop: Hop, sighting: Sighting) -> str:
+    """Return how *sighting* looks otherwise than *hop* asks for, "" when it does not."""
+    flow = sighting.flow
+    if (flow.source, flow.destination) != (hop.source, hop.destination):
+        return (
+            f"seen there as {flow.source} -> {flow.destination}, "
+            f"not {hop.source} -> {hop.destination}"
+        )
+    if hop.outer is None and sighting.outer is not None:
+        return (
+            f"seen there inside VXLAN {sighting.outer.source} -> {sighting.outer.destination}, "
+            "not by itself"
+        )
+    if hop.outer is not None:
+        wrong = _outer_difference(hop, sighting)
+        if wrong:
+            return wrong
+    if hop.ttl is not None and sighting.ttl != hop.ttl:
+        return f"seen there with TTL {sighting.ttl}, not {hop.ttl}"
+    for end in ("source", "destination"):
+        wanted, seen = getattr(hop, f"{end}_mac"), getattr(sighting, f"{end}_mac")
+        if wanted is not None and wanted != seen:
+            return f"seen there with {end} MAC {seen}, not the VTEP's {wanted}"
+    return ""
+
+
+def _outer_difference(hop: Hop, sighting: Sighting) -> str:
+    wanted, outer = hop.outer, sighting.outer
+    assert wanted is not None
+    if outer is None:
+        return "seen there by itself, not inside VXLAN"
+    if (outer.source, outer.destination) != (wanted.source, wanted.destination):
+        return (
+            f"seen there in VXLAN {outer.source} -> {outer.destination}, "
+            f"not {wanted.source} -> {wanted.destination}"
+        )
+    return f"seen there with VNI {outer.vni}, not {wanted.vni}" if outer.vni != wanted.vni else ""
+
+
+def passages(leg: Leg, hops: Sequence[Hop], sightings: Sequence[Sighting]) -> list[Passage]:
+    """Return each hop with the sighting that stands for it: the first fitting one not used.
+
+    Sightings count in the order of time, so a hop is only looked for after the one before it.
+    """
+    found: list[Passage] = []
+    rest = sorted(sightings, key=lambda sighting: sighting.time)
+    for hop in hops:
+        here = [s for s in rest if s.where == hop.where]
+        fitting = next((s for s in here if not difference(hop, s)), None)
+        chosen = fitting or (here[0] if here else None)
+        if chosen is None:
+            found.append(Passage(leg, hop, None, "not seen there"))
+            continue
+        found.append(Passage(leg, hop, chosen, difference(hop, chosen)))
+        rest = [s for s in rest if s is not chosen and s.time >= chosen.time]
+    return found
+
+
+def stray(
+    expectation: Expectation, found: Sequence[Passage], sightings: Sequence[Sighting]
+) -> list[Sighting]:
+    """Return the sightings at places where the flow has no hop, in order of time."""
+    places = {passage.hop.where for passage in found}
+    return sorted(
+        (s for s in sightings if s.where not in places and leg_of(expectation.flow, s)),
+        key=lambda sighting: sighting.time,
+    )
+
+
+def forbidden_sighting(expectation: Expectation, sightings: Sequence[Sighting]) -> Sighting | None:
+    """Return a sighting of the flow itself on a device where it must not show."""
+    for sighting in sightings:
+        shown = (sighting.netns, sighting.device)
+        if shown in expectation.forbidden and leg_of(expectation.flow, sighting):
+            return sighting
+    return None
+
+
+def bare_sighting(found: Sequence[Passage], sightings: Sequence[Sighting]) -> Sighting | None:
+    """Return a sighting outside VXLAN on a device where the flow may only be inside."""
+    wrapped = {(p.hop.netns, p.hop.device) for p in found if p.hop.outer is not None}
+    for sighting in sightings:
+        if (sighting.netns, sighting.device) in wrapped and not (sighting.outer or sighting.icmp):
+            return sighting
+    return None
+
+
+def refusals(sightings: Sequence[Sighting]) -> list[str]:
+    """Return who refused the flow by an ICMP error, `port-unreachable from 10.244.1.2`."""
+    ordered = sorted(sightings, key=lambda sighting: sighting.time)
+    words = [
+        f"{s.icmp} from {s.flow.source}"
+        for s in ordered
+        if s.icmp and not s.icmp.startswith("echo-")
+    ]
+    return list(dict.fromkeys(words))
+
+
+def compare(
+    expectation: Expectation,
+    sightings: Sequence[Sighting],
+    *,
+    answered: bool | None = None,
+    refused: str = "",
+    path: str = "probe",
+    title: str = "",
+) -> Verdict:
+    """Return what the sightings say about the expected way.
+
+    *answered*: whether the sender got its answer; None when it was not waited for. *refused*:
+    what the sender's socket was told instead. An answer alone never passes: every hop must have
+    been seen, and looked as it should.
+    """
+    flow = expectation.flow
+    legs: dict[Leg | None, list[Sighting]] = {Leg.REQUEST: [], Leg.REPLY: [], None: []}
+    for sighting in sightings:
+        legs[leg_of(flow, sighting)].append(sighting)
+    found = passages(Leg.REQUEST, expectation.request, legs[Leg.REQUEST])
+    found += passages(Leg.REPLY, expectation.reply, legs[Leg.REPLY])
+
+    def verdict(
+        outcome: Outcome, evidence: Sequence[str], last: str = "", following: str = ""
+    ) -> Verdict:
+        return Verdict(
+            path,
+            outcome,
+            title,
+            tuple(evidence),
+            last,
+            following,
+            flow=flow,
+            passages=tuple(found),
+        )
+
+    shown = forbidden_sighting(expectation, sightings)
+    if shown is not None:
+        return verdict(
+            Outcome.FAIL,
+            [f"seen on {shown.where}, where this flow must not show"],
+            shown.where,
+            "never there",
+        )
+    if answered and not any(p.sighting for p in found) and found:
+        return verdict(Outcome.FAIL, ["answered without having been seen anywhere on its way"])
+    for index, passage in enumerate(found):
+        if passage.problem:
+            before = found[index - 1] if index else None
+            return verdict(
+                Outcome.FAIL,
+                _what_went_wrong(
+                    expectation, found, index, sightings, answered=answered, refused=refused
+                ),
+                before.hop.where if before else "nowhere",
+                f"{passage.hop.where} as {passage.hop.looks}"
+                + (f" ({before.hop.why})" if before and before.hop.why else ""),
+            )
+    bare = bare_sighting(found, sightings)
+    if bare is not None:
+        return verdict(
+            Outcome.FAIL,
+            [f"seen on {bare.where} outside VXLAN"],
+            bare.where,
+            "only inside VXLAN there",
+        )
+    if expectation.ends:
+        beyond = stray(expectation, found, sightings)
+        if beyond or answered:
+            what = f"went on to {beyond[0].where}" if beyond else "was answered"
+            last = found[-1].hop.where if found else "nowhere"
+            return verdict(Outcome.FAIL, [f"it {what}"], last, f"nothing: {expectation.ends}")
+        return verdict(Outcome.PASS, _stopped_evidence(expectation, found, sightings, refused))
+    if answered is False:
+        last = found[-1].hop.where if found else "nowhere"
+        return verdict(
+            Outcome.FAIL,
+            [
+                "every hop seen, but the sender got no answer",
+                *_refused_words(refused, sightings),
+            ],
+            last,
+            "an answer to the sender's socket",
+        )
+    return verdict(Outcome.PASS, _pass_evidence(found))
+
+
+def _what_went_wrong(
+    expectation: Expectation,
+    found: Sequence[Passage],
+    index: int,
+    sightings: Sequence[Sighting],
+    *,
+    answered: bool | None,
+    refused: str,
+) -> list[str]:
+    """The problem of the first bad hop, then what else was seen that may explain it."""
+    passage = found[index]
+    lines = [f"{passage.leg}: {passage.problem}"]
+    lines += _refused_words(refused, sightings)
+    elsewhere = stray(expectation, found, sightings)[:SHOWN]
+    for sighting in elsewhere:
+        outer = sighting.outer
+        inside = f" in VXLAN {outer.source} -> {outer.destination}" if outer else ""
+        lines.append(f"seen off its way: {sighting.where}{inside}")
+    if answered:
+        lines.append("the sender was answered all the same")
+    return lines
+
+
+def _stopped_evidence(
+    expectation: Expectation,
+    found: Sequence[Passage],
+    sightings: Sequence[Sighting],
+    refused: str,
+) -> list[str]:
+    last = f"last seen at {found[-1].hop.where}" if found else "not even sent"
+    return [f"{last}: {expectation.ends}", *_refused_words(refused, sightings)]
+
+
+def _refused_words(refused: str, sightings: Sequence[Sighting]) -> list[str]:
+    words = [f"the sender was told: {refused}"] if refused else []
+    return words + [f"refused: {word}" for word in refusals(sightings)]
+
+
+def _pass_evidence(found: Sequence[Passage]) -> list[str]:
+    lines = []
+    for leg in Leg:
+        mine = [p for p in found if p.leg is leg and p.sighting is not None]
+        if not mine:
+            continue
+        first, last = mine[0].sighting, mine[-1].sighting
+        assert first is not None and last is not None
+        lines.append(
+            f"{leg}: {len(mine)} hops seen in {(last.time - first.time) // 1000} µs, "
+            f"TTL {first.ttl} -> {last.ttl}"
+        )
+    return lines

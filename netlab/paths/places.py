@@ -1,0 +1,131 @@
+"""Who is meant by a word or an address: a pod, a node, a member of the world around them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from netlab import world
+from netlab.cluster import Cluster, NodeState, PodState
+from netlab.errors import NotFoundError
+
+INNER_MEMBERS = (world.GATEWAY, world.MASTER)
+OUTSIDE = (world.INTERNET, world.CLIENT)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An end of a flow. `netns` is empty for an address nobody in the lab has."""
+
+    address: str
+    netns: str = ""
+    pod: PodState | None = None
+    node: NodeState | None = None  # the machine itself, or the one the pod is on
+    member: str = ""  # world.GATEWAY, …
+
+    @property
+    def title(self) -> str:
+        if self.pod:
+            return self.pod.title
+        return self.node.name if self.node else self.member or self.address
+
+
+def of_pod(cluster: Cluster, pod: PodState) -> Place:
+    """Return the place of *pod*. Raises NotFoundError while it has no address."""
+    if not pod.ip:
+        raise NotFoundError(f"pod {pod.title} has no address yet")
+    return Place(pod.ip, pod.netns, pod=pod, node=cluster.node(pod.node))
+
+
+def of_node(node: NodeState, address: str = "") -> Place:
+    """Return the place of *node*, known by *address* or by its own on the underlay."""
+    return Place(address or node.address, node.netns, node=node)
+
+
+def of_member(cluster: Cluster, member: str, address: str = "") -> Place:
+    """Return the place of a machine that is no node."""
+    first = world.member_addresses(cluster.lab)[member][0]
+    return Place(address or first, cluster.lab.netns(member), member=member)
+
+
+def of_address(cluster: Cluster, address: str) -> Place:
+    """Return who has *address*; a place without a namespace when nobody has."""
+    for pod in cluster.pods:
+        if pod.ip == address:
+            return of_pod(cluster, pod)
+    for node in cluster.nodes:
+        if address in (node.address, node.bridge_address, node.tunnel_address):
+            return of_node(node, address)
+    for member, its in world.member_addresses(cluster.lab).items():
+        if address in its:
+            return of_member(cluster, member, address)
+    return Place(address)
+
+
+def place(cluster: Cluster, word: str) -> Place:
+    """Return what *word* means: `[NS/]POD`, `node/NAME`, `gateway`, an IPv4 address.
+
+    Raises NotFoundError, naming the nearest thing there is.
+    """
+    try:
+        return of_address(cluster, str(IPv4Address(word)))
+    except ValueError:
+        pass
+    if word in (*INNER_MEMBERS, *OUTSIDE):
+        return of_member(cluster, word)
+    kind, _, name = word.rpartition("/")
+    try:
+        if kind == "node":
+            return of_node(cluster.node(name))
+        pod = cluster.pod(word)
+    except LookupError as missing:
+        raise NotFoundError(str(missing), hint=_nearest(cluster, word)) from missing
+    return of_pod(cluster, pod)
+
+
+def _nearest(cluster: Cluster, word: str) -> str:
+    from difflib import get_close_matches
+
+    known = [pod.title for pod in cluster.pods] + [f"node/{node.name}" for node in cluster.nodes]
+    known += [pod.name for pod in cluster.pods if pod.namespace == "default"]
+    close = get_close_matches(word, [*known, *INNER_MEMBERS, *OUTSIDE], n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(close)}?" if close else "see `netlab get pods -A`"
+
+
+def in_network(cluster: Cluster, address: str) -> bool:
+    """Return whether *address* lies in flannel's network."""
+    return IPv4Address(address) in IPv4Network(cluster.lab.network.Network)
+
+
+def direct(cluster: Cluster, node: NodeState, peer: NodeState) -> bool:
+    """Return whether pods of the two nodes meet by plain routes, without a tunnel."""
+    lab = cluster.lab
+    backend = lab.network.Backend
+    if backend.Type == "host-gw":
+        return True
+    same = lab.segment_of(node.address) == lab.segment_of(peer.address)
+    return backend.DirectRouting and same
+
+
+def source_address(cluster: Cluster, source: Place, destination: Place) -> str:
+    """Return the address *source* sends from when it chooses by its routes."""
+    if destination.address.startswith("127."):
+        return destination.address
+    if source.pod or source.netns == destination.netns:
+        return source.address if source.pod else destination.address
+    if source.node:
+        return _node_source(cluster, source.node, destination)
+    if source.member == world.GATEWAY and destination.member in OUTSIDE:
+        interface = getattr(cluster.lab.outside, destination.member)
+        return str(world.gateway_side(interface).ip)
+    return world.member_addresses(cluster.lab)[source.member][0]
+
+
+def _node_source(cluster: Cluster, node: NodeState, destination: Place) -> str:
+    """A node's: docker0's towards its own pods, flannel.1's over the overlay, else eth0's."""
+    peer = destination.node
+    if peer is None or destination.address == peer.address:
+        return node.address
+    if peer == node:
+        return node.bridge_address
+    return node.address if direct(cluster, node, peer) else node.tunnel_address

@@ -1,0 +1,326 @@
+"""The way a flow should take, hop by hop, from what is declared and leased.
+
+A hop is a device as AF_PACKET shows it, in and out. What the kernel shows, found by watching:
+a frame that a bridge only switches is seen on the two ports and not on the bridge device; one
+that the bridge hands up to IP, or gets from it, is seen on the bridge device too. A tunnel
+device shows the inner packet, the card below it the VXLAN envelope. NAT happens between two
+devices, so the rewrite is seen as a difference between two hops.
+
+TTL starts at 64 (Linux, net.ipv4.ip_default_ttl) and falls by one on each machine that forwards.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from netlab import world
+from netlab.cluster import Cluster, NodeState
+from netlab.model.lab import Lab
+from netlab.packets import Direction, Expectation, Flow, Hop, Outer, Protocol
+from netlab.paths import places
+from netlab.paths.places import Place
+
+TTL = 64
+IN, OUT = Direction.IN, Direction.OUT
+
+
+class Way:
+    """Hops collected while one packet is followed from machine to machine."""
+
+    def __init__(self, lab: Lab, source: str, destination: str) -> None:
+        self.lab = lab
+        self.source = source
+        self.destination = destination
+        self.ttl = TTL
+        self.outer: Outer | None = None
+        self.hops: list[Hop] = []
+
+    def at(
+        self,
+        netns: str,
+        device: str,
+        direction: Direction,
+        why: str = "",
+        *,
+        macs: tuple[str, str] | None = None,
+    ) -> None:
+        """Add the hop *device*; the packet looks there as it looks now."""
+        source_mac, destination_mac = macs or (None, None)
+        self.hops.append(
+            Hop(
+                netns=netns,
+                device=device,
+                direction=direction,
+                source=self.source,
+                destination=self.destination,
+                ttl=self.ttl,
+                outer=self.outer,
+                source_mac=source_mac,
+                destination_mac=destination_mac,
+                why=why,
+            )
+        )
+
+    def carried_on(self, why: str) -> None:
+        """Say what carries the packet on from the hop added last."""
+        if self.hops:
+            self.hops[-1] = replace(self.hops[-1], why=why)
+
+    def forwarded(self) -> None:
+        """One machine routes the packet; in a tunnel only the envelope notices."""
+        if self.outer is None:
+            self.ttl -= 1
+
+
+def segment_bridge(lab: Lab, address: str) -> str:
+    """Return the underlay bridge that the machine with *address* is plugged into."""
+    return world.bridge_name(lab.segment_of(address))
+
+
+def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]) -> None:
+    """Follow a packet from one machine's eth0 to another's; each is (member name, address)."""
+    lab = way.lab
+    underlay = lab.netns(world.UNDERLAY)
+    (name, address), (peer, peer_address) = sender, receiver
+    here, there = segment_bridge(lab, address), segment_bridge(lab, peer_address)
+    out_port, in_port = world.port_name(name), world.port_name(peer)
+    way.at(
+        lab.netns(name), world.UPLINK, OUT, f"the cable to port {out_port} of {underlay} carries it"
+    )
+    if here == there:
+        way.at(underlay, out_port, IN, f"bridge {here} switches it to port {in_port}")
+    else:
+        way.at(underlay, out_port, IN, f"bridge {here} hands it to the underlay's router")
+        way.at(underlay, here, IN, f"the underlay routes it to {there}")
+        way.forwarded()
+        way.at(underlay, there, OUT, f"bridge {there} switches it to port {in_port}")
+    way.at(underlay, in_port, OUT, f"the cable to eth0 of {peer} carries it")
+    way.at(lab.netns(peer), world.UPLINK, IN, f"{lab.netns(peer)} takes it for itself")
+
+
+def out_of_pod(way: Way, pod: Place, *, onto_bridge: bool) -> None:
+    """Follow a packet from a pod's eth0 into its node; *onto_bridge* when IP gets it there."""
+    assert pod.pod and pod.node
+    bridge = pod.node.declared.bridge
+    way.at(
+        pod.netns,
+        world.UPLINK,
+        OUT,
+        f"the veth pair carries it to {pod.pod.veth} of {pod.pod.node}",
+    )
+    way.at(pod.node.netns, pod.pod.veth, IN, f"{pod.pod.veth} is a port of {bridge}, which is up")
+    if onto_bridge:
+        way.at(pod.node.netns, bridge, IN)
+
+
+def into_pod(way: Way, pod: Place, *, from_bridge: bool) -> None:
+    """Follow a packet from a node into a pod's eth0; *from_bridge* when IP sends it there."""
+    assert pod.pod and pod.node
+    bridge, veth = pod.node.declared.bridge, pod.pod.veth
+    if from_bridge:
+        way.carried_on(
+            f"route {pod.node.subnet} dev {bridge}, FLANNEL-FWD accepts, "
+            f"ARP for {pod.address} answered through port {veth}"
+        )
+        way.at(pod.node.netns, bridge, OUT, f"{bridge} switches it to its port {veth}")
+    else:
+        way.carried_on(f"{bridge} switches it to its port {veth}")
+    way.at(pod.node.netns, veth, OUT, "the veth pair carries it to eth0 of the pod")
+    way.at(pod.netns, world.UPLINK, IN, f"{pod.address} is the pod's own address")
+
+
+def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
+    """Follow a packet from one node's flannel.N to another's (RFC 7348)."""
+    vni = way.lab.network.Backend.VNI
+    device = f"flannel.{vni}"
+    macs = (node.vtep_mac, peer.vtep_mac)
+    way.carried_on(
+        f"route {peer.subnet} via {peer.tunnel_address} dev {device} onlink, "
+        f"neighbour {peer.tunnel_address} lladdr {peer.vtep_mac}"
+    )
+    why = f"FDB entry of {device} for {peer.vtep_mac} dst {peer.address}"
+    way.at(node.netns, device, OUT, why, macs=macs)
+    way.outer = Outer(node.address, peer.address, vni)
+    first = len(way.hops)
+    across_underlay(way, (node.name, node.address), (peer.name, peer.address))
+    way.carried_on(f"{device} of {peer.name} takes VNI {vni} off its UDP port")
+    way.outer = None
+    way.hops[first:] = [
+        replace(hop, source_mac=macs[0], destination_mac=macs[1]) for hop in way.hops[first:]
+    ]
+    way.at(peer.netns, device, IN, f"{peer.netns} forwards it", macs=macs)
+
+
+def machine(cluster: Cluster, place: Place) -> tuple[str, str]:
+    """Return (member name, address) on the underlay of the machine *place* is or is on."""
+    if place.node:
+        return place.node.name, place.node.address
+    if place.member == world.MASTER:
+        return world.MASTER, cluster.lab.master.address
+    return world.GATEWAY, cluster.lab.gateway.address
+
+
+def published(lab: Lab, port: int, protocol: Protocol) -> bool:
+    """Return whether the gateway lets *port* through to the nodes."""
+    for entry in lab.gateway.publish:
+        ports, _, proto = entry.partition("/")
+        first, _, last = ports.partition("-")
+        if proto == protocol and int(first) <= port <= int(last or first):
+            return True
+    return False
+
+
+def masquerades(cluster: Cluster, source: Place, destination: Place) -> bool:
+    """Return whether the pod's node hides *source*: a pod that leaves flannel's network."""
+    return bool(
+        source.pod
+        and not places.in_network(cluster, destination.address)
+        and destination.netns not in (source.netns, source.node.netns if source.node else "")
+    )
+
+
+def stopped(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> str:
+    """Return what stops the flow at the gateway, "" when nothing should."""
+    where = cluster.lab.netns(world.GATEWAY)
+    if not destination.netns:
+        return f"{where} has no route to {destination.address}"
+    overlay = places.in_network(cluster, destination.address)
+    if overlay and source.node is None:
+        return f"{where} has no route to {destination.address}"
+    if source.member in places.OUTSIDE and destination.member not in (
+        world.GATEWAY,
+        *places.OUTSIDE,
+    ):
+        to_node = destination.node is not None
+        if not (to_node and published(cluster.lab, flow.destination_port, flow.protocol)):
+            return f'rule "not published" of {where} drops it'
+    return ""
+
+
+def request_hops(
+    cluster: Cluster, source: Place, destination: Place, flow: Flow, *, ends: bool
+) -> list[Hop]:
+    """Return the hops from *source* to *destination*, or to the gateway when it *ends* there."""
+    way = Way(cluster.lab, flow.source, flow.destination)
+    hidden = masquerades(cluster, source, destination)
+    return _follow(cluster, way, source, destination, hide=hidden, ends=ends)
+
+
+def reply_hops(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> list[Hop]:
+    """Return the hops of the answer, from *destination* back to *source*."""
+    hidden = masquerades(cluster, source, destination)
+    back_to = source.node.address if hidden and source.node else flow.source
+    way = Way(cluster.lab, flow.destination, back_to)
+    reveal = flow.source if hidden else ""
+    return _follow(cluster, way, destination, source, reveal=reveal)
+
+
+def _follow(
+    cluster: Cluster,
+    way: Way,
+    start: Place,
+    goal: Place,
+    *,
+    hide: bool = False,
+    reveal: str = "",
+    ends: bool = False,
+) -> list[Hop]:
+    """Follow a packet. *hide*: the first node masquerades; *reveal*: the last one undoes it."""
+    lab = cluster.lab
+    if start.netns == goal.netns:
+        way.at(start.netns, "lo", OUT, "lo hands it back")
+        way.at(start.netns, "lo", IN, f"{goal.address} is local")
+        return way.hops
+    if start.pod and goal.pod and start.node == goal.node:
+        out_of_pod(way, start, onto_bridge=False)
+        into_pod(way, goal, from_bridge=False)
+        return way.hops
+    if start.pod:
+        out_of_pod(way, start, onto_bridge=True)
+    elif start.member in places.OUTSIDE:
+        way.at(
+            start.netns, world.UPLINK, OUT, f"the cable to {lab.netns(world.GATEWAY)} carries it"
+        )
+        way.at(lab.netns(world.GATEWAY), start.member, IN)
+    sender = machine(cluster, start)
+    receiver = machine(cluster, goal) if not ends else (world.GATEWAY, cluster.lab.gateway.address)
+    if sender != receiver:
+        if _is_routing(start):
+            way.forwarded()
+        _between(cluster, way, start, goal, hide=hide, ends=ends)
+    elif start.pod and not goal.pod:
+        way.carried_on(f"{goal.address} is an address of {goal.title}")
+    if ends:
+        return way.hops
+    if goal.pod:
+        if sender != receiver or _is_routing(start):
+            way.forwarded()
+        if reveal:
+            way.carried_on("conntrack undoes the masquerade")
+            way.destination = reveal
+        into_pod(way, goal, from_bridge=True)
+    elif goal.member in places.OUTSIDE:
+        if sender != receiver or _is_routing(start):
+            way.forwarded()
+        way.carried_on(f"{lab.netns(world.GATEWAY)} forwards it to its cable {goal.member}")
+        way.at(lab.netns(world.GATEWAY), goal.member, OUT, f"the cable to {goal.netns} carries it")
+        way.at(goal.netns, world.UPLINK, IN, f"{goal.address} is its own address")
+    return way.hops
+
+
+def _is_routing(start: Place) -> bool:
+    """Whether the first machine forwards: the packet came to it from a pod or from outside."""
+    return start.pod is not None or start.member in places.OUTSIDE
+
+
+def _between(
+    cluster: Cluster, way: Way, start: Place, goal: Place, *, hide: bool, ends: bool
+) -> None:
+    """Follow a packet from the first machine of the underlay to the last."""
+    sender = machine(cluster, start)
+    gateway = (world.GATEWAY, cluster.lab.gateway.address)
+    receiver = gateway if ends else machine(cluster, goal)
+    overlay = not ends and places.in_network(cluster, way.destination)
+    if overlay and start.node and goal.node and not places.direct(cluster, start.node, goal.node):
+        through_tunnel(way, start.node, goal.node)
+        return
+    if hide and start.node:
+        way.source = start.node.address
+        way.carried_on(
+            f"route to {goal.address} dev {world.UPLINK}, "
+            f"FLANNEL-POSTRTG masquerades as {start.node.address}"
+        )
+    else:
+        way.carried_on(f"{sender[0]} has a route to {goal.address} dev {world.UPLINK}")
+    across_underlay(way, sender, receiver)
+
+
+def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple[str, str]]:
+    """Return the devices on which the flow must not show, as (netns, device)."""
+    lab = cluster.lab
+    tunnel = f"flannel.{lab.network.Backend.VNI}"
+    if source.pod and source.netns == destination.netns:
+        node_end = (source.node.netns, source.pod.veth) if source.node else ("", "")
+        return [(source.netns, world.UPLINK), node_end]
+    if source.pod and destination.pod and source.node and source.node == destination.node:
+        return [(source.node.netns, tunnel), (source.node.netns, world.UPLINK)]
+    return []
+
+
+def expected(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> Expectation:
+    """Return the way *flow* should take from *source* to *destination* and back.
+
+    `flow.source` is the address the packet is sent from (`places.source_address`).
+    """
+    ends = stopped(cluster, source, destination, flow)
+    request = request_hops(cluster, source, destination, flow, ends=bool(ends))
+    if ends:
+        beyond = (cluster.lab.netns(world.GATEWAY), world.UPLINK)
+        outside = source.member in places.OUTSIDE
+        return Expectation(flow, tuple(request), (), (beyond,) if outside else (), ends)
+    return Expectation(
+        flow,
+        tuple(request),
+        tuple(reply_hops(cluster, source, destination, flow)),
+        tuple(forbidden(cluster, source, destination)),
+    )

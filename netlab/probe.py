@@ -1,0 +1,279 @@
+"""One flow sent and followed: its verdict, with every hop seen or not seen.
+
+Nothing waits for a fixed time. A flow is over when its answer came and its last hop was seen;
+when the kernel said no (an ICMP error, a reset, the counter of the rule that drops it); or when
+nothing new was seen of it for `STALL` seconds, `PATIENCE` once it has reached its goal and only
+the server's answer is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Protocol as Interface
+
+import msgspec
+
+from netlab import paths, world
+from netlab.cluster import Cluster
+from netlab.errors import UsageError
+from netlab.packets import Expectation, Flow, Outcome, Protocol, Sighting, Verdict
+from netlab.paths import Place
+from netlab.sensors import counters
+from netlab.sensors.capture import Capture
+from netlab.sensors.sending import Answer, Sent, send
+from netlab.sensors.token import token
+
+STALL = 1.1  # seconds; hops take microseconds, but ARP asks again after 1 s (retrans_time_ms)
+PATIENCE = 2.0  # seconds
+LOOK = 0.01  # seconds between two looks when nothing wakes us
+BATCH = 64  # probes of a series on their way at once
+BYSTANDERS = 16  # nodes watched that should not see the flow, for packets that go astray
+
+
+class Live(Interface):
+    """What a probe needs of a running lab."""
+
+    def cluster(self) -> Cluster: ...
+
+
+class Shot(msgspec.Struct, frozen=True):
+    """One probe's way as expected, as seen, and what came back."""
+
+    verdict: Verdict
+    flow: Flow
+    expectation: Expectation
+    sightings: tuple[Sighting, ...]
+    answer: Answer | None
+
+
+def watched(cluster: Cluster, expectation: Expectation) -> list[str]:
+    """Return the namespaces to watch for a flow: those of its way, and where it may go astray."""
+    lab = cluster.lab
+    names = [hop.netns for hop in (*expectation.request, *expectation.reply)]
+    names += [netns for netns, _ in expectation.forbidden]
+    names += [lab.netns(world.UNDERLAY), lab.netns(world.GATEWAY)]
+    names += [node.netns for node in cluster.nodes[:BYSTANDERS]]
+    return list(dict.fromkeys(names))
+
+
+def ends_of(cluster: Cluster, source: str, destination: str) -> tuple[Place, Place]:
+    """Return the places that two words mean; 127.0.0.1 is the source's own.
+
+    Raises NotFoundError; UsageError for a source that is not in the lab.
+    """
+    start = paths.place(cluster, source)
+    if not start.netns:
+        raise UsageError(f"{source} is nobody's address in this lab", hint="name a pod or a node")
+    goal = paths.place(cluster, destination)
+    if IPv4Address(goal.address).is_loopback:
+        goal = msgspec.structs.replace(start, address=goal.address)
+    return start, goal
+
+
+def flow_between(
+    cluster: Cluster, source: Place, destination: Place, *, protocol: Protocol, port: int
+) -> Flow:
+    """Return the flow from the address that *source* would choose by its routes."""
+    address = paths.source_address(cluster, source, destination)
+    return Flow(address, destination.address, protocol, 0, port)
+
+
+def unbound(flow: Flow) -> Flow:
+    """Return *flow* with its source left to the kernel: which address it takes is being tested."""
+    return msgspec.structs.replace(flow, source="", source_port=0)
+
+
+def shoot(
+    cluster: Cluster,
+    capture: Capture,
+    source: Place,
+    destination: Place,
+    *,
+    protocol: Protocol,
+    port: int = 0,
+    path: str = "probe",
+    title: str = "",
+) -> Shot:
+    """Send one probe, follow it, and compare; *capture* is watching already."""
+    began = time.monotonic()
+    flow = flow_between(cluster, source, destination, protocol=protocol, port=port)
+    filtering = filtered_at(cluster, paths.expected(cluster, source, destination, flow))
+    fired = counters.dropped(filtering) if filtering else None
+    mark = token()
+    with send(source.netns, unbound(flow), mark) as sent:
+        flow = msgspec.structs.replace(flow, source_port=sent.flow.source_port)
+        expectation = paths.expected(cluster, source, destination, flow)
+        answer = followed(capture, sent, expectation, filtering=filtering, fired=fired)
+    capture.flush()
+    sightings = seen(capture, sent.flow, mark, netns=source.netns)
+    verdict = judged(expectation, sightings, answer, path=path, title=title)
+    if capture.lost and verdict.outcome is Outcome.FAIL:
+        lost = f"the sensors lost {capture.lost} frames: this may be one of them"
+        verdict = msgspec.structs.replace(verdict, evidence=(*verdict.evidence, lost))
+    verdict = msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
+    return Shot(verdict, flow, expectation, tuple(sightings), answer)
+
+
+def judged(
+    expectation: Expectation,
+    sightings: list[Sighting],
+    answer: Answer | None,
+    *,
+    path: str,
+    title: str,
+) -> Verdict:
+    """Return the comparison of a probe's sightings and answer with what was expected."""
+    return paths.compare(
+        expectation,
+        sightings,
+        answered=bool(answer and not answer.refused),
+        refused=answer.refused if answer else "",
+        path=path,
+        title=title,
+    )
+
+
+def seen(capture: Capture, flow: Flow, mark: bytes, *, netns: str) -> list[Sighting]:
+    """Return a probe's sightings; of a TCP connection that never carried its mark, the SYN's."""
+    found = capture.sightings(mark)
+    if not found and flow.protocol is Protocol.TCP:
+        return capture.handshake(flow, netns=netns)
+    return found
+
+
+def filtered_at(cluster: Cluster, expectation: Expectation) -> str:
+    """Return the gateway's namespace if its firewall is to stop the flow, "" otherwise."""
+    stops = counters.NOT_PUBLISHED in expectation.ends
+    return cluster.lab.netns(world.GATEWAY) if stops else ""
+
+
+def followed(
+    capture: Capture, sent: Sent, expectation: Expectation, *, filtering: str, fired: int | None
+) -> Answer | None:
+    """Wait until the flow is over, one way or another; return its answer if there is one."""
+    began = last_news = time.monotonic()
+    count = -1
+    while True:
+        answer = sent.answer()
+        if answer is not None:
+            return answer
+        now = time.monotonic()
+        found = len(capture.frames(sent.token))
+        if found != count:
+            count, last_news = found, now
+        arrived = not expectation.ends and count >= len(expectation.request)
+        if now - last_news > (PATIENCE if arrived else STALL) or now - began > 2 * PATIENCE:
+            return None
+        if filtering and fired is not None and (counters.dropped(filtering) or 0) > fired:
+            return None
+        capture.wait(LOOK)
+
+
+def probe(
+    live: Live,
+    source: str,
+    destination: str,
+    *,
+    protocol: str = "",
+    port: int = 0,
+    count: int = 1,
+) -> Verdict:
+    """Return the verdict on *count* probes of one flow, with every hop of the first (or of the
+    first that failed).
+
+    *source*, *destination*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`,
+    or an address. Without a port it is an ICMP echo, without a protocol TCP.
+    Raises NotFoundError for an unknown end, UsageError for a protocol that cannot be sent.
+    """
+    began = time.monotonic()
+    kind = protocol_of(protocol, port)
+    cluster = live.cluster()
+    start, goal = ends_of(cluster, source, destination)
+    flow = flow_between(cluster, start, goal, protocol=kind, port=port)
+    title = f"{start.title} to {goal.title}, {flow}"
+    names = watched(cluster, paths.expected(cluster, start, goal, flow))
+    with Capture([start.netns, *names]) as capture:
+        first = shoot(
+            cluster, capture, start, goal, protocol=kind, port=port, path="probe", title=title
+        )
+        verdict = first.verdict
+        if count > 1 and verdict.outcome is Outcome.PASS:
+            verdict = series(cluster, capture, start, goal, first=first, count=count)
+    return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
+
+
+def protocol_of(word: str, port: int) -> Protocol:
+    """Return the protocol meant. Raises UsageError."""
+    if not word:
+        return Protocol.TCP if port else Protocol.ICMP
+    try:
+        kind = Protocol(word.lower())
+    except ValueError:
+        raise UsageError(f"unknown protocol {word}", hint="icmp, tcp or udp") from None
+    if kind is Protocol.SCTP:
+        raise UsageError("probes of SCTP are not possible yet", hint="icmp, tcp or udp")
+    if bool(port) == (kind is Protocol.ICMP):
+        raise UsageError(f"{kind} {'takes no' if port else 'needs a'} port")
+    return kind
+
+
+def series(
+    cluster: Cluster, capture: Capture, start: Place, goal: Place, *, first: Shot, count: int
+) -> Verdict:
+    """Return the verdict on *count* - 1 further probes like *first*, sent in batches."""
+    done = 1
+    while done < count:
+        size = min(BATCH, count - done)
+        capture.forget()
+        bad = _bad_of_batch(cluster, capture, start, goal, first=first, size=size)
+        if bad is not None:
+            line = f"one of probes {done + 1} to {done + size} of {count}; {done} before it passed"
+            return msgspec.structs.replace(bad, evidence=(line, *bad.evidence))
+        done += size
+    line = f"{count} of {count} probes like this one, every hop of each seen"
+    return msgspec.structs.replace(first.verdict, evidence=(*first.verdict.evidence, line))
+
+
+def _bad_of_batch(
+    cluster: Cluster, capture: Capture, start: Place, goal: Place, *, first: Shot, size: int
+) -> Verdict | None:
+    """Send *size* probes at once; return the verdict on one that failed.
+
+    A probe seen at as many places as the first one, and answered, went the same way; only others
+    are taken apart.
+    """
+    many = [send(start.netns, unbound(first.flow), token()) for _ in range(size)]
+    try:
+        _all_answered(capture, many)
+        capture.flush()
+        for sent in many:
+            answer = sent.answer()
+            complete = len(capture.frames(sent.token)) == len(first.sightings)
+            if answer and not answer.refused and complete:
+                continue
+            flow = msgspec.structs.replace(first.flow, source_port=sent.flow.source_port)
+            expectation = paths.expected(cluster, start, goal, flow)
+            sightings = seen(capture, sent.flow, sent.token, netns=start.netns)
+            verdict = judged(
+                expectation, sightings, answer, path="probe", title=first.verdict.title
+            )
+            if verdict.outcome is not Outcome.PASS:
+                return verdict
+        return None
+    finally:
+        for sent in many:
+            sent.close()
+
+
+def _all_answered(capture: Capture, many: Iterable[Sent]) -> None:
+    """Wait until every probe has its answer, or none has come for `STALL` seconds."""
+    missing = list(many)
+    last_news = time.monotonic()
+    while missing and time.monotonic() - last_news < STALL:
+        still = [sent for sent in missing if sent.answer() is None]
+        if len(still) < len(missing):
+            missing, last_news = still, time.monotonic()
+        if missing:
+            capture.wait(LOOK)

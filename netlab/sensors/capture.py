@@ -1,0 +1,215 @@
+"""Every sighting of a probe on every device of a set of namespaces, by the token it carries.
+
+One ring per namespace sees all its devices; the kernel's time stamps are one clock for all.
+A ring hands its frames over in blocks and in order, so `flush` sends a marker through each
+namespace's `lo`: once it shows, all that was seen before it has been handed over.
+Memory is bounded: of the frames only those are kept that carry a probe's mark or open a TCP
+connection, and of these the newest `KEPT`.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple
+
+from netlab.kernel.netns import entered
+from netlab.packets import Flow, Sighting
+from netlab.sensors import dissect
+from netlab.sensors.ring import Frame, Ring, open_ring
+from netlab.sensors.token import MARK
+
+FRAMES = 3000  # room in a ring by default: what a verification sends, many times over
+KEPT = 400_000  # frames
+FLUSH_MARK = b"netlab-flush:"
+FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
+FLUSH_PATIENCE = 0.5  # seconds; a marker takes some milliseconds
+
+_TCP_SYN_OR_RST = 0x02 | 0x04
+_VXLAN_OVERHEAD = 50  # bytes over IPv4: Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348)
+
+
+class Kept(NamedTuple):
+    netns: str
+    frame: Frame
+
+
+def opens_tcp(data: bytes) -> bool:
+    """Return whether a frame opens or refuses a TCP connection over IPv4, also inside VXLAN."""
+    for at in (0, _VXLAN_OVERHEAD):
+        if len(data) >= at + 54 and data[at + 12 : at + 15] == b"\x08\x00\x45":
+            if data[at + 23] == socket.IPPROTO_TCP:
+                return bool(data[at + 47] & _TCP_SYN_OR_RST)
+            if data[at + 23] != socket.IPPROTO_UDP:
+                return False
+    return False
+
+
+class Capture:
+    """A context manager: from its start to its end, nothing on these namespaces' wires is missed.
+
+    May be used by several threads at once. *netns_names* are namespaces' names; a name twice
+    counts once. Raises KernelError when one does not exist.
+    """
+
+    def __init__(self, netns_names: Iterable[str], *, frames: int = FRAMES) -> None:
+        self._names = list(dict.fromkeys(netns_names))
+        self._frames = frames
+        self._rings: dict[str, Ring] = {}
+        self._devices: dict[str, dict[int, str]] = {}
+        self._kept: deque[Kept] = deque(maxlen=KEPT)
+        self._lock = threading.Lock()
+        self._forgotten = 0
+        self._markers: dict[str, socket.socket] = {}
+        self._flushed: dict[str, int] = {}
+        self._flushes = 0
+
+    def __enter__(self) -> Capture:
+        try:
+            self.add(self._names)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(self, netns_names: Iterable[str]) -> None:
+        """Watch further namespaces too, from now on."""
+        added: list[Ring] = []
+        for name in netns_names:
+            if name in self._rings:
+                continue
+            with entered(name):
+                ring = open_ring()
+                self._rings[name] = ring
+                self._devices[name] = dict(socket.if_nameindex())
+                self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            added.append(ring)
+        if added:
+            with ThreadPoolExecutor(len(added)) as pool:
+                for _ in pool.map(lambda ring: ring.start(self._frames), added):
+                    pass
+
+    def close(self) -> None:
+        """Stop watching; what was kept stays."""
+        for marker in self._markers.values():
+            marker.close()
+        rings, self._rings = list(self._rings.values()), {}
+        if rings:
+            with ThreadPoolExecutor(len(rings)) as pool:
+                for _ in pool.map(Ring.close, rings):
+                    pass
+
+    def wait(self, seconds: float) -> None:
+        """Return when some ring has something new, or after *seconds*."""
+        poll = select.poll()
+        for ring in list(self._rings.values()):
+            poll.register(ring.fileno(), select.POLLIN)
+        poll.poll(seconds * 1000)
+        self.drain()
+
+    def drain(self) -> None:
+        """Move what the rings hold into memory."""
+        with self._lock:
+            for name, ring in self._rings.items():
+                for frame in ring.frames():
+                    if FLUSH_MARK in frame.data:
+                        self._flushed[name] = int(frame.data.rpartition(b":")[2])
+                    elif MARK in frame.data or opens_tcp(frame.data):
+                        self._forgotten += len(self._kept) == KEPT
+                        self._kept.append(Kept(name, frame))
+
+    def flush(self) -> None:
+        """Return when all that any ring saw before this call is in memory."""
+        with self._lock:
+            self._flushes += 1
+            number = self._flushes
+            for marker in self._markers.values():
+                try:
+                    marker.sendto(FLUSH_MARK + b"%d" % number, ("127.0.0.1", FLUSH_PORT))
+                except OSError:
+                    pass  # lo is down: the patience below covers the time a block may take
+        deadline = time.monotonic() + FLUSH_PATIENCE
+        while time.monotonic() < deadline:
+            if all(self._flushed.get(name, 0) >= number for name in self._rings):
+                return
+            self.wait(0.005)
+
+    @property
+    def lost(self) -> int:
+        """How many frames the rings or the memory had no room for."""
+        with self._lock:
+            return self._forgotten + sum(ring.count_lost() for ring in self._rings.values())
+
+    def forget(self) -> None:
+        """Drop what was kept, to make room for a long series of probes."""
+        with self._lock:
+            self._kept.clear()
+
+    def frames(self, needle: bytes) -> list[Kept]:
+        """Return the frames that have *needle* in them, oldest first."""
+        self.drain()
+        with self._lock:
+            found = [kept for kept in self._kept if needle in kept.frame.data]
+        return sorted(found, key=lambda kept: kept.frame.time)
+
+    def sightings(self, needle: bytes) -> list[Sighting]:
+        """Return the sightings of the packets that have *needle* in them, oldest first."""
+        found = []
+        for netns, frame in self.frames(needle):
+            device = self._device(netns, frame.ifindex)
+            sighting = dissect.sighting(frame, netns=netns, device=device)
+            if sighting is not None:
+                found.append(sighting)
+        return found
+
+    def handshake(self, flow: Flow, *, netns: str) -> list[Sighting]:
+        """Return the sightings of the SYN that opened *flow* in *netns*, and of what answered it.
+
+        A TCP connection that is not answered carries no token. Its SYN is known by its sequence
+        number, which masquerading leaves alone.
+        """
+        number = self._sequence(flow, netns)
+        if number is None:
+            return []
+        following = (number + 1) & 0xFFFFFFFF
+        syn = number.to_bytes(4, "big") + bytes(4)
+        return sorted(
+            [s for s in self.sightings(syn) if s.flow.protocol is flow.protocol]
+            + [
+                s
+                for s in self.sightings(following.to_bytes(4, "big"))
+                if s.flow.protocol is flow.protocol and s.flow.source_port == flow.destination_port
+            ],
+            key=lambda sighting: sighting.time,
+        )
+
+    def _sequence(self, flow: Flow, netns: str) -> int | None:
+        """The sequence number of the first SYN of *flow* seen in its sender's namespace."""
+        ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
+        ends = socket.inet_aton(flow.source) + socket.inet_aton(flow.destination)
+        for kept in self.frames(ends + ports):
+            if kept.netns == netns:
+                return int.from_bytes(kept.frame.data[38:42], "big")
+        return None
+
+    def _device(self, netns: str, ifindex: int) -> str:
+        """The device's name; a device that appeared later makes the names be read again."""
+        names = self._devices[netns]
+        if ifindex not in names:
+            with entered(netns):
+                names.update(socket.if_nameindex())
+        return names.get(ifindex, f"if{ifindex}")

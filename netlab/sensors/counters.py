@@ -1,0 +1,35 @@
+"""How often a rule has fired, read from the kernel: evidence that it was this rule."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from netlab import world
+from netlab.processes import run
+
+NOT_PUBLISHED = "not published"  # the comment of the gateway's last rule
+MASQUERADE = re.compile(r"^\[(\d+):\d+\] (-A FLANNEL-POSTRTG .*-j MASQUERADE.*)$", re.MULTILINE)
+
+
+def dropped(netns: str) -> int | None:
+    """Return how many packets the gateway's rule "not published" dropped; None: no such rule."""
+    argv = ["nft", "-j", "list", "table", "ip", world.FIREWALL]
+    listing = run(argv, netns=netns, check=False)
+    if listing.returncode:
+        return None
+    for entry in msgspec.json.decode(listing.stdout)["nftables"]:
+        rule: dict[str, Any] = entry.get("rule", {})
+        if rule.get("comment") == NOT_PUBLISHED:
+            for expression in rule["expr"]:
+                if "counter" in expression:
+                    return int(expression["counter"]["packets"])
+    return None
+
+
+def masqueraded(netns: str) -> dict[str, int]:
+    """Return a node's masquerading rules of flannel's, each with its packets (one per flow)."""
+    listing = run(["iptables-nft-save", "-c", "-t", "nat"], netns=netns).stdout
+    return {rule: int(packets) for packets, rule in MASQUERADE.findall(listing)}

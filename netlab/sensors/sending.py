@@ -1,0 +1,181 @@
+"""Probes sent from real sockets in the sender's namespace, and the answers that come back.
+
+A socket belongs to the namespace it was made in, so the thread is in there only while it makes
+one; reading needs no namespace. Nothing here waits: `Sent.answer` looks whether there is one yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import Any
+
+import msgspec
+
+from netlab.kernel.netns import entered
+from netlab.packets import Flow, Protocol
+from netlab.sensors import build
+
+IP_RECVERR = 11  # linux/in.h: a connected UDP socket also reports unreachable networks and hosts
+ECHO_REPLY = 0  # ICMP type, RFC 792
+UNREACHABLE = 3
+RECEIVE = 65536  # bytes
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: from whom, what the server said of itself and of us, or who refused."""
+
+    source: str = ""
+    says: dict[str, Any] = {}
+    refused: str = ""  # `connection refused`, `network is unreachable`
+
+    @property
+    def client(self) -> str:
+        """The address that the server saw the probe come from."""
+        return str(self.says.get("client", ""))
+
+
+class Sent:
+    """A probe on its way. Close it when the answer is there or no longer waited for."""
+
+    def __init__(self, sock: socket.socket, flow: Flow, token: bytes) -> None:
+        self.flow = flow
+        self.token = token
+        self._socket = sock
+        self._unsent = b""
+        self._read = b""
+        self._answer: Answer | None = None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Sent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def refuse(self, error: OSError) -> None:
+        """Take note that the kernel refused to send it."""
+        self._answer = Answer(refused=(error.strerror or str(error)).lower())
+
+    def answer(self) -> Answer | None:
+        """Return the answer once it has come; sends what could not be sent before."""
+        if self._answer is None:
+            try:
+                self._answer = self._look()
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self.refuse(error)
+        return self._answer
+
+    def _look(self) -> Answer | None:
+        if self.flow.protocol is Protocol.ICMP:
+            return self._echo()
+        if self.flow.protocol is Protocol.UDP:
+            return Answer(self.flow.destination, _said(self._socket.recv(RECEIVE)))
+        return self._line()
+
+    def _echo(self) -> Answer | None:
+        """An echo reply with our token; a raw socket hears every ICMP message of its namespace."""
+        while True:
+            packet, (source, _) = self._socket.recvfrom(RECEIVE)
+            message = packet[(packet[0] & 0xF) * 4 :]
+            if self.token not in message:
+                continue
+            if message[0] == ECHO_REPLY:
+                return Answer(source)
+            if message[0] == UNREACHABLE:
+                return Answer(source, refused=f"unreachable (code {message[1]}) from {source}")
+
+    def _line(self) -> Answer | None:
+        if self._unsent:
+            failed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+            try:
+                sent = self._socket.send(self._unsent)
+            except (BlockingIOError, OSError) as error:
+                if error.errno in (errno.ENOTCONN, errno.EAGAIN):
+                    return None  # still connecting
+                raise
+            self._unsent = self._unsent[sent:]
+        part = self._socket.recv(RECEIVE)
+        self._read += part
+        if part and b"\n" not in self._read:
+            return None
+        return Answer(self.flow.destination, _said(self._read))
+
+
+def _said(data: bytes) -> dict[str, Any]:
+    """What a server of netlab says; another server's words count as an answer without facts."""
+    try:
+        said = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def send(netns: str, flow: Flow, token: bytes) -> Sent:
+    """Send a probe of *flow* from *netns*: an ICMP echo, a UDP datagram, a TCP connection.
+
+    A source port of 0 is chosen by the kernel and to be read from the returned probe's flow.
+    Raises KernelError when there is no such namespace.
+    """
+    with entered(netns):
+        if flow.protocol is Protocol.ICMP:
+            return _send_echo(flow, token)
+        kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
+        sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        return _send_payload(sock, flow, token)
+
+
+def _send_echo(flow: Flow, token: bytes) -> Sent:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 1)
+    sent = Sent(sock, flow, token)
+    try:
+        if flow.source:
+            sock.bind((flow.source, 0))
+        ident = struct.unpack("=H", os.urandom(2))[0]
+        sock.sendto(build.echo_request(token, ident=ident), (flow.destination, 0))
+    except OSError as error:
+        sent.refuse(error)
+    return sent
+
+
+def _send_payload(sock: socket.socket, flow: Flow, token: bytes) -> Sent:
+    """Connect, so that the kernel tells us of ICMP errors and chooses the ports now."""
+    sent = Sent(sock, flow, token)
+    try:
+        if flow.protocol is Protocol.UDP:
+            sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        if flow.source or flow.source_port:
+            sock.bind((flow.source, flow.source_port))
+        failed = sock.connect_ex((flow.destination, flow.destination_port))
+        if failed not in (0, errno.EINPROGRESS):
+            raise OSError(failed, os.strerror(failed))
+        source, source_port = sock.getsockname()
+        sent.flow = msgspec.structs.replace(flow, source=source, source_port=source_port)
+        if flow.protocol is Protocol.UDP:
+            sock.send(token)
+        else:
+            sent._unsent = token + b"\n"
+    except OSError as error:
+        sent.refuse(error)
+    return sent
+
+
+def inject(netns: str, packets: list[bytes], destination: str) -> None:
+    """Send ready-made IPv4 packets from *netns* by its own routes. Raises OSError."""
+    with (
+        entered(netns),
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock,
+    ):
+        for packet in packets:
+            sock.sendto(packet, (destination, 0))
