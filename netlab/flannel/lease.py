@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from netlab.flannel.config import SUBNETS, VXLAN
 # Not anchored in front, dots as flannel has them: `subnets/x/10.5.8.0-24` is a lease.
 KEY = re.compile(r"(\d+\.\d+.\d+.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?\Z", re.ASCII)
 NOWHERE = "0.0.0.0"
+# Every node of a lab reads the same keys, each time one of them changes.
+REMEMBERED = 8192
 
 
 class KeyValue(Protocol):
@@ -81,6 +84,7 @@ def key_of(subnet: str, subnet_v6: str = "") -> str:
     return f"{SUBNETS}/{both.replace('/', '-')}"
 
 
+@lru_cache(REMEMBERED)
 def subnets_of(key: str) -> tuple[str, str]:
     """Return the subnets a key stands for, IPv4 and IPv6 ("" without). Raises ValueError."""
     found = KEY.search(key)
@@ -100,6 +104,7 @@ def subnets_of(key: str) -> tuple[str, str]:
     return subnet, str(IPv6Network(f"{address_v6}/{int(length_v6)}"))
 
 
+@lru_cache(REMEMBERED)
 def parse(key: str, value: bytes) -> tuple[Lease, str]:
     """Return the lease and what is wrong with its backend's data ("": nothing).
 
