@@ -11,7 +11,7 @@ import msgspec
 from netlab.controllers.declaration import NAMESPACES
 from netlab.model.kubernetes import Document, kind_of, matches
 from netlab.model.lab import Lab, LabNode
-from netlab.topology import labdoc
+from netlab.topology import labdoc, values
 from netlab.topology.declared import Piece
 from netlab.topology.labrules import items
 from netlab.topology.mistakes import Mistakes, Origin
@@ -166,7 +166,7 @@ def _check_netns_name(
     longest = max((len(name) for name in eligible), default=0)
     pod = GIVEN_NAME_MAX if piece.document["kind"] in TEMPLATED else len(metadata["name"])
     length = len(f"{nodes.lab}..{metadata.get('namespace', '')}.") + longest + pod
-    if length > NETNS_NAME_MAX:
+    if length > NETNS_NAME_MAX and pod <= values.SUBDOMAIN_MAX:
         text = f"makes a name of {length} characters, <lab>.<node>.<namespace>.<pod>"
         mistakes.at(piece.origin, ("metadata", "name"), f"{text} (at most {NETNS_NAME_MAX})")
 

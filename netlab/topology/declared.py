@@ -49,13 +49,13 @@ def _pieces(origin: Origin, mistakes: Mistakes) -> Iterator[Piece]:
     if not _identified(origin, mistakes):
         return
     kind = fields["kind"].value
-    if kind.endswith("List") and "items" in fields and kind not in _KINDS:
-        listed = fields["items"].value
-        if listed is not None and not isinstance(listed, list):
+    if kind.endswith("List") and kind not in _KINDS:
+        listed = fields["items"].value if "items" in fields else None
+        if not isinstance(listed, list):
             what = values.described(listed)
-            mistakes.at(origin, ("items",), f"must be a list, not {what}")
+            mistakes.at(origin, ("items",), f"must be a list, not {what} (of objects)")
             return
-        for index, item in enumerate(listed or ()):
+        for index, item in enumerate(listed):
             path = (*origin.prefix, "items", index)
             yield from _pieces(Origin(origin.source, item, path), mistakes)
     elif piece := _piece(origin, kind, mistakes):
@@ -144,7 +144,8 @@ def _piece(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
 def _check_metadata(origin: Origin, kind: str, report: Any) -> None:
     node = origin.node.value.get("metadata")
     if node is None or node.value is None:
-        report(origin.line(("metadata",)), ("metadata",), "is missing")
+        line = origin.line(("metadata",))
+        report(line, ("metadata",), "is missing (a mapping with a name is required)")
     else:
         walk(node, manifest.metadata_shape(kind), ("metadata",), report)
 

@@ -148,7 +148,8 @@ def _give_addresses(lab: dict[str, Any]) -> None:
     taken |= {str(segment.get("router")) for segment in segments}
     if not segments or values.network(segments[0].get("cidr")):
         return
-    free = _free_hosts(IPv4Network(segments[0]["cidr"]), taken)
+    net = IPv4Network(segments[0]["cidr"])
+    free = iter(()) if net.prefixlen > 30 else _free_hosts(net, taken)
     for machine in machines:
         if "address" not in machine and (address := next(free, "")):
             machine["address"] = address

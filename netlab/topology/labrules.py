@@ -128,12 +128,13 @@ def machines(lab: dict[str, Any]) -> Iterator[tuple[Path, str, Any]]:
 
 
 def _check_addresses(lab: dict[str, Any], say: Say) -> None:
-    nets = [net for path, net in prefixes(lab) if path[0] == "underlay"]
+    nets = [(path[2], net) for path, net in prefixes(lab) if path[0] == "underlay"]
     owners: dict[str, str] = {}
     members = [0] * len(nets)
     for path, name, text in machines(lab):
         if text is None:
-            say(path, "is missing, and the first segment has no free address left (a larger one)")
+            if nets and nets[0][0] == 0 and nets[0][1].prefixlen <= 30:
+                say(path, f"is missing, and {nets[0][1]} has no free address left (a larger one)")
             continue
         if values.address(text):
             continue
@@ -141,14 +142,15 @@ def _check_addresses(lab: dict[str, Any], say: Say) -> None:
             say(path, f"{text} is also the address of {owners[text]} (an address of its own)")
         if path[-1] == "router":
             continue
-        here = next((index for index, net in enumerate(nets) if IPv4Address(text) in net), None)
+        here = next((index for index, one in enumerate(nets) if IPv4Address(text) in one[1]), None)
         if here is None:
-            say(path, f"{text} is outside the underlay {_segments(nets)}") if nets else None
+            if nets:
+                say(path, f"{text} is outside the underlay {_segments([net for _, net in nets])}")
             continue
         members[here] += 1
         if members[here] == BRIDGE_PORTS_MAX + 1:
             say(path, f"machine {members[here]} of its segment (a bridge: {BRIDGE_PORTS_MAX})")
-        if wrong := values.host_in(IPv4Address(text), nets[here]):
+        if wrong := values.host_in(IPv4Address(text), nets[here][1]):
             say(path, wrong)
 
 
@@ -230,7 +232,8 @@ def _check_room(lab: dict[str, Any], net: IPv4Network, length: int, say: Say) ->
     low, high = raw.get("SubnetMin", ""), raw.get("SubnetMax", "")
     resolved = Network(str(net), SubnetLen=length, SubnetMin=low, SubnetMax=high)
     if resolved.subnets == 0:
-        say(("network", "SubnetMax"), f"{high} is before the first lease")
+        first = low or str(net[1 << (32 - length)])
+        say(("network", "SubnetMax"), f"{high} is before the first lease ({first} or later)")
         return
     nodes = len(lab["nodes"])
     if nodes > resolved.subnets:

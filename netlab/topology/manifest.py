@@ -142,7 +142,7 @@ _SELECTOR = Fields(
             Fields(
                 {
                     "key": values.string,
-                    "operator": values.one_of(("In", "NotIn", "Exists", "DoesNotExist")),
+                    "operator": values.one_of(values.SELECTOR_OPERATORS),
                     "values": STRINGS,
                 },
                 required=("key", "operator"),

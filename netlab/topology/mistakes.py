@@ -59,12 +59,16 @@ class Mistakes:
     def __len__(self) -> int:
         return len(self._found)
 
+    def expect(self, source: str) -> None:
+        """Give *source* its place in the order of sources, before those named later."""
+        self._sources.setdefault(source, len(self._sources))
+
     def add(self, source: str, line: int, path: Path, text: str) -> None:
         """Note that *text* is wrong with the field *path* of *source*; line 0: the whole file."""
         place = f"{source}:{line}: " if line else f"{source}: "
         field = f"{path_text(path)}: " if path else ""
-        order = self._sources.setdefault(source, len(self._sources))
-        self._found.append((order, line, f"{place}{field}{text}"))
+        self.expect(source)
+        self._found.append((self._sources[source], line, f"{place}{field}{text}"))
 
     def at(self, origin: Origin, path: Path, text: str) -> None:
         """Note that *text* is wrong with the field *path* of the object declared at *origin*."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from netlab.model.kubernetes import LabelSelector, selects
+from netlab.topology import values
 from netlab.topology.labrules import Say, items
 from netlab.topology.tree import Path
 
@@ -39,34 +40,33 @@ def pod_spec(document: dict[str, Any]) -> tuple[dict[str, Any], Path]:
 
 
 def _check_template(document: dict[str, Any], say: Say) -> None:
-    raw = mapping(document, "spec", "selector")
-    pairs, expressions = mapping(raw, "matchLabels"), raw.get("matchExpressions") or []
-    if not pairs and not expressions:
-        if (
-            isinstance(document.get("spec"), dict)
-            and isinstance(raw, dict)
-            and "selector" in document["spec"]
-        ):
-            say(("spec", "selector"), "selects every pod (matchLabels with the template's labels)")
-        return
-    labels = mapping(document, "spec", "template", "metadata", "labels")
-    for key, wanted in pairs.items():
-        if labels.get(key) != wanted:
+    selector = mapping(document, "spec").get("selector")
+    if isinstance(selector, dict) and mapping(document, "spec", "template"):
+        labels = mapping(document, "spec", "template", "metadata", "labels")
+        _check_selector(selector, labels, say)
+    policy = mapping(document, "spec", "template", "spec").get("restartPolicy", "Always")
+    if policy in ("OnFailure", "Never"):
+        say(("spec", "template", "spec", "restartPolicy"), f"{policy} in a template (Always)")
+
+
+def _check_selector(selector: dict[str, Any], labels: dict[str, Any], say: Say) -> None:
+    """Check that the selector of a workload matches the *labels* of its own template."""
+    if not selector.get("matchLabels") and not selector.get("matchExpressions"):
+        say(("spec", "selector"), "selects every pod (matchLabels with the template's labels)")
+    for key, wanted in mapping(selector, "matchLabels").items():
+        if labels.get(key, "") != wanted and isinstance(labels.get(key, ""), str):
             has = f"{key}: {labels[key]}" if key in labels else f"no label {key}"
             say(
                 ("spec", "selector", "matchLabels", key),
                 f"the template has {has} (the selector must match its labels)",
             )
-    for index, expression in items(expressions):
-        one = LabelSelector(matchExpressions=[expression])
-        if isinstance(expression.get("operator"), str) and not selects(one, labels):
+    for index, expression in items(selector.get("matchExpressions")):
+        known = expression.get("operator") in values.SELECTOR_OPERATORS
+        if known and not selects(LabelSelector(matchExpressions=[expression]), labels):
             say(
                 ("spec", "selector", "matchExpressions", index),
                 "the template's labels do not match (the selector must match them)",
             )
-    policy = mapping(document, "spec", "template", "spec").get("restartPolicy", "Always")
-    if policy in ("OnFailure", "Never"):
-        say(("spec", "template", "spec", "restartPolicy"), f"{policy} in a template (Always)")
 
 
 def _check_container_names(spec: dict[str, Any], path: Path, say: Say) -> None:
@@ -87,7 +87,7 @@ def _check_ports(spec: dict[str, Any], path: Path, say: Say) -> None:
         for number, entry in items(container.get("ports")):
             where: Path = (*path, group, index, "ports", number)
             here = f"{group}[{index}].ports[{number}]"
-            key = (entry.get("containerPort"), entry.get("protocol", DEFAULT_PROTOCOL))
+            key = (entry.get("containerPort"), str(entry.get("protocol", DEFAULT_PROTOCOL)).upper())
             if isinstance(key[0], int) and ports.setdefault(key, here) != here:
                 say(
                     (*where, "containerPort"),

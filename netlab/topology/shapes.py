@@ -52,10 +52,10 @@ def walk(node: Node, shape: Shape, path: Path, report: Report) -> None:
         if isinstance(value, dict):
             _walk_fields(node, shape, path, report)
         else:
-            report(node.line, path, f"must be a mapping, not {described(value)}")
+            report(node.line, path, f"must be a mapping, not {described(value)} (name: value)")
     elif isinstance(shape, Each):
         if not isinstance(value, list):
-            report(node.line, path, f"must be a list, not {described(value)}")
+            report(node.line, path, f"must be a list, not {described(value)} (- before each item)")
             return
         if len(value) < shape.least:
             report(node.line, path, f"is empty (at least {shape.least})")
@@ -65,7 +65,7 @@ def walk(node: Node, shape: Shape, path: Path, report: Report) -> None:
         if isinstance(value, dict):
             _walk_pairs(value, shape, path, report)
         else:
-            report(node.line, path, f"must be a mapping, not {described(value)}")
+            report(node.line, path, f"must be a mapping, not {described(value)} (name: value)")
     elif wrong := shape(value):
         report(node.line, path, wrong)
 
@@ -81,7 +81,13 @@ def _walk_fields(node: Node, shape: Fields, path: Path, report: Report) -> None:
         child = node.value.get(name)
         if child is None or child.value is None:
             line = node.line if child is None else child.line
-            report(line, (*path, name), "is missing")
+            report(line, (*path, name), f"is missing ({_form(shape.known[name])} is required)")
+
+
+def _form(shape: Shape) -> str:
+    if isinstance(shape, Each):
+        return "a list"
+    return "a mapping" if isinstance(shape, Fields | Pairs) else "it"
 
 
 def _walk_pairs(value: dict[str, Node], shape: Pairs, path: Path, report: Report) -> None:

@@ -27,6 +27,7 @@ def texts(sources: Sequence[str], mistakes: Mistakes, *, stdin: TextIO | None) -
     seen: set[str] = set()
     for source in sources:
         if source == "-":
+            mistakes.expect(STDIN)
             found.extend(_stdin_text(stdin, mistakes) if "-" not in seen else ())
             seen.add("-")
             continue
@@ -34,6 +35,7 @@ def texts(sources: Sequence[str], mistakes: Mistakes, *, stdin: TextIO | None) -
             real = os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
+                mistakes.expect(file)
                 found.extend(_file_text(file, mistakes))
     return found
 

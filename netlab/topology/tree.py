@@ -61,6 +61,7 @@ _TAGGED: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "null": (type(None),),
 }
+_COLLECTION_TAGS = ("!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 DIGITS_MAX = 100  # longer numbers are text: int() is quadratic and refuses 4300 digits
 
 
@@ -179,6 +180,8 @@ class _Composer:
         line = event.start_mark.line + 1
         if len(self.stack) >= DEPTH_MAX:
             raise self.stop(line, f"nested deeper than {DEPTH_MAX} levels (a flatter document)")
+        if event.tag and not event.implicit and event.tag not in _COLLECTION_TAGS:
+            self.slip(line, f"unknown tag {event.tag} (leave it out)")
         if event.anchor:
             self.anchors[event.anchor] = None
         self.stack.append(_Frame(Node(empty, line), event.anchor, self.values))

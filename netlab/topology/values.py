@@ -17,6 +17,7 @@ SUBDOMAIN_MAX = 253
 PORT_NAME_MAX = 15  # RFC 6335
 IFNAME_MAX = 15  # linux/if.h, IFNAMSIZ less the closing zero
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+SELECTOR_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
