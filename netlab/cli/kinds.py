@@ -25,7 +25,7 @@ def asked_kinds(words: str, documents: Sequence[Document]) -> tuple[Kind, ...]:
     Raises UsageError naming the nearest kind.
     """
     if words == "all":
-        return tuple(kind for kind in KINDS if kind.kind in ALL)
+        return tuple(kind for name in ALL if (kind := kind_named(name)))
     return tuple(asked_kind(word, documents) for word in words.split(","))
 
 

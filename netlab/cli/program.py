@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from netlab.cli import menu
 from netlab.cli.options import Settings, lab_option, verbose_option
@@ -37,6 +38,16 @@ class Program(click.Group):
                 assert isinstance(command, click.Command)
                 return command
         return None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands from the menu: click would import every one of them for its help."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(entry.name, help=entry.summary)
+            for entry in menu.COMMANDS
+            if entry.name.startswith(incomplete)
+        ]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

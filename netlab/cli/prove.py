@@ -11,7 +11,7 @@ import click
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
-from netlab.packets import Outcome, Verdict
+from netlab.packets import Outcome, Passage, Verdict
 
 if TYPE_CHECKING:
     from netlab.lab import Live
@@ -21,7 +21,7 @@ COLOURS = {
     Outcome.FAIL: tables.RED,
     Outcome.SKIP: tables.YELLOW,
 }
-PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
+PROTOCOLS = ("tcp", "udp", "sctp")  # those with ports
 
 
 def path_ids() -> list[str]:
@@ -164,16 +164,16 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
 
 
 def flow_end(words: str) -> tuple[str, int, str]:
-    """Return (target, port, protocol) of `DST[:PORT[/PROTO]]`; ICMP has port 0.
+    """Return (target, port, protocol) of `DST[:PORT[/PROTO]]`; without a port 0 and an empty text.
 
     Raises UsageError. A target may hold a slash itself: `node/node1:22`, `shop/cart-1`.
     """
     target, colon, rest = words.rpartition(":")
     if not colon:
-        return words, 0, "icmp"
+        return words, 0, ""  # ICMP echo
     number, _, protocol = rest.partition("/")
     protocol = protocol.lower() or "tcp"
-    if protocol not in PROTOCOLS or protocol == "icmp":
+    if protocol not in PROTOCOLS:
         raise UsageError(f"{words}: no protocol {protocol!r}", hint="TCP, UDP or SCTP")
     if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 65535:
         raise UsageError(f"{words}: no port {number!r}", hint="a number from 1 to 65535")
@@ -181,12 +181,45 @@ def flow_end(words: str) -> tuple[str, int, str]:
 
 
 def probe_lines(verdict: Verdict) -> list[str]:
-    """Return one flow's verdict: the outcome, then every piece of evidence on its own line."""
+    """Return one flow's verdict: the outcome, every hop in order, then the evidence."""
     outcome = tables.coloured(verdict.outcome.value, COLOURS[verdict.outcome])
     lines = [f"{outcome}: {verdict.title or verdict.path} ({verdict.seconds:.2f} s)"]
+    lines += hop_lines(verdict.passages)
     lines += [f"  {piece}" for piece in verdict.evidence]
     if verdict.last_seen:
         lines.append(f"  last seen:     {verdict.last_seen}")
     if verdict.expected_next:
         lines.append(f"  expected next: {verdict.expected_next}")
     return lines
+
+
+def hop_lines(passages: Sequence[Passage]) -> list[str]:
+    """Return a table of the hops: when (ms after the first sighting), where, what was seen."""
+    seen = [passage.sighting.time for passage in passages if passage.sighting]
+    if not seen:
+        return []
+    rows = [
+        (
+            passage.leg.value,
+            f"+{(passage.sighting.time - min(seen)) / 1e6:.3f} ms" if passage.sighting else "-",
+            passage.hop.netns.partition(".")[2],
+            f"{passage.hop.device} {passage.hop.direction}",
+            passage_words(passage),
+        )
+        for passage in passages
+    ]
+    return [
+        f"  {line}" for line in tables.aligned(("LEG", "TIME", "WHERE", "DEVICE", "SEEN"), rows)
+    ]
+
+
+def passage_words(passage: Passage) -> str:
+    """Return what was seen at a hop: addresses, TTL, the VXLAN envelope; or that nothing was."""
+    sighting = passage.sighting
+    if sighting is None:
+        return f"not seen{': ' + passage.problem if passage.problem else ''}"
+    words = f"{sighting.flow.source} -> {sighting.flow.destination} ttl {sighting.ttl}"
+    if sighting.outer:
+        outer = sighting.outer
+        words += f" in VXLAN {outer.vni} {outer.source} -> {outer.destination}"
+    return words + (f" ({passage.problem})" if passage.problem else "")

@@ -1,0 +1,149 @@
+"""exec and logs: looking into pods, nodes and the world around them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from netlab.cli import names, options
+from netlab.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from netlab.cluster import Cluster, PodState
+
+MEMBERS = ("master", "gateway", "client", "internet", "underlay")
+
+
+@options.command(
+    "exec",
+    example="""
+    netlab exec web-1 -- ip addr
+    netlab exec shop/cart-1 -c app -- sh
+    netlab exec node/node1 -- iptables-save
+    netlab exec client -- ping -c1 192.168.50.11
+    """,
+)
+@click.argument("target", shell_complete=names.targets)
+@click.option("-c", "--container", metavar="NAME", default="", shell_complete=names.containers)
+@click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
+@click.argument("words", nargs=-1, metavar="-- CMD [ARG]...", type=click.UNPROCESSED)
+@click.pass_context
+def exec_(
+    ctx: click.Context, target: str, container: str, namespace: str, words: tuple[str, ...]
+) -> int:
+    """Run a command inside a pod, a node or the world around; exits with the command's code.
+
+    TARGET: [NS/]POD, node/NAME, master, gateway, client, internet, underlay. The containers of a
+    pod share everything, so -c only checks that there is one of that name.
+    """
+    if not words:
+        raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
+    live = options.live_lab(ctx)
+    cluster = live.cluster()
+    from netlab.pods import execution
+
+    if target in MEMBERS or target.startswith("node/"):
+        netns, hostname = machine(cluster, target)
+        return execution.run_in_machine(netns, words, hostname=hostname)
+    pod = pod_named(cluster, target, namespace, container=container)
+    return execution.run_in_pod(live.run, pod, words, container=container)
+
+
+@options.command(
+    "logs",
+    example="""
+    netlab logs clock
+    netlab logs shop/cart-1 -c app --tail 20
+    netlab logs clock -f
+    """,
+)
+@click.argument("pod", metavar="[NS/]POD", shell_complete=names.pods)
+@click.option("-c", "--container", metavar="NAME", default="", shell_complete=names.containers)
+@click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
+@click.option("-f", "--follow", is_flag=True, help="Go on as more is written, until ^C.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@click.pass_context
+def logs(
+    ctx: click.Context,
+    pod: str,
+    container: str,
+    namespace: str,
+    follow: bool,
+    tail: int | None,
+) -> None:
+    """Print what a container's command wrote to stdout and stderr.
+
+    Containers without a command are netlab's own servers, which write nothing.
+    """
+    live = options.live_lab(ctx)
+    state = pod_named(live.cluster(), pod, namespace, container=container)
+    chosen = container or only_container(state)
+    from netlab.pods import logs as written
+
+    for text in written.logs(
+        live.run, state.namespace, state.name, chosen, follow=follow, tail=tail
+    ):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def machine(cluster: Cluster, target: str) -> tuple[str, str]:
+    """Return (network namespace, host name) of a node or a member of the world.
+
+    Raises NotFoundError.
+    """
+    if target in MEMBERS:
+        return cluster.lab.netns(target), target
+    name = target.removeprefix("node/")
+    try:
+        return cluster.node(name).netns, name
+    except LookupError:
+        known = ", ".join(node.name for node in cluster.nodes)
+        raise NotFoundError(f"no node {name}", hint=f"there are: {known}") from None
+
+
+def pod_named(cluster: Cluster, target: str, namespace: str, *, container: str = "") -> PodState:
+    """Return the pod `[NS/]POD`, `pod/POD` as kubectl has it. Raises NotFoundError with a hint."""
+    if target.startswith(("pod/", "pods/")):
+        target = target.partition("/")[2]
+    try:
+        pod = cluster.pod(target, namespace)
+    except LookupError:
+        raise NotFoundError(f"no pod {target}", hint=hint_for(cluster, target)) from None
+    known = [each.name for each in pod.containers]
+    if container and container not in known:
+        raise NotFoundError(
+            f"pod {pod.title} has no container {container}", hint=f"it has: {', '.join(known)}"
+        )
+    return pod
+
+
+def hint_for(cluster: Cluster, target: str) -> str:
+    """Return what may have been meant by *target*: another namespace's pod, a node, a near name."""
+    from difflib import get_close_matches
+
+    bare = target.rpartition("/")[2]
+    for pod in cluster.pods:
+        if pod.name == bare:
+            return f"did you mean {pod.title}?"
+    if any(node.name == bare for node in cluster.nodes):
+        return f"did you mean node/{bare}?"
+    titles = {pod.name: pod.title for pod in cluster.pods}
+    near = get_close_matches(bare, list(titles), n=1, cutoff=0.5)
+    return f"did you mean {titles[near[0]]}?" if near else "netlab get pods -A"
+
+
+def only_container(pod: PodState) -> str:
+    """Return the container whose output is meant when none is named: the only one with a command,
+    else the only one. Raises UsageError naming the choices.
+    """
+    commanded = [container.name for container in pod.containers if container.command]
+    every = [container.name for container in pod.containers]
+    for choice in (commanded, every):
+        if len(choice) == 1:
+            return choice[0]
+    raise UsageError(
+        f"pod {pod.title} has several containers", hint=f"name one with -c: {', '.join(every)}"
+    )

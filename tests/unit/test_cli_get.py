@@ -1,0 +1,270 @@
+"""get, describe, apply, delete against a lab in memory: what is printed, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_lab import FakeLive, FakeRoom, pod
+
+from netlab.cli import tables
+from netlab.cli.selectors import selector
+from netlab.errors import UsageError
+
+Netlab = Callable[..., "tuple[int, str, str]"]
+
+
+def table(text: str) -> list[list[str]]:
+    """Return the cells of an aligned table."""
+    return [
+        [cell.strip() for cell in line.split("   ") if cell.strip()] for line in text.splitlines()
+    ]
+
+
+def test_pods_have_kubectls_columns(netlab: Netlab) -> None:
+    code, out, _ = netlab("get", "pods")
+    rows = table(out)
+    assert code == 0
+    assert rows[0] == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert [row[:4] for row in rows[1:]] == [
+        ["pair", "1/1", "Running", "2"],
+        ["web-1", "1/1", "Running", "2"],
+    ]
+
+
+def test_wide_pods_show_address_node_and_namespace(netlab: Netlab) -> None:
+    rows = table(netlab("get", "po", "-o", "wide")[1])
+    assert rows[0][5:] == ["IP", "NODE", "NETNS"]
+    assert rows[2][5:] == ["10.244.2.2", "node2", "notes.node2.default.web-1"]
+
+
+@pytest.mark.parametrize("word", ["pod", "pods", "po", "Pod", "PODS"])
+def test_a_kind_is_named_as_kubectl_names_it(netlab: Netlab, word: str) -> None:
+    assert netlab("get", word, "-o", "name")[1] == "pod/pair\npod/web-1\n"
+
+
+def test_all_namespaces_adds_the_namespace(netlab: Netlab) -> None:
+    rows = table(netlab("get", "pods", "-A")[1])
+    assert rows[0][0] == "NAMESPACE"
+    assert ["shop", "cart-1"] in [row[:2] for row in rows]
+
+
+def test_leases_come_from_flannel(netlab: Netlab) -> None:
+    rows = table(netlab("get", "leases")[1])
+    assert rows[1] == ["10.244.1.0/24", "node1", "192.168.50.11", "02:00:00:00:00:01", "vxlan"]
+    assert len(rows) == 3
+
+
+def test_all_separates_kinds_and_prefixes_names(netlab: Netlab) -> None:
+    out = netlab("get", "all")[1]
+    first = [block.splitlines()[1].split()[0] for block in out.split("\n\n")]
+    assert first == ["pod/pair", "service/web", "deployment.apps/web", "replicaset.apps/web-5d"]
+
+
+def test_a_deployment_counts_the_pods_of_its_replica_sets(netlab: Netlab) -> None:
+    assert table(netlab("get", "deploy")[1])[1][:4] == ["web", "1/2", "1", "1"]
+
+
+def test_kinds_without_effect_carry_a_note(netlab: Netlab) -> None:
+    assert "services are kept and shown" in netlab("get", "svc")[2]
+    assert netlab("get", "pods")[2] == ""
+
+
+def test_an_unknown_kind_that_is_stored_can_be_listed(netlab: Netlab) -> None:
+    assert netlab("get", "widgets", "-o", "name")[1] == "widget.example.com/w1\n"
+
+
+def test_json_is_a_list_and_one_named_object_is_itself(netlab: Netlab) -> None:
+    whole = json.loads(netlab("get", "pods", "-o", "json")[1])
+    assert (whole["kind"], len(whole["items"])) == ("List", 2)
+    one = json.loads(netlab("get", "pod", "pair", "-o", "json")[1])
+    assert (one["kind"], one["metadata"]["name"]) == ("Pod", "pair")
+
+
+def test_yaml_is_the_same_object(netlab: Netlab) -> None:
+    one = netlab("get", "pod/pair", "-o", "yaml")[1]
+    assert yaml.safe_load(one) == json.loads(netlab("get", "pod", "pair", "-o", "json")[1])
+
+
+def test_an_empty_json_list_is_a_list(netlab: Netlab) -> None:
+    code, out, _ = netlab("get", "pods", "-n", "nowhere", "-o", "json")
+    assert (code, json.loads(out)["items"]) == (0, [])
+
+
+def test_nothing_found_says_so_on_stderr(netlab: Netlab) -> None:
+    code, out, err = netlab("get", "cm")
+    assert (code, out, err) == (0, "", "No resources found in default namespace.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("get", "pod", "nope"), 4, "pods 'nope' not found in namespace default"),
+        (("get", "pdo"), 2, "no kind 'pdo'; did you mean po?"),
+        (("describe", "pod", "nope"), 4, "not found"),
+        (("describe", "svc", "-n", "shop"), 4, "no services in shop namespace"),
+        (("delete", "pod", "nope"), 4, "not found"),
+        (("delete", "pod"), 2, "say which objects"),
+        (("delete",), 2, "say which objects"),
+        (("apply",), 2, "no files given"),
+        (("-L", "other", "get", "pods"), 4, "no lab called other"),
+        (("get", "pods", "-l", "a=b=c"), 2, "cannot read the label selector"),
+        (("get", "pods", "-o", "csv"), 2, "csv"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_what_is_wrong_is_said_in_one_line(
+    netlab: Netlab, words: tuple[str, ...], code: int, said: str
+) -> None:
+    found, out, err = netlab(*words)
+    assert (found, out) == (code, "")
+    assert err.startswith("error: ")
+    assert said in err.splitlines()[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("", ["a", "b", "c"]),
+        ("app=web", ["a"]),
+        ("app==web", ["a"]),
+        ("app!=web", ["b", "c"]),
+        ("app", ["a", "b"]),
+        ("!app", ["c"]),
+        ("app in (web, db)", ["a", "b"]),
+        ("app notin (web,db)", ["c"]),
+        ("app,tier=back", ["b"]),
+        ("app in (web,db),tier!=back", ["a"]),
+    ],
+)
+def test_selectors_choose_as_kubectl_does(text: str, chosen: list[str]) -> None:
+    objects = {"a": {"app": "web"}, "b": {"app": "db", "tier": "back"}, "c": {}}
+    assert [name for name, labels in objects.items() if selector(text)(labels)] == chosen
+
+
+@pytest.mark.parametrize("text", ["=web", "app in web", "app=web,,b", "app in (a", "a b"])
+def test_a_broken_selector_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        selector(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (330, "5m30s"),
+        (600, "10m"),
+        (3 * 3600 - 1, "179m"),
+        (3 * 3600 + 300, "3h5m"),
+        (9 * 3600, "9h"),
+        (50 * 3600, "2d2h"),
+        (9 * 86400, "9d"),
+        (800 * 86400, "2y70d"),
+    ],
+)
+def test_ages_are_kubectls(seconds: int, words: str) -> None:
+    now = datetime.fromtimestamp(2_000_000_000, UTC)
+    born = datetime.fromtimestamp(2_000_000_000 - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert tables.age(born, now=now) == words
+
+
+def test_a_waiting_container_gives_the_status(room: FakeRoom, netlab: Netlab) -> None:
+    crashing = pod("crash")
+    crashing["status"]["containerStatuses"] = [
+        {"name": "app", "ready": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    ]
+    room.labs["notes"] = FakeLive(documents=[crashing])
+    assert table(netlab("get", "pods")[1])[1][:3] == ["crash", "0/1", "CrashLoopBackOff"]
+
+
+def test_describe_tells_where_a_pod_lives(netlab: Netlab) -> None:
+    out = netlab("describe", "pod", "web-1")[1]
+    for piece in (
+        "/run/netns/notes.node2.default.web-1",
+        "10.244.2.0/24 of node2",
+        "via 10.244.2.1 (docker0)",
+        "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink; VTEP 02:00:00:00:00:02",
+        "ReplicaSet/web-5d",
+    ):
+        assert piece in out
+
+
+def test_describe_tells_what_a_node_holds(netlab: Netlab) -> None:
+    out = netlab("describe", "node/node1")[1]
+    for piece in (
+        "10.244.2.0/24 via 10.244.2.0: VTEP 02:00:00:00:00:02",
+        "default/pair",
+        "docker0",
+    ):
+        assert piece in out
+
+
+def test_apply_creates_and_then_changes_nothing(netlab: Netlab, tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: shop}\n"
+        "spec: {containers: [{name: c, image: x}]}\n"
+    )
+    assert netlab("apply", "-f", str(file))[:2] == (0, "pod/new -n shop created\n")
+    assert netlab("apply", "-f", str(file))[:2] == (0, "pod/new -n shop unchanged\n")
+    assert netlab("delete", "-f", str(file))[:2] == (0, "pod/new -n shop deleted\n")
+    code, _, err = netlab("delete", "-f", str(file))
+    assert (code, err.splitlines()[-1]) == (4, "error: pod/new -n shop not found")
+
+
+def test_delete_by_name_takes_several(room: FakeRoom, netlab: Netlab) -> None:
+    assert netlab("delete", "pods", "pair", "web-1")[1] == "pod/pair deleted\npod/web-1 deleted\n"
+    assert not any(d["metadata"]["name"] == "pair" for d in room.labs["notes"].stored)
+
+
+def test_a_lab_that_does_not_settle_is_a_failure(room: FakeRoom, netlab: Netlab) -> None:
+    room.labs["notes"].problems = ["pod default/x: no node fits"]
+    code, _, err = netlab("delete", "pod", "pair")
+    assert code == 1
+    assert "problem: pod default/x: no node fits" in err
+
+
+def test_labs_are_listed_without_choosing_one(room: FakeRoom, netlab: Netlab) -> None:
+    room.labs["two"] = FakeLive("two")
+    rows = table(netlab("get", "labs")[1])
+    assert [row[:4] for row in rows[1:]] == [["notes", "2", "4", "yes"], ["two", "2", "4", "yes"]]
+    assert netlab("get", "pods")[0] == 2
+
+
+def test_watch_prints_only_rows_that_change(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth look ends it, as ^C would: nothing, one pod more, one pod less."""
+    live, looks = room.labs["notes"], iter(range(10))
+    late = threading.Event()
+
+    def look(seconds: float) -> None:
+        match next(looks):
+            case 1:
+                live.stored = [*live.stored, pod("late", ip="10.244.1.9")]
+            case 2:
+                live.stored = live.stored[:-1]
+            case 3:
+                late.set()
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", look)
+    code, out, err = netlab("get", "pods", "-w")
+    assert late.is_set()
+    assert (code, err.strip()) == (130, "interrupted")
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "NAME",
+        "pair",
+        "web-1",
+        "late",
+        "late",
+    ]
+    assert out.splitlines()[-1].endswith("(deleted)")

@@ -1,0 +1,253 @@
+"""up, down, plan, status, verify, probe, doctor against fakes: what is printed, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_lab import FakeLive, FakeRoom
+
+from netlab import capabilities
+from netlab.capabilities import Capability
+from netlab.cli import machine, prove, tables
+from netlab.lab.report import Report
+from netlab.packets import (
+    Direction,
+    Flow,
+    Hop,
+    Leg,
+    Outcome,
+    Outer,
+    Passage,
+    Protocol,
+    Sighting,
+    Verdict,
+)
+
+Netlab = Callable[..., "tuple[int, str, str]"]
+TOPOLOGY = """\
+apiVersion: netlab/v1
+kind: Lab
+metadata: {name: notes}
+underlay: {segments: [{name: lan, cidr: 192.168.50.0/24}]}
+nodes: [{name: node1, address: 192.168.50.11}]
+network: {Network: 10.244.0.0/16}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+"""
+
+
+@pytest.fixture
+def topology(tmp_path: Path) -> str:
+    path = tmp_path / "lab.yaml"
+    path.write_text(TOPOLOGY)
+    return str(path)
+
+
+def test_up_says_what_changed(room: FakeRoom, netlab: Netlab, topology: str) -> None:
+    room.report = Report(changes=["pod/a"], operations=41, words=["ip link add x"])
+    code, out, err = netlab("up", topology)
+    assert code == 0
+    assert out.startswith("lab notes: 1 object changed, 41 kernel operations; converged in ")
+    assert "note: " in err  # the Service, which has no effect yet
+    assert "ip link add x" not in err
+
+
+def test_up_again_says_that_nothing_changed(netlab: Netlab, topology: str) -> None:
+    assert netlab("up", topology)[1].startswith("lab notes: nothing to change; converged in ")
+
+
+def test_verbose_up_shows_operations_and_times(
+    room: FakeRoom, netlab: Netlab, topology: str
+) -> None:
+    room.report = Report(operations=1, words=["ip link add x"], seconds={"etcd": 0.25})
+    for words in (("-v", "up", topology), ("up", "-v", topology)):
+        err = netlab(*words)[2]
+        assert "ip link add x\n" in err
+        assert "   0.250 s  etcd\n" in err
+
+
+def test_up_that_does_not_converge_fails(room: FakeRoom, netlab: Netlab, topology: str) -> None:
+    room.report = Report(converged=False, problems=["node node1: no subnet lease yet"])
+    code, out, err = netlab("up", topology)
+    assert code == 1
+    assert "not converged" in out
+    assert "problem: node node1: no subnet lease yet" in err
+
+
+def test_plan_fails_when_there_is_something_to_do(
+    room: FakeRoom, netlab: Netlab, topology: str
+) -> None:
+    assert netlab("plan", topology)[0] == 0
+    room.report = Report(operations=1, words=["ip link add x"])
+    code, out, _ = netlab("plan", topology)
+    assert (code, out) == (1, "ip link add x\n")
+
+
+def test_up_refuses_another_lab_than_the_one_named(netlab: Netlab, topology: str) -> None:
+    code, _, err = netlab("-L", "other", "up", topology)
+    assert code == 2
+    assert "the files declare lab notes, not other" in err
+
+
+def test_every_mistake_is_printed_with_its_place(netlab: Netlab, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(TOPOLOGY.replace("192.168.50.11", "10.0.0.1").replace("10.244.0.0/16", "x"))
+    code, out, err = netlab("up", str(path))
+    lines = err.splitlines()
+    assert (code, out) == (2, "")
+    assert [line.startswith(f"{path}:") for line in lines] == [True] * (len(lines) - 1) + [False]
+    assert len(lines) >= 3
+    assert lines[-1] == f"error: {len(lines) - 1} mistakes in the input; nothing changed"
+
+
+def test_down_takes_the_named_lab_or_all(room: FakeRoom, netlab: Netlab) -> None:
+    room.labs["two"] = FakeLive("two")
+    assert netlab("down")[0] == 2
+    assert netlab("down", "two")[:2] == (0, "lab two: gone in 0.10 s\n")
+    assert netlab("down", "--all")[0] == 0
+    assert room.downed == ["two", "notes", "two"]
+
+
+def test_the_lab_is_chosen_by_option_then_environment(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.labs["two"] = FakeLive("two")
+    monkeypatch.setenv("NETLAB_LAB", "two")
+    for words, lab in (
+        (("status",), "two"),
+        (("-L", "notes", "status"), "notes"),
+        (("status", "-L", "notes"), "notes"),
+        (("status", "notes"), "notes"),
+        (("-L", "notes", "status", "-L", "two"), "two"),
+    ):
+        assert netlab(*words)[1].startswith(f"lab {lab}: "), words
+    assert netlab("-L", "notes", "status", "two")[0] == 2
+
+
+def test_status_fails_until_converged(room: FakeRoom, netlab: Netlab) -> None:
+    code, out, _ = netlab("status")
+    assert code == 0
+    assert out.startswith("lab notes: converged\nagent: pid 42, ")
+    assert "1/2" in out  # pods of a node: running of placed
+    room.labs["notes"].problems = ["node node1: no subnet lease yet"]
+    code, out, _ = netlab("status", "-o", "json")
+    assert (code, json.loads(out)["converged"]) == (1, False)
+
+
+FLOW = Flow("10.244.1.2", "10.244.2.3", Protocol.UDP, 40000, 80)
+VERDICTS = [
+    Verdict(
+        "same-pod-lo", Outcome.PASS, "containers meet on lo", ("seen on lo only",), seconds=0.1
+    ),
+    Verdict(
+        "pod-pod-cross-node",
+        Outcome.FAIL,
+        "pods of two nodes meet through VXLAN",
+        ("no answer",),
+        last_seen="notes.node1 flannel.1 out",
+        expected_next="notes.node1 eth0 out (FDB entry of flannel.1)",
+        seconds=1.5,
+    ),
+    Verdict("nodeport", Outcome.SKIP, "", ("needs Services",)),
+    Verdict("ingress", Outcome.SKIP, "", ("needs Services",)),
+]
+
+
+def test_verify_table_fits_a_projector_and_says_where_it_stopped() -> None:
+    long = [*VERDICTS, Verdict("x" * 22, Outcome.PASS, "word " * 40, ("hop " * 60,))]
+    lines = prove.table(long, width=100)
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert "last seen: notes.node1 flannel.1 out" in text
+    assert "expected next: notes.node1 eth0 out (FDB entry of flannel.1)" in text
+    assert "skip: needs Services: nodeport, ingress" in text
+    assert lines[-1] == "2 passed, 1 failed, 2 skipped"
+    assert "\x1b" not in text
+
+
+def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert tables.coloured("x", tables.RED) == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert tables.coloured("x", tables.RED) == "x"
+
+
+def test_probe_shows_every_hop_with_its_time() -> None:
+    def passage(device: str, time: int | None, outer: Outer | None = None) -> Passage:
+        hop = Hop("notes.node1", device, Direction.OUT, FLOW.source, FLOW.destination)
+        if time is None:
+            return Passage(Leg.REQUEST, hop)
+        seen = Sighting(time, hop.netns, device, Direction.OUT, FLOW, 64, 100, outer=outer)
+        return Passage(Leg.REQUEST, hop, seen)
+
+    outer = Outer("192.168.50.11", "192.168.50.12", 1)
+    passages = (passage("flannel.1", 1_000_000), passage("eth0", 1_250_000, outer))
+    verdict = Verdict(
+        "probe", Outcome.PASS, "a to b", passages=(*passages, passage("br-lan", None))
+    )
+    text = "\n".join(prove.probe_lines(verdict))
+    assert "+0.000 ms   node1   flannel.1 out   10.244.1.2 -> 10.244.2.3 ttl 64" in text
+    assert "+0.250 ms" in text
+    assert "in VXLAN 1 192.168.50.11 -> 192.168.50.12" in text
+    assert "br-lan out      not seen" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ("web", ("web", 0, "")),
+        ("shop/cart-1", ("shop/cart-1", 0, "")),
+        ("web:80", ("web", 80, "tcp")),
+        ("node/node1:53/UDP", ("node/node1", 53, "udp")),
+        ("10.0.0.1:22/tcp", ("10.0.0.1", 22, "tcp")),
+    ],
+)
+def test_the_end_of_a_flow_is_read(words: str, end: tuple[str, int, str]) -> None:
+    assert prove.flow_end(words) == end
+
+
+def capability(name: str, ok: bool, required: bool) -> Capability:
+    return Capability(name, ok, required, "every cable", "seen", "" if ok else "apt install it")
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "last"),
+    [
+        ([capability("veth", True, True)], 0, "everything is there"),
+        (
+            [capability("veth", True, True), capability("ip_vs", False, False)],
+            0,
+            "labs can run here; what is named above needs more",
+        ),
+        ([capability("veth", False, True)], 3, "1 missing: no lab can run here"),
+    ],
+    ids=["all", "optional missing", "required missing"],
+)
+def test_doctor_fails_only_for_what_every_lab_needs(
+    netlab: Netlab,
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[Capability],
+    code: int,
+    last: str,
+) -> None:
+    monkeypatch.setattr(capabilities, "tried", lambda: found)
+    got, out, _ = netlab("doctor")
+    assert (got, out.splitlines()[-1]) == (code, last)
+    got, out, _ = netlab("doctor", "-o", "json")
+    facts = json.loads(out)
+    assert (got, facts["ok"]) == (code, code == 0)
+    assert [fact["name"] for fact in facts["capabilities"]] == [c.name for c in found]
+
+
+def test_doctor_names_the_remedy_of_each_gap() -> None:
+    lines = machine.examined([capability("veth", False, True)])
+    assert "  veth: apt install it" in lines
+    assert max(map(len, lines)) <= 100
