@@ -80,14 +80,17 @@ class Loop(threading.Thread):
 
     def run(self) -> None:
         try:
+            heard: list[Callable[[], None]] = []
             while not self.ended:
-                pause = self._pass()
-                self._sleep(pause)
+                pause = self._pass(heard)
+                heard = self._sleep(pause)
         finally:
             self.close()
 
-    def _pass(self) -> float:
+    def _pass(self, heard: list[Callable[[], None]]) -> float:
         try:
+            for drain in heard:
+                drain()
             self.once()
         except NetlabError as error:
             self._failed(str(error))
@@ -109,9 +112,10 @@ class Loop(threading.Thread):
         self.error = message
         self._retry = min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> list[Callable[[], None]]:
+        """Wait until something wakes the loop; return what drains it, for the next pass."""
         if self.ended:
-            return
+            return []
         watched = dict(self.watched())
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
@@ -121,8 +125,7 @@ class Loop(threading.Thread):
         if ready and not self.ended:
             time.sleep(SETTLE)
             ready = poll.poll(0)
-        for descriptor, _ in ready:
-            if descriptor == self._wakeup:
-                os.eventfd_read(self._wakeup)
-            else:
-                watched[descriptor]()
+        woken = [descriptor for descriptor, _ in ready]
+        if self._wakeup in woken:
+            os.eventfd_read(self._wakeup)
+        return [watched[descriptor] for descriptor in woken if descriptor != self._wakeup]

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from netlab import processes, world
 from netlab.agent.loop import Loop
@@ -41,6 +42,7 @@ class World(Loop):
         self.kernel = kernel
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
+        self._etcd_pidfd: int | None = None
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
 
     def once(self) -> None:
@@ -92,6 +94,8 @@ class World(Loop):
         watched: dict[int, Callable[[], None]] = {
             watch.fileno(): partial(_drain, watch) for _, watch in self._watches.values()
         }
+        if self._etcd_pidfd is not None:
+            watched[self._etcd_pidfd] = lambda: None  # readable when etcd has ended
         # Readable when the pod servers die: the next pass starts new ones and tells them all.
         watched[self.servers.fileno()] = lambda: None
         # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
@@ -101,23 +105,42 @@ class World(Loop):
     # -- processes
 
     def _etcd(self, lab: Lab) -> None:
-        if not processes.marked(self.state.run).get(ETCD):
+        """Have etcd running in the master's namespace; one that lives is kept."""
+        arguments = server.arguments(self.state.run / ETCD, lab.master.address, PORT)
+        home = netns.identity(lab.netns(world.MASTER))
+        pids = []
+        for pid in processes.marked(self.state.run).get(ETCD, []):
+            if _serves(pid, arguments, home):
+                pids.append(pid)
+            else:
+                processes.end(pid, grace=1.0)  # for another address, or in a namespace that went
+        if not pids:
             self.state.etcd_ready.clear()
-            arguments = server.arguments(self.state.run / ETCD, lab.master.address, PORT)
-            pid = processes.spawn(
-                self.state.run,
-                ETCD,
-                arguments,
-                netns=lab.netns(world.MASTER),
-                env=server.environment(),
-                stdout=self.state.run / "etcd.log",
-            )
-            self.log.info("started etcd, pid %d, on %s:%d", pid, lab.master.address, PORT)
+            pids = [
+                processes.spawn(
+                    self.state.run,
+                    ETCD,
+                    arguments,
+                    netns=lab.netns(world.MASTER),
+                    env={**os.environ, **server.environment()},
+                    stdout=self.state.run / "etcd.log",
+                )
+            ]
+            self.log.info("started etcd, pid %d, on %s:%d", pids[0], lab.master.address, PORT)
+            self._follow(pids[0])
+        if self._etcd_pidfd is None:
+            self._follow(pids[0])
         if not self.state.etcd_ready.is_set():
             with netns.entered(lab.netns(world.MASTER)):
                 deadline = time.monotonic() + ETCD_DEADLINE
                 server.wait_healthy(Etcd(lab.master.address, PORT), deadline)
             self.state.etcd_ready.set()
+
+    def _follow(self, pid: int) -> None:
+        """Be woken when the process *pid* ends."""
+        if self._etcd_pidfd is not None:
+            os.close(self._etcd_pidfd)
+        self._etcd_pidfd = os.pidfd_open(pid)
 
     def _outside_servers(self, lab: Lab) -> None:
         self.servers.ensure()
@@ -138,6 +161,15 @@ class World(Loop):
         for _, watch in self._watches.values():
             watch.close()
         os.close(self._mounts)
+
+
+def _serves(pid: int, arguments: list[str], home: int) -> bool:
+    """Return whether *pid* was started with *arguments* and lives in the namespace *home*."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        return words == arguments and os.stat(f"/proc/{pid}/ns/net").st_ino == home
+    except OSError:
+        return False
 
 
 def _drain(watch: Watch) -> None:

@@ -92,6 +92,19 @@ def inside(netns: str, *words: str) -> str:
     ).stdout
 
 
+ASK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 3) as s:
+    s.sendall(b"hello\\n")
+    print(s.makefile().readline())
+"""
+
+
+def asked(netns: str, address: str, port: int = 80) -> Any:
+    """Return what the server at *address* answers to somebody in *netns*."""
+    return json.loads(inside(netns, "python3", "-c", ASK, address, str(port)))
+
+
 def namespaces(lab: str) -> list[str]:
     directory = Path("/run/netns")
     names = os.listdir(directory) if directory.is_dir() else []
