@@ -136,6 +136,20 @@ need_programs() {
     [ -z "$missing" ] || die "missing: $missing" "sudo apt-get install $missing"
 }
 
+# need_modules: have the one kernel module that nothing loads by itself. Loading it makes the host's
+# own bridges meet iptables; that is put back, and each lab turns it on in its own namespaces.
+need_modules() {
+    bridge=/proc/sys/net/bridge
+    if ! is_root || [ -e "$bridge/bridge-nf-call-iptables" ] || ! has modprobe; then
+        return 0
+    fi
+    modprobe br_netfilter 2>/dev/null || return 0 # built in, or missing: `netlab doctor` tells
+    say "loaded the kernel module br_netfilter"
+    for family in iptables ip6tables arptables; do
+        echo 0 >"$bridge/bridge-nf-call-$family" 2>/dev/null || true
+    done
+}
+
 # need_venv [EXTRA]: have .venv with netlab (and its EXTRA) in it, made again only when
 # pyproject.toml, the place or the Python changed.
 need_venv() {

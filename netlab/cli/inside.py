@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from netlab.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster, PodState
+    from netlab.pods.execution import Target
 
 MEMBERS = ("master", "gateway", "client", "internet", "underlay")
 
@@ -36,7 +38,7 @@ def exec_(
     """Run a command inside a pod, a node or the world around; exits with the command's code.
 
     TARGET: [NS/]POD, node/NAME, master, gateway, client, internet, underlay. The containers of a
-    pod share everything, so -c only checks that there is one of that name.
+    pod share all its namespaces: -c chooses whose environment and working directory to take.
     """
     if not words:
         raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
@@ -46,9 +48,15 @@ def exec_(
 
     if target in MEMBERS or target.startswith("node/"):
         netns, hostname = machine(cluster, target)
-        return execution.run_in_machine(netns, words, hostname=hostname)
+        return execution.run_in(execution.Target(netns, hostname), words)
     pod = pod_named(cluster, target, namespace, container=container)
-    return execution.run_in_pod(live.run, pod, words, container=container)
+    chosen = [each for each in pod.containers if each.name == container] or pod.containers[:1]
+    return execution.run_in(
+        pod_target(live.run, cluster, pod),
+        words,
+        env={pair.name: pair.value for each in chosen for pair in each.env},
+        cwd=next((each.workingDir for each in chosen if each.workingDir), None),
+    )
 
 
 @options.command(
@@ -87,6 +95,24 @@ def logs(
     ):
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def pod_target(run: Path, cluster: Cluster, pod: PodState) -> Target:
+    """Return where to execute in *pod*: its sandbox, made if need be; a host-network pod's node."""
+    from netlab.pods import execution, sandbox
+
+    if pod.host_network:
+        return execution.Target(cluster.node(pod.node).netns, pod.node)
+    hostname = pod.hostname or pod.name
+    first = sandbox.ensure(
+        run,
+        netns=pod.netns,
+        namespace=pod.namespace,
+        pod=pod.name,
+        hostname=hostname,
+        hosts=sandbox.hosts_file(pod.ip, hostname),
+    )
+    return execution.Target(pod.netns, hostname, first)
 
 
 def machine(cluster: Cluster, target: str) -> tuple[str, str]:
