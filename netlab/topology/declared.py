@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from netlab.controllers.declaration import ANNOTATION
-from netlab.model.kubernetes import KINDS, OTHER_VERSIONS, Document, Kind, kind_of
+from netlab.model.kinds import BY_KIND, KINDS, OTHER_VERSIONS, Kind
+from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import API_VERSION
 from netlab.topology import labdoc, labrules, manifest, podrules, values
 from netlab.topology.mistakes import Mistakes, Origin
@@ -23,7 +24,6 @@ _SERVER_FIELDS = (
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
     "ownerReferences",  # to uids of another cluster
 )
-_KINDS = {kind.kind: kind for kind in KINDS}
 _GROUPS = {kind.group.rpartition("/")[0] for kind in KINDS}
 _VERSIONS = dict.fromkeys((*(kind.group for kind in KINDS), API_VERSION))
 
@@ -49,7 +49,7 @@ def _pieces(origin: Origin, mistakes: Mistakes) -> Iterator[Piece]:
     if not _identified(origin, mistakes):
         return
     kind = fields["kind"].value
-    if kind.endswith("List") and kind not in _KINDS:
+    if kind.endswith("List") and kind not in BY_KIND:
         listed = fields["items"].value if "items" in fields else None
         if not isinstance(listed, list):
             what = values.described(listed)
@@ -88,16 +88,16 @@ def _unknown(version: str, kind: str) -> tuple[Path, str]:
         if kind == LAB:
             return ("apiVersion",), f"{version} has no Lab ({API_VERSION})"
         return ("kind",), f"{API_VERSION} has no {kind} ({LAB})"
-    if kind == LAB or (kind.endswith("List") and kind not in _KINDS):
+    if kind == LAB or (kind.endswith("List") and kind not in BY_KIND):
         return (), ""
     group = version.rpartition("/")[0]
-    known = _KINDS.get(kind)
+    known = BY_KIND.get(kind)
     custom = "." in group and group not in _GROUPS and version.count("/") == 1
     if known is None:
         if custom:
             return (), ""
         if group in _GROUPS:
-            near = values.nearest(kind, _KINDS)
+            near = values.nearest(kind, BY_KIND)
             hint = f"did you mean {near}?" if near else f"not of {version} in Kubernetes v1.30"
             return ("kind",), f"unknown kind {kind} ({hint})"
         near = values.nearest(version, _VERSIONS)

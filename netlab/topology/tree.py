@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from netlab.topology.scalars import WORDS, plain_scalar
+
 VALUES_MAX = 1_000_000  # values of one file, aliases expanded
 DEPTH_MAX = 100  # nested lists and mappings
 
@@ -46,15 +48,6 @@ class Composed(NamedTuple):
     slips: list[Slip]
 
 
-WORDS: dict[str, bool | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE"), True),
-    **dict.fromkeys(("on", "On", "ON"), True),
-    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE"), False),
-    **dict.fromkeys(("off", "Off", "OFF"), False),
-}
-INTEGER = re.compile(r"[-+]?(0[bB][01]+|0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _TAGGED: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -62,27 +55,6 @@ _TAGGED: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _COLLECTION_TAGS = ("!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-DIGITS_MAX = 100  # longer numbers are text: int() is quadratic and refuses 4300 digits
-
-
-def plain_scalar(text: str) -> bool | int | float | str | None:
-    """Return what an unquoted scalar means. Source: go-yaml v2.4 resolve.go, as kubectl uses."""
-    if text and text[0] in "+-.0123456789":
-        return _number(text)
-    return WORDS.get(text, text)
-
-
-def _number(text: str) -> int | float | str:
-    digits = text.replace("_", "")
-    if len(digits) <= DIGITS_MAX and INTEGER.fullmatch(digits):
-        bare = digits.lstrip("+-").lower()
-        octal = len(bare) > 1 and bare[0] == "0" and bare[1].isdigit()
-        size = int(bare, 8) if octal else int(bare, 0)
-        return -size if digits[0] == "-" else size
-    if len(digits) <= DIGITS_MAX and FLOAT.fullmatch(digits):
-        value = float(digits)
-        return text if value in (float("inf"), float("-inf")) else value
-    return text
 
 
 def plain(node: Node) -> Any:

@@ -13,7 +13,7 @@ import yaml
 
 from netlab import topology
 from netlab.model.lab import Backend, Network
-from netlab.topology import tree
+from netlab.topology import scalars, tree
 
 DATA = Path(__file__).parents[1] / "data"
 TOPOLOGIES = Path(topology.__file__).parents[2] / "topologies"
@@ -151,7 +151,7 @@ SCALARS: dict[str, Any] = {
 
 @pytest.mark.parametrize(("text", "value"), SCALARS.items(), ids=[key[:12] for key in SCALARS])
 def test_plain_scalars_are_read_as_kubernetes_reads_them(text: str, value: object) -> None:
-    read = tree.plain_scalar(text)
+    read = scalars.plain_scalar(text)
     assert (read, type(read)) == (value, type(value))
 
 
