@@ -70,6 +70,12 @@ def detach(target: str) -> None:
     _checked(_libc.umount2(target.encode(), MNT_DETACH), target)
 
 
+def sethostname(name: str) -> None:
+    """Set the host name of the calling process's UTS namespace. Raises OSError."""
+    raw = name.encode()
+    _checked(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), "sethostname")
+
+
 def netns_path(name: str) -> str:
     """Return the file that stands for the network namespace called *name*."""
     return f"{NETNS_DIR}/{name}"

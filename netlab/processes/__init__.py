@@ -14,6 +14,7 @@ from netlab.processes.own import (
     pidfd,
     spawn,
     start_time,
+    strays,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "run",
     "spawn",
     "start_time",
+    "strays",
 ]

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from netlab.errors import CapabilityError, NetlabError, NotFoundError
-from netlab.pods import namespaces
+from netlab.errors import CapabilityError, NetlabError
+from netlab.kernel.netns import entered
 
 MARK = "NETLAB_PROCESS"
 START = "NETLAB_PROCESS_START"  # start time, clock ticks since boot: proc_pid_stat(5), field 22
@@ -48,20 +48,6 @@ class Completed:
     stderr: str
 
 
-@contextmanager
-def entered(netns: str) -> Iterator[None]:
-    """The calling thread is in the network namespace *netns* meanwhile. Raises NotFoundError."""
-    try:
-        fd = os.open(namespaces.netns_path(netns), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFoundError(f"no network namespace {netns}") from None
-    try:
-        with namespaces.within(fd, namespaces.CLONE_NEWNET, own="net"):
-            yield
-    finally:
-        os.close(fd)
-
-
 def run(
     argv: Sequence[str],
     *,
@@ -74,7 +60,7 @@ def run(
 ) -> Completed:
     """Run a command to its end, in the network namespace *netns*, and return what it printed.
 
-    Raises CapabilityError when the program is missing (the hint names its package), NotFoundError
+    Raises CapabilityError when the program is missing (the hint names its package), KernelError
     for the namespace, NetlabError when it takes longer than *timeout* seconds or, unless *check*
     is false, exits with another code than 0. *env* replaces the environment.
     """

@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from netlab.errors import NetlabError
+from netlab.kernel.netns import entered
 from netlab.processes import commands
 from netlab.processes.commands import MARK, START
 
@@ -47,6 +48,21 @@ def marked(rundir: Path | str) -> dict[str, list[int]]:
         except OSError:  # it has ended, or is another user's
             continue
     return {role: [pid for _, pid in sorted(pids)] for role, pids in found.items()}
+
+
+def strays(rundir: Path | str, role: str) -> list[int]:
+    """Return every process with this mark in its environment: the one that has it, and whatever
+    inherited it."""
+    mark = f"\0{MARK}={rundir}:{role}\0".encode()
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if mark in b"\0" + file.read():
+                    found.append(int(name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
 
 
 def _mark(pid: int, prefix: bytes) -> tuple[str | None, int]:
@@ -121,7 +137,7 @@ def spawn(
     """Start a marked process in a session of its own, appending its output to *stdout*; its pid.
 
     The calling thread is inside *netns* while the child is made, so nothing needs to run between
-    fork and exec: safe with any number of threads. Raises NotFoundError for the namespace,
+    fork and exec: safe with any number of threads. Raises KernelError for the namespace,
     CapabilityError for the program.
     """
     _reap()
@@ -129,7 +145,7 @@ def spawn(
     commands.log(argv, netns=netns)
     with (
         open(stdout, "ab") as out,
-        commands.entered(netns) if netns else nullcontext(),
+        entered(netns) if netns else nullcontext(),
         commands.program_errors(argv[0]),
     ):
         child = subprocess.Popen(

@@ -1,0 +1,305 @@
+"""Containers with a `command:`: their programs started, watched, restarted, found again.
+
+1. *The agent is the parent, but not the life.* A program is the agent's own child, so its exit
+   code is known, in a session of its own, so it outlives the agent; the next agent finds it by
+   its mark. What ended while no agent watched, or was adopted, has lost its exit code: the status
+   says so (ContainerStatusUnknown, 137, as the kubelet does).
+2. *One process per container*: no supervisor. Restarting is the agent's, with the kubelet's
+   back-off, quicker: 0.5 s doubled up to 30 s, forgotten after a minute of running.
+3. *The end of a container is the end of all it started*: children have inherited the mark.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netlab import processes
+from netlab.errors import NetlabError
+from netlab.pods import runs, sandbox
+from netlab.pods.logs import Collector, Log, log_path
+from netlab.pods.namespaces import netns_path
+from netlab.pods.runs import Run
+from netlab.pods.variables import expanded
+from netlab.pods.waiting import until
+
+BACKOFF_FIRST = 0.5  # seconds
+BACKOFF_MOST = 30.0
+FORGIVEN_AFTER = 60.0  # seconds of running
+GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Key = tuple[str, str, str]  # namespace, pod, container
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A container that runs a program.
+
+    *address*: the pod's; *restart*: its restartPolicy; *past*: the container's status as an agent
+    before this one left it (`state`, `restartCount`), so that what has completed stays so.
+    """
+
+    namespace: str
+    pod: str
+    container: str
+    netns: str
+    hostname: str
+    address: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    restart: str = "Always"
+    past: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> Key:
+        return (self.namespace, self.pod, self.container)
+
+    @property
+    def role(self) -> str:
+        return f"container/{self.namespace}/{self.pod}/{self.container}"
+
+
+@dataclass
+class _Container:
+    wanted: Wanted
+    run: Run | None = None
+    ended: dict[str, Any] | None = None  # the last run's `terminated`
+    problem: str = ""  # why it could not be started
+    starts: int = 0
+    wait: float = 0.0  # seconds; the present back-off
+    due: float = 0.0  # monotonic; not to be started before
+
+
+class Containers:
+    """The containers with programs of one node. Every method may be called from any thread."""
+
+    def __init__(self, rundir: Path | str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rundir = Path(rundir)
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._held: dict[Key, _Container] = {}
+        self._pods: dict[tuple[str, str], str] = {}  # with their network namespaces
+        self._sandboxes: dict[tuple[str, str], tuple[int, int]] = {}  # pid and start time
+        self._logs = Collector()
+        self._exits = select.epoll()
+
+    def reconcile(self, wanted: Sequence[Wanted]) -> dict[Key, dict[str, Any]]:
+        """Make *wanted* what runs; return each container's `state` and `restartCount`, as in
+        Kubernetes' containerStatuses, by (namespace, pod, container).
+
+        A container that cannot run is waiting, with the reason; never an exception. Also removes
+        the sandboxes of pods whose network namespace is gone.
+        """
+        with self._lock:
+            self._clear_exits()
+            by_key = {each.key: each for each in wanted}
+            self._end([c for k, c in self._held.items() if by_key.get(k) != c.wanted])
+            self._remove_pods({k[:2] for k in by_key})
+            new = [each for each in wanted if each.key not in self._held]
+            if new:
+                self._adopt(new)
+            for container in self._held.values():
+                self._settle(container)
+            self._remove_orphans()
+            return {key: _status(container) for key, container in self._held.items()}
+
+    def remove(self, namespace: str, pod: str, *, netns: str | None = None) -> None:
+        """End everything that runs in the pod, and remove its sandbox and logs.
+
+        With *netns*, only the pod that lives there: it may be on another node by now.
+        """
+        with self._lock:
+            self._end([c for k, c in self._held.items() if k[:2] == (namespace, pod)])
+            self._sandboxes.pop((namespace, pod), None)
+            if sandbox.remove(self._rundir, namespace, pod, netns=netns):
+                shutil.rmtree(self._rundir / "logs" / namespace / pod, ignore_errors=True)
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when a program ends; then `reconcile`."""
+        return self._exits.fileno()
+
+    def due(self) -> float | None:
+        """Return the seconds until a container is to be started again; None: none waits."""
+        with self._lock:
+            waiting = [c.due for c in self._held.values() if c.run is None and _restarts(c)]
+            return max(0.0, min(waiting) - self._clock()) if waiting else None
+
+    def close(self) -> None:
+        """Stop watching; what runs goes on."""
+        with self._lock:
+            for container in self._held.values():
+                if container.run is not None:
+                    runs.release(container.run)
+            self._held.clear()
+            self._logs.close()
+            self._exits.close()
+
+    def _clear_exits(self) -> None:
+        """Stop listening to the programs that have ended: `_settle` sees to them."""
+        for fd, _ in self._exits.poll(0):
+            self._exits.unregister(fd)
+
+    def _adopt(self, new: Sequence[Wanted]) -> None:
+        """Take containers up: what is known of their past, and the programs that already run."""
+        marked = processes.marked(self._rundir)
+        for wanted in new:
+            container = self._held[wanted.key] = _Container(wanted)
+            self._pods[wanted.key[:2]] = wanted.netns
+            pid = next(iter(marked.get(wanted.role, [])), 0)
+            run = runs.adopted(pid) if pid and sandbox.is_in(pid, wanted.netns) else None
+            if wanted.past:
+                _remember(container, wanted.past)
+            if run is not None:
+                container.run, container.ended = run, None
+                container.starts = max(1, container.starts)
+                self._exits.register(run.pidfd, select.EPOLLIN)
+                self._log_of(wanted)
+
+    def _settle(self, container: _Container) -> None:
+        """Note the end of a run, and start the next one when it is time."""
+        run = container.run
+        if run is not None:
+            if not runs.over(run) and sandbox.is_in(run.pid, container.wanted.netns):
+                return
+            self._note_end(container, run)
+        if _restarts(container) and self._clock() >= container.due:
+            try:
+                self._start(container)
+            except (NetlabError, OSError) as error:
+                container.problem = str(error)
+                self._back_off(container)
+
+    def _note_end(self, container: _Container, run: Run) -> None:
+        """Take down how the run ended; if the pod's namespace was made again, it ends now."""
+        runs.kill(run, self._rundir, container.wanted.role)
+        container.run = None
+        container.problem = runs.why_not_started(run)
+        container.ended = (
+            runs.not_started(run, container.problem) if container.problem else runs.terminated(run)
+        )
+        if time.time() - run.began > FORGIVEN_AFTER:
+            container.wait = 0.0
+        self._back_off(container)
+        runs.release(run)
+
+    def _back_off(self, container: _Container) -> None:
+        container.wait = min(max(BACKOFF_FIRST, container.wait * 2), BACKOFF_MOST)
+        container.due = self._clock() + container.wait
+
+    def _start(self, container: _Container) -> None:
+        """Start the program in its pod's sandbox. Raises NetlabError, OSError."""
+        wanted = container.wanted
+        variables = {name: expanded(value, wanted.env) for name, value in wanted.env.items()}
+        environment = {"PATH": _PATH, "HOME": "/root", "HOSTNAME": wanted.hostname, **variables}
+        pause = self._sandbox_of(wanted)
+        output = self._log_of(wanted).writer()
+        try:
+            run = runs.started(
+                pause,
+                [expanded(word, variables) for word in wanted.argv],
+                env=processes.marked_environment(self._rundir, wanted.role, environment),
+                cwd=wanted.cwd,
+                output=output,
+            )
+        finally:
+            os.close(output)
+        self._exits.register(run.pidfd, select.EPOLLIN)
+        container.run = run
+        container.problem = ""
+        container.starts += 1
+
+    def _log_of(self, wanted: Wanted) -> Log:
+        return self._logs.log(log_path(self._rundir, *wanted.key))
+
+    def _sandbox_of(self, wanted: Wanted) -> int:
+        """Return the first process of the pod's sandbox, made if need be. Raises NetlabError."""
+        held = self._sandboxes.get(wanted.key[:2])
+        if held and processes.alive(*held) and sandbox.is_in(held[0], wanted.netns):
+            return held[0]
+        if not os.path.exists(netns_path(wanted.netns)):
+            raise NetlabError(f"no network namespace {wanted.netns}")
+        pid = sandbox.ensure(
+            self._rundir,
+            netns=wanted.netns,
+            namespace=wanted.namespace,
+            pod=wanted.pod,
+            hostname=wanted.hostname,
+            hosts=sandbox.hosts_file(wanted.address, wanted.hostname),
+        )
+        self._sandboxes[wanted.key[:2]] = (pid, processes.start_time(pid) or 0)
+        return pid
+
+    def _end(self, gone: Sequence[_Container]) -> None:
+        """End these containers: SIGTERM to all at once, after `GRACE` SIGKILL to what is left."""
+        running = [c.run for c in gone if c.run is not None]
+        for run in running:
+            runs.send(run, signal.SIGTERM)
+        until(lambda: all(runs.over(run) for run in running), within=GRACE)
+        for container in gone:
+            if container.run is not None:
+                runs.kill(container.run, self._rundir, container.wanted.role)
+                runs.release(container.run)
+            del self._held[container.wanted.key]
+            self._logs.forget(log_path(self._rundir, *container.wanted.key))
+
+    def _remove_pods(self, wanted: set[tuple[str, str]]) -> None:
+        """Remove the pods that ran something and are wanted no more."""
+        for pod in [pod for pod in self._pods if pod not in wanted]:
+            self.remove(*pod, netns=self._pods.pop(pod))
+
+    def _remove_orphans(self) -> None:
+        """Remove the sandboxes, `netlab exec`'s among them, whose pod has no namespace now."""
+        for namespace, pod in sandbox.orphans(self._rundir):
+            if not any(key[:2] == (namespace, pod) for key in self._held):
+                self.remove(namespace, pod)
+
+
+def _remember(container: _Container, past: Mapping[str, Any]) -> None:
+    """Take up from a status that an agent before us has written."""
+    state = past.get("state", {})
+    if "running" in state or "terminated" in state:
+        container.starts = past.get("restartCount", 0) + 1
+        container.ended = state.get("terminated") or runs.unknown_end(state["running"])
+
+
+def _restarts(container: _Container) -> bool:
+    """Return whether the container is to be started, now or later."""
+    policy, ended = container.wanted.restart, container.ended
+    if ended is None or policy == "Always":
+        return True
+    return policy == "OnFailure" and ended["exitCode"] != 0
+
+
+def _status(container: _Container) -> dict[str, Any]:
+    status: dict[str, Any] = {"restartCount": max(0, container.starts - 1)}
+    if container.run is not None:
+        status["state"] = {"running": {"startedAt": runs.rfc3339(container.run.began)}}
+    elif container.ended is not None and not _restarts(container):
+        status["state"] = {"terminated": container.ended}
+    else:
+        status["state"] = {"waiting": _waiting(container)}
+    if container.ended is not None and "terminated" not in status["state"]:
+        status["lastState"] = {"terminated": container.ended}
+    return status
+
+
+def _waiting(container: _Container) -> dict[str, str]:
+    if container.problem:
+        return {"reason": "RunContainerError", "message": container.problem}
+    if container.ended is None:
+        return {"reason": "ContainerCreating"}
+    return {
+        "reason": "CrashLoopBackOff",
+        "message": f"back-off {container.wait:g}s restarting failed container: "
+        f"exit code {container.ended['exitCode']}",
+    }

@@ -1,0 +1,226 @@
+"""Doing something in a pod, a node or another place of the lab: `netlab exec`, and questions.
+
+Both fork, so both belong in a process with one thread. The child enters the namespaces; only the
+PID namespace has to be set before the fork, in the parent, since it counts for children.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from netlab.errors import NetlabError, NotFoundError
+from netlab.pods.namespaces import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    netns_path,
+    sethostname,
+    setns,
+    unshare,
+)
+from netlab.processes import MARK, START
+
+CANNOT_EXECUTE, NOT_FOUND = 126, 127  # as a shell exits: sh(1)
+KILLED = 128  # plus the signal's number
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SI_KERNEL = 0x80  # siginfo's code of a signal from the terminal: sigaction(2)
+_PASSED_ON = frozenset(
+    {
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    }
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place to execute in. *sandbox*: the first process of the pod's; None: not a pod, where
+    only the network namespace and the host name are its own."""
+
+    netns: str
+    hostname: str
+    sandbox: int | None = None
+
+
+def run_in(
+    target: Target,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> int:
+    """Execute *argv* in *target* with our input, output and terminal; return its exit code.
+
+    128 + n when signal n killed it, 127 when there is no such program, 126 when it cannot be
+    executed. Signals sent to us are passed on; those of the terminal reach it by themselves.
+    *env* is added to our environment; *cwd* is used where it exists. Raises NotFoundError.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
+    try:
+        child = _fork(target)
+        if child == 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _execute(target, argv, env=env or {}, cwd=cwd)
+        return _exit_code(child)
+    finally:
+        _take_terminal_back()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def inside(target: Target | int | str, question: Callable[[], T]) -> T:
+    """Return what *question* returns (JSON's types) when asked inside *target*.
+
+    *target*: a Target, the first process of a sandbox, or the name of a network namespace.
+    Raises NetlabError with the reason when the question raised.
+    """
+    if isinstance(target, int):
+        target = Target(netns="", hostname="", sandbox=target)
+    elif isinstance(target, str):
+        target = Target(netns=target, hostname="")
+    reading, writing = os.pipe()
+    child = _fork(target)
+    if child == 0:
+        os.close(reading)
+        _reply(target, question, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        data = answer.read()
+    os.waitpid(child, 0)
+    reply = json.loads(data or b'{"error": "it ended without an answer"}')
+    if "error" in reply:
+        raise NetlabError(f"{target.netns or target.sandbox}: {reply['error']}")
+    return cast(T, reply["answer"])
+
+
+def enter(target: Target, descriptor: int) -> None:
+    """Move this process, a forked child, into *target*, whose `_descriptor` is given.
+
+    Its PID namespace is set already, by the fork.
+    """
+    if target.sandbox is not None:
+        setns(descriptor, CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS)
+        return
+    setns(descriptor, CLONE_NEWNET)
+    if target.hostname:
+        unshare(CLONE_NEWUTS)
+        sethostname(target.hostname)
+
+
+def _fork(target: Target) -> int:
+    """Fork; the child (0) is inside *target*. Raises NotFoundError when that is not there."""
+    try:
+        if target.sandbox is None:
+            descriptor = os.open(netns_path(target.netns), os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            descriptor = os.pidfd_open(target.sandbox)
+    except OSError as error:
+        what = target.netns or f"sandbox {target.sandbox}"
+        raise NotFoundError(f"{what} is not there: {error.strerror}") from error
+    try:
+        child = os.fork() if target.sandbox is None else _fork_in_pid_namespace(descriptor)
+        if child == 0:
+            try:
+                enter(target, descriptor)
+            except OSError as error:
+                _complain(f"cannot enter {target.netns or target.sandbox}: {error.strerror}")
+                os._exit(CANNOT_EXECUTE)
+        return child
+    finally:
+        os.close(descriptor)
+
+
+def _fork_in_pid_namespace(pidfd: int) -> int:
+    home = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(pidfd, CLONE_NEWPID)
+        child = -1
+        try:
+            child = os.fork()
+        finally:
+            if child != 0:  # inside there is no way back, nor need for one
+                setns(home, CLONE_NEWPID)
+        return child
+    finally:
+        os.close(home)
+
+
+def _execute(
+    target: Target, argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None
+) -> None:
+    """Become the program, or exit as a shell would. Does not return."""
+    code = CANNOT_EXECUTE
+    try:
+        if cwd or target.sandbox is not None:
+            os.chdir(cwd if cwd and os.path.isdir(cwd) else "/")
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and children inherit it
+        kept = {k: v for k, v in os.environ.items() if k not in (MARK, START)}
+        os.execvpe(argv[0], list(argv), {"PATH": _PATH, **kept, "HOSTNAME": target.hostname, **env})
+    except FileNotFoundError:
+        code = NOT_FOUND
+        _complain(f"{argv[0]}: not found")
+    except BaseException as error:
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        _complain(f"{argv[0]}: {str(reason).lower()}")
+    finally:
+        os._exit(code)
+
+
+def _complain(text: str) -> None:
+    os.write(2, f"netlab exec: {text}\n".encode())
+
+
+def _exit_code(child: int) -> int:
+    """Wait for *child*, passing signals on; return its exit code as a shell gives it."""
+    while True:
+        info = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
+        if info.si_signo == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else KILLED - code
+        elif info.si_code != _SI_KERNEL:
+            os.kill(child, info.si_signo)
+
+
+def _take_terminal_back() -> None:
+    """Be in the terminal's foreground again: an interactive shell has taken it for itself."""
+    if sys.stdin is None or sys.stdin.closed or not os.isatty(0):
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(0, os.getpgrp())
+    except OSError:  # not our terminal
+        pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _reply(target: Target, question: Callable[[], T], writing: int) -> None:
+    """Write the answer, or why there is none. Does not return."""
+    try:
+        try:
+            reply: dict[str, object] = {"answer": question()}
+            data = json.dumps(reply).encode()
+        except Exception as error:
+            reason = traceback.format_exception_only(error)[-1].strip()
+            data = json.dumps({"error": reason}).encode()
+        with os.fdopen(writing, "wb") as answer:
+            answer.write(data)
+    finally:
+        os._exit(0)
