@@ -47,6 +47,7 @@ class Batch:
         self._places: dict[str, Place] = {}
         self._inside: str | None = None  # the namespace the thread is in, as far as known here
         self._waits = False  # links that others depend on are queued, to be made or deleted
+        self._deletes = False  # links to be deleted are queued
         self._after: list[tuple[Place, Op, bytes]] = []  # to be queued when those are made
 
     def run(self, ops: Sequence[Op]) -> None:
@@ -142,7 +143,8 @@ class Batch:
             self._fail(op, f"no link {thing.link}", errno.ENODEV)
 
     def _link(self, op: Op, thing: Bridge | Veth | Vxlan) -> None:
-        if self._waits and not (op.verb is Verb.DELETE or isinstance(thing, Veth)):
+        making = op.verb is not Verb.DELETE
+        if making and (self._deletes or (self._waits and not isinstance(thing, Veth))):
             self._flush()
         place = self._place(op, thing.netns)
         if place is None:
@@ -151,7 +153,7 @@ class Batch:
             index = place.index(thing.name)
             if index is not None:
                 place.doomed.append((index, op))
-                self._waits = True
+                self._waits = self._deletes = True
         elif op.verb is Verb.CHANGE:
             self._change(op, thing, place)
         elif isinstance(thing, Bridge):
@@ -162,12 +164,15 @@ class Batch:
             self._new_vxlan(op, thing, place)
 
     def _new_veth(self, op: Op, thing: Veth, place: Place) -> None:
-        if any(each.doomed for each in (place, self._places.get(thing.peer_netns)) if each):
-            self._flush()
         far = self._place(op, thing.peer_netns)
-        master = place.index(thing.bridge) if thing.bridge else 0
         if far is None:
             return
+        old = far.left_over(thing.peer_name)
+        if old is not None:
+            far.queue(Op(Verb.DELETE, thing), *links.delete([old]))
+            far.forget(thing.peer_name)
+            self._flush()
+        master = place.index(thing.bridge) if thing.bridge else 0
         if master is None:
             self._fail(op, f"no link {thing.bridge}", errno.ENODEV)
             return
@@ -222,7 +227,7 @@ class Batch:
         self._waits = True
 
     def _flush(self) -> None:
-        self._waits = False
+        self._waits = self._deletes = False
         for place in self._places.values():
             requests, ops = place.requests, place.ops
             if place.doomed:

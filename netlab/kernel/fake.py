@@ -108,7 +108,10 @@ class FakeKernel:
         if op.verb is Verb.ADD:
             self._check_free(op)
         self._check_needs(op)
+        before = self._things.get(thing.key)
         self._things[thing.key] = thing
+        if before is not None and getattr(thing, "mac", "") != getattr(before, "mac", ""):
+            self._forget_neighbors(thing.netns, getattr(thing, "name", ""))
         self._tell(thing)
 
     def _check_free(self, op: Op) -> None:
@@ -176,6 +179,11 @@ class FakeKernel:
             if isinstance(other, Veth) and other.bridge == link:
                 self._things[other.key] = replace(other, bridge=None, hairpin=False)
             elif link in _needed_links(other):
+                self._remove(other)
+
+    def _forget_neighbors(self, netns: str, link: str) -> None:
+        for other in list(self._things.values()):
+            if isinstance(other, Neighbor) and (other.netns, other.link) == (netns, link):
                 self._remove(other)
 
     def _tell(self, thing: Object) -> None:

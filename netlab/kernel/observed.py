@@ -7,6 +7,7 @@ never touched; where it is in the way, adding fails and says so.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Collection, Iterable
@@ -199,7 +200,13 @@ def _routes(
         link.name for link in by_index.values() if link.group == GROUP and link.kind == "vxlan"
     }
     found: list[Object] = []
-    for body in connection.dump(routes.GET_ROUTE, routes.routes_body(family)):
+    try:
+        bodies = connection.dump(routes.GET_ROUTE, routes.routes_body(family))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:  # a new namespace has no main table yet
+            raise
+        bodies = []
+    for body in bodies:
         thing = routes.route(body, name, link_name)
         if thing is None:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from netlab.kernel import links, netlink
+from netlab.objects import PEER_GROUP
 from netlab.plan import Op
 
 INDEX_GAP = 64  # links that others may make in a namespace while a batch is under way
@@ -14,7 +15,7 @@ class Place:
     """One namespace of a batch: its descriptor, its socket, and what waits to be sent."""
 
     __slots__ = (
-        *("_indexes", "_next", "_outdated"),
+        *("_far_ends", "_indexes", "_next", "_outdated"),
         *("descriptor", "doomed", "name", "ops", "requests", "socket"),
     )
 
@@ -28,6 +29,7 @@ class Place:
         self.doomed: list[tuple[int, Op]] = []
         self._indexes: dict[str, int] = {"lo": links.LOOPBACK}
         self._next = links.LOOPBACK + 1 if fresh else 0
+        self._far_ends: set[str] = set()
         self._outdated = not fresh
 
     def close(self) -> None:
@@ -60,13 +62,25 @@ class Place:
         self._outdated = True
         return 0
 
+    def left_over(self, link: str) -> int | None:
+        """Return the index of a far end of netlab's whose cable should be gone, if there is one.
+
+        The kernel takes its time to free a namespace, and waits for its last process; until then
+        the far ends of its cables are still there.
+        """
+        index = self.index(link)
+        return index if link in self._far_ends else None
+
     def forget(self, link: str) -> None:
         self._indexes.pop(link, None)
+        self._far_ends.discard(link)
 
     def _look(self) -> None:
         every = [links.link(body) for body in self.socket.dump(links.GET, links.DUMP_BODY)]
         for link in every:
             self._indexes.setdefault(link.name, link.ifindex)
+            if link.group == PEER_GROUP:
+                self._far_ends.add(link.name)
         self._next = max(self._next, max(link.ifindex for link in every) + INDEX_GAP)
         self._outdated = False
 

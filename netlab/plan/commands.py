@@ -11,7 +11,6 @@ from typing import Any
 from netlab.objects import (
     GROUP,
     PEER_GROUP,
-    PROTOCOL,
     Address,
     Bridge,
     FdbEntry,
@@ -125,7 +124,8 @@ def _address(op: Op) -> list[str]:
     assert isinstance(thing, Address)
     if op.verb is Verb.DELETE:
         return [f"ip -n {thing.netns} address delete {thing.address} dev {thing.link}"]
-    return [f"ip -n {thing.netns} address add {thing.address} dev {thing.link} proto {PROTOCOL}"]
+    # The mark (IFA_PROTO 110) is left out: ip(8) can give it since 6.3 only.
+    return [f"ip -n {thing.netns} address add {thing.address} dev {thing.link}"]
 
 
 def _route(op: Op) -> list[str]:

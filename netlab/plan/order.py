@@ -83,7 +83,8 @@ def difference(desired: Collection[Object], observed: Collection[Object]) -> lis
     for key in [key for key, o in found.items() if o.netns in unheld and type(o) is not Netns]:
         del found[key]
     broken = {key: o for key, o in found.items() if _must_go(o, wanted.get(key), born)}
-    lost = _lost_places(broken.values(), wanted, found)
+    new_cables = [o for key, o in wanted.items() if key not in found and isinstance(o, Veth)]
+    lost = _lost_places([*broken.values(), *new_cables], wanted, found)
     deletes = [Op(Verb.DELETE, thing) for thing in broken.values()]
     makes: list[Op] = []
     for key, new in wanted.items():
@@ -94,6 +95,8 @@ def difference(desired: Collection[Object], observed: Collection[Object]) -> lis
             makes.append(Op(Verb.CHANGE, new, replace(old, bridge=None, hairpin=False)))
         elif old != new:
             makes.append(Op(Verb.CHANGE, new, old))
+        elif isinstance(new, Neighbor) and _loses_neighbors(wanted, found, new):
+            makes.append(Op(Verb.ADD, new))
     for key, old in found.items():
         if key not in wanted and key not in broken and not _lost(old, lost):
             deletes.append(Op(Verb.DELETE, old))
@@ -140,7 +143,8 @@ def _tunnel(thing: Vxlan) -> tuple[object, ...]:
     return (thing.vni, thing.local, thing.device, thing.port, thing.learning)
 
 
-# The links that vanish with those deleted: far ends of veths, tunnels over them.
+# The links that vanish with those deleted: far ends of veths, tunnels over them. Where the far end
+# of a new cable is to be, there may still be that of an old one.
 def _lost_places(
     broken: Iterable[Object],
     wanted: dict[Key, Object],
@@ -158,6 +162,17 @@ def _lost_places(
             if isinstance(thing, Vxlan) and (thing.netns, thing.device) in lost:
                 lost.add((thing.netns, thing.name))
     return lost
+
+
+# A link that gets another MAC forgets its neighbours, permanent ones too (neigh_changeaddr()).
+def _loses_neighbors(
+    wanted: dict[Key, Object], found: dict[Key, Object], neighbor: Neighbor
+) -> bool:
+    key = ("Link", neighbor.netns, neighbor.link)
+    new, old = wanted.get(key), found.get(key)
+    if isinstance(new, Bridge | Veth | Vxlan) and isinstance(old, Bridge | Veth | Vxlan):
+        return new.mac != old.mac
+    return False
 
 
 def _lost(thing: Object, lost: Collection[Place]) -> bool:
