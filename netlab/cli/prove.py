@@ -26,9 +26,9 @@ PROTOCOLS = ("tcp", "udp", "sctp")  # those with ports
 
 def path_ids() -> list[str]:
     """Return the id of every path that verify knows."""
-    from netlab import verify
+    from netlab.verify.catalogue import PATHS
 
-    return [path.id for path in verify.PATHS]
+    return [path.id for path in PATHS]
 
 
 @options.command(
@@ -202,24 +202,31 @@ def hop_lines(passages: Sequence[Passage]) -> list[str]:
         (
             passage.leg.value,
             f"+{(passage.sighting.time - min(seen)) / 1e6:.3f} ms" if passage.sighting else "-",
-            passage.hop.netns.partition(".")[2],
+            place_words(passage.hop.netns),
             f"{passage.hop.device} {passage.hop.direction}",
             passage_words(passage),
         )
         for passage in passages
     ]
-    return [
-        f"  {line}" for line in tables.aligned(("LEG", "TIME", "WHERE", "DEVICE", "SEEN"), rows)
-    ]
+    lines = tables.aligned(("LEG", "TIME", "WHERE", "DEVICE", "SEEN"), rows, gap="  ")
+    return [f"  {line}" for line in lines]
+
+
+def place_words(netns: str) -> str:
+    """Return whose a namespace is: `node1` of `notes.node1`, a pod's name of a pod's."""
+    parts = netns.split(".", 3)
+    return parts[3] if len(parts) == 4 else ".".join(parts[1:])
 
 
 def passage_words(passage: Passage) -> str:
-    """Return what was seen at a hop: addresses, TTL, the VXLAN envelope; or that nothing was."""
+    """Return what was seen at a hop: the envelope inside VXLAN, else addresses and TTL; or that
+    nothing was seen. The packet in an envelope is the one on the tunnel's own device."""
     sighting = passage.sighting
     if sighting is None:
         return f"not seen{': ' + passage.problem if passage.problem else ''}"
-    words = f"{sighting.flow.source} -> {sighting.flow.destination} ttl {sighting.ttl}"
     if sighting.outer:
         outer = sighting.outer
-        words += f" in VXLAN {outer.vni} {outer.source} -> {outer.destination}"
+        words = f"VXLAN {outer.vni}: {outer.source} -> {outer.destination}"
+    else:
+        words = f"{sighting.flow.source} -> {sighting.flow.destination} ttl {sighting.ttl}"
     return words + (f" ({passage.problem})" if passage.problem else "")

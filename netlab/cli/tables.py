@@ -15,12 +15,12 @@ GAP = "   "  # between columns, as kubectl has it
 GREEN, RED, YELLOW, DIM = "32", "31", "33", "2"  # ECMA-48 SGR
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, gap: str = GAP) -> list[str]:
     """Return the lines of a table: columns as wide as their widest cell, nothing trailing."""
     table = [list(header), *([cell or "<none>" for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
-        GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     ]
 

@@ -194,10 +194,10 @@ def test_probe_shows_every_hop_with_its_time() -> None:
         "probe", Outcome.PASS, "a to b", passages=(*passages, passage("br-lan", None))
     )
     text = "\n".join(prove.probe_lines(verdict))
-    assert "+0.000 ms   node1   flannel.1 out   10.244.1.2 -> 10.244.2.3 ttl 64" in text
+    assert "+0.000 ms  node1  flannel.1 out  10.244.1.2 -> 10.244.2.3 ttl 64" in text
     assert "+0.250 ms" in text
-    assert "in VXLAN 1 192.168.50.11 -> 192.168.50.12" in text
-    assert "br-lan out      not seen" in text
+    assert "eth0 out       VXLAN 1: 192.168.50.11 -> 192.168.50.12" in text
+    assert "br-lan out     not seen" in text
 
 
 @pytest.mark.parametrize(
