@@ -31,7 +31,7 @@ class Watch:
                 self._sock.close()
                 raise
         except OSError as error:
-            raise StoreError(f"{self._name}: {error or type(error).__name__}") from error
+            raise StoreError(f"{self._name}: {str(error) or type(error).__name__}") from error
 
     def _established(self, reader: Reader, count: int) -> None:
         """Wait for the acknowledgement of each of *count* prefixes; events in between, of which

@@ -159,6 +159,8 @@ def test_write_all_fits_an_etcd_with_its_own_limits() -> None:
         assert len(items) == 299
         assert "/k/001" not in items
         assert items["/k/002"] == b"very last"
+        again = etcd.get("/k/002")
+        assert again is not None and again.version == 1, "it was deleted in between"
 
 
 def test_a_listing_of_many_megabytes_comes_whole(etcd: Etcd) -> None:
@@ -182,6 +184,11 @@ def test_a_refusal_names_etcd_and_its_reason(etcd: Etcd) -> None:
         etcd.revoke(12345)
     with pytest.raises(StoreError, match="lease not found"):
         etcd.put("/a", b"", lease=12345)
+
+
+def test_a_404_of_etcds_own_is_not_taken_for_a_wrong_prefix(process: EtcdProcess) -> None:
+    with pytest.raises(StoreError, match="lease not found"):
+        process.client().revoke(12345)
 
 
 def test_nobody_there_is_an_error_with_the_address() -> None:

@@ -299,6 +299,28 @@ def test_a_lease_meddled_with_is_put_right_in_one_pass(etcd: Etcd, name: str) ->
     assert keep(etcd, again) == (again, []), "and the next pass has nothing to do"
 
 
+def test_the_log_says_what_was_wrong(etcd: Etcd) -> None:
+    held = take(etcd)
+    subnet = held.lease.subnet
+    etcd.put(held.lease.key, held.lease.value())
+    held, lines = keep(etcd, held)
+    assert lines == [f"lease {subnet} had no time to live, restored"]
+    etcd.put(held.lease.key, b"{", lease=held.etcd_lease_id)
+    held, lines = keep(etcd, held)
+    assert lines == [f"lease {subnet} was overwritten, restored"]
+    etcd.delete(held.lease.key)
+    held, lines = keep(etcd, held)
+    assert lines == [f"lease {subnet} was deleted or has run out; {subnet} taken"]
+
+
+def test_an_old_listing_is_used_but_once(etcd: Etcd) -> None:
+    take(etcd, TWO, "192.168.77.8", previous="10.5.2.0/24")
+    old = etcd.range(SUBNETS)
+    take(etcd, TWO, "192.168.77.9", previous="10.5.1.0/24")
+    with pytest.raises(StoreError, match="out of subnets"):
+        subnets.maintain(etcd, TWO, old, None, public_ip=ME, vtep_mac=MAC)
+
+
 def test_a_lease_attached_elsewhere_for_long_is_left_there(etcd: Etcd) -> None:
     held = take(etcd)
     elsewhere = etcd.grant(50000)

@@ -123,6 +123,16 @@ def test_an_etcd_that_began_anew_is_read_anew() -> None:
         assert named(etcd, "a")["status"] == {"phase": "new"}
 
 
+def test_two_etcds_are_not_taken_for_one(etcd: Etcd) -> None:
+    """Equal keys at equal revisions, other values."""
+    with running() as first, running() as second:
+        clients = first.client(), second.client()
+        for number, client in enumerate(clients):
+            registry.write(client, [change("create", pod("a", phase=str(number)))])
+        phases = [named(client, "a")["status"]["phase"] for client in clients]
+        assert phases == ["0", "1"]
+
+
 BAD = {
     "garbage": b"\x00\xff",
     "empty": b"",

@@ -95,7 +95,8 @@ def test_an_unreadable_value_still_takes_its_subnet() -> None:
 
 
 def test_an_unreadable_key_takes_nothing() -> None:
-    assert chosen([Item(f"{SUBNETS}/{key}", b"{") for key in ("foo", "10.5.1.0-32")]) is not None
+    keys = ("foo", "10.5.1.0-32", "0.0.0.0-0&fc00:5:0:b::-64")
+    assert chosen([Item(f"{SUBNETS}/{key}", b"{") for key in keys]) is not None
 
 
 @pytest.mark.parametrize("key", ["x/10.5.9.0-24", "10.5.9.0-24&fc00::-64"])
