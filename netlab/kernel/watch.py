@@ -12,13 +12,16 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
+from collections.abc import Iterator
 from struct import unpack_from
 
 from netlab.kernel import links, netlink, netns, routes
 from netlab.objects import PEER_GROUP
 
+Ancillary = list[tuple[int, int, bytes]]
 EVERYTHING = frozenset(("self", "pods", "rules"))
 RECEIVE_BUFFER = 4 << 20  # bytes; a batch of 100 pods makes about 1 MiB of events
 
@@ -63,26 +66,17 @@ class RealWatch:
 
     def drain(self) -> set[str]:
         found: set[str] = set()
-        try:
-            while True:
-                data, ancillary, _flags, _sender = self._links.socket.recvmsg(netlink.RECEIVE, 64)
-                where = _number(ancillary)
-                for kind, _flags, _sequence, body in netlink.messages(data):
-                    if where is None:
-                        found |= self._here(kind, body)
-                    elif where not in self._uplinks and kind not in _NEIGHBORS:
-                        found.add("pods")
-        except BlockingIOError:
-            pass
-        except OSError:  # ENOBUFS: events were lost
-            found |= EVERYTHING
-        try:
-            while self._rules.socket.recv(netlink.RECEIVE):
-                found.add("rules")
-        except BlockingIOError:
-            pass
-        except OSError:
-            found |= EVERYTHING
+        for data, ancillary in _waiting(self._links.socket):
+            if not data:
+                found |= EVERYTHING
+            where = _number(ancillary)
+            for kind, _flags, _sequence, body in netlink.messages(data):
+                if where is None:
+                    found |= self._here(kind, body)
+                elif where not in self._uplinks and kind not in _NEIGHBORS:
+                    found.add("pods")
+        for data, _ in _waiting(self._rules.socket):
+            found |= {"rules"} if data else EVERYTHING
         return found
 
     def _here(self, kind: int, body: bytes) -> set[str]:
@@ -106,6 +100,7 @@ _NEIGHBORS = (routes.NEW_NEIGHBOR, routes.DELETE_NEIGHBOR)
 
 
 def _listen(listening: socket.socket, groups: tuple[int, ...]) -> None:
+    listening.bind((0, 0))  # without a port number of its own a socket hears nothing
     for group in groups:
         listening.setsockopt(netlink.SOL_NETLINK, netlink.ADD_MEMBERSHIP, group)
     try:
@@ -115,8 +110,23 @@ def _listen(listening: socket.socket, groups: tuple[int, ...]) -> None:
     listening.setblocking(False)
 
 
+# What waits to be read, with its ancillary data; nothing at all where events were lost.
+def _waiting(listening: socket.socket) -> Iterator[tuple[bytes, Ancillary]]:
+    while True:
+        try:
+            data, ancillary, _flags, _sender = listening.recvmsg(netlink.RECEIVE, 64)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield b"", []
+            continue
+        yield data, ancillary
+
+
 # Which other namespace a message is about, by this one's number of it; None: this one itself.
-def _number(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+def _number(ancillary: Ancillary) -> int | None:
     for level, kind, value in ancillary:
         if level == netlink.SOL_NETLINK and kind == netlink.LISTEN_ALL_NSID:
             return int(unpack_from("=i", value)[0])
