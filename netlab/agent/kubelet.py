@@ -107,7 +107,12 @@ class Kubelet:
                 self._results.pop(key, None)
             self._served = wanted
 
-    def _execute(self, pods: Sequence[PodState]) -> dict[tuple[str, str, str], Any]:
+    def _past(self, pod: PodState, container: Container) -> Document:
+        """Return the container's status as it was last written."""
+        statuses = self._documents[pod.uid]["status"].get("containerStatuses", [])
+        return next((s for s in statuses if s["name"] == container.name), {})
+
+    def _execute(self, pods: Sequence[PodState]) -> dict[tuple[str, str, str], dict[str, Any]]:
         """Run the containers that bring a command; return their states."""
         wanted = [
             Wanted(
@@ -121,6 +126,7 @@ class Kubelet:
                 env={variable.name: variable.value for variable in container.env},
                 cwd=container.workingDir,
                 restart=pod.restart_policy,
+                past=self._past(pod, container),
             )
             for pod in pods
             for container in pod.containers
@@ -129,7 +135,7 @@ class Kubelet:
         return self.containers.reconcile(wanted)
 
     def _container_states(
-        self, pod: PodState, states: dict[tuple[str, str, str], Any]
+        self, pod: PodState, states: dict[tuple[str, str, str], dict[str, Any]]
     ) -> list[Document]:
         found = []
         for container in pod.containers:
@@ -231,7 +237,7 @@ def _container_status(item: Document, images: dict[str, str], began: str) -> Doc
         "started": "running" in state,
         "restartCount": item.get("restartCount", 0),
         "state": state,
-    }
+    } | ({"lastState": item["lastState"]} if "lastState" in item else {})
 
 
 def _conditions(old: Sequence[Document], *, ready: bool) -> list[Document]:

@@ -92,7 +92,7 @@ class Node(Loop):
         home = (netns.identity(name), lab.master.address)
         if home == self._home:
             return
-        self.close()
+        self._leave()
         netns.move(name)
         self._agreed.clear()
         self._events = self.kernel.watch(name)
@@ -204,7 +204,9 @@ class Node(Loop):
             self._full = time.monotonic() + self.interval
 
     def pause(self) -> float:
-        return max(0.05, self._full - time.monotonic())
+        restart = self.kubelet.containers.due()
+        full = self._full - time.monotonic()
+        return max(0.05, full if restart is None else min(full, restart))
 
     # -- sleeping
 
@@ -214,6 +216,8 @@ class Node(Loop):
             watched[self._watch.fileno()] = self._drain_etcd
         if self._events is not None:
             watched[self._events.fileno()] = self._drain_kernel
+        # Readable when a container's program ends; the pass itself sees to it.
+        watched[self.kubelet.containers.fileno()] = lambda: None
         return watched
 
     def _drain_etcd(self) -> None:
@@ -248,8 +252,12 @@ class Node(Loop):
             report = reports[self.node]
             self.state.report(self.node, msgspec.structs.replace(report, error=message))
 
-    def close(self) -> None:
+    def _leave(self) -> None:
         self._disconnect()
         if self._events is not None:
             self._events.close()
             self._events = None
+
+    def close(self) -> None:
+        self._leave()
+        self.kubelet.containers.close()
