@@ -54,6 +54,15 @@ def bridge_objects(node: NodeState, *, mtu: int) -> list[Object]:
     ]
 
 
+def pod_mac(address: str) -> str:
+    """Return the MAC of the pod that has *address*: `0a:58` and the address in hexadecimal.
+
+    A pod that gets a dead pod's address so gets its MAC too, and no neighbour entry for the old
+    one can swallow its packets. Source: hwaddr.GenerateHardwareAddr4 of CNI's bridge plugin, v0.6.
+    """
+    return f"0a:58:{IPv4Address(address).packed.hex(':')}"
+
+
 def cable(node: NodeState, pod: PodState, *, mtu: int) -> Veth:
     """Return the veth pair between docker0 and the pod's eth0."""
     return Veth(
@@ -62,7 +71,7 @@ def cable(node: NodeState, pod: PodState, *, mtu: int) -> Veth:
         world.mac(pod.netns, "host"),
         pod.netns,
         world.UPLINK,
-        world.mac(pod.netns, world.UPLINK),
+        pod_mac(pod.ip),
         mtu=mtu,
         bridge=node.declared.bridge,
         hairpin=True,

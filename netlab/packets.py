@@ -85,6 +85,7 @@ class Sighting(msgspec.Struct, frozen=True):
     outer: Outer | None = None
     ip_id: int = 0
     icmp: str = ""
+    foreign: bool = False
 
     @property
     def where(self) -> str:
@@ -95,6 +96,7 @@ class Sighting(msgspec.Struct, frozen=True):
 class Hop(msgspec.Struct, frozen=True):
     """One place a packet is expected at, and how it must look there; None: not checked.
 
+    `own`: it must be addressed to this device's MAC, as a bridge's port does not ask for.
     `why` names what carries the packet on from here (a bridge, a route, a neighbour entry), so
     that a verdict can say what to look at when it is seen here and not at the next hop.
     """
@@ -108,6 +110,7 @@ class Hop(msgspec.Struct, frozen=True):
     outer: Outer | None = None  # compared: addresses and VNI
     source_mac: str | None = None
     destination_mac: str | None = None
+    own: bool = False
     why: str = ""
 
     @property

@@ -57,6 +57,8 @@ def difference(hop: Hop, sighting: Sighting) -> str:
         wanted, seen = getattr(hop, f"{end}_mac"), getattr(sighting, f"{end}_mac")
         if wanted is not None and wanted != seen:
             return f"seen there with {end} MAC {seen}, not the VTEP's {wanted}"
+    if hop.own and sighting.foreign:
+        return f"seen there addressed to another card, {sighting.destination_mac}"
     return ""
 
 

@@ -43,6 +43,7 @@ class Way:
         why: str = "",
         *,
         macs: tuple[str, str] | None = None,
+        own: bool = False,
     ) -> None:
         """Add the hop *device*; the packet looks there as it looks now."""
         source_mac, destination_mac = macs or (None, None)
@@ -57,6 +58,7 @@ class Way:
                 outer=self.outer,
                 source_mac=source_mac,
                 destination_mac=destination_mac,
+                own=own,
                 why=why,
             )
         )
@@ -95,7 +97,7 @@ def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]
         way.forwarded()
         way.at(underlay, there, OUT, f"bridge {there} switches it to port {in_port}")
     way.at(underlay, in_port, OUT, f"the cable to eth0 of {peer} carries it")
-    way.at(lab.netns(peer), world.UPLINK, IN, f"{lab.netns(peer)} takes it for itself")
+    way.at(lab.netns(peer), world.UPLINK, IN, f"{lab.netns(peer)} takes it", own=True)
 
 
 def out_of_pod(way: Way, pod: Place, *, onto_bridge: bool) -> None:
@@ -126,7 +128,7 @@ def into_pod(way: Way, pod: Place, *, from_bridge: bool) -> None:
     else:
         way.carried_on(f"{bridge} switches it to its port {veth}")
     way.at(pod.node.netns, veth, OUT, "the veth pair carries it to eth0 of the pod")
-    way.at(pod.netns, world.UPLINK, IN, f"{pod.address} is the pod's own address")
+    way.at(pod.netns, world.UPLINK, IN, f"{pod.address} is the pod's own address", own=True)
 
 
 def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
@@ -148,7 +150,7 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     way.hops[first:] = [
         replace(hop, source_mac=macs[0], destination_mac=macs[1]) for hop in way.hops[first:]
     ]
-    way.at(peer.netns, device, IN, f"{peer.netns} forwards it", macs=macs)
+    way.at(peer.netns, device, IN, f"{peer.netns} forwards it", macs=macs, own=True)
 
 
 def machine(cluster: Cluster, place: Place) -> tuple[str, str]:

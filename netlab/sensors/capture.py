@@ -88,26 +88,28 @@ class Capture:
 
     def add(self, netns_names: Iterable[str]) -> None:
         """Watch further namespaces too, from now on."""
-        added: list[Ring] = []
-        for name in netns_names:
-            if name in self._rings:
-                continue
-            with entered(name):
-                ring = open_ring()
-                self._rings[name] = ring
-                self._devices[name] = dict(socket.if_nameindex())
-                self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            added.append(ring)
-        if added:
-            with ThreadPoolExecutor(len(added)) as pool:
-                for _ in pool.map(lambda ring: ring.start(self._frames), added):
-                    pass
+        added: dict[str, Ring] = {}
+        try:
+            for name in netns_names:
+                if name not in self._rings and name not in added:
+                    with entered(name):
+                        added[name] = open_ring()
+                        self._devices[name] = dict(socket.if_nameindex())
+                        self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            if added:
+                with ThreadPoolExecutor(len(added)) as pool:
+                    for _ in pool.map(lambda ring: ring.start(self._frames), added.values()):
+                        pass
+        finally:
+            # Replaced, never changed: other threads walk over it meanwhile.
+            self._rings = {**self._rings, **added}
 
     def close(self) -> None:
         """Stop watching; what was kept stays."""
+        with self._lock:
+            rings, self._rings = list(self._rings.values()), {}
         for marker in self._markers.values():
             marker.close()
-        rings, self._rings = list(self._rings.values()), {}
         if rings:
             with ThreadPoolExecutor(len(rings)) as pool:
                 for _ in pool.map(Ring.close, rings):
@@ -137,14 +139,17 @@ class Capture:
         with self._lock:
             self._flushes += 1
             number = self._flushes
-            for marker in self._markers.values():
+            rings = list(self._rings)
+            for name in rings:
                 try:
-                    marker.sendto(FLUSH_MARK + b"%d" % number, ("127.0.0.1", FLUSH_PORT))
+                    self._markers[name].sendto(
+                        FLUSH_MARK + b"%d" % number, ("127.0.0.1", FLUSH_PORT)
+                    )
                 except OSError:
                     pass  # lo is down: the patience below covers the time a block may take
         deadline = time.monotonic() + FLUSH_PATIENCE
         while time.monotonic() < deadline:
-            if all(self._flushed.get(name, 0) >= number for name in self._rings):
+            if all(self._flushed.get(name, 0) >= number for name in rings):
                 return
             self.wait(0.005)
 

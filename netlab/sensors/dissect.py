@@ -86,6 +86,7 @@ def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
         destination_mac=packet.dst,
         outer=outer,
         ip_id=ip.id,
+        foreign=frame.foreign,
         icmp=icmp,
     )
 

@@ -3,7 +3,8 @@
 1. No late start: once `open_ring` has returned, no frame is missed.
 2. No loss in a burst: the kernel writes into the ring by itself, whatever the reader is doing.
    A plain socket would do no better than `net.core.rmem_max`, and raising that needs privileges
-   that a user namespace does not give.
+   that a user namespace does not give. Frames longer than any probe are left out by a filter,
+   so that bulk data beside them does not use the ring up.
 3. What is lost all the same is counted (PACKET_STATISTICS), never hidden.
 
 TPACKET_V3 packs frames of any size into blocks; a block is handed over when it is full or after
@@ -26,19 +27,33 @@ SOL_PACKET = 263
 PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
 TPACKET_V3 = 2
 ETH_P_ALL = 0x0003
-PACKET_OUTGOING = 4  # linux/if_packet.h: sll_pkttype of a frame that leaves through the device
+# linux/if_packet.h, sll_pkttype: to another card's MAC; leaving through the device
+PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 
 # A block is used up when it is full, and by the first frame after `RETIRE`: small blocks let a
 # trickle of frames take long to use up a ring that nobody reads meanwhile.
 BLOCK = 4096  # bytes; longer frames (segments not yet cut) are kept up to here
 RETIRE = 2  # milliseconds until a block with frames in it is handed over though it is not full
 FRAME = 320  # bytes of ring reckoned per frame: 80 of headers, and a probe inside VXLAN
+LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 USER = 1  # TP_STATUS_USER: the block is ours to read
 
 _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_pkt; from byte 8
 _FRAME_HEAD = struct.Struct("=IIIIIIHH")  # next, sec, nsec, snaplen, len, status, mac, net
 _ADDRESS = struct.Struct("=HHiHBB")  # sockaddr_ll, without the hardware address; from byte 48
 _ADDRESS_AT = 48
+
+# Classic BPF (linux/filter.h): A = length; longer than LONGEST: take nothing; else the whole frame.
+_FILTER = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x80, 0, 0, 0),
+        (0x25, 0, 1, LONGEST),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 65535),
+    )
+)
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +64,7 @@ class Frame(NamedTuple):
     time: int
     ifindex: int
     outgoing: bool
+    foreign: bool  # coming in, addressed to another card's MAC
     data: bytes
 
 
@@ -108,7 +124,11 @@ class Ring:
                 )
                 data = ring[at + mac : at + mac + held]
                 yield Frame(
-                    sec * 1_000_000_000 + nsec, ifindex, packet_type == PACKET_OUTGOING, data
+                    sec * 1_000_000_000 + nsec,
+                    ifindex,
+                    packet_type == PACKET_OUTGOING,
+                    packet_type == PACKET_OTHERHOST,
+                    data,
                 )
                 at += following
             struct.pack_into("=I", ring, start + 8, 0)
@@ -130,9 +150,12 @@ class Ring:
 
 def open_ring() -> Ring:
     """Return a ring for the namespace the calling thread is in; it is silent until `start`."""
+    program = ctypes.create_string_buffer(_FILTER)
+    described = struct.pack("HL", len(_FILTER) // 8, ctypes.addressof(program))
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
+        opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)
     except PermissionError as denied:
         raise CapabilityError("cannot watch packets: not permitted", hint="run as root") from denied
     return Ring(opened)

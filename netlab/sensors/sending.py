@@ -108,9 +108,12 @@ class Sent:
             self._unsent = self._unsent[sent:]
         part = self._socket.recv(RECEIVE)
         self._read += part
-        if part and b"\n" not in self._read:
+        *lines, _ = self._read.split(b"\n")
+        # A server that was kept waiting first answers by itself; ours is the line with our token.
+        ours = [line for line in lines if self.token in line or not _said(line)]
+        if part and not ours:
             return None
-        return Answer(self.flow.destination, _said(self._read))
+        return Answer(self.flow.destination, _said(ours[0] if ours else self._read))
 
 
 def _said(data: bytes) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""The paths, proven by packets.
+
+catalogue     every path: its id, what it is, what a pass proves
+verification  runs the checks, in the order and at the time that suits
+context       what the checks share
+pods, leases, joining, outside, replicas     the checks
+forms         verdicts as JSON and JUnit
+"""
+
+from typing import TYPE_CHECKING
+
+from netlab.verify.catalogue import PATHS, Path
+from netlab.verify.forms import as_json, as_junit
+
+if TYPE_CHECKING:
+    from netlab.verify.verification import verify
+
+__all__ = ["PATHS", "Path", "as_json", "as_junit", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    """Give `verify` on demand: names of paths are completed without importing the sensors."""
+    if name == "verify":
+        from netlab.verify.verification import verify
+
+        return verify
+    raise AttributeError(name)

@@ -1,0 +1,156 @@
+"""What the checks of one verification share: the lab as it is, one capture, one way to etcd."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import msgspec
+
+from netlab import paths, probe, world
+from netlab.cluster import Cluster, PodState
+from netlab.kernel.netns import entered
+from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
+from netlab.packets import Outcome, Passage, Protocol, Verdict
+from netlab.paths import Place
+from netlab.paths.places import of_pod
+from netlab.sensors.capture import Capture
+from netlab.store.etcd import Etcd
+
+WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
+
+
+class Live(Interface):
+    """What a verification needs of a running lab."""
+
+    run: Path
+    lab: Lab
+
+    def cluster(self) -> Cluster: ...
+    def etcd(self) -> Etcd: ...
+    def status(self) -> dict[str, Any]: ...
+    def delete(self, documents: Sequence[Document]) -> Any: ...
+
+
+class Skip(Exception):
+    """The lab lacks what a path needs; the message names it."""
+
+
+class Failure(Exception):
+    """A check failed other than by a packet's way: what was seen, and what should have been."""
+
+    def __init__(self, *evidence: str, last_seen: str = "", expected_next: str = "") -> None:
+        super().__init__(*evidence)
+        self.evidence = evidence
+        self.last_seen = last_seen
+        self.expected_next = expected_next
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """A port that a container of a pod answers on."""
+
+    pod: PodState
+    container: str
+    port: int
+    protocol: Protocol
+
+
+def usable(cluster: Cluster) -> list[PodState]:
+    """Return the running pods that have an address of their own."""
+    return [
+        pod for pod in cluster.pods if pod.ip and pod.phase == "Running" and not pod.host_network
+    ]
+
+
+def listeners(pod: PodState) -> list[Listener]:
+    """Return the TCP and UDP ports of the containers that netlab's own server answers for."""
+    return [
+        Listener(pod, container.name, port.containerPort, Protocol(port.protocol.lower()))
+        for container in pod.containers
+        if not container.command
+        for port in container.ports
+        if port.protocol.upper() in ("TCP", "UDP")
+    ]
+
+
+class Context:
+    """Shared by the checks, which run in several threads."""
+
+    def __init__(self, live: Live, cluster: Cluster, capture: Capture) -> None:
+        self.live = live
+        self.cluster = cluster
+        self.capture = capture
+        self.pods = usable(cluster)
+        self._etcd = threading.Lock()
+        self._watching = threading.Lock()
+
+    @property
+    def lab(self) -> Lab:
+        return self.cluster.lab
+
+    @contextmanager
+    def etcd(self) -> Iterator[Etcd]:
+        """Have the lab's etcd to oneself: a client serves one thread at a time."""
+        with self._etcd, entered(self.lab.netns(world.MASTER)):
+            yield self.live.etcd()
+
+    def refreshed(self) -> Cluster:
+        """Return the cluster as etcd has it now."""
+        with self._etcd:
+            return self.live.cluster()
+
+    def pod_place(self, pod: PodState) -> Place:
+        return of_pod(self.cluster, pod)
+
+    def shoot(
+        self,
+        source: Place,
+        destination: Place,
+        *,
+        protocol: Protocol,
+        port: int = 0,
+        cluster: Cluster | None = None,
+    ) -> probe.Shot:
+        """Send one probe and follow it; *cluster* stands in for the lab's own."""
+        seen = cluster or self.cluster
+        flow = probe.flow_between(seen, source, destination, protocol=protocol, port=port)
+        names = probe.watched(seen, paths.expected(seen, source, destination, flow))
+        with self._watching:
+            self.capture.add([source.netns, *names])
+        return probe.shoot(seen, self.capture, source, destination, protocol=protocol, port=port)
+
+
+def watched_from_the_start(cluster: Cluster) -> list[str]:
+    """Return the namespaces nearly every check looks at."""
+    members = [world.UNDERLAY, world.GATEWAY, world.INTERNET, world.CLIENT]
+    names = [cluster.lab.netns(member) for member in members]
+    names += [node.netns for node in cluster.nodes[: probe.BYSTANDERS]]
+    pods = usable(cluster)
+    return names + ([pod.netns for pod in pods] if len(pods) <= WATCHED_PODS else [])
+
+
+class Checked(msgspec.Struct):
+    """What a check that passed has to show: evidence, and the hops of its flows."""
+
+    evidence: list[str] = []
+    passages: tuple[Passage, ...] = ()
+
+
+def required(shot: probe.Shot) -> probe.Shot:
+    """Return *shot* if its verdict is a pass. Raises Refuted with the verdict otherwise."""
+    if shot.verdict.outcome is not Outcome.PASS:
+        raise Refuted(shot.verdict)
+    return shot
+
+
+class Refuted(Exception):
+    """A probe did not take its way; `verdict` says where it stopped."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.path)
+        self.verdict = verdict

@@ -1,0 +1,138 @@
+"""Verdicts as JSON and as JUnit's XML; docs/verify.md documents both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from netlab.packets import Flow, Outcome, Passage, Verdict
+
+VERSION = 1  # of the JSON schema; fields may be added, none is renamed or removed within it
+
+
+def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the verdicts as JSON's own types."""
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {
+        "version": VERSION,
+        "passed": counts[Outcome.PASS],
+        "failed": counts[Outcome.FAIL],
+        "skipped": counts[Outcome.SKIP],
+        "seconds": round(sum(verdict.seconds for verdict in verdicts), 4),
+        "paths": [_verdict(verdict) for verdict in verdicts],
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    seen = [p.sighting.time for p in verdict.passages if p.sighting]
+    return {
+        "path": verdict.path,
+        "title": verdict.title,
+        "outcome": verdict.outcome.value,
+        "seconds": round(verdict.seconds, 4),
+        "evidence": list(verdict.evidence),
+        "lastSeen": verdict.last_seen,
+        "expectedNext": verdict.expected_next,
+        "flow": _flow(verdict.flow) if verdict.flow else None,
+        "hops": [_hop(passage, min(seen, default=0)) for passage in verdict.passages],
+    }
+
+
+def _flow(flow: Flow) -> dict[str, Any]:
+    return {
+        "protocol": flow.protocol.value,
+        "source": flow.source,
+        "sourcePort": flow.source_port,
+        "destination": flow.destination,
+        "destinationPort": flow.destination_port,
+    }
+
+
+def _hop(passage: Passage, began: int) -> dict[str, Any]:
+    hop, sighting = passage.hop, passage.sighting
+    expected: dict[str, Any] = {
+        "source": hop.source,
+        "destination": hop.destination,
+        "ttl": hop.ttl,
+        "vxlan": None,
+    }
+    if hop.outer:
+        expected["vxlan"] = {
+            "source": hop.outer.source,
+            "destination": hop.outer.destination,
+            "vni": hop.outer.vni,
+        }
+    return {
+        "leg": passage.leg.value,
+        "netns": hop.netns,
+        "device": hop.device,
+        "direction": hop.direction.value,
+        "expected": expected,
+        "seen": None if sighting is None else _sighting(passage, began),
+        "problem": passage.problem,
+        "why": hop.why,
+    }
+
+
+def _sighting(passage: Passage, began: int) -> dict[str, Any]:
+    sighting = passage.sighting
+    assert sighting is not None
+    outer = sighting.outer
+    return {
+        "time": sighting.time,
+        "microseconds": (sighting.time - began) / 1000,
+        **_flow(sighting.flow),
+        "ttl": sighting.ttl,
+        "length": sighting.length,
+        "sourceMac": sighting.source_mac,
+        "destinationMac": sighting.destination_mac,
+        "vxlan": None
+        if outer is None
+        else {
+            "source": outer.source,
+            "sourcePort": outer.source_port,
+            "destination": outer.destination,
+            "destinationPort": outer.destination_port,
+            "vni": outer.vni,
+            "ttl": outer.ttl,
+        },
+    }
+
+
+def as_junit(verdicts: Sequence[Verdict]) -> str:
+    """Return the verdicts as a JUnit report, one test case per path."""
+    from xml.etree import ElementTree
+
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    suite = ElementTree.Element(
+        "testsuite",
+        name="netlab verify",
+        tests=str(len(verdicts)),
+        failures=str(counts[Outcome.FAIL]),
+        errors="0",
+        skipped=str(counts[Outcome.SKIP]),
+        time=f"{sum(verdict.seconds for verdict in verdicts):.3f}",
+    )
+    for verdict in verdicts:
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            classname="netlab.verify",
+            name=verdict.path,
+            time=f"{verdict.seconds:.3f}",
+        )
+        words = "\n".join(verdict.evidence)
+        if verdict.outcome is Outcome.FAIL:
+            message = verdict.evidence[0] if verdict.evidence else verdict.title
+            failure = ElementTree.SubElement(case, "failure", message=message)
+            failure.text = (
+                f"{words}\nlast seen: {verdict.last_seen or '-'}"
+                f"\nexpected next: {verdict.expected_next or '-'}"
+            )
+        elif verdict.outcome is Outcome.SKIP:
+            ElementTree.SubElement(case, "skipped", message=words)
+        else:
+            ElementTree.SubElement(case, "system-out").text = words
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

@@ -1,0 +1,206 @@
+"""A stranger joins the overlay of a live lab, is reached, and leaves without a trace.
+
+It is a member written by hand, as a flanneld on another machine would be: a namespace plugged into
+the underlay, a tunnel device, and a lease in etcd. The lab's nodes are not told anything else. Its
+key ends by itself after `TTL` seconds, and its namespace has a guest's name, which the agent leaves
+alone and `netlab down` removes: a kill -9 in between leaves nothing for long.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from netlab import world
+from netlab.cluster import Cluster, NodeState
+from netlab.flannel import choice, lease, vxlan
+from netlab.flannel.config import SUBNETS, resolve
+from netlab.flannel.lease import Lease
+from netlab.kernel import netns as namespaces
+from netlab.kernel.real import RealKernel
+from netlab.model.lab import LabNode, Segment
+from netlab.objects import Address, Bridge, Netns, Object, Sysctl
+from netlab.packets import Protocol
+from netlab.paths.places import of_node
+from netlab.plan import Op, Verb
+from netlab.processes import run
+from netlab.verify.context import Checked, Context, Failure, Skip, required
+from netlab.verify.leases import in_words, observed, only_vxlan, way_to
+
+WITHIN = 2.0  # seconds, for all nodes to follow
+TTL = 30  # seconds the stranger's lease lives at most
+LOOK = 0.005  # seconds between two looks into the kernels
+NAME = f"{world.GUEST}join"
+
+
+def free_address(context: Context, listing_ips: set[str]) -> tuple[Segment, str]:
+    """Return the first node's segment and its highest address that nobody has."""
+    lab = context.lab
+    segment = lab.segment_of(context.cluster.nodes[0].address)
+    taken = {node.address for node in lab.nodes} | listing_ips
+    for its in world.member_addresses(lab).values():
+        taken |= set(its)
+    for value in range(int(IPv4Network(segment.cidr)[-2]), int(IPv4Network(segment.cidr)[0]), -1):
+        if str(IPv4Address(value)) not in taken:
+            return segment, str(IPv4Address(value))
+    raise Skip(f"needs a free address in segment {segment.name}")
+
+
+def stranger(context: Context) -> tuple[NodeState, Lease]:
+    """Return the node that will join, and its lease: a free subnet, a free address."""
+    config = resolve(context.lab.network)
+    with context.etcd() as etcd:
+        leases, _ = lease.peers(etcd.range(SUBNETS).items)
+    subnets = choice.free(config, [held.subnet for held in leases])
+    if not subnets:
+        raise Skip("needs a free subnet in flannel's network")
+    _, address = free_address(context, {held.public_ip for held in leases})
+    mac = vxlan.vtep_mac(context.lab.name, f"{NAME}-{os.getpid()}", config.vni)
+    held = Lease(subnets[-1], address, vni=config.vni, vtep_mac=mac)
+    bridge = context.cluster.nodes[0].declared.bridge
+    node = LabNode(f"{NAME}-{os.getpid()}", address, bridge=bridge)
+    return NodeState(node, context.lab.netns(node.name), held.subnet, mac), held
+
+
+def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
+    """Return what is inside the stranger's namespace: a bridge for its subnet, the tunnel."""
+    lab = context.lab
+    length = IPv4Network(node.subnet).prefixlen
+    peers = [
+        Lease(other.subnet, other.address, vni=own.vni, vtep_mac=other.vtep_mac)
+        for other in context.cluster.nodes
+        if other.subnet
+    ]
+    bridge = node.declared.bridge
+    return [
+        world.no_ipv6(node.netns),
+        *world.no_reverse_path_filter(node.netns),
+        Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
+        Bridge(node.netns, bridge, world.mac(node.netns, bridge)),
+        Address(node.netns, bridge, f"{node.bridge_address}/{length}"),
+        *world.machine_addressing(lab, node.netns, node.address),
+        *vxlan.objects(
+            node.netns,
+            config=resolve(lab.network),
+            own=own,
+            peers=peers,
+            device=world.UPLINK,
+            local=node.address,
+            underlay_mtu=lab.underlay.mtu,
+        ),
+    ]
+
+
+@contextmanager
+def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
+    """Have the stranger's machine on the underlay for the duration; it has no lease yet.
+
+    Its cable is made by ip(8) and carries no mark of the lab's, so the agent does not take it for
+    a port that should not be there. It goes with the namespace.
+    """
+    lab = context.lab
+    kernel = RealKernel()
+    underlay, port = lab.netns(world.UNDERLAY), world.port_name(node.name)
+    segment = world.bridge_name(lab.segment_of(node.address))
+    # The same card for the same address each time: the nodes remember who had it last.
+    card = world.mac(lab.name, NAME, node.address)
+    try:
+        kernel.apply([Op(Verb.ADD, Netns(node.netns))])
+        run(
+            f"ip -n {underlay} link add {port} mtu {lab.underlay.mtu} master {segment} up "
+            f"type veth peer name {world.UPLINK} address {card} netns {node.netns}".split()
+        )
+        run(["ip", "-n", node.netns, "link", "set", world.UPLINK, "up"])
+        kernel.apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
+        yield
+    finally:
+        # The kernel ends a namespace a moment after its name: the cable must be gone now.
+        run(["ip", "-n", underlay, "link", "delete", port], check=False)
+        namespaces.delete(node.netns)
+
+
+def until_all(context: Context, peer: Lease, *, held: bool) -> float:
+    """Return the seconds until every node holds the way to *peer*, or none has any of it."""
+    device = vxlan.device_name(peer.vni)
+    began = time.monotonic()
+    waiting = list(context.cluster.nodes)
+    while waiting:
+        left = {node.name: _differing(node, device, peer, held=held) for node in waiting}
+        waiting = [node for node in waiting if left[node.name]]
+        took = time.monotonic() - began
+        if waiting and took > WITHIN:
+            verb = "lacks" if held else "still holds"
+            raise Failure(
+                *(
+                    f"{node.name} {verb} {in_words(thing)} after {WITHIN} s"
+                    for node in waiting
+                    for thing in left[node.name]
+                )
+            )
+        if waiting:
+            time.sleep(LOOK)
+    return took
+
+
+def _differing(node: NodeState, device: str, peer: Lease, *, held: bool) -> list[Object]:
+    wanted = way_to(node, device, peer)
+    here = observed(node, wanted)
+    return [thing for thing in wanted if (thing in here) is not held]
+
+
+def extended(cluster: Cluster, node: NodeState) -> Cluster:
+    """Return the cluster with the stranger in it, for what is expected of packets to it."""
+    lab = msgspec.structs.replace(cluster.lab, nodes=[*cluster.lab.nodes, node.declared])
+    return msgspec.structs.replace(cluster, lab=lab, nodes=(*cluster.nodes, node))
+
+
+def node_join(context: Context) -> Checked:
+    only_vxlan(context)
+    if not context.cluster.nodes or not context.pods:
+        raise Skip("needs a node and a running pod")
+    node, own = stranger(context)
+    with plugged_in(context, node, own):
+        joined, left, checked = _joined_and_left(context, node, own)
+    nodes = len(context.cluster.nodes)
+    checked.evidence = [
+        f"lease {own.subnet} of {own.public_ip} put in etcd: {nodes} nodes hold its route, "
+        f"neighbour and FDB entry after {joined * 1000:.0f} ms",
+        *checked.evidence,
+        f"lease deleted: all three gone from {nodes} nodes after {left * 1000:.0f} ms",
+    ]
+    return checked
+
+
+def _joined_and_left(context: Context, node: NodeState, own: Lease) -> tuple[float, float, Checked]:
+    grant = 0
+    try:
+        with context.etcd() as etcd:
+            grant = etcd.grant(TTL)
+            etcd.put(own.key, own.value(), lease=grant)
+        joined = until_all(context, own, held=True)
+        checked = _reached(context, node)
+    finally:
+        if grant:
+            with context.etcd() as etcd:
+                etcd.revoke(grant)  # and with it the key
+    return joined, until_all(context, own, held=False), checked
+
+
+def _reached(context: Context, node: NodeState) -> Checked:
+    """A packet from a pod to the stranger's end of its subnet and back, hop by hop."""
+    source = context.pod_place(context.pods[0])
+    shot = required(
+        context.shoot(
+            source,
+            of_node(node, node.bridge_address),
+            protocol=Protocol.ICMP,
+            cluster=extended(context.cluster, node),
+        )
+    )
+    line = f"{context.pods[0].title} -> {node.bridge_address} there: echo answered, every hop seen"
+    return Checked([line], shot.verdict.passages)

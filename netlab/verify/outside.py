@@ -1,0 +1,148 @@
+"""Paths that leave the cluster, or try to come in."""
+
+from __future__ import annotations
+
+from netlab import world
+from netlab.cluster import NodeState, PodState
+from netlab.packets import Direction, Outcome, Protocol
+from netlab.paths.places import of_member, of_node
+from netlab.paths.ways import published
+from netlab.probe import Shot
+from netlab.sensors import counters
+from netlab.verify.context import Checked, Context, Failure, Skip, listeners, required
+
+INTERNET_PORT = 80
+UNPUBLISHED = 22  # tried first, then the next that is not published
+NODES = 3  # at most so many are tried
+
+
+def clusterip_outside(context: Context) -> Checked:
+    pods = [pod for pod in context.pods if listeners(pod)] or context.pods
+    if not pods:
+        raise Skip("needs a running pod")
+    client = of_member(context.cluster, world.CLIENT)
+    checked = Checked()
+    pod = pods[0]
+    found = listeners(pod)
+    tries = [(found[0].protocol, found[0].port)] if found else []
+    for protocol, port in (*tries, (Protocol.ICMP, 0)):
+        shot = required(context.shoot(client, context.pod_place(pod), protocol=protocol, port=port))
+        words = f"{port}/{protocol}" if port else str(protocol)
+        checked.evidence.append(f"client -> {pod.title} {words}: {shot.verdict.evidence[0]}")
+        checked.evidence += shot.verdict.evidence[1:]
+        checked.passages += shot.verdict.passages
+    return checked
+
+
+def egress_masquerade(context: Context) -> Checked:
+    firsts: dict[str, PodState] = {}
+    for pod in context.pods:
+        firsts.setdefault(pod.node, pod)
+    if not firsts:
+        raise Skip("needs a running pod")
+    checked = Checked()
+    internet = of_member(context.cluster, world.INTERNET)
+    for index, pod in enumerate(list(firsts.values())[:NODES]):
+        node = context.cluster.node(pod.node)
+        protocol = (Protocol.TCP, Protocol.UDP)[index % 2]
+        before = counters.masqueraded(node.netns)
+        shot = required(
+            context.shoot(context.pod_place(pod), internet, protocol=protocol, port=INTERNET_PORT)
+        )
+        fired = _fired(before, counters.masqueraded(node.netns))
+        if shot.answer is None or shot.answer.client != node.address:
+            seen = shot.answer.client if shot.answer else "nobody"
+            raise Failure(f"the server saw {seen}, not {node.name}'s {node.address}")
+        if not fired:
+            raise Failure(f"no masquerading rule of {node.netns} counted the flow {shot.flow}")
+        checked.evidence.append(
+            f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(shot, node)}; "
+            f"the server saw {node.address}; by {fired}"
+        )
+        checked.passages += shot.verdict.passages
+    return checked
+
+
+def _fired(before: dict[str, int], after: dict[str, int]) -> str:
+    """The rule whose counter moved, with its counter."""
+    for rule, packets in after.items():
+        if packets > before.get(rule, 0):
+            return f"`{rule}` (packets {before.get(rule, 0)} -> {packets})"
+    return ""
+
+
+def _rewrite(shot: Shot, node: NodeState) -> str:
+    """The source before and after, and the reply's destination before and after."""
+
+    def at(device: str, direction: Direction) -> tuple[str, str]:
+        for s in shot.sightings:
+            if (s.netns, s.device, s.direction) == (node.netns, device, direction):
+                return s.flow.source, s.flow.destination
+        raise Failure(f"not seen on {node.netns} {device} {direction}")
+
+    bridge = node.declared.bridge
+    before, after = at(bridge, Direction.IN)[0], at(world.UPLINK, Direction.OUT)[0]
+    back, undone = at(world.UPLINK, Direction.IN)[1], at(bridge, Direction.OUT)[1]
+    return (
+        f"source {before} on {bridge}, {after} on eth0; reply to {back} on eth0, "
+        f"to {undone} on {bridge}"
+    )
+
+
+def unpublished_port(context: Context) -> int:
+    """Return a TCP port the gateway does not let through."""
+    for port in range(UNPUBLISHED, 65536):
+        if not published(context.lab, port, Protocol.TCP):
+            return port
+    raise Skip("needs a TCP port that the gateway does not publish")
+
+
+def firewall(context: Context) -> Checked:
+    port = unpublished_port(context)
+    client = of_member(context.cluster, world.CLIENT)
+    gateway = context.lab.netns(world.GATEWAY)
+    checked = Checked()
+    for node in context.cluster.nodes[:NODES]:
+        before = counters.dropped(gateway)
+        if before is None:
+            raise Failure(f'{gateway} has no rule "{counters.NOT_PUBLISHED}" with a counter')
+        shot = required(context.shoot(client, of_node(node), protocol=Protocol.TCP, port=port))
+        after = counters.dropped(gateway) or 0
+        if after <= before:
+            raise Failure(
+                f'rule "{counters.NOT_PUBLISHED}" of {gateway} did not count client -> '
+                f"{node.name}:{port}"
+            )
+        checked.evidence.append(
+            f"client -> {node.name}:{port}/tcp: {shot.verdict.evidence[0]} "
+            f"(packets {before} -> {after})"
+        )
+        checked.passages += shot.verdict.passages
+    checked.evidence.append(_control(context))
+    return checked
+
+
+def _control(context: Context) -> str:
+    """A published port gets through the gateway: the firewall does not just drop everything."""
+    first = next(
+        (
+            int(entry.partition("/")[0].partition("-")[0])
+            for entry in context.lab.gateway.publish
+            if entry.endswith("/tcp")
+        ),
+        None,
+    )
+    if first is None or not context.cluster.nodes:
+        return "control: no TCP port is published, so none was tried"
+    node = context.cluster.nodes[0]
+    client = of_member(context.cluster, world.CLIENT)
+    shot = context.shoot(client, of_node(node), protocol=Protocol.TCP, port=first)
+    arrived = any(s.netns == node.netns and s.device == world.UPLINK for s in shot.sightings)
+    if shot.verdict.outcome is not Outcome.PASS and not arrived:
+        raise Failure(
+            f"control: published port {first} did not get through either",
+            *shot.verdict.evidence,
+            last_seen=shot.verdict.last_seen,
+            expected_next=shot.verdict.expected_next,
+        )
+    return f"control: client -> {node.name}:{first}/tcp, published, arrived at {node.name}'s eth0"

@@ -1,0 +1,342 @@
+"""Paths inside a pod, between pods, and between pods and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Network
+from itertools import combinations
+
+from netlab import world
+from netlab.cluster import NodeState, PodState
+from netlab.packets import Leg, Protocol, Sighting
+from netlab.paths.places import of_node
+from netlab.pods import sandbox
+from netlab.probe import Shot
+from netlab.sensors import insides, mesh
+from netlab.verify.context import (
+    Checked,
+    Context,
+    Failure,
+    Listener,
+    Skip,
+    listeners,
+    required,
+)
+
+RING = 8  # at most so many pairs of nodes are tried, each node once as sender and as receiver
+PAIRS = 2000  # of pods at most, for flat-no-nat; beyond it a sample
+ADDRESSES_READ = 300  # pods whose address is read back from the kernel
+
+
+def all_listeners(context: Context) -> list[Listener]:
+    return [each for pod in context.pods for each in listeners(pod)]
+
+
+def shared_pod(context: Context) -> tuple[Listener, str]:
+    """Return a listener in a pod of several containers, and the name of another container."""
+    for each in all_listeners(context):
+        others = [c.name for c in each.pod.containers if c.name != each.container]
+        if others:
+            return each, others[0]
+    raise Skip("needs a pod with two containers, one with a port")
+
+
+def same_pod_lo(context: Context) -> Checked:
+    listener, other = shared_pod(context)
+    place = context.pod_place(listener.pod)
+    local = type(place)("127.0.0.1", place.netns, pod=place.pod, node=place.node)
+    shot = required(context.shoot(place, local, protocol=listener.protocol, port=listener.port))
+    says = shot.answer.says if shot.answer else {}
+    if says.get("container") != listener.container:
+        raise Failure(f"answered by {says.get('container')}, not by {listener.container}")
+    devices = {(s.netns, s.device) for s in shot.sightings}
+    if devices != {(place.netns, "lo")}:
+        raise Failure(f"seen on {sorted(devices)}, not only on the pod's lo")
+    line = (
+        f"{listener.pod.title}: {other} -> {listener.container} at 127.0.0.1:{listener.port}, "
+        f"answered by {says['container']}, seen on lo and on no other device"
+    )
+    return Checked([line], shot.verdict.passages)
+
+
+def same_pod_ports(context: Context) -> Checked:
+    listener, _ = shared_pod(context)
+    pod = listener.pod
+    refusal = insides.bind_refusal(pod.netns, listener.port, listener.protocol)
+    if "in use" not in refusal:
+        raise Failure(
+            f"a second bind of {listener.port}/{listener.protocol} in {pod.title} "
+            + (f"was refused otherwise: {refusal}" if refusal else "was not refused")
+        )
+    other = next((p for p in context.pods if p.netns != pod.netns), None)
+    names = [container.name for container in pod.containers][:2]
+    with sandboxed(context, pod) as inside:
+        seen = [insides.views(inside) for _ in names]
+        elsewhere = _views_of(context, other)
+    lines = [f"second bind of {listener.port}/{listener.protocol} in {pod.title}: {refusal}"]
+    if seen[0] != seen[1]:
+        raise Failure(f"{names[0]} sees {seen[0]}, {names[1]} sees {seen[1]}")
+    lines.append(f"{names[0]} and {names[1]} both see {_words(seen[0])}")
+    if other is not None:
+        same = [kind for kind in insides.VIEWS if elsewhere[kind] == seen[0][kind]]
+        if same:
+            raise Failure(f"{other.title} shares {', '.join(same)} with {pod.title}")
+        lines.append(f"{other.title} sees others: {_words(elsewhere)}")
+    return Checked(lines)
+
+
+def _words(views: dict[str, str]) -> str:
+    return ", ".join([views["hostname"], *(views[kind] for kind in insides.VIEWS)])
+
+
+def _views_of(context: Context, pod: PodState | None) -> dict[str, str]:
+    if pod is None:
+        return {}
+    with sandboxed(context, pod) as inside:
+        return insides.views(inside)
+
+
+@contextmanager
+def sandboxed(context: Context, pod: PodState) -> Iterator[int]:
+    """Have a process in the pod to execute things beside; one made for that is removed again."""
+    run = context.live.run
+    had_one = sandbox.find(run, pod.namespace, pod.name) is not None
+    hostname = pod.hostname or pod.name
+    try:
+        yield sandbox.ensure(
+            run,
+            netns=pod.netns,
+            namespace=pod.namespace,
+            pod=pod.name,
+            hostname=hostname,
+            hosts=sandbox.hosts_file(pod.ip, hostname),
+        )
+    finally:
+        if not had_one:
+            sandbox.remove(run, pod.namespace, pod.name)
+
+
+def _one_of_each_protocol(found: list[Listener]) -> list[Listener]:
+    return list({each.protocol: each for each in reversed(found)}.values())
+
+
+def same_node(context: Context) -> Checked:
+    pairs = [
+        (source, target)
+        for target in all_listeners(context)
+        for source in context.pods
+        if source.node == target.pod.node and source.netns != target.pod.netns
+    ]
+    if not pairs:
+        raise Skip("needs two pods on one node, one with a port")
+    chosen = {target.protocol: (source, target) for source, target in reversed(pairs)}
+    checked = Checked()
+    for source, target in chosen.values():
+        shot = required(
+            context.shoot(
+                context.pod_place(source),
+                context.pod_place(target.pod),
+                protocol=target.protocol,
+                port=target.port,
+            )
+        )
+        _same_client(shot, source.ip)
+        same_packet(shot, ttl_lost=0)
+        hops = len(shot.expectation.request)
+        checked.evidence.append(
+            f"{source.title} -> {target.pod.title} {target.port}/{target.protocol} on "
+            f"{source.node}: {hops} hops each way, all on the bridge's ports, TTL 64 kept, "
+            "never on flannel.1 nor on the node's eth0"
+        )
+        checked.passages += shot.verdict.passages
+    return checked
+
+
+def _same_client(shot: Shot, address: str) -> None:
+    seen = shot.answer.client if shot.answer else ""
+    if seen != address:
+        raise Failure(f"{shot.flow}: the server saw {seen or 'nobody'}, not {address}")
+
+
+def ends_seen(shot: Shot) -> tuple[Sighting, Sighting]:
+    """Return the request at its sender and at its receiver."""
+    mine = [p.sighting for p in shot.verdict.passages if p.leg is Leg.REQUEST and p.sighting]
+    return mine[0], mine[-1]
+
+
+def same_packet(shot: Shot, *, ttl_lost: int) -> None:
+    """Check that one and the same packet arrived. Raises Failure naming what changed."""
+    first, last = ends_seen(shot)
+    for name in ("flow", "length", "ip_id"):
+        before, after = getattr(first, name), getattr(last, name)
+        if before != after:
+            raise Failure(f"{shot.flow}: {name} changed on the way, {before} -> {after}")
+    if first.ttl - last.ttl != ttl_lost:
+        raise Failure(f"{shot.flow}: TTL {first.ttl} -> {last.ttl}, not -{ttl_lost}")
+
+
+def node_ring(context: Context) -> list[tuple[PodState, Listener]]:
+    """Return (sender, listener) on different nodes, each node once as sender, at most RING."""
+    by_node: dict[str, list[PodState]] = {}
+    for pod in context.pods:
+        by_node.setdefault(pod.node, []).append(pod)
+    listening = {
+        node: found
+        for node, pods in by_node.items()
+        if (found := [each for pod in pods for each in listeners(pod)])
+    }
+    names = list(by_node)
+    ring = []
+    for index, node in enumerate(names):
+        following = names[index + 1 :] + names[:index]
+        target = next((other for other in following if other in listening), None)
+        if target is not None:
+            for each in _one_of_each_protocol(listening[target]):
+                ring.append((by_node[node][0], each))
+    return ring[:RING]
+
+
+def cross_node(context: Context) -> Checked:
+    ring = node_ring(context)
+    if not ring:
+        raise Skip("needs pods on two nodes, one with a port")
+    checked = Checked()
+    for source, target in ring:
+        shot = required(
+            context.shoot(
+                context.pod_place(source),
+                context.pod_place(target.pod),
+                protocol=target.protocol,
+                port=target.port,
+            )
+        )
+        _same_client(shot, source.ip)
+        same_packet(shot, ttl_lost=2)
+        checked.evidence.append(f"{source.title} -> {target.pod.title}: {_tunnel_words(shot)}")
+        checked.passages += shot.verdict.passages
+    return checked
+
+
+def _tunnel_words(shot: Shot) -> str:
+    """What the underlay saw of a request."""
+    first, last = ends_seen(shot)
+    sighting = next((s for s in shot.sightings if s.outer), None)
+    if sighting is None or sighting.outer is None:
+        return f"{shot.flow}, TTL {first.ttl} -> {last.ttl}, routed without a tunnel"
+    outer = sighting.outer
+    return (
+        f"{shot.flow}, TTL {first.ttl} -> {last.ttl}, on the underlay as UDP "
+        f"{outer.destination_port} {outer.source} -> {outer.destination}, VNI {outer.vni}, "
+        f"MACs {sighting.source_mac} -> {sighting.destination_mac}"
+    )
+
+
+def unique_pod_ip(context: Context) -> Checked:
+    if not context.pods:
+        raise Skip("needs a running pod")
+    seen: dict[str, str] = {}
+    for pod in context.pods:
+        if pod.ip in seen:
+            raise Failure(f"{pod.ip} is the address of {seen[pod.ip]} and of {pod.title}")
+        seen[pod.ip] = pod.title
+        subnet = context.cluster.node(pod.node).subnet
+        if not subnet or IPv4Address(pod.ip) not in IPv4Network(subnet):
+            raise Failure(f"{pod.title} has {pod.ip}, outside {pod.node}'s lease {subnet or '-'}")
+    leases = [IPv4Network(node.subnet) for node in context.cluster.nodes if node.subnet]
+    for one, other in combinations(leases, 2):
+        if one.overlaps(other):
+            raise Failure(f"the leases {one} and {other} overlap")
+    read = context.pods[:ADDRESSES_READ]
+    for pod in read:
+        actual = insides.address_of(pod.netns, world.UPLINK)
+        if actual != pod.ip:
+            raise Failure(f"{pod.title} is {pod.ip} in etcd, but {actual or 'nothing'} in its eth0")
+    return Checked(
+        [
+            f"{len(seen)} pods, {len(seen)} addresses, each inside its node's lease",
+            f"{len(leases)} leases, none overlapping",
+            f"eth0 of {len(read)} pods read back: as etcd has it",
+        ]
+    )
+
+
+def pod_node(context: Context) -> Checked:
+    nodes = context.cluster.nodes
+    target = next(iter(all_listeners(context)), None)
+    if target is None:
+        raise Skip("needs a pod with a port")
+    own = context.cluster.node(target.pod.node)
+    other = next((node for node in nodes if node != own and node.subnet), None)
+    place = context.pod_place(target.pod)
+    checked = Checked()
+
+    def towards(node: NodeState, words: str) -> None:
+        shot = required(context.shoot(place, of_node(node), protocol=Protocol.ICMP))
+        checked.evidence.append(f"{target.pod.title} -> {node.name} ({words}): echo answered")
+        checked.passages += shot.verdict.passages
+
+    def back(node: NodeState, words: str) -> None:
+        shot = required(
+            context.shoot(of_node(node), place, protocol=target.protocol, port=target.port)
+        )
+        _same_client(shot, shot.flow.source)
+        checked.evidence.append(
+            f"{node.name} ({words}) -> {target.pod.title}: the pod saw {shot.flow.source}, "
+            "not masqueraded"
+        )
+        checked.passages += shot.verdict.passages
+
+    towards(own, "its node")
+    back(own, "its node")
+    if other is None:
+        checked.evidence.append("there is no other node")
+        return checked
+    towards(other, "another node")
+    back(other, "another node")
+    return checked
+
+
+def sampled(
+    sources: list[PodState], targets: list[Listener], *, limit: int
+) -> list[tuple[PodState, Listener]]:
+    """Return pairs of different pods: all, or about *limit* with every pod in them.
+
+    The sample turns: source number i asks the targets i, i + 1, …, so that each is asked.
+    """
+    if len(sources) * len(targets) <= limit:
+        return [(s, t) for s in sources for t in targets if s.netns != t.pod.netns]
+    each = max(1, limit // len(sources), -(-len(targets) // len(sources)) + 1)
+    return [
+        (source, target)
+        for index, source in enumerate(sources)
+        for step in range(each)
+        if (target := targets[(index * each + step) % len(targets)]).pod.netns != source.netns
+    ]
+
+
+def flat_no_nat(context: Context) -> Checked:
+    targets = [found[0] for pod in context.pods if (found := _one_of_each_protocol(listeners(pod)))]
+    pairs = sampled(context.pods, targets, limit=PAIRS)
+    if not pairs:
+        raise Skip("needs two pods, one with a port")
+    asked = {
+        mesh.Pair(source.netns, target.pod.ip, target.port, target.protocol): (source, target)
+        for source, target in pairs
+    }
+    wrong = []
+    for pair, client in mesh.clients(list(asked)).items():
+        source, target = asked[pair]
+        if client != source.ip:
+            seen = client if client.startswith("error") else f"saw {client or 'nobody'}"
+            wrong.append(f"{source.title} -> {target.pod.title}: {seen}, not {source.ip}")
+    if wrong:
+        raise Failure(f"{len(wrong)} of {len(pairs)} pairs are wrong", *wrong[:5])
+    possible = sum(1 for s in context.pods for t in targets if s.netns != t.pod.netns)
+    which = "every pair" if len(pairs) == possible else f"a sample of {possible} pairs"
+    return Checked(
+        [
+            f"{len(pairs)} questions ({which}), {len(context.pods)} pods as senders, "
+            f"{len(targets)} as servers: each server saw the sender's own address"
+        ]
+    )

@@ -1,0 +1,151 @@
+"""Running the checks: what needs no sensors at once, the packets when the sensors are ready.
+
+scapy's import and the opening of the rings take as long as half the checks, so they overlap. What
+changes the lab comes last: `replicas` deletes a pod that others may be speaking with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+
+import msgspec
+
+from netlab.errors import NetlabError
+from netlab.packets import Outcome, Verdict
+from netlab.sensors import dissect
+from netlab.sensors.capture import Capture
+from netlab.verify import joining, leases, outside, pods, replicas
+from netlab.verify.catalogue import Path, chosen
+from netlab.verify.context import (
+    Checked,
+    Context,
+    Failure,
+    Live,
+    Refuted,
+    Skip,
+    watched_from_the_start,
+)
+
+Check = Callable[[Context], Checked]
+
+# Thousands of packets at once, which the sensors have no business with.
+CROWDED: dict[str, Check] = {"flat-no-nat": pods.flat_no_nat}
+WITHOUT_SENSORS: dict[str, Check] = {
+    "same-pod-ports": pods.same_pod_ports,
+    "unique-pod-ip": pods.unique_pod_ip,
+    "lease-in-etcd": leases.lease_in_etcd,
+}
+WITH_SENSORS: dict[str, Check] = {
+    "node-join": joining.node_join,
+    "pod-pod-cross-node": pods.cross_node,
+    "egress-masquerade": outside.egress_masquerade,
+    "firewall": outside.firewall,
+    "pod-node": pods.pod_node,
+    "pod-pod-same-node": pods.same_node,
+    "same-pod-lo": pods.same_pod_lo,
+    "clusterip-outside": outside.clusterip_outside,
+}
+AT_THE_END: dict[str, Check] = {"replicas": replicas.replicas}
+THREADS = 6
+LOOK = 0.02  # seconds
+
+
+def _silent(_: Verdict) -> None:
+    pass
+
+
+def verify(
+    live: Live,
+    ids: Sequence[str] | None = None,
+    *,
+    on_result: Callable[[Verdict], None] = _silent,
+) -> list[Verdict]:
+    """Return the verdict on each path called *ids* (all without), in the catalogue's order.
+
+    *on_result* is called with each verdict as it comes, by the calling thread. Raises UsageError
+    for an unknown id; NotFoundError and StoreError when the lab cannot be read at all.
+    """
+    wanted = chosen(ids)
+    verdicts: dict[str, Verdict] = {}
+
+    def done(verdict: Verdict) -> None:
+        verdicts[verdict.path] = verdict
+        on_result(verdict)
+
+    for path in wanted:
+        if path.needs:
+            done(Verdict(path.id, Outcome.SKIP, path.title, (f"needs {path.needs}",)))
+    checks = [path for path in wanted if not path.needs]
+    if checks:
+        _run(live, checks, done)
+    return [verdicts[path.id] for path in wanted]
+
+
+def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        packets = any(path.id in {**WITH_SENSORS, **AT_THE_END} for path in checks)
+        warming = pool.submit(dissect.warm) if packets else None
+        cluster = live.cluster()
+        with Capture([]) as capture:
+            context = Context(live, cluster, capture)
+            crowd = _started(pool, CROWDED, checks, context)
+            running = crowd + _started(pool, WITHOUT_SENSORS, checks, context)
+            wait(crowd)
+            if packets:
+                capture.add(watched_from_the_start(cluster))
+            while warming and not warming.done():
+                capture.wait(LOOK)
+            running += _started(pool, WITH_SENSORS, checks, context)
+            for future in as_completed(running):
+                done(future.result())
+            for future in as_completed(_started(pool, AT_THE_END, checks, context)):
+                done(future.result())
+
+
+def _started(
+    pool: ThreadPoolExecutor, table: dict[str, Check], paths: Sequence[Path], context: Context
+) -> list[Future[Verdict]]:
+    """Start the checks of *table* that are asked for, in the table's order: the longest first."""
+    by_id = {path.id: path for path in paths}
+    return [
+        pool.submit(verdict_of, by_id[name], check, context)
+        for name, check in table.items()
+        if name in by_id
+    ]
+
+
+def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
+    """Return what *check* found, with the time it took."""
+    began = time.monotonic()
+    try:
+        checked = check(context)
+        verdict = Verdict(
+            path.id,
+            Outcome.PASS,
+            path.title,
+            tuple(checked.evidence),
+            passages=checked.passages,
+        )
+    except Skip as skip:
+        verdict = Verdict(path.id, Outcome.SKIP, path.title, (str(skip),))
+    except Refuted as refuted:
+        verdict = _refuted(path, refuted.verdict)
+    except Failure as failure:
+        verdict = Verdict(
+            path.id,
+            Outcome.FAIL,
+            path.title,
+            failure.evidence,
+            failure.last_seen,
+            failure.expected_next,
+        )
+    except (NetlabError, OSError, LookupError) as error:
+        verdict = Verdict(path.id, Outcome.FAIL, path.title, (f"cannot be checked: {error}",))
+    return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
+
+
+def _refuted(path: Path, verdict: Verdict) -> Verdict:
+    evidence = (f"{verdict.flow}", *verdict.evidence)
+    return msgspec.structs.replace(verdict, path=path.id, title=path.title, evidence=evidence)
