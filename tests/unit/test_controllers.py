@@ -170,6 +170,16 @@ def test_more_replicas_add_only_what_is_missing(store: Store) -> None:
     ]
 
 
+def test_another_order_of_keys_is_no_other_template(store: Store) -> None:
+    (before,) = store.of("ReplicaSet")
+    turned = deployment(7)
+    turned["spec"]["template"] = dict(reversed(turned["spec"]["template"].items()))
+    store.declare(*declared_nodes(), turned)
+    store.settle()
+    (after,) = store.of("ReplicaSet")
+    assert after["metadata"] == before["metadata"]
+
+
 def test_no_replicas_leave_the_replica_set(store: Store) -> None:
     store.declare(*declared_nodes(), deployment(0))
     store.settle()
@@ -316,6 +326,21 @@ def test_pods_of_a_lost_node_live_elsewhere_with_new_uids(store: Store) -> None:
     new = {name(one): one["metadata"]["uid"] for one in store.of("Pod")}
     assert new["alone"] != old["alone"]
     assert new["free"] == old["free"]
+
+
+def test_a_pod_named_for_a_lost_node_waits_for_it(store: Store) -> None:
+    declared = [deployment(6), pod("pinned", nodeName="node2")]
+    store.declare(*declared_nodes(), *declared)
+    before = next(one for one in store.of("Pod") if name(one) == "pinned")
+    store.declare(*(one for one in declared_nodes() if name(one) != "node2"), *declared)
+    store.settle()
+    after = next(one for one in store.of("Pod") if name(one) == "pinned")
+    assert after == before
+
+
+def test_a_pod_nobody_declared_goes_with_its_node() -> None:
+    store = Store(*NODES, controllers.born(pod("p", nodeName="node9")))
+    assert store.settle() == ["delete Pod p"]
 
 
 def test_a_vanished_namespace_takes_its_objects() -> None:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -164,11 +165,12 @@ def test_live_objects_count_when_a_manifest_is_applied(tmp_path: Path) -> None:
     )
     declared = topology.load([str(web)])
     shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-    pods = [
+    pods: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"p{n}", "namespace": "shop"}}
         for n in range(2)
     ]
-    topology.check(declared, lab=live, stored=[shop, pods[0]])
+    made = {**pods[1], "metadata": {**pods[1]["metadata"], "ownerReferences": [{"kind": "Job"}]}}
+    topology.check(declared, lab=live, stored=[shop, pods[0], made])
     with pytest.raises(InputError) as caught:
         topology.check(declared, lab=live, stored=pods)
     assert caught.value.mistakes == [
