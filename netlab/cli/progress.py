@@ -1,4 +1,4 @@
-"""Where a long command is: one live line on a terminal, otherwise one plain line per step.
+"""Where a long command is: one live line on a terminal, otherwise a plain line now and then.
 
 The line is written by hand ("carriage return, clear to end of line"): a library that draws
 progress bars takes longer to import than a small lab takes to come up.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from types import TracebackType
 
+PAUSE = 2.0  # seconds between two plain lines: what is done sooner needs none
 CLEAR = "\r\x1b[K"  # ECMA-48: carriage return, erase in line
 
 
@@ -21,6 +23,7 @@ class Progress:
         self.title = title
         self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.step = ""
+        self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -34,12 +37,13 @@ class Progress:
         self.wipe()
 
     def __call__(self, step: str, detail: str = "") -> None:
-        """Show that *step* has been reached; *detail* changes often and is for terminals only."""
+        """Show that *step* has been reached; *detail* is for terminals only."""
         if self.live:
             line = f"{self.title}: {step}" + (f": {detail}" if detail else "")
             width = shutil.get_terminal_size().columns - 1
             self._write(CLEAR + line[:width])
-        elif step != self.step:
+        elif step != self.step and time.monotonic() - self._told >= PAUSE:
+            self._told = time.monotonic()
             self._write(f"{self.title}: {step}\n")
         self.step = step
 

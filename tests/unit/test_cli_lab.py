@@ -12,6 +12,7 @@ from fake_lab import FakeLive, FakeRoom
 from netlab import capabilities
 from netlab.capabilities import Capability
 from netlab.cli import machine, prove, tables
+from netlab.cli.progress import CLEAR, Progress
 from netlab.lab.report import Report
 from netlab.packets import (
     Direction,
@@ -251,3 +252,25 @@ def test_doctor_names_the_remedy_of_each_gap() -> None:
     lines = machine.examined([capability("veth", False, True)])
     assert "  veth: apt install it" in lines
     assert max(map(len, lines)) <= 100
+
+
+def test_progress_is_quiet_in_a_file_unless_it_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.5, 2.5, 2.5, 3.0, 9.0, 9.0])
+    monkeypatch.setattr("netlab.cli.progress.time.monotonic", lambda: next(clock))
+    with Progress("up notes") as progress:
+        for step in ("soon done", "long", "soon after", "longer"):
+            progress(step)
+    assert capsys.readouterr().err == "up notes: long\nup notes: longer\n"
+
+
+def test_progress_on_a_terminal_is_one_line_that_goes_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("up notes") as progress:
+        progress("etcd")
+        progress("nodes", "node1")
+    assert capsys.readouterr().err == (f"{CLEAR}up notes: etcd{CLEAR}up notes: nodes: node1{CLEAR}")
