@@ -37,3 +37,19 @@ def _number(text: str) -> int | float | str:
         value = float(digits)
         return text if value in (float("inf"), float("-inf")) else value
     return text
+
+
+_PAIR = re.compile(
+    r"(?<!\\)((?:\\\\)*)\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE
+)
+
+
+def joined_surrogates(text: str) -> str:
+    """Return JSON *text* with its escaped surrogate pairs as characters: libyaml refuses them."""
+    if "\\u" not in text or not text.lstrip().startswith(("{", "[")):
+        return text
+    return _PAIR.sub(lambda pair: pair[1] + _character(int(pair[2], 16), int(pair[3], 16)), text)
+
+
+def _character(high: int, low: int) -> str:
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from netlab.topology.scalars import WORDS, plain_scalar
+from netlab.topology.scalars import WORDS, joined_surrogates, plain_scalar
 
 VALUES_MAX = 1_000_000  # values of one file, aliases expanded
 DEPTH_MAX = 100  # nested lists and mappings
@@ -268,7 +268,7 @@ def compose(text: str) -> Composed:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     events: Any = yaml.parse
     try:
-        for event in events(text, Loader=loader):
+        for event in events(joined_surrogates(text), Loader=loader):
             act = put.get(type(event))
             if act is not None:
                 act(event)

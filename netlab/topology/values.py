@@ -48,7 +48,7 @@ def anything(value: Any) -> str:
 def string(value: Any) -> str:
     """Accept text. A number or boolean is a forgotten quote more often than not."""
     if isinstance(value, str):
-        return ""
+        return "holds a zero byte (no program and no name can)" if "\0" in value else ""
     hint = " (put it in quotes)" if isinstance(value, int | float) else ""
     return f"must be text, not {described(value)}{hint}"
 

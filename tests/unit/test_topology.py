@@ -175,7 +175,7 @@ def test_anchors_and_merges_are_read() -> None:
 
 def test_json_means_what_json_means() -> None:
     value = {
-        "text": 'a "quoted" \\ line\nand \t tab / é',
+        "text": 'a "quoted" \\ line\nand \t tab / é 😀 \\ud83d\\ude00',
         "empty": ["", {}, []],
         "numbers": [0, -1, 1.5, 1e-7, 12345678901234567890],
         "words": [True, False, None],
