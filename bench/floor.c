@@ -5,6 +5,9 @@
  * route. Raw netlink, every message that can wait for others sent with them, one thread. Prints
  * seconds and microseconds per pod, then removes everything (not with --keep).
  *
+ * Each end of a veth asks for one queue: otherwise the kernel makes one per CPU, takes all but one
+ * out of use again (veth_init_queues()) and waits for every CPU twice over.
+ *
  * It writes no settings but one, as netlab does: IPv6 off, which saves more than it costs.
  */
 #define _GNU_SOURCE
@@ -191,6 +194,8 @@ static struct nlmsghdr *veth(int index, int master, int node, int pod, int pod_f
 	put32(m, IFLA_MTU, MTU);
 	put32(m, IFLA_GROUP, GROUP);
 	put32(m, IFLA_MASTER, master);
+	put32(m, IFLA_NUM_TX_QUEUES, 1);
+	put32(m, IFLA_NUM_RX_QUEUES, 1);
 	struct rtattr *info = put(m, IFLA_LINKINFO, NULL, 0);
 	puts_(m, IFLA_INFO_KIND, "veth");
 	struct rtattr *data = put(m, IFLA_INFO_DATA, NULL, 0);
@@ -199,6 +204,8 @@ static struct nlmsghdr *veth(int index, int master, int node, int pod, int pod_f
 	put_mac(m, node, pod, 2);
 	put32(m, IFLA_MTU, MTU);
 	put32(m, IFLA_GROUP, FAR_GROUP);
+	put32(m, IFLA_NUM_TX_QUEUES, 1);
+	put32(m, IFLA_NUM_RX_QUEUES, 1);
 	put32(m, IFLA_NET_NS_FD, pod_fd);
 	close_nest(m, peer);
 	close_nest(m, data);

@@ -37,6 +37,9 @@ _NO_STATISTICS = u32(_EXT_MASK, 8)  # RTEXT_FILTER_SKIP_STATS: a third of the by
 
 _pack_header = Struct("=BxHiII").pack  # ifinfomsg: family, type, index, flags, mask of flags
 _HEADER_SIZE = 16
+# One queue of each sort. Not told, the kernel makes one per CPU, takes all but one out of use again
+# (veth_init_queues()) and waits for all CPUs for it (synchronize_net()): most of the time of a pod.
+_ONE_QUEUE = u32(31, 1) + u32(32, 1)  # IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES
 _OUR_GROUP, _FAR_GROUP = u32(_GROUP, GROUP), u32(_GROUP, PEER_GROUP)
 _VETH, _BRIDGE, _VXLAN = (text(_KIND, kind) for kind in ("veth", "bridge", "vxlan"))
 _MAKE = netlink.CREATE | netlink.EXCL
@@ -77,12 +80,14 @@ def new_veth(thing: Veth, index: int, *, master: int, peer_fd: int, peer_index: 
         _pack_header(0, 0, peer_index, 0, 0)
         + _born(thing.peer_name, thing.peer_mac, thing.mtu)
         + _FAR_GROUP
+        + _ONE_QUEUE
         + u32(_FD, peer_fd)
     )
     body = (
         _header(index, thing.up)
         + _born(thing.name, thing.mac, thing.mtu)
         + _OUR_GROUP
+        + _ONE_QUEUE
         + (u32(_MASTER, master) if master else b"")
         + nest(_LINKINFO, _VETH + nest(_DATA, attribute(_PEER, peer)))
     )

@@ -26,6 +26,8 @@ from netlab.objects import (
 )
 from netlab.plan.order import Op, Verb
 
+_ONE_QUEUE = "numtxqueues 1 numrxqueues 1"  # saves the kernel milliseconds, see kernel/links.py
+
 
 def words(op: Op) -> list[str]:
     """Return the command lines that do what *op* does."""
@@ -81,11 +83,11 @@ def _veth(op: Op) -> list[str]:
         master = f" master {thing.bridge}" if thing.bridge else ""
         peer = (
             f"peer name {thing.peer_name} netns {thing.peer_netns} address {thing.peer_mac} "
-            f"mtu {thing.mtu} group {PEER_GROUP}"
+            f"mtu {thing.mtu} group {PEER_GROUP} {_ONE_QUEUE}"
         )
         made = (
             f"{ip} add {thing.name} address {thing.mac} mtu {thing.mtu} group {GROUP} "
-            f"up{master} type veth {peer}"
+            f"{_ONE_QUEUE} up{master} type veth {peer}"
         )
         lines = [made, hairpin] if thing.hairpin else [made]
         return [*lines, f"ip -n {thing.peer_netns} link set {thing.peer_name} up"]
