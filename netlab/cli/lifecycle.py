@@ -122,7 +122,9 @@ def up(ctx: click.Context, files: tuple[str, ...], proxy_mode: str | None, verif
     if verify:
         from netlab.cli.prove import proven
 
-        return proven(lab.connect(name), ids=(), output="table")
+        print()
+        whole = options.settings(ctx).verbose > 1
+        return proven(lab.connect(name), ids=(), output="table", whole=whole)
     return 0
 
 

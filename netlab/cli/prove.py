@@ -36,6 +36,7 @@ def path_ids() -> list[str]:
     example="""
     netlab verify
     netlab verify pod-pod-cross-node egress-masquerade
+    netlab verify -v firewall
     netlab verify -o junit > paths.xml
     """,
 )
@@ -45,13 +46,14 @@ def path_ids() -> list[str]:
 def verify(ctx: click.Context, ids: tuple[str, ...], output: str) -> int:
     """Prove every path of the notes, or those named, with packets; exit 1 on any failure.
 
-    A pass shows what was seen; a failure says at which hop the packet was last seen and what was
-    expected next; what the lab lacks is a skip that names it.
+    A pass shows what was seen, all of it with -v; a failure says at which hop the packet was last
+    seen and what was expected next; what the lab lacks is a skip that names it.
     """
-    return proven(options.live_lab(ctx), ids=ids, output=output)
+    whole = options.settings(ctx).verbose > 0
+    return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
 
 
-def proven(live: Live, *, ids: Sequence[str], output: str) -> int:
+def proven(live: Live, *, ids: Sequence[str], output: str, whole: bool) -> int:
     """Verify *ids* (all when empty), print the verdicts as *output*; return the exit code."""
     from netlab import verify as prover
 
@@ -70,39 +72,55 @@ def proven(live: Live, *, ids: Sequence[str], output: str) -> int:
     elif output == "junit":
         print(prover.as_junit(verdicts))
     else:
-        print("\n".join(table(verdicts, width=tables.width())))
+        print("\n".join(table(verdicts, width=tables.width(), whole=whole)))
     return 1 if any(verdict.outcome is Outcome.FAIL for verdict in verdicts) else 0
 
 
-def table(verdicts: Sequence[Verdict], *, width: int) -> list[str]:
-    """Return the verdicts as lines: one per path, its evidence below it, skips by their reason."""
+def table(verdicts: Sequence[Verdict], *, width: int, whole: bool = False) -> list[str]:
+    """Return the verdicts as lines: one per path, its evidence below it, skips by their reason.
+
+    *whole*: all evidence of a pass; without it the first piece, and how many more there are.
+    """
     shown = [verdict for verdict in verdicts if verdict.outcome is not Outcome.SKIP]
     column = max([len("PATH"), *(len(verdict.path) for verdict in shown)])
-    lines = (
-        [f"{'PATH':{column}}  RESULT    TIME  WHAT IT PROVES, AND WHAT WAS SEEN"] if shown else []
-    )
+    lines = [f"{'PATH':{column}}  RESULT     TIME  WHAT IT IS, AND WHAT WAS SEEN"] if shown else []
     for verdict in shown:
-        lines += verdict_lines(verdict, column=column, width=width)
+        lines += verdict_lines(verdict, column=column, width=width, whole=whole)
     lines += skip_lines([v for v in verdicts if v.outcome is Outcome.SKIP], width=width)
     return [*lines, "", summary(verdicts)]
 
 
-def verdict_lines(verdict: Verdict, *, column: int, width: int) -> list[str]:
+def verdict_lines(verdict: Verdict, *, column: int, width: int, whole: bool) -> list[str]:
     """Return one verdict: path, outcome, time and title, then the evidence or where it stopped."""
-    indent = column + len("  RESULT    TIME  ")
     outcome = tables.coloured(f"{verdict.outcome.value:6}", COLOURS[verdict.outcome])
-    time = f"{verdict.seconds:5.2f} s"
+    indent = column + len("  RESULT     TIME  ")
     titles = tables.wrapped(verdict.title, indent=indent, width=width) or [""]
-    head = f"{verdict.path:{column}}  {outcome}  {time:>6}  {titles[0].strip()}"
-    below = tables.wrapped("; ".join(verdict.evidence), indent=indent, width=width)
+    time = tables.seconds(verdict.seconds)
+    head = f"{verdict.path:{column}}  {outcome}  {time:>7}  {titles[0].strip()}"
+    colour = tables.RED if verdict.outcome is Outcome.FAIL else tables.DIM
+    below = [
+        tables.coloured(line, colour)
+        for piece in pieces(verdict, whole=whole)
+        for line in tables.wrapped(piece, indent=4, width=width)
+    ]
+    return [head, *titles[1:], *below]
+
+
+def pieces(verdict: Verdict, *, whole: bool) -> list[str]:
+    """Return what is to be said of a verdict: of a failure all there is, of a pass enough."""
     if verdict.outcome is Outcome.FAIL:
-        if verdict.last_seen:
-            below += tables.wrapped(f"last seen: {verdict.last_seen}", indent=indent, width=width)
-        if verdict.expected_next:
-            words = f"expected next: {verdict.expected_next}"
-            below += tables.wrapped(words, indent=indent, width=width)
-        return [head, *titles[1:], *(tables.coloured(line, tables.RED) for line in below)]
-    return [head, *titles[1:], *(tables.coloured(line, tables.DIM) for line in below)]
+        stopped = [
+            f"{name}: {words}"
+            for name, words in (
+                ("last seen", verdict.last_seen),
+                ("expected next", verdict.expected_next),
+            )
+            if words
+        ]
+        return [*verdict.evidence, *stopped]
+    if whole or len(verdict.evidence) <= 1:
+        return list(verdict.evidence)
+    return [f"{verdict.evidence[0]} (and {len(verdict.evidence) - 1} more, with -v)"]
 
 
 def skip_lines(skips: Sequence[Verdict], *, width: int) -> list[str]:
@@ -113,10 +131,9 @@ def skip_lines(skips: Sequence[Verdict], *, width: int) -> list[str]:
         reasons.setdefault(reason, []).append(verdict.path)
     lines: list[str] = []
     for reason, paths in reasons.items():
-        wrapped = tables.wrapped(f"skip: {reason}: {', '.join(paths)}", indent=2, width=width)
-        lines += [
-            tables.coloured(line, tables.YELLOW) for line in (wrapped[0].strip(), *wrapped[1:])
-        ]
+        wrapped = tables.wrapped(f"skip  {reason}: {', '.join(paths)}", indent=6, width=width)
+        wrapped[0] = wrapped[0].strip()
+        lines += [tables.coloured(line, tables.YELLOW) for line in wrapped]
     return lines
 
 

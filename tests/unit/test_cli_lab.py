@@ -167,9 +167,16 @@ def test_verify_table_fits_a_projector_and_says_where_it_stopped() -> None:
     text = "\n".join(lines)
     assert "last seen: notes.node1 flannel.1 out" in text
     assert "expected next: notes.node1 eth0 out (FDB entry of flannel.1)" in text
-    assert "skip: needs Services: nodeport, ingress" in text
+    assert "skip  needs Services: nodeport, ingress" in text
     assert lines[-1] == "2 passed, 1 failed, 2 skipped"
     assert "\x1b" not in text
+
+
+def test_verify_shows_the_first_evidence_and_all_of_it_when_asked() -> None:
+    verdict = Verdict("a", Outcome.PASS, "title", ("first seen", "then seen", "last seen"))
+    assert "    first seen (and 2 more, with -v)" in prove.table([verdict], width=100)
+    lines = prove.table([verdict], width=100, whole=True)
+    assert lines[2:5] == ["    first seen", "    then seen", "    last seen"]
 
 
 def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
