@@ -2,8 +2,8 @@
 
 Nothing waits for a fixed time. A flow is over when its answer came and its last hop was seen;
 when the kernel said no (an ICMP error, a reset, the counter of the rule that drops it); or when
-nothing new was seen of it for `STALL` seconds, `PATIENCE` once it has reached its goal and only
-the server's answer is missing.
+nothing new was seen of it for `STALL` seconds; `PATIENCE` once it has reached its goal and only
+the server's answer is missing, `SETTLED` once it has come to where it should be stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from netlab.sensors.token import token
 
 STALL = 1.1  # seconds; hops take microseconds, but ARP asks again after 1 s (retrans_time_ms)
 PATIENCE = 2.0  # seconds
+SETTLED = 0.1  # seconds to be refused in; ICMP errors are rationed (icmp_ratelimit), so not always
 LOOK = 0.01  # seconds between two looks when nothing wakes us
 BATCH = 64  # probes of a series on their way at once
 BYSTANDERS = 16  # nodes watched that should not see the flow, for packets that go astray
@@ -61,12 +62,14 @@ def watched(cluster: Cluster, expectation: Expectation) -> list[str]:
 def ends_of(cluster: Cluster, source: str, destination: str) -> tuple[Place, Place]:
     """Return the places that two words mean; 127.0.0.1 is the source's own.
 
-    Raises NotFoundError; UsageError for a source that is not in the lab.
+    Raises NotFoundError; UsageError for a source that is not in the lab, or for its router.
     """
     start = paths.place(cluster, source)
     if not start.netns:
         raise UsageError(f"{source} is nobody's address in this lab", hint="name a pod or a node")
     goal = paths.place(cluster, destination)
+    if world.UNDERLAY in (start.member, goal.member):
+        raise UsageError("the underlay only carries packets", hint="probe a machine on it")
     if IPv4Address(goal.address).is_loopback:
         goal = msgspec.structs.replace(start, address=goal.address)
     return start, goal
@@ -163,8 +166,10 @@ def followed(
         found = len(capture.frames(sent.token))
         if found != count:
             count, last_news = found, now
-        arrived = not expectation.ends and count >= len(expectation.request)
-        if now - last_news > (PATIENCE if arrived else STALL) or now - began > 2 * PATIENCE:
+        patience = STALL
+        if count >= len(expectation.request):  # it came as far as it should
+            patience = SETTLED if expectation.ends else PATIENCE
+        if now - last_news > patience or now - began > 2 * PATIENCE:
             return None
         if filtering and fired is not None and (counters.dropped(filtering) or 0) > fired:
             return None

@@ -100,6 +100,14 @@ def _sighting(passage: Passage, began: int) -> dict[str, Any]:
     }
 
 
+# What XML 1.0 has no way to write.
+_UNPRINTABLE = {code: "\N{REPLACEMENT CHARACTER}" for code in range(32) if chr(code) not in "\t\n"}
+
+
+def _printable(text: str) -> str:
+    return text.translate(_UNPRINTABLE)
+
+
 def as_junit(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts as a JUnit report, one test case per path."""
     from xml.etree import ElementTree
@@ -122,9 +130,9 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
             name=verdict.path,
             time=f"{verdict.seconds:.3f}",
         )
-        words = "\n".join(verdict.evidence)
+        words = _printable("\n".join(verdict.evidence))
         if verdict.outcome is Outcome.FAIL:
-            message = verdict.evidence[0] if verdict.evidence else verdict.title
+            message = words.partition("\n")[0] or verdict.title
             failure = ElementTree.SubElement(case, "failure", message=message)
             failure.text = (
                 f"{words}\nlast seen: {verdict.last_seen or '-'}"
