@@ -62,6 +62,7 @@ class PodState(msgspec.Struct, frozen=True):
     owner: str = ""  # `ReplicaSet/web-5d8f`
     uid: str = ""
     message: str = ""
+    version: str = ""  # resourceVersion of its document
 
     @property
     def title(self) -> str:
@@ -143,8 +144,15 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         restart_policy=pod.spec.restartPolicy,
         owner=f"{owner.kind}/{owner.name}" if owner else "",
         uid=meta.uid,
+        version=meta.resourceVersion,
         message=pod.status.message,
     )
+
+
+def _identity(document: Document) -> tuple[str, str]:
+    """Return what tells one state of one object from all others: uid and resourceVersion."""
+    metadata = document["metadata"]
+    return metadata.get("uid", ""), metadata.get("resourceVersion", "")
 
 
 def cluster(
@@ -153,16 +161,26 @@ def cluster(
     *,
     leases: dict[str, tuple[str, str]],
     revision: int = 0,
+    before: Cluster | None = None,
 ) -> Cluster:
-    """Return the cluster of *documents*; *leases*: public IP to (subnet, VTEP MAC)."""
+    """Return the cluster of *documents*; *leases*: public IP to (subnet, VTEP MAC).
+
+    *before*: an earlier cluster, from which the pods whose documents are the same are taken.
+    """
     nodes = tuple(
         NodeState(node, lab.netns(node.name), *leases.get(node.address, ("", "")))
         for node in lab.nodes
     )
+    known = (
+        {(pod.uid, pod.version): pod for pod in before.pods}
+        if before is not None and before.lab == lab
+        else {}
+    )
     pods = [
         state
         for document in documents
-        if document.get("kind") == "Pod" and (state := pod_state(lab, document))
+        if document["kind"] == "Pod"
+        and (state := known.get(_identity(document)) or pod_state(lab, document))
     ]
     pods.sort(key=lambda pod: (pod.namespace, pod.name))
     return Cluster(lab, nodes, tuple(pods), documents, revision)

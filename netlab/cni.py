@@ -15,13 +15,6 @@ from netlab.cluster import NodeState, PodState
 from netlab.model.lab import Lab
 from netlab.objects import Address, Bridge, Netns, Object, Route, Sysctl, Veth
 
-RESERVED = 3  # addresses of a lease no pod gets: network, docker0's own, broadcast
-
-
-def capacity(subnet_length: int) -> int:
-    """Return how many pods fit a lease of /*subnet_length*: 253 for a /24."""
-    return max(0, (1 << (32 - subnet_length)) - RESERVED)
-
 
 def in_subnet(address: str, subnet: str) -> bool:
     """Return whether *address* lies in *subnet*."""

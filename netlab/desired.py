@@ -41,6 +41,7 @@ def node(
         device=world.UPLINK,
         local=state.address,
         underlay_mtu=cluster.lab.underlay.mtu,
+        underlay=[segment.cidr for segment in cluster.lab.underlay.segments],
     )
     objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
     return objects

@@ -35,7 +35,13 @@ class Agent:
         self.state = State(run)
         self.kernel: Kernel = real.RealKernel()
         self.servers = Servers(run)
-        self.world = World(self.state, self.kernel, self.servers, ready=self._world_ready)
+        self.world = World(
+            self.state,
+            self.kernel,
+            self.servers,
+            ready=self._world_ready,
+            wake_node=self._wake_node,
+        )
         self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
         self._nodes: dict[str, Node] = {}
         self._lock = threading.Lock()
@@ -143,6 +149,7 @@ class Agent:
         """Wait until nothing is left to do; return the problems that remain at *deadline*."""
         told = ""
         while True:
+            began = time.monotonic()
             problems = self._problems(revision)
             if not problems or time.monotonic() > deadline:
                 return problems
@@ -150,6 +157,7 @@ class Agent:
             if first != told:
                 say({"progress": first})
                 told = first
+            time.sleep(2 * (time.monotonic() - began))  # leave the loops room in a large lab
             with self.state.changed:
                 self.state.changed.wait(timeout=0.1)
 

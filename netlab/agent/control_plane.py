@@ -13,7 +13,6 @@ from netlab import controllers, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
-from netlab.cni import capacity
 from netlab.controllers import Change, Verb
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
@@ -25,7 +24,7 @@ from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
 REGISTRY = "/registry/"
-MAX_ROUNDS = 50  # of controllers in one pass; a fixed point is reached in a handful
+MAX_ROUNDS = 50  # of changes in one pass; a fixed point is reached in a handful
 
 
 class Declaration:
@@ -66,7 +65,7 @@ class ControlPlane(Loop):
         while self._declarations:
             documents, revision = self._declared(etcd, lab, self._declarations[0], documents)
             self._declarations.pop(0).done.set()
-        documents, revision = self._controlled(etcd, lab, config, documents, revision)
+        documents, revision = self._controlled(etcd, lab, documents, revision)
         listing = etcd.range(SUBNETS)
         leases, _ = lease.peers(listing.items)
         self.state.publish(
@@ -75,6 +74,7 @@ class ControlPlane(Loop):
                 tuple(documents),
                 leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
                 revision=revision,
+                before=self.state.cluster,
             ),
             stable=True,
             wake=self.wake_node,
@@ -112,14 +112,19 @@ class ControlPlane(Loop):
         self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: list[Document]
     ) -> tuple[list[Document], int]:
         wanted = [*controllers.declared(lab), *declaration.documents]
-        changes = controllers.declaration_changes(wanted, stored)
-        for change in changes:
-            if change.verb is Verb.DELETE and change.document["kind"] == "Node":
-                self._drop_lease(etcd, change.document)
-        registry.write(etcd, changes)
-        declaration.changes = [described(change) for change in changes]
-        documents, declaration.revision = registry.documents(etcd, warn=self.log.warning)
-        return documents, declaration.revision
+        for _ in range(MAX_ROUNDS):
+            changes = controllers.declaration_changes(wanted, stored)
+            if not changes:
+                break
+            for change in changes:
+                if change.verb is Verb.DELETE and change.document["kind"] == "Node":
+                    self._drop_lease(etcd, change.document)
+            # What is refused was written by somebody else meanwhile: look again, decide again.
+            refused = registry.write(etcd, changes)
+            declaration.changes += [described(c) for c in changes if c not in refused]
+            stored, _ = registry.documents(etcd, warn=self.log.warning)
+        stored, declaration.revision = registry.documents(etcd, warn=self.log.warning)
+        return stored, declaration.revision
 
     def _drop_lease(self, etcd: Etcd, node: Document) -> None:
         """Delete the subnet lease of a node that is no longer declared."""
@@ -134,11 +139,10 @@ class ControlPlane(Loop):
         self,
         etcd: Etcd,
         lab: Lab,
-        config: Config,
         documents: list[Document],
         revision: int,
     ) -> tuple[list[Document], int]:
-        room = {node.name: capacity(config.subnet_len) for node in lab.nodes}
+        room = {node.name: lab.network.pods_per_node for node in lab.nodes}
         for _ in range(MAX_ROUNDS):
             changes = controllers.changes(documents, capacity=room)
             if not changes:

@@ -3,7 +3,9 @@
 1. `once()` is a full comparison; it is safe to call at any time and any number of times.
 2. Between two passes the thread sleeps in poll(2) on whatever `watched()` names, until one of
    them is readable, `wake()` is called, or `interval` seconds have gone.
-3. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 1 s, so
+3. A burst of wake-ups is one: after a pass the loop rests twice as long as the pass took, so that
+   a large lab coming up is not compared once per pod. In a small one that is a few milliseconds.
+4. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 1 s, so
    that what was repaired meanwhile is used within a second.
 """
 
@@ -21,7 +23,8 @@ from netlab.objects import Object
 from netlab.plan import Op, Verb, words
 
 FIRST_RETRY, LAST_RETRY = 0.1, 1.0  # seconds
-SETTLE = 0.02  # seconds after a wake-up in which more changes are awaited, once
+REST = 2.0  # times the length of the last pass, before the next
+LONGEST_REST = 0.5  # seconds
 
 
 class Loop(threading.Thread):
@@ -46,6 +49,9 @@ class Loop(threading.Thread):
     def watched(self) -> Mapping[int, Callable[[], None]]:
         """Return file descriptors that wake the loop, each with what drains it."""
         return {}
+
+    def heard(self, descriptors: Collection[int]) -> None:
+        """Take which descriptors ended the sleep; its own wake-up is among them."""
 
     def pause(self) -> float:
         """Return how many seconds the loop may sleep after a pass that went well."""
@@ -82,8 +88,10 @@ class Loop(threading.Thread):
         try:
             heard: list[Callable[[], None]] = []
             while not self.ended:
+                began = time.monotonic()
                 pause = self._pass(heard)
-                heard = self._sleep(pause)
+                rest = min(REST * (time.monotonic() - began), LONGEST_REST)
+                heard = self._sleep(pause, rest)
         finally:
             self.close()
 
@@ -112,8 +120,8 @@ class Loop(threading.Thread):
         self.error = message
         self._retry = min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
 
-    def _sleep(self, seconds: float) -> list[Callable[[], None]]:
-        """Wait until something wakes the loop; return what drains it, for the next pass."""
+    def _sleep(self, seconds: float, rest: float) -> list[Callable[[], None]]:
+        """Wait *rest* seconds, then until something wakes the loop; return what drains it."""
         if self.ended:
             return []
         watched = dict(self.watched())
@@ -121,11 +129,10 @@ class Loop(threading.Thread):
         poll.register(self._wakeup, select.POLLIN)
         for descriptor in watched:
             poll.register(descriptor, select.POLLIN | select.POLLPRI)
-        ready = poll.poll(seconds * 1000)
-        if ready and not self.ended:
-            time.sleep(SETTLE)
-            ready = poll.poll(0)
+        time.sleep(min(rest, seconds))
+        ready = poll.poll(max(0.0, seconds - rest) * 1000)
         woken = [descriptor for descriptor, _ in ready]
         if self._wakeup in woken:
             os.eventfd_read(self._wakeup)
+        self.heard(woken)
         return [watched[descriptor] for descriptor in woken if descriptor != self._wakeup]

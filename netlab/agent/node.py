@@ -57,6 +57,7 @@ class Node(Loop):
         self._snapshot: Snapshot | None = None
         self._agreed: dict[str, tuple[Object, ...]] = {}
         self._suspect: set[str] = set()  # of "self", "pods", "rules": what may have drifted
+        self._changed = 0.0  # when something was last applied, monotonic seconds
         self._full = 0.0  # when everything is to be compared again, monotonic seconds
 
     # -- one pass
@@ -78,7 +79,8 @@ class Node(Loop):
         write = self._write if away is None else None
         seen = self._as_leased(snapshot, write)
         state = seen.node(self.node)
-        self._converge(seen, state, config)
+        with self.state.turn:
+            self._converge(seen, state, config)
         self.kubelet.run(seen, state, write)
         self._report(snapshot.version, away)
         if away is not None:
@@ -176,12 +178,13 @@ class Node(Loop):
         }
         if own is not None:
             wanted.update({n: tuple(o) for n, o in desired.pods(seen, state).items()})
+        if "pods" in self._suspect:
+            self._full = min(self._full, max(time.monotonic(), self._changed + ECHO))
         full = time.monotonic() >= self._full
-        recheck = full or "pods" in self._suspect
         suspects = {
             name
             for name, objects in wanted.items()
-            if recheck or name == state.netns or self._agreed.get(name) != objects
+            if full or name == state.netns or self._agreed.get(name) != objects
         }
         self._suspect.clear()
         observed = [thing for name in suspects for thing in self.kernel.observe(name, wanted[name])]
@@ -199,7 +202,8 @@ class Node(Loop):
         if operations and self._events is not None:
             # Nearly all of what is heard now is our own echo; a full look soon finds the rest.
             self._events.drain()
-            self._full = time.monotonic() + ECHO
+            self._changed = time.monotonic()
+            self._full = self._changed + ECHO
         elif full:
             self._full = time.monotonic() + self.interval
 

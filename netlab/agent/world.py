@@ -8,8 +8,7 @@ A namespace with the lab's name that belongs to nothing declared is removed; a g
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,24 +29,38 @@ INTERNET_PORTS = (Port(80), Port(80, "UDP"))
 
 
 class World(Loop):
-    """Keeps the world around the nodes; `ready` is called after each pass that found it whole."""
+    """Keeps the world around the nodes.
+
+    `ready` is called when it has become whole or the lab's declaration has changed; `wake_node`
+    with the node whose namespace, or whose pod's, has lost its name or is another one now.
+    """
 
     def __init__(
-        self, state: State, kernel: Kernel, servers: Servers, *, ready: Callable[[], None]
+        self,
+        state: State,
+        kernel: Kernel,
+        servers: Servers,
+        *,
+        ready: Callable[[], None],
+        wake_node: Callable[[str], None],
     ) -> None:
         super().__init__("world")
         self.state = state
         self.servers = servers
         self.ready = ready
+        self.wake_node = wake_node
         self.kernel = kernel
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
         self._etcd_pidfd: int | None = None
+        self._whole: Lab | None = None  # the declaration that was last found true
+        self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
+        self._only_names = False  # whether nothing but the mount table has changed
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
 
     def once(self) -> None:
         lab = self.state.lab
-        if lab is None:
+        if lab is None or not self._names_changed(lab):
             return
         desired = world.objects(lab)
         self._remove_strangers(lab)
@@ -61,7 +74,27 @@ class World(Loop):
         self._watch(lab)
         self._etcd(lab)
         self._outside_servers(lab)
-        self.ready()
+        if self._whole != lab or operations:
+            self._whole = lab
+            self.ready()
+
+    def _names_changed(self, lab: Lab) -> bool:
+        """Tell the nodes whose namespaces lost their names; return whether a look is due.
+
+        The mount table changes with every pod, and mostly because a node's loop made it so.
+        """
+        names = {name: netns.identity(name) for name in self.kernel.namespaces(lab.name)}
+        lost = {
+            name.split(".")[1] for name, number in self._names.items() if names.get(name) != number
+        }
+        self._names = names
+        for member in lost.difference(world.MEMBERS):
+            self.wake_node(member)
+        only, self._only_names = self._only_names, False
+        mine = {*world.MEMBERS, *(node.name for node in lab.nodes)}
+        whole = all(names.get(lab.netns(member)) for member in mine)
+        strange = any(name.split(".")[1] not in mine for name in names)
+        return not only or bool(lost) or not whole or strange
 
     def _observed(self, name: str, desired: list[Object]) -> list[Object]:
         if all(isinstance(thing, Netns) for thing in desired):
@@ -102,6 +135,9 @@ class World(Loop):
         watched[self._mounts] = lambda: None
         return watched
 
+    def heard(self, descriptors: Collection[int]) -> None:
+        self._only_names = set(descriptors) == {self._mounts}
+
     # -- processes
 
     def _etcd(self, lab: Lab) -> None:
@@ -132,8 +168,7 @@ class World(Loop):
             self._follow(pids[0])
         if not self.state.etcd_ready.is_set():
             with netns.entered(lab.netns(world.MASTER)):
-                deadline = time.monotonic() + ETCD_DEADLINE
-                server.wait_healthy(Etcd(lab.master.address, PORT), deadline)
+                server.wait_healthy(Etcd(lab.master.address, PORT), ETCD_DEADLINE)
             self.state.etcd_ready.set()
 
     def _follow(self, pid: int) -> None:

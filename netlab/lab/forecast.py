@@ -34,7 +34,7 @@ def plan(declaration: Declaration) -> Report:
     stored, held, known = _present(lab)
     wanted = [*controllers.declared(lab), *declaration.documents]
     changes = controllers.declaration_changes(wanted, stored)
-    documents = _settled(_after(stored, changes), lab, config)
+    documents = _settled(_after(stored, changes), lab)
     held = _stand_in_leases(lab, config, held)
     documents = _stand_in_addresses(lab, documents, held)
     operations = _operations(lab, config, documents, held)
@@ -65,9 +65,9 @@ def _after(documents: list[Document], changes: list[Change]) -> list[Document]:
     return list(by_key.values())
 
 
-def _settled(documents: list[Document], lab: Lab, config: Config) -> list[Document]:
+def _settled(documents: list[Document], lab: Lab) -> list[Document]:
     """Return the objects once the controllers have nothing left to change."""
-    room = {node.name: cni.capacity(config.subnet_len) for node in lab.nodes}
+    room = {node.name: lab.network.pods_per_node for node in lab.nodes}
     while changes := controllers.changes(documents, capacity=room):
         documents = _after(documents, changes)
     return documents

@@ -87,15 +87,21 @@ class Live:
     def apply(self, documents: Sequence[Document]) -> list[Change]:
         """Write *documents* as declared objects beside those there are; return what changed."""
         with lock(self.name), self._inside():
-            stored = registry.documents(self.etcd())[0]
             named = {registry_key(document) for document in documents}
-            changes = [
-                change
-                for change in controllers.declaration_changes(documents, stored)
-                if registry_key(change.document) in named
-            ]
-            registry.write(self.etcd(), changes)
-            return changes
+            done: list[Change] = []
+            while changes := self._declared(documents, named):
+                refused = registry.write(self.etcd(), changes)
+                done += [change for change in changes if change not in refused]
+            return done
+
+    def _declared(self, documents: Sequence[Document], named: set[str]) -> list[Change]:
+        """Return what *documents* change about the stored objects of the same names."""
+        stored = registry.documents(self.etcd())[0]
+        return [
+            change
+            for change in controllers.declaration_changes(documents, stored)
+            if registry_key(change.document) in named
+        ]
 
     def delete(self, documents: Sequence[Document]) -> list[Change]:
         """Delete the stored objects that *documents* name; return what was there."""

@@ -36,6 +36,7 @@ class Meta(View):
     namespace: str = ""
     generateName: str = ""
     uid: str = ""
+    resourceVersion: str = ""
     creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
     labels: dict[str, str] = {}
