@@ -55,8 +55,12 @@ python_packages() {
     echo python3 python3-venv
 }
 
-# missing_packages: print what a lab needs and this machine lacks, in words of packages.
+# missing_packages: print what a lab needs and this machine lacks, in words of packages; with
+# FOR_TESTS=yes also what only the tests call.
 missing_packages() {
+    if [ "${FOR_TESTS:-}" = yes ]; then
+        has sysctl || echo procps
+    fi
     has ip || echo iproute2
     has nft || echo nftables
     has iptables-nft-restore || echo iptables

@@ -134,14 +134,19 @@ def traces(*, alone: bool) -> Traces:
     return {**host_traces(), **(shared_traces() if alone else {})}
 
 
-def settled_difference(before: Traces, *, alone: bool) -> list[str]:
-    """Return what is left behind, once what was ending has had time to end."""
+def settled_difference(before: Traces) -> list[str]:
+    """Return what is left behind, once what was ending has had time to end.
+
+    While others are at work, only what was done to the host counts.
+    """
     deadline = time.monotonic() + ENDING
+    alone = True
     while True:
         now = traces(alone=alone)
         found = left_behind({kind: before[kind] for kind in now}, now)
         if not found or time.monotonic() > deadline:
             return found
+        alone = alone and not others_at_work()
         time.sleep(0.02)
 
 
@@ -185,10 +190,7 @@ def pytest_runtest_teardown(
         before = BEFORE.pop(str(item.path))
     elif outlived(item):
         return
-    found = settled_difference(before, alone=True)
-    if found and others_at_work():
-        found = settled_difference(before, alone=False)
-    if found:
+    if found := settled_difference(before):
         pytest.fail("\n".join(found), pytrace=False)
 
 
@@ -201,7 +203,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Compare what the whole run left, which is all that can be compared of a parallel one."""
     if not getattr(session.config.option, "numprocesses", None) or others_at_work():
         return
-    if found := settled_difference(BEFORE["session"], alone=True):
+    if found := settled_difference(BEFORE["session"]):
         print("\n" + "\n".join(found))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -170,7 +170,7 @@ def completed(*words: str, **environment: str) -> list[str]:
         (("get", "l"), {"leases", "labs", "limitranges"}),
         (("completion", ""), {"bash", "zsh", "fish"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, tuple) else "offered",
 )
 def test_commands_and_kinds_are_completed(words: tuple[str, ...], offered: set[str]) -> None:
     assert set(completed(*words)) >= offered
