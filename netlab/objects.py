@@ -103,7 +103,7 @@ class Address(Object, frozen=True):
 
 
 class Route(Object, frozen=True):
-    """A route of the main table; `destination` is a prefix or `default`."""
+    """A route of the main table; `destination` is a prefix or `default` (IPv6: `::/0`)."""
 
     destination: str
     link: str

@@ -84,8 +84,6 @@ def address(body: bytes) -> tuple[int, str, bool]:
 
 def _route(thing: Route, index: int) -> bytes:
     family, raw, length = prefix(thing.destination)
-    if thing.destination == "default" and thing.via and ":" in thing.via:
-        family, raw = socket.AF_INET6, b"\0" * 16
     scope = _LINK if thing.via is None and family == socket.AF_INET else _UNIVERSE
     flags = _ONLINK if thing.onlink else 0
     body = _route_header.pack(
@@ -123,7 +121,8 @@ def route(body: bytes, netns: str, name_of: Callable[[int], str]) -> Route | Non
     found = netlink.attributes(body, _route_header.size)
     if _OIF not in found:
         return None  # several next hops: not ours
-    destination = f"{words(family, found[_DST])}/{length}" if _DST in found else "default"
+    nothing = "default" if family == socket.AF_INET else "::/0"
+    destination = f"{words(family, found[_DST])}/{length}" if _DST in found else nothing
     via = words(family, found[_GATEWAY]) if _GATEWAY in found else None
     link = name_of(number(found[_OIF]))
     return Route(netns, destination, link, via, bool(flags & _ONLINK), protocol)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Collection, Sequence
 from struct import Struct
 from typing import Any
@@ -24,14 +23,13 @@ from netlab.kernel import listing, netlink
 from netlab.kernel.refusals import noun, refusal
 from netlab.objects import IptablesChain, IptablesJump, NftTable, Object
 from netlab.plan import Op, Verb
+from netlab.processes.commands import run
 
 RULES = (IptablesChain, IptablesJump, NftTable)
-TIMEOUT = 30  # seconds a tool may take
 
 _GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
 _GENERATION_ID = 1  # NFTA_GEN_ID, big endian
 _header = Struct("=BBH")  # nfgenmsg: family, version, resource
-_PACKAGES = {"iptables-nft-save": "iptables", "iptables-nft-restore": "iptables", "nft": "nftables"}
 
 Key = tuple[Any, ...]
 
@@ -97,7 +95,7 @@ class Rules:
             (listing.nft_script(ops), ("nft", "-f", "-")),
         ):
             if script.lines:
-                done = _run(argv, script.text)
+                done = run(argv, input=script.text, netns=netns, check=False)
                 if done.returncode:
                     raise _refused(script, done.stderr)
         known = self._known.get(netns)
@@ -141,7 +139,8 @@ def _listed(netns: str, asked: Collection[Object]) -> dict[Key, Object]:
             found[thing.key] = thing
     for thing in asked:
         if isinstance(thing, NftTable):
-            done = _run(("nft", "-s", "list", "table", thing.family, thing.name))
+            named = ("table", thing.family, thing.name)
+            done = run(("nft", "-s", "list", *named), netns=netns, check=False)
             if done.returncode == 0:
                 body = listing.table_body(done.stdout)
                 found[thing.key] = NftTable(netns, thing.family, thing.name, body)
@@ -149,7 +148,7 @@ def _listed(netns: str, asked: Collection[Object]) -> dict[Key, Object]:
 
 
 def _listed_iptables(netns: str, keys: Collection[Key]) -> list[Object]:
-    done = _run(("iptables-nft-save",))
+    done = run(("iptables-nft-save",), netns=netns, check=False)
     if done.returncode:
         raise KernelError(f"{netns}: cannot list the iptables rules: {done.stderr.strip()}")
     found: list[Object] = []
@@ -163,17 +162,6 @@ def _listed_iptables(netns: str, keys: Collection[Key]) -> list[Object]:
             if jump.key in keys or listing.is_ours(listing.target(rule)):
                 found.append(jump)
     return found
-
-
-def _run(argv: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            argv, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-    except FileNotFoundError:
-        raise CapabilityError(
-            f"{argv[0]}: not found", hint=f"apt install {_PACKAGES[argv[0]]}"
-        ) from None
 
 
 def _refused(script: listing.Script, words: str) -> KernelError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from netlab.objects import (
     GROUP,
     PEER_GROUP,
     Address,
+    Bridge,
     IptablesChain,
     IptablesJump,
     Netns,
@@ -28,6 +29,7 @@ from netlab.objects import (
     Sysctl,
 )
 from netlab.plan import Op, Verb, words
+from netlab.processes.commands import Completed, run
 
 pytestmark = pytest.mark.kernel
 LAB = "nltest-r"
@@ -278,13 +280,12 @@ def test_pyroute2_reads_what_was_written(wanted: dict[str, list[Object]]) -> Non
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list that every tool run from now on is noted in."""
     runs: list[str] = []
-    run = subprocess.run
 
-    def noted(argv: list[str], **more: object) -> object:
+    def noted(argv: Sequence[str], **more: Any) -> Completed:
         runs.append(argv[0])
-        return run(argv, **more)  # type: ignore[call-overload]
+        return run(argv, **more)
 
-    monkeypatch.setattr(rules.subprocess, "run", noted)
+    monkeypatch.setattr(rules, "run", noted)
     return runs
 
 
@@ -328,6 +329,25 @@ def test_a_rule_the_tool_refuses_is_named(
 def test_ipv6_is_off_before_the_first_link_comes_up(wanted: dict[str, list[Object]]) -> None:
     for name in (NODE, POD, UNDERLAY):
         assert "inet6" not in sh(f"ip -n {name} address show")
+
+
+def test_ipv6_addresses_and_routes_are_objects_too(kernel: RealKernel) -> None:
+    wanted: dict[str, list[Object]] = {
+        NODE: [
+            Netns(NODE),
+            Bridge(NODE, "docker0", "02:00:00:00:00:01"),
+            Address(NODE, "docker0", "fd00:1::1/64"),
+            Route(NODE, "fd00:2::/64", "docker0", "fd00:1::2"),
+            Route(NODE, "::/0", "docker0", "fd00:1::9"),
+        ]
+    }
+    kernel.apply(plan(kernel, wanted))
+    assert plan(kernel, wanted) == []
+    sh(f"ip -n {NODE} -6 route delete default")
+    sh(f"ip -n {NODE} address delete fd00:1::1/64 dev docker0")
+    kernel.apply(plan(kernel, wanted))
+    assert plan(kernel, wanted) == []
+    assert "default via fd00:1::9" in sh(f"ip -n {NODE} -6 route show")
 
 
 def test_an_error_carries_the_kernels_own_words(kernel: RealKernel) -> None:

@@ -109,6 +109,11 @@ def test_the_unknown_other_end_of_a_cable_means_a_new_cable() -> None:
     assert made(ops) == [CABLE, POD_ADDRESS, POD_ROUTE]
 
 
+def test_where_a_new_cable_is_to_end_an_old_one_may_still_hang() -> None:
+    ops = difference(IN_ORDER, without(CABLE))
+    assert made(ops) == [CABLE, POD_ADDRESS, POD_ROUTE]
+
+
 def test_a_tunnel_that_must_be_made_anew_gets_back_what_hung_on_it() -> None:
     ops = difference(IN_ORDER, [replace(TUNNEL, vni=9), *without(TUNNEL)])
     assert deleted(ops) == [replace(TUNNEL, vni=9)]
