@@ -53,6 +53,15 @@ def deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def first(ctx: click.Context, *arguments: str) -> str:
+    """Return the first argument of the command, by whichever of its names it has.
+
+    An option whose value is just being typed stops click's parsing: words stay where they were.
+    """
+    said = [str(ctx.params[name]) for name in arguments if ctx.params.get(name)]
+    return next(iter([*said, *ctx.args]), "")
+
+
 def _cluster(ctx: click.Context) -> Cluster:
     return options.live_lab(ctx).cluster()
 
@@ -78,7 +87,7 @@ def _kinds(ctx: click.Context) -> list[str]:
 def _objects(ctx: click.Context) -> list[str]:
     from netlab.model.kubernetes import kind_named
 
-    kind = kind_named(str(ctx.params.get("kind") or ""))
+    kind = kind_named(first(ctx, "kind"))
     if kind is None:
         return []
     namespace = ctx.params.get("namespace") or "default"
@@ -100,7 +109,7 @@ def _targets(ctx: click.Context) -> list[str]:
 
 
 def _containers(ctx: click.Context) -> list[str]:
-    pod = _cluster(ctx).pod(str(ctx.params.get("target") or ctx.params.get("pod")))
+    pod = _cluster(ctx).pod(first(ctx, "target", "pod"))
     return [container.name for container in pod.containers]
 
 
