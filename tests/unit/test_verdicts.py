@@ -254,7 +254,7 @@ def test_ids_are_unique_and_an_unknown_one_names_the_nearest() -> None:
     ]
 
 
-@pytest.mark.parametrize(("pods", "servers"), [(3, 2), (100, 100), (300, 7), (40, 900)])
+@pytest.mark.parametrize(("pods", "servers"), [(3, 2), (100, 100), (300, 7), (40, 900), (50, 3000)])
 def test_a_sample_covers_every_pod_as_sender_and_as_server(pods: int, servers: int) -> None:
     model = state().pods[0]
 
