@@ -21,6 +21,7 @@ from netlab.errors import CapabilityError, NotFoundError
 MARK = "NETLAB_ROOTLESS"  # environment variable of the holder; its value is the user's id
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
 MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV = 0x4000, 1 << 18, 2, 4  # linux/mount.h
+FOR_EVER = "2147483647"  # seconds
 START_DEADLINE = 5.0  # seconds for the holder to be ready
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,7 +66,9 @@ def enter(*, create: bool) -> None:
             raise NotFoundError("no lab is running", hint="start one: netlab up FILE")
         pid = _start_holder(uid)
     directory = os.getcwd()
-    descriptors = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt", "net")]
+    descriptors = [
+        os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt", "net")
+    ]
     for descriptor in descriptors:
         _call("setns", descriptor, 0)
         os.close(descriptor)
@@ -141,9 +144,7 @@ def _become_holder(uid: int, gid: int, told: int) -> None:
         os.dup2(null, stream)
     os.set_inheritable(told, False)
     os.chdir("/")
-    # A shell that sleeps for ever and reaps what is handed to it; a few hundred kilobytes.
-    script = "while :; do sleep 2147483647 & wait $!; done"
-    os.execve("/bin/sh", ["netlab-rootless", "-c", script], {MARK: str(uid), "PATH": os.defpath})
+    os.execve("/bin/sleep", ["netlab-rootless", FOR_EVER], {MARK: str(uid), "PATH": os.defpath})
 
 
 if __name__ == "__main__":
