@@ -1,7 +1,9 @@
 """The expected way of a packet, and its comparison with the way it was seen to take.
 
-`places` knows who is meant by a word or address, `ways` the hops from one place to another,
-`comparison` sets sightings against hops and finds the first that is missing or looks wrong.
+places      who is meant by a word or an address
+rules       what stops a flow, hides its sender, or keeps it off a device
+ways        the hops from one place to another
+comparison  sightings against hops: the first that is missing or looks wrong
 """
 
 from netlab.paths.comparison import compare

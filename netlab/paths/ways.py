@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from netlab import world
 from netlab.cluster import Cluster, NodeState
 from netlab.model.lab import Lab
-from netlab.packets import Direction, Expectation, Flow, Hop, Outer, Protocol
-from netlab.paths import places
+from netlab.packets import Direction, Expectation, Flow, Hop, Outer
+from netlab.paths import places, rules
 from netlab.paths.places import Place
 
 TTL = 64
@@ -153,64 +153,18 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     way.at(peer.netns, device, IN, f"{peer.netns} forwards it", macs=macs, own=True)
 
 
-def machine(cluster: Cluster, place: Place) -> tuple[str, str]:
-    """Return (member name, address) on the underlay of the machine *place* is or is on."""
-    if place.node:
-        return place.node.name, place.node.address
-    if place.member == world.MASTER:
-        return world.MASTER, cluster.lab.master.address
-    return world.GATEWAY, cluster.lab.gateway.address
-
-
-def published(lab: Lab, port: int, protocol: Protocol) -> bool:
-    """Return whether the gateway lets *port* through to the nodes."""
-    for entry in lab.gateway.publish:
-        ports, _, proto = entry.partition("/")
-        first, _, last = ports.partition("-")
-        if proto == protocol and int(first) <= port <= int(last or first):
-            return True
-    return False
-
-
-def masquerades(cluster: Cluster, source: Place, destination: Place) -> bool:
-    """Return whether the pod's node hides *source*: a pod that leaves flannel's network."""
-    return bool(
-        source.pod
-        and not places.in_network(cluster, destination.address)
-        and destination.netns not in (source.netns, source.node.netns if source.node else "")
-    )
-
-
-def stopped(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> str:
-    """Return what stops the flow at the gateway, "" when nothing should."""
-    where = cluster.lab.netns(world.GATEWAY)
-    if not destination.netns:
-        return f"{where} has no route to {destination.address}"
-    overlay = places.in_network(cluster, destination.address)
-    if overlay and source.node is None:
-        return f"{where} has no route to {destination.address}"
-    if source.member in places.OUTSIDE and destination.member not in (
-        world.GATEWAY,
-        *places.OUTSIDE,
-    ):
-        to_node = destination.node is not None
-        if not (to_node and published(cluster.lab, flow.destination_port, flow.protocol)):
-            return f'rule "not published" of {where} drops it'
-    return ""
-
-
 def request_hops(
     cluster: Cluster, source: Place, destination: Place, flow: Flow, *, ends: bool
 ) -> list[Hop]:
     """Return the hops from *source* to *destination*, or to the gateway when it *ends* there."""
     way = Way(cluster.lab, flow.source, flow.destination)
-    hidden = masquerades(cluster, source, destination)
+    hidden = rules.masquerades(cluster, source, destination)
     return _follow(cluster, way, source, destination, hide=hidden, ends=ends)
 
 
 def reply_hops(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> list[Hop]:
     """Return the hops of the answer, from *destination* back to *source*."""
-    hidden = masquerades(cluster, source, destination)
+    hidden = rules.masquerades(cluster, source, destination)
     back_to = source.node.address if hidden and source.node else flow.source
     way = Way(cluster.lab, flow.destination, back_to)
     reveal = flow.source if hidden else ""
@@ -244,8 +198,10 @@ def _follow(
             start.netns, world.UPLINK, OUT, f"the cable to {lab.netns(world.GATEWAY)} carries it"
         )
         way.at(lab.netns(world.GATEWAY), start.member, IN)
-    sender = machine(cluster, start)
-    receiver = machine(cluster, goal) if not ends else (world.GATEWAY, cluster.lab.gateway.address)
+    sender = rules.machine(cluster, start)
+    receiver = (
+        rules.machine(cluster, goal) if not ends else (world.GATEWAY, cluster.lab.gateway.address)
+    )
     if sender != receiver:
         if _is_routing(start):
             way.forwarded()
@@ -279,9 +235,9 @@ def _between(
     cluster: Cluster, way: Way, start: Place, goal: Place, *, hide: bool, ends: bool
 ) -> None:
     """Follow a packet from the first machine of the underlay to the last."""
-    sender = machine(cluster, start)
+    sender = rules.machine(cluster, start)
     gateway = (world.GATEWAY, cluster.lab.gateway.address)
-    receiver = gateway if ends else machine(cluster, goal)
+    receiver = gateway if ends else rules.machine(cluster, goal)
     overlay = not ends and places.in_network(cluster, way.destination)
     if overlay and start.node and goal.node and not places.direct(cluster, start.node, goal.node):
         through_tunnel(way, start.node, goal.node)
@@ -297,24 +253,12 @@ def _between(
     across_underlay(way, sender, receiver)
 
 
-def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple[str, str]]:
-    """Return the devices on which the flow must not show, as (netns, device)."""
-    lab = cluster.lab
-    tunnel = f"flannel.{lab.network.Backend.VNI}"
-    if source.pod and source.netns == destination.netns:
-        node_end = (source.node.netns, source.pod.veth) if source.node else ("", "")
-        return [(source.netns, world.UPLINK), node_end]
-    if source.pod and destination.pod and source.node and source.node == destination.node:
-        return [(source.node.netns, tunnel), (source.node.netns, world.UPLINK)]
-    return []
-
-
 def expected(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> Expectation:
     """Return the way *flow* should take from *source* to *destination* and back.
 
     `flow.source` is the address the packet is sent from (`places.source_address`).
     """
-    ends = stopped(cluster, source, destination, flow)
+    ends = rules.stopped(cluster, source, destination, flow)
     request = request_hops(cluster, source, destination, flow, ends=bool(ends))
     if ends:
         beyond = (cluster.lab.netns(world.GATEWAY), world.UPLINK)
@@ -324,5 +268,5 @@ def expected(cluster: Cluster, source: Place, destination: Place, flow: Flow) ->
         flow,
         tuple(request),
         tuple(reply_hops(cluster, source, destination, flow)),
-        tuple(forbidden(cluster, source, destination)),
+        tuple(rules.forbidden(cluster, source, destination)),
     )

@@ -125,6 +125,11 @@ class Context:
         return probe.shoot(seen, self.capture, source, destination, protocol=protocol, port=port)
 
 
+def all_listeners(context: Context) -> list[Listener]:
+    """Return the ports that the cluster's pods answer on."""
+    return [each for pod in context.pods for each in listeners(pod)]
+
+
 def watched_from_the_start(cluster: Cluster) -> list[str]:
     """Return the namespaces nearly every check looks at."""
     members = [world.UNDERLAY, world.GATEWAY, world.INTERNET, world.CLIENT]

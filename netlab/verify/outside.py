@@ -6,7 +6,7 @@ from netlab import world
 from netlab.cluster import NodeState, PodState
 from netlab.packets import Direction, Outcome, Protocol
 from netlab.paths.places import of_member, of_node
-from netlab.paths.ways import published
+from netlab.paths.rules import published
 from netlab.probe import Shot
 from netlab.sensors import counters
 from netlab.verify.context import Checked, Context, Failure, Skip, listeners, required

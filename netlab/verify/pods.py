@@ -1,120 +1,25 @@
-"""Paths inside a pod, between pods, and between pods and nodes."""
+"""Paths between pods, and between pods and nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Network
-from itertools import combinations
-
-from netlab import world
 from netlab.cluster import NodeState, PodState
 from netlab.packets import Leg, Protocol, Sighting
 from netlab.paths.places import of_node
-from netlab.pods import sandbox
 from netlab.probe import Shot
-from netlab.sensors import insides, mesh
+from netlab.sensors import mesh
 from netlab.verify.context import (
     Checked,
     Context,
     Failure,
     Listener,
     Skip,
+    all_listeners,
     listeners,
     required,
 )
 
 RING = 8  # at most so many pairs of nodes are tried, each node once as sender and as receiver
 PAIRS = 2000  # of pods at most, for flat-no-nat; beyond it a sample
-ADDRESSES_READ = 300  # pods whose address is read back from the kernel
-
-
-def all_listeners(context: Context) -> list[Listener]:
-    return [each for pod in context.pods for each in listeners(pod)]
-
-
-def shared_pod(context: Context) -> tuple[Listener, str]:
-    """Return a listener in a pod of several containers, and the name of another container."""
-    for each in all_listeners(context):
-        others = [c.name for c in each.pod.containers if c.name != each.container]
-        if others:
-            return each, others[0]
-    raise Skip("needs a pod with two containers, one with a port")
-
-
-def same_pod_lo(context: Context) -> Checked:
-    listener, other = shared_pod(context)
-    place = context.pod_place(listener.pod)
-    local = type(place)("127.0.0.1", place.netns, pod=place.pod, node=place.node)
-    shot = required(context.shoot(place, local, protocol=listener.protocol, port=listener.port))
-    says = shot.answer.says if shot.answer else {}
-    if says.get("container") != listener.container:
-        raise Failure(f"answered by {says.get('container')}, not by {listener.container}")
-    devices = {(s.netns, s.device) for s in shot.sightings}
-    if devices != {(place.netns, "lo")}:
-        raise Failure(f"seen on {sorted(devices)}, not only on the pod's lo")
-    line = (
-        f"{listener.pod.title}: {other} -> {listener.container} at 127.0.0.1:{listener.port}, "
-        f"answered by {says['container']}, seen on lo and on no other device"
-    )
-    return Checked([line], shot.verdict.passages)
-
-
-def same_pod_ports(context: Context) -> Checked:
-    listener, _ = shared_pod(context)
-    pod = listener.pod
-    refusal = insides.bind_refusal(pod.netns, listener.port, listener.protocol)
-    if "in use" not in refusal:
-        raise Failure(
-            f"a second bind of {listener.port}/{listener.protocol} in {pod.title} "
-            + (f"was refused otherwise: {refusal}" if refusal else "was not refused")
-        )
-    other = next((p for p in context.pods if p.netns != pod.netns), None)
-    names = [container.name for container in pod.containers][:2]
-    with sandboxed(context, pod) as inside:
-        seen = [insides.views(inside) for _ in names]
-        elsewhere = _views_of(context, other)
-    lines = [f"second bind of {listener.port}/{listener.protocol} in {pod.title}: {refusal}"]
-    if seen[0] != seen[1]:
-        raise Failure(f"{names[0]} sees {seen[0]}, {names[1]} sees {seen[1]}")
-    lines.append(f"{names[0]} and {names[1]} both see {_words(seen[0])}")
-    if other is not None:
-        same = [kind for kind in insides.VIEWS if elsewhere[kind] == seen[0][kind]]
-        if same:
-            raise Failure(f"{other.title} shares {', '.join(same)} with {pod.title}")
-        lines.append(f"{other.title} sees others: {_words(elsewhere)}")
-    return Checked(lines)
-
-
-def _words(views: dict[str, str]) -> str:
-    return ", ".join([views["hostname"], *(views[kind] for kind in insides.VIEWS)])
-
-
-def _views_of(context: Context, pod: PodState | None) -> dict[str, str]:
-    if pod is None:
-        return {}
-    with sandboxed(context, pod) as inside:
-        return insides.views(inside)
-
-
-@contextmanager
-def sandboxed(context: Context, pod: PodState) -> Iterator[int]:
-    """Have a process in the pod to execute things beside; one made for that is removed again."""
-    run = context.live.run
-    had_one = sandbox.find(run, pod.namespace, pod.name) is not None
-    hostname = pod.hostname or pod.name
-    try:
-        yield sandbox.ensure(
-            run,
-            netns=pod.netns,
-            namespace=pod.namespace,
-            pod=pod.name,
-            hostname=hostname,
-            hosts=sandbox.hosts_file(pod.ip, hostname),
-        )
-    finally:
-        if not had_one:
-            sandbox.remove(run, pod.namespace, pod.name)
 
 
 def _one_of_each_protocol(found: list[Listener]) -> list[Listener]:
@@ -229,35 +134,6 @@ def _tunnel_words(shot: Shot) -> str:
         f"{shot.flow}, TTL {first.ttl} -> {last.ttl}, on the underlay as UDP "
         f"{outer.destination_port} {outer.source} -> {outer.destination}, VNI {outer.vni}, "
         f"MACs {sighting.source_mac} -> {sighting.destination_mac}"
-    )
-
-
-def unique_pod_ip(context: Context) -> Checked:
-    if not context.pods:
-        raise Skip("needs a running pod")
-    seen: dict[str, str] = {}
-    for pod in context.pods:
-        if pod.ip in seen:
-            raise Failure(f"{pod.ip} is the address of {seen[pod.ip]} and of {pod.title}")
-        seen[pod.ip] = pod.title
-        subnet = context.cluster.node(pod.node).subnet
-        if not subnet or IPv4Address(pod.ip) not in IPv4Network(subnet):
-            raise Failure(f"{pod.title} has {pod.ip}, outside {pod.node}'s lease {subnet or '-'}")
-    leases = [IPv4Network(node.subnet) for node in context.cluster.nodes if node.subnet]
-    for one, other in combinations(leases, 2):
-        if one.overlaps(other):
-            raise Failure(f"the leases {one} and {other} overlap")
-    read = context.pods[:ADDRESSES_READ]
-    for pod in read:
-        actual = insides.address_of(pod.netns, world.UPLINK)
-        if actual != pod.ip:
-            raise Failure(f"{pod.title} is {pod.ip} in etcd, but {actual or 'nothing'} in its eth0")
-    return Checked(
-        [
-            f"{len(seen)} pods, {len(seen)} addresses, each inside its node's lease",
-            f"{len(leases)} leases, none overlapping",
-            f"eth0 of {len(read)} pods read back: as etcd has it",
-        ]
     )
 
 

@@ -16,7 +16,7 @@ from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.sensors import dissect
 from netlab.sensors.capture import Capture
-from netlab.verify import joining, leases, outside, pods, replicas
+from netlab.verify import joining, leases, outside, pods, replicas, sharing
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import (
     Checked,
@@ -33,8 +33,8 @@ Check = Callable[[Context], Checked]
 # Thousands of packets at once, which the sensors have no business with.
 CROWDED: dict[str, Check] = {"flat-no-nat": pods.flat_no_nat}
 WITHOUT_SENSORS: dict[str, Check] = {
-    "same-pod-ports": pods.same_pod_ports,
-    "unique-pod-ip": pods.unique_pod_ip,
+    "same-pod-ports": sharing.same_pod_ports,
+    "unique-pod-ip": sharing.unique_pod_ip,
     "lease-in-etcd": leases.lease_in_etcd,
 }
 WITH_SENSORS: dict[str, Check] = {
@@ -44,7 +44,7 @@ WITH_SENSORS: dict[str, Check] = {
     "firewall": outside.firewall,
     "pod-node": pods.pod_node,
     "pod-pod-same-node": pods.same_node,
-    "same-pod-lo": pods.same_pod_lo,
+    "same-pod-lo": sharing.same_pod_lo,
     "clusterip-outside": outside.clusterip_outside,
 }
 AT_THE_END: dict[str, Check] = {"replicas": replicas.replicas}

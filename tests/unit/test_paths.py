@@ -19,7 +19,7 @@ from netlab.model.lab import (
     Underlay,
 )
 from netlab.packets import Expectation, Flow, Hop, Protocol
-from netlab.paths import ways
+from netlab.paths import rules
 
 SEGMENTS = [
     Segment("east", "192.168.50.0/24", "192.168.50.254"),
@@ -251,6 +251,6 @@ def test_places(word: str, netns: str, address: str) -> None:
 
 def test_published_reads_ranges_and_single_ports() -> None:
     declared = lab(Backend())
-    assert ways.published(declared, 30000, Protocol.TCP)
-    assert ways.published(declared, 53, Protocol.UDP)
-    assert not ways.published(declared, 54, Protocol.UDP)
+    assert rules.published(declared, 30000, Protocol.TCP)
+    assert rules.published(declared, 53, Protocol.UDP)
+    assert not rules.published(declared, 54, Protocol.UDP)
