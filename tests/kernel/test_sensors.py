@@ -286,6 +286,24 @@ def test_a_burst_of_ten_thousand_probes_a_second_is_seen_whole(live: World) -> N
     assert (lost, len(seen), set(seen.values())) == (0, 12, {count})
 
 
+def test_a_trickle_that_nobody_reads_meanwhile_is_seen_whole(live: World) -> None:
+    """Each frame of a trickle uses up a block: there must be many, however small the ring."""
+    start, goal = paths.place(live.state, "a"), paths.place(live.state, "b")
+    flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
+    mark, count, apart = token(), 100, 0.003
+    with entered(goal.netns):
+        sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sink, capture.Capture([start.netns]) as watching:
+        sink.bind((goal.address, flow.destination_port))
+        began = time.monotonic()
+        for number in range(count):
+            while time.monotonic() < began + number * apart:
+                pass
+            sending.inject(start.netns, [build.datagram(flow, mark)], goal.address)
+        watching.flush()
+        assert (len(watching.frames(mark)), watching.lost) == (count, 0)
+
+
 def test_what_a_small_ring_has_no_room_for_is_counted(live: World) -> None:
     start, goal = paths.place(live.state, "a"), paths.place(live.state, "b")
     flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
