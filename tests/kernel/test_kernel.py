@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,6 +204,16 @@ def test_a_pod_that_goes_takes_its_cable_along(kernel: Kernel) -> None:
     assert difference(node, kernel.observe(NODE, node)) == []
 
 
+def test_a_namespace_that_goes_takes_its_cables_along(kernel: Kernel) -> None:
+    wanted = world(LAB)
+    kernel.apply(plan(kernel, wanted))
+    kernel.apply([Op(Verb.DELETE, Netns(POD))])
+    deadline = time.monotonic() + 5
+    while any(getattr(thing, "name", "") == "veth1" for thing in kernel.observe(NODE, [])):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_namespace_that_vanished_is_filled_and_cabled_again(kernel: Kernel) -> None:
     wanted = world(LAB)
     kernel.apply(plan(kernel, wanted))
@@ -244,8 +255,13 @@ def test_a_missing_namespace_is_named_and_not_made(kernel: Kernel) -> None:
 def test_deleting_what_is_gone_is_no_error(kernel: Kernel) -> None:
     wanted = world(LAB)
     kernel.apply(plan(kernel, wanted))
-    things = [thing for thing in wanted[NODE] if not isinstance(thing, IptablesJump)]
-    deletions = [op for op in difference([], things) if type(op.object) is not Netns]
+    jumps = [thing for thing in wanted[NODE] if isinstance(thing, IptablesJump)]
+    kernel.apply([Op(Verb.DELETE, jump) for jump in jumps])
+    things = [thing for thing in wanted[NODE] if thing not in jumps]
+    deletions = difference([Netns(NODE)], things)
+    assert {Address, Route, Bridge, Veth, Vxlan} <= {type(op.object) for op in deletions}
+    kernel.apply(deletions)
+    kernel.apply(deletions)
     kernel.apply([Op(Verb.DELETE, Netns(NODE))])
     kernel.apply(deletions)
 
