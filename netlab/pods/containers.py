@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import threading
@@ -30,6 +29,7 @@ from netlab.pods.namespaces import netns_path
 from netlab.pods.runs import Run
 from netlab.pods.variables import expanded
 from netlab.pods.waiting import until
+from netlab.pods.watching import Watcher
 
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_MOST = 30.0
@@ -90,8 +90,9 @@ class Containers:
         self._held: dict[Key, _Container] = {}
         self._pods: dict[tuple[str, str], str] = {}  # with their network namespaces
         self._sandboxes: dict[tuple[str, str], tuple[int, int]] = {}  # pid and start time
-        self._logs = Collector()
-        self._exits = select.epoll()
+        self._watcher = Watcher()
+        self._logs = Collector(self._watcher)
+        self._exits = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def reconcile(self, wanted: Sequence[Wanted]) -> dict[Key, dict[str, Any]]:
         """Make *wanted* what runs; return each container's `state` and `restartCount`, as in
@@ -101,15 +102,18 @@ class Containers:
         the sandboxes of pods whose network namespace is gone.
         """
         with self._lock:
-            self._clear_exits()
+            self._forget_exits()
             by_key = {each.key: each for each in wanted}
             self._end([c for k, c in self._held.items() if by_key.get(k) != c.wanted])
             self._remove_pods({k[:2] for k in by_key})
             new = [each for each in wanted if each.key not in self._held]
             if new:
                 self._adopt(new)
+            # All ends first: a sandbox ends only when every program in it has been waited for.
             for container in self._held.values():
-                self._settle(container)
+                self._note_end(container)
+            for container in self._held.values():
+                self._start_when_due(container)
             self._remove_orphans()
             return {key: _status(container) for key, container in self._held.items()}
 
@@ -126,7 +130,7 @@ class Containers:
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a program ends; then `reconcile`."""
-        return self._exits.fileno()
+        return self._exits
 
     def due(self) -> float | None:
         """Return the seconds until a container is to be started again; None: none waits."""
@@ -139,15 +143,35 @@ class Containers:
         with self._lock:
             for container in self._held.values():
                 if container.run is not None:
-                    runs.release(container.run)
+                    self._release(container.run)
             self._held.clear()
             self._logs.close()
-            self._exits.close()
+            self._watcher.close()
+            os.close(self._exits)
 
-    def _clear_exits(self) -> None:
-        """Stop listening to the programs that have ended: `_settle` sees to them."""
-        for fd, _ in self._exits.poll(0):
-            self._exits.unregister(fd)
+    def _forget_exits(self) -> None:
+        try:
+            os.eventfd_read(self._exits)
+        except BlockingIOError:  # none
+            pass
+
+    def _watch(self, run: Run) -> Run:
+        """Have the end of a run noticed at once: unreaped, it would keep the sandbox from ending.
+
+        See zap_pid_ns_processes() in kernel/pid_namespace.c.
+        """
+
+        def ended() -> None:
+            self._watcher.remove(run.pidfd)
+            runs.over(run)
+            os.eventfd_write(self._exits, 1)
+
+        self._watcher.add(run.pidfd, ended)
+        return run
+
+    def _release(self, run: Run) -> None:
+        self._watcher.remove(run.pidfd)
+        runs.release(run)
 
     def _adopt(self, new: Sequence[Wanted]) -> None:
         """Take containers up: what is known of their past, and the programs that already run."""
@@ -160,27 +184,15 @@ class Containers:
             if wanted.past:
                 _remember(container, wanted.past)
             if run is not None:
-                container.run, container.ended = run, None
+                container.run, container.ended = self._watch(run), None
                 container.starts = max(1, container.starts)
-                self._exits.register(run.pidfd, select.EPOLLIN)
                 self._log_of(wanted)
 
-    def _settle(self, container: _Container) -> None:
-        """Note the end of a run, and start the next one when it is time."""
+    def _note_end(self, container: _Container) -> None:
+        """Take down how a run ended; where the pod's namespace was made again, it ends now."""
         run = container.run
-        if run is not None:
-            if not runs.over(run) and sandbox.is_in(run.pid, container.wanted.netns):
-                return
-            self._note_end(container, run)
-        if _restarts(container) and self._clock() >= container.due:
-            try:
-                self._start(container)
-            except (NetlabError, OSError) as error:
-                container.problem = str(error)
-                self._back_off(container)
-
-    def _note_end(self, container: _Container, run: Run) -> None:
-        """Take down how the run ended; if the pod's namespace was made again, it ends now."""
+        if run is None or (not runs.over(run) and sandbox.is_in(run.pid, container.wanted.netns)):
+            return
         runs.kill(run, self._rundir, container.wanted.role)
         container.run = None
         container.problem = runs.why_not_started(run)
@@ -190,7 +202,15 @@ class Containers:
         if time.time() - run.began > FORGIVEN_AFTER:
             container.wait = 0.0
         self._back_off(container)
-        runs.release(run)
+        self._release(run)
+
+    def _start_when_due(self, container: _Container) -> None:
+        if container.run is None and _restarts(container) and self._clock() >= container.due:
+            try:
+                self._start(container)
+            except (NetlabError, OSError) as error:
+                container.problem = str(error)
+                self._back_off(container)
 
     def _back_off(self, container: _Container) -> None:
         container.wait = min(max(BACKOFF_FIRST, container.wait * 2), BACKOFF_MOST)
@@ -213,8 +233,7 @@ class Containers:
             )
         finally:
             os.close(output)
-        self._exits.register(run.pidfd, select.EPOLLIN)
-        container.run = run
+        container.run = self._watch(run)
         container.problem = ""
         container.starts += 1
 
@@ -248,7 +267,7 @@ class Containers:
         for container in gone:
             if container.run is not None:
                 runs.kill(container.run, self._rundir, container.wanted.role)
-                runs.release(container.run)
+                self._release(container.run)
             del self._held[container.wanted.key]
             self._logs.forget(log_path(self._rundir, *container.wanted.key))
 

@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -97,11 +98,15 @@ class Servers:
         Raises NetlabError when it does not come up; RUNDIR/pods.log says why.
         """
         with self._lock:
-            if self._connection is None or self._lost(self._connection):
+            if self._connection is not None and self._lost(self._connection):
+                self.close()
+            deadline = time.monotonic() + START_SECONDS
+            while self._connection is None:
                 self._connect()
-                if self._wanted:
+                try:  # one that was just killed still takes connections for a moment
                     self._exchange({"set": self._entries(self._wanted.values())})
-            assert self._connection is not None
+                except OSError as error:
+                    self._give_up(error, deadline)
             return _peer(self._connection)
 
     def fileno(self) -> int:
@@ -144,17 +149,19 @@ class Servers:
         return [{"key": each.key, **msgspec.to_builtins(each)} for each in wanted]
 
     def _ask(self, message: dict[str, object]) -> dict[str, Result]:
-        """Exchange *message*; if the server is gone, with its successor, which knows the rest."""
-        self.ensure()
-        try:
-            return self._exchange(message)
-        except OSError:
-            self.close()
-        self.ensure()
-        try:
-            return self._exchange(message)
-        except OSError as error:
-            self.close()
+        """Exchange *message*; if the server dies, with its successor, which knows the rest."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.ensure()
+            try:
+                return self._exchange(message)
+            except OSError as error:
+                self._give_up(error, deadline)
+
+    def _give_up(self, error: OSError, deadline: float) -> None:
+        """Leave this server; raise NetlabError when it is too late for another."""
+        self.close()
+        if time.monotonic() > deadline:
             raise NetlabError(
                 f"{self._path}: the pod server does not answer: {error}",
                 hint=f"see {self._rundir}/pods.log",
@@ -182,7 +189,6 @@ class Servers:
         return bool(look.poll(0))
 
     def _connect(self) -> None:
-        self.close()
         for _ in range(STARTS):
             if self._connected():
                 return

@@ -11,16 +11,16 @@ from __future__ import annotations
 import codecs
 import fcntl
 import os
-import select
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from netlab.errors import NotFoundError
+from netlab.pods.watching import Watcher
 
 LOG_BYTES = 4 << 20  # of the current file; the one before it is kept too
 PIPE_BYTES = 1 << 20  # what any user may have: /proc/sys/fs/pipe-max-size
+_APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 LOOK = 0.1  # seconds between looks for more, when following
 
 
@@ -43,8 +43,8 @@ def logs(
     path = log_path(rundir, namespace, pod, container)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     try:
-        earlier = _earlier(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        earlier = _earlier(path, besides=os.fstat(descriptor).st_ino)
     except FileNotFoundError:
         raise NotFoundError(
             f"container {container} of pod {namespace}/{pod} has no log",
@@ -58,9 +58,7 @@ def logs(
             try:
                 current = os.stat(path).st_ino
             except FileNotFoundError:
-                if not path.parent.exists():
-                    return
-                continue  # just being put away
+                return
             if current == os.fstat(descriptor).st_ino:
                 time.sleep(LOOK)
                 continue
@@ -77,10 +75,11 @@ def _rest(descriptor: int) -> Iterator[bytes]:
         yield data
 
 
-def _earlier(path: Path) -> bytes:
-    """Return the part of the log that was put away last."""
+def _earlier(path: Path, *, besides: int) -> bytes:
+    """Return the part that was put away last, unless it is the file *besides* (its inode)."""
     try:
-        return _rotated(path).read_bytes()
+        with open(_rotated(path), "rb") as file:
+            return b"" if os.fstat(file.fileno()).st_ino == besides else file.read()
     except FileNotFoundError:
         return b""
 
@@ -112,11 +111,8 @@ class Log:
             fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:  # a smaller one will do
             pass
-        self._file = self._opened()
+        self._file = os.open(path, _APPENDING, 0o644)
         self._size = os.fstat(self._file).st_size
-
-    def _opened(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def writer(self) -> int:
         """Return a descriptor for the program to write to; the caller closes it."""
@@ -128,12 +124,24 @@ class Log:
             data = os.read(self.pipe, 1 << 16)
         except BlockingIOError:
             return
-        if self._size + len(data) > LOG_BYTES:
-            os.replace(self.path, _rotated(self.path))
-            os.close(self._file)
-            self._file, self._size = self._opened(), 0
-        os.write(self._file, data)
+        try:
+            if self._size + len(data) > LOG_BYTES:
+                self._put_away()
+            os.write(self._file, data)
+        except OSError:  # no room, or its directory removed: what was printed is lost
+            return
         self._size += len(data)
+
+    def _put_away(self) -> None:
+        """Begin a new file; there is one under the log's name at any moment."""
+        second, fresh = self.path.with_suffix(".log.2"), self.path.with_suffix(".log.0")
+        second.unlink(missing_ok=True)
+        os.link(self.path, second)
+        os.replace(second, _rotated(self.path))
+        os.close(self._file)
+        self._file = os.open(fresh, _APPENDING, 0o644)
+        os.replace(fresh, self.path)
+        self._size = 0
 
     def close(self) -> None:
         os.close(self.pipe)
@@ -141,58 +149,28 @@ class Log:
 
 
 class Collector:
-    """The thread that empties the pipes. It begins with the first log and ends with `close`."""
+    """The logs whose pipes are emptied, by a watcher's thread."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._logs: dict[int, Log] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._wake, self._woken = os.pipe2(os.O_CLOEXEC)
-        self._epoll.register(self._wake, select.EPOLLIN)
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._logs: dict[Path, Log] = {}
 
     def log(self, path: Path) -> Log:
         """Return the log kept at *path*, collected from now on. Raises OSError."""
-        with self._lock:
-            for log in self._logs.values():
-                if log.path == path:
-                    return log
-            log = Log(path)
-            self._logs[log.pipe] = log
-            self._epoll.register(log.pipe, select.EPOLLIN)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._collect, name="logs", daemon=True)
-                self._thread.start()
-            return log
+        log = self._logs.get(path)
+        if log is None:
+            log = self._logs[path] = Log(path)
+            self._watcher.add(log.pipe, log.collect)
+        return log
 
     def forget(self, path: Path) -> None:
         """Collect no more of the log at *path*, after what is in its pipe now."""
-        with self._lock:
-            for log in [log for log in self._logs.values() if log.path == path]:
-                del self._logs[log.pipe]
-                self._epoll.unregister(log.pipe)
-                log.collect()
-                log.close()
+        log = self._logs.pop(path, None)
+        if log is not None:
+            self._watcher.remove(log.pipe)
+            log.collect()
+            log.close()
 
     def close(self) -> None:
-        if self._thread is not None:
-            os.write(self._woken, b"x")
-            self._thread.join()
-        for log in list(self._logs.values()):
-            self.forget(log.path)
-        self._epoll.close()
-        os.close(self._wake)
-        os.close(self._woken)
-
-    def _collect(self) -> None:
-        while True:
-            for fd, _ in self._epoll.poll():
-                if fd == self._wake:
-                    return
-                with self._lock:
-                    log = self._logs.get(fd)
-                    if log is not None:
-                        try:
-                            log.collect()
-                        except OSError:  # the disk is full, or the file's place gone: lost
-                            pass
+        for path in list(self._logs):
+            self.forget(path)

@@ -8,6 +8,7 @@ orphans and reaps them, and ends on SIGTERM, and everything in the pod with it. 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -87,7 +88,13 @@ def _see(directory: str) -> None:
     """Give this mount namespace the pod's view."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     for point in reversed(_namespace_mounts()):
-        detach(point)  # each would keep another pod's network namespace alive
+        try:
+            detach(point)  # each would keep another pod's network namespace alive
+        except OSError as error:
+            # Deleted meanwhile, which detaches it here too; or, in a user namespace, hidden below
+            # another mount and not ours to take away.
+            if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EPERM):
+                raise
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
     _mounted("proc", "/proc", "proc", flags=quiet)
     _mounted("sysfs", "/sys", "sysfs", flags=quiet | MS_RDONLY)

@@ -1,8 +1,9 @@
 """Becomes a container's program inside its pod's sandbox.
 
-The agent starts it as its own child, already in the PID namespace; here it enters the others,
-marks itself with its start time (which no child of it will share), and executes the program. One
-process from start to end, so the agent learns the exit code, and the program outlives the agent.
+The agent starts it as its own child, already in the PID and network namespaces; here it enters
+the others, marks itself with its start time (which no child of it will share), and executes the
+program. One process from start to end, so the agent learns the exit code, and the program outlives
+the agent.
 
 Arguments: ROOT of the package, pidfd of the sandbox, descriptor for the reason of a failure,
 working directory, program and its arguments.
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 
-from netlab.pods.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUTS, setns
+from netlab.pods.namespaces import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUTS, setns
 
 NOT_STARTED = 127
 
@@ -27,7 +28,7 @@ def main() -> int:
     reason = ""
     try:
         start = _start_time()
-        setns(pidfd, CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS)
+        setns(pidfd, CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS)
         os.close(pidfd)
         os.chdir(directory if directory and os.path.isdir(directory) else "/")
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):

@@ -15,7 +15,7 @@ from typing import Any
 
 import netlab
 from netlab import processes
-from netlab.pods.namespaces import CLONE_NEWPID, within
+from netlab.pods.namespaces import CLONE_NEWNET, CLONE_NEWPID, within
 from netlab.pods.waiting import until
 
 UNKNOWN_CODE = 137  # kubelet's exit code of a container whose own is lost
@@ -52,15 +52,16 @@ def started(
 ) -> Run:
     """Start a program in the sandbox whose first process is *sandbox*, writing to *output*.
 
-    *env* is its whole environment, with its mark. Only the child's PID namespace is chosen here,
-    for the calling thread; the rest is for `program`, after exec, so any number of threads is
-    fine. A program that cannot be executed is a run that ends at once. Raises OSError.
+    *env* is its whole environment, with its mark. Its PID namespace, and the network namespace it
+    is known by, are chosen here, for the calling thread; the others are for `program`, after exec,
+    so any number of threads is fine. A program that cannot be executed is a run that ends at once.
+    Raises OSError.
     """
     pause = os.pidfd_open(sandbox)
     failure, fail = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     command = [sys.executable, "-I", "-S", "-c", _BECOME, _ROOT, str(pause), str(fail), cwd, *argv]
     try:
-        with within(pause, CLONE_NEWPID, own="pid"):
+        with within(pause, CLONE_NEWNET, own="net"), within(pause, CLONE_NEWPID, own="pid"):
             child = subprocess.Popen(
                 command,
                 env=dict(env),

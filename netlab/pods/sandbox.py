@@ -109,8 +109,8 @@ def orphans(rundir: Path | str) -> list[tuple[str, str]]:
     """Return (namespace, pod) of the sandboxes whose network namespace has no name any more."""
     return [
         (link.parent.parent.name, link.parent.name)
-        for link in Path(rundir, "sandbox").glob("*/*/netns")
-        if not link.exists()
+        for directory in Path(rundir, "sandbox").glob("*/*")  # glob itself skips broken links
+        if (link := directory / "netns").is_symlink() and not link.exists()
     ]
 
 

@@ -92,22 +92,24 @@ class Loop:
 
 
 class Served:
-    """A container: what it is to answer, and its open sockets."""
+    """A container: what it is to answer, and its open sockets.
 
-    __slots__ = ("entry", "errors", "facts", "inode", "sockets")
+    Raises KeyError, TypeError or ValueError for an entry that is none.
+    """
+
+    __slots__ = ("errors", "facts", "inode", "key", "netns", "node", "ports", "sockets")
 
     def __init__(self, entry: Entry) -> None:
-        self.entry = entry
+        self.key = str(entry["key"])
+        self.netns = str(entry["netns"])
+        self.node = str(entry["node"])
+        self.ports = [(int(p["port"]), str(p["protocol"]).lower()) for p in entry["ports"]]
+        names = ("pod", "namespace", "container", "node")
+        self.facts = {name: str(entry[name]) for name in names}
+        self.facts["hostname"] = str(entry.get("hostname") or entry["pod"])
         self.sockets: dict[Port, list[Socket]] = {}
         self.errors: dict[Port, str] = {}
         self.inode = 0  # of the network namespace the sockets are in
-        names = ("pod", "namespace", "container", "node")
-        self.facts = {name: str(entry.get(name, "")) for name in names}
-        self.facts["hostname"] = str(entry.get("hostname") or entry.get("pod", ""))
-
-    @property
-    def ports(self) -> list[Port]:
-        return [(int(p["port"]), str(p["protocol"]).lower()) for p in self.entry["ports"]]
 
     def result(self) -> dict[str, list[str]]:
         return {
@@ -178,42 +180,40 @@ class Server:
 
     def declare(self, message: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
         """Make open what *message* states; return the result of each entry it names."""
+        wanted = [Served(entry) for entry in message.get("all", message.get("set", []))]
+        gone = [str(key) for key in message.get("remove", [])]
         if "all" in message:
-            entries, node = message["all"], message.get("node")
-            kept = {entry["key"] for entry in entries}
+            kept, node = {served.key for served in wanted}, message.get("node")
             gone = [
                 key
                 for key, served in self._served.items()
-                if key not in kept and node in (None, served.entry["node"])
+                if key not in kept and node in (None, served.node)
             ]
-        else:
-            entries, gone = message.get("set", []), message.get("remove", [])
         for key in gone:
             if key in self._served:
                 self._served.pop(key).close()
-        named = [self._named(entry) for entry in entries]
-        self._open(named)
-        return {served.entry["key"]: served.result() for served in named}
+        for served in wanted:
+            self._take_over(served)
+        self._open(wanted)
+        return {served.key: served.result() for served in wanted}
 
-    def _named(self, entry: Entry) -> Served:
-        """Return the container of *entry*, without the sockets it no longer wants."""
-        new = Served(entry)
-        old = self._served.get(entry["key"])
+    def _take_over(self, new: Served) -> None:
+        """Put *new* in its predecessor's place, with the sockets that both want."""
+        old = self._served.get(new.key)
         if old is not None:
-            if old.facts != new.facts or old.entry["netns"] != entry["netns"]:
+            if old.facts != new.facts or old.netns != new.netns:
                 old.close()
             else:
                 old.close(set(old.sockets) - set(new.ports))
                 new.sockets, new.inode = old.sockets, old.inode
-        self._served[entry["key"]] = new
-        return new
+        self._served[new.key] = new
 
     def _open(self, wanted: Iterable[Served]) -> None:
         """Open what these containers lack, entering each namespace once."""
         entered = ""
         failure = ""
         try:
-            for served in sorted(wanted, key=lambda served: str(served.entry["netns"])):
+            for served in sorted(wanted, key=lambda served: served.netns):
                 inode = _inode(served)
                 if served.inode != inode:
                     served.close()
@@ -222,8 +222,8 @@ class Server:
                 served.errors = {}
                 if not missing:
                     continue
-                if served.entry["netns"] != entered:
-                    entered = str(served.entry["netns"])
+                if served.netns != entered:
+                    entered = served.netns
                     failure = _join(entered)
                 for port in missing:
                     try:
@@ -274,7 +274,7 @@ class Control(Channel):
 def _inode(served: Served) -> int:
     """Return the identity of the network namespace that has the wanted name now; 0: none."""
     try:
-        return os.stat(namespaces.netns_path(served.entry["netns"])).st_ino
+        return os.stat(namespaces.netns_path(served.netns)).st_ino
     except OSError:
         return 0
 
