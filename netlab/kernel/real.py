@@ -48,7 +48,8 @@ class RealKernel:
         failures = batch.failures
         gone = {op.object.netns for op in ops if _is_deleted_netns(op)}
         for name, rule_ops in _by_netns(ops).items():
-            if name not in gone:
+            nothing_there = _all_deletions(rule_ops) and not netns.exists(name)
+            if name not in gone and not nothing_there:
                 try:
                     self._apply_rules(name, rule_ops)
                 except KernelError as error:
@@ -76,6 +77,10 @@ class RealKernel:
 
 def _is_deleted_netns(op: Op) -> bool:
     return isinstance(op.object, Netns) and op.verb is Verb.DELETE
+
+
+def _all_deletions(ops: Sequence[Op]) -> bool:
+    return all(op.verb is Verb.DELETE for op in ops)
 
 
 def _by_netns(ops: Sequence[Op]) -> dict[str, list[Op]]:
