@@ -11,6 +11,7 @@ from netlab.kernel.netns import entered
 from netlab.packets import Protocol
 from netlab.processes import run
 
+ARP_STATISTICS = "/proc/net/stat/arp_cache"  # of the machine; a user namespace does not show it
 SIOCGIFADDR = 0x8915  # netdevice(7)
 VIEWS = ("uts", "ipc", "pid")  # the namespaces, beside the network's, that containers share
 _LOOK = "hostname; for kind in uts ipc pid; do readlink /proc/self/ns/$kind; done"
@@ -40,6 +41,22 @@ def address_of(netns: str, device: str) -> str:
         except OSError:
             return ""
     return socket.inet_ntoa(reply[20:24])
+
+
+def arp_overflows() -> int:
+    """Return how often the kernel had no room for a neighbour; 0 where that cannot be read.
+
+    One table of `gc_thresh3` entries, 1024 by default, serves all network namespaces together;
+    what does not fit is dropped without a word. Permanent entries do not count.
+    Source: net/core/neighbour.c, neigh_alloc.
+    """
+    try:
+        with open(ARP_STATISTICS) as file:
+            names, *rows = (line.split() for line in file)
+    except OSError:
+        return 0
+    column = names.index("table_fulls")
+    return sum(int(row[column], 16) for row in rows)
 
 
 def views(pid: int) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import TypeVar
+
 from netlab.cluster import NodeState, PodState
 from netlab.packets import Leg, Protocol, Sighting
 from netlab.paths.places import of_node
@@ -20,6 +24,11 @@ from netlab.verify.context import (
 
 RING = 8  # at most so many pairs of nodes are tried, each node once as sender and as receiver
 PAIRS = 2000  # of pods at most, for flat-no-nat; beyond it a sample
+# Neighbour entries that flat-no-nat may cost: the kernel has room for 1024 by default, for all
+# namespaces of the machine together, and forgets none of them for 5 s.
+NEIGHBOURS = 600
+
+T = TypeVar("T")
 
 
 def _one_of_each_protocol(found: list[Listener]) -> list[Listener]:
@@ -173,27 +182,64 @@ def pod_node(context: Context) -> Checked:
     return checked
 
 
-def sampled(
-    sources: list[PodState], targets: list[Listener], *, limit: int
-) -> list[tuple[PodState, Listener]]:
-    """Return pairs of different pods: all, or about *limit* with every pod in them.
+Pairs = list[tuple[PodState, Listener]]
 
-    The sample turns: source number i asks the targets i, i + 1, …, so that each is asked.
+
+def every_pair(sources: Sequence[PodState], targets: Sequence[Listener]) -> Pairs:
+    """Return all pairs of different pods."""
+    return [(s, t) for s in sources for t in targets if s.netns != t.pod.netns]
+
+
+def neighbours(pairs: Pairs) -> int:
+    """Return how many neighbour entries the flows of *pairs* make, at most.
+
+    On one node each end asks for the other; otherwise each asks for its bridge, and is asked for.
     """
-    if len(sources) * len(targets) <= limit:
-        return [(s, t) for s in sources for t in targets if s.netns != t.pod.netns]
-    each = max(1, limit // len(sources), -(-len(targets) // len(sources)) + 1)
-    return [
-        (source, target)
-        for index, source in enumerate(sources)
-        for step in range(each)
-        if (target := targets[(index * each + step) % len(targets)]).pod.netns != source.netns
-    ]
+    entries = set()
+    for source, target in pairs:
+        ends = source.netns, target.pod.netns
+        if source.node == target.pod.node:
+            entries |= {ends, ends[::-1]}
+        else:
+            entries |= {(end, way) for end in ends for way in ("in", "out")}
+    return len(entries)
+
+
+def by_turns(pods: Sequence[T], node: Callable[[T], str]) -> list[T]:
+    """Return *pods* so that neighbours in the list are on different nodes, as far as may be."""
+    by_node: dict[str, list[T]] = {}
+    for pod in pods:
+        by_node.setdefault(node(pod), []).append(pod)
+    return [pod for row in zip_longest(*by_node.values()) for pod in row if pod is not None]
+
+
+def sampled(sources: Sequence[PodState], targets: Sequence[Listener]) -> Pairs:
+    """Return all pairs of different pods, or a sample that the kernel has room for.
+
+    A sample is a ring through the nodes, in which every pod sends and every pod with a port is
+    asked; when even that is too much, a ring of fewer pods, taken evenly.
+    """
+    if len(sources) * len(targets) <= PAIRS:
+        pairs = every_pair(sources, targets)
+        if neighbours(pairs) <= NEIGHBOURS:
+            return pairs
+    step = 1
+    while True:
+        few = by_turns(sources[::step], lambda pod: pod.node)
+        asked = by_turns(targets[::step], lambda target: target.pod.node)
+        pairs = [
+            (few[index % len(few)], asked[(index + 1) % len(asked)])
+            for index in range(max(len(few), len(asked)))
+        ]
+        pairs = [(s, t) for s, t in pairs if s.netns != t.pod.netns]
+        if neighbours(pairs) <= NEIGHBOURS or step > len(sources):
+            return pairs
+        step += 1
 
 
 def flat_no_nat(context: Context) -> Checked:
     targets = [found[0] for pod in context.pods if (found := _one_of_each_protocol(listeners(pod)))]
-    pairs = sampled(context.pods, targets, limit=PAIRS)
+    pairs = sampled(context.pods, targets) if targets else []
     if not pairs:
         raise Skip("needs two pods, one with a port")
     asked = {
@@ -208,11 +254,13 @@ def flat_no_nat(context: Context) -> Checked:
             wrong.append(f"{source.title} -> {target.pod.title}: {seen}, not {source.ip}")
     if wrong:
         raise Failure(f"{len(wrong)} of {len(pairs)} pairs are wrong", *wrong[:5])
-    possible = sum(1 for s in context.pods for t in targets if s.netns != t.pod.netns)
-    which = "every pair" if len(pairs) == possible else f"a sample of {possible} pairs"
+    senders = len({source.netns for source, _ in pairs})
+    servers = len({target.pod.netns for _, target in pairs})
+    whole = len(pairs) == len(every_pair(context.pods, targets))
+    which = "every pair" if whole else "a sample: neighbours for more are not remembered at once"
     return Checked(
         [
-            f"{len(pairs)} questions ({which}), {len(context.pods)} pods as senders, "
-            f"{len(targets)} as servers: each server saw the sender's own address"
+            f"{len(pairs)} questions ({which}), {senders} of {len(context.pods)} pods as senders, "
+            f"{servers} of {len(targets)} as servers: each server saw the sender's own address"
         ]
     )

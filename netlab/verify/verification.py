@@ -14,7 +14,7 @@ import msgspec
 
 from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
-from netlab.sensors import dissect
+from netlab.sensors import dissect, insides
 from netlab.sensors.capture import Capture
 from netlab.verify import joining, leases, outside, pods, replicas, sharing
 from netlab.verify.catalogue import Path, chosen
@@ -48,6 +48,7 @@ WITH_SENSORS: dict[str, Check] = {
     "clusterip-outside": outside.clusterip_outside,
 }
 AT_THE_END: dict[str, Check] = {"replicas": replicas.replicas}
+ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = 6
 LOOK = 0.02  # seconds
 
@@ -118,7 +119,7 @@ def _started(
 
 def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
     """Return what *check* found, with the time it took."""
-    began = time.monotonic()
+    began, overflows = time.monotonic(), insides.arp_overflows()
     try:
         checked = check(context)
         verdict = Verdict(
@@ -143,6 +144,10 @@ def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
         )
     except (NetlabError, OSError, LookupError) as error:
         verdict = Verdict(path.id, Outcome.FAIL, path.title, (f"cannot be checked: {error}",))
+    overflows = insides.arp_overflows() - overflows
+    if verdict.outcome is Outcome.FAIL and overflows:
+        line = f"meanwhile the kernel's neighbour table was full {overflows} times ({ROOM})"
+        verdict = msgspec.structs.replace(verdict, evidence=(*verdict.evidence, line))
     return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
 
 

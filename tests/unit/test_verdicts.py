@@ -17,7 +17,7 @@ from netlab.packets import Expectation, Flow, Hop, Leg, Outcome, Outer, Sighting
 from netlab.packets import Protocol as P
 from netlab.verify import catalogue
 from netlab.verify.context import Listener
-from netlab.verify.pods import sampled
+from netlab.verify.pods import NEIGHBOURS, neighbours, sampled
 
 Sightings = list[Sighting]
 
@@ -254,17 +254,39 @@ def test_ids_are_unique_and_an_unknown_one_names_the_nearest() -> None:
     ]
 
 
-@pytest.mark.parametrize(("pods", "servers"), [(3, 2), (100, 100), (300, 7), (40, 900), (50, 3000)])
-def test_a_sample_covers_every_pod_as_sender_and_as_server(pods: int, servers: int) -> None:
+def crowd(count: int, *, nodes: int) -> list[PodState]:
     model = state().pods[0]
+    return [
+        replace(model, name=f"p{n}", netns=f"t.p{n}", node=f"n{n % nodes}") for n in range(count)
+    ]
 
-    def pod(number: int) -> PodState:
-        return replace(model, name=f"p{number}", netns=f"t.n1.default.p{number}")
 
-    sources = [pod(number) for number in range(max(pods, servers))][:pods]
-    targets = [Listener(pod(number), "c", 80, P.TCP) for number in range(servers)]
-    pairs = sampled(sources, targets, limit=2000)
+def ports(pods: list[PodState]) -> list[Listener]:
+    return [Listener(pod, "c", 80, P.TCP) for pod in pods]
+
+
+def test_a_small_lab_asks_every_pair() -> None:
+    pods = crowd(14, nodes=3)
+    assert len(sampled(pods, ports(pods[:13]))) == 13 * 13
+
+
+@pytest.mark.parametrize(
+    ("count", "servers", "nodes"), [(150, 150, 10), (250, 7, 3), (90, 90, 1), (30, 290, 10)]
+)
+def test_a_sample_covers_every_pod_as_sender_and_as_server(
+    count: int, servers: int, nodes: int
+) -> None:
+    pods = crowd(max(count, servers), nodes=nodes)
+    sources, targets = pods[:count], ports(pods[:servers])
+    pairs = sampled(sources, targets)
     assert all(source.netns != target.pod.netns for source, target in pairs)
     assert {source.name for source, _ in pairs} == {source.name for source in sources}
     assert {target.pod.name for _, target in pairs} == {target.pod.name for target in targets}
-    assert len(pairs) <= 2000 + len(sources) + len(targets)
+    assert neighbours(pairs) <= NEIGHBOURS
+
+
+def test_a_huge_lab_asks_fewer_pods_of_every_node() -> None:
+    pods = crowd(3000, nodes=30)
+    pairs = sampled(pods, ports(pods))
+    assert 200 <= len(pairs) <= 300
+    assert neighbours(pairs) <= NEIGHBOURS
