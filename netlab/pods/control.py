@@ -21,7 +21,8 @@ import netlab
 from netlab import processes
 from netlab.errors import NetlabError
 from netlab.model.kubernetes import Pod
-from netlab.pods.namespaces import CLONE_NEWNET, within
+from netlab.pods.apart import apart
+from netlab.pods.namespaces import CLONE_NEWNET, setns
 from netlab.pods.waiting import until
 
 ROLE = "pods"
@@ -224,15 +225,19 @@ class Servers:
         """
         root = str(Path(netlab.__file__).parent.parent)
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+        def spawned() -> int:
+            setns(home, CLONE_NEWNET)
+            return processes.spawn(
+                self._rundir,
+                ROLE,
+                [sys.executable, "-S", "-m", "netlab.pods.server", str(self._rundir)],
+                env={**os.environ, "PYTHONPATH": root},
+                stdout=self._rundir / "pods.log",
+            )
+
         try:
-            with within(home, CLONE_NEWNET, own="net"):
-                processes.spawn(
-                    self._rundir,
-                    ROLE,
-                    [sys.executable, "-S", "-m", "netlab.pods.server", str(self._rundir)],
-                    env={**os.environ, "PYTHONPATH": root},
-                    stdout=self._rundir / "pods.log",
-                )
+            apart(spawned)
         finally:
             os.close(home)
 

@@ -1,7 +1,8 @@
 """Doing something in a pod, a node or another place of the lab: `netlab exec`, and questions.
 
 Both fork, so both belong in a process with one thread. The child enters the namespaces; only the
-PID namespace has to be set before the fork, in the parent, since it counts for children.
+PID namespace has to be set before the fork, since it counts for children: by a thread that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from netlab.errors import NetlabError, NotFoundError
+from netlab.pods.apart import apart
 from netlab.pods.namespaces import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -72,10 +74,7 @@ def run_in(
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD})
     try:
-        child = _fork(target)
-        if child == 0:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            _execute(target, argv, env=env or {}, cwd=cwd)
+        child = _forked(target, lambda: _execute(target, argv, env=env or {}, cwd=cwd, mask=mask))
         return _exit_code(child)
     finally:
         _take_terminal_back()
@@ -93,11 +92,13 @@ def inside(target: Target | int | str, question: Callable[[], T]) -> T:
     elif isinstance(target, str):
         target = Target(netns=target, hostname="")
     reading, writing = os.pipe()
-    child = _fork(target)
-    if child == 0:
+    try:
+        child = _forked(target, lambda: _reply(question, writing))
+    except BaseException:
         os.close(reading)
-        _reply(target, question, writing)
-    os.close(writing)
+        raise
+    finally:
+        os.close(writing)
     with os.fdopen(reading, "rb") as answer:
         data = answer.read()
     os.waitpid(child, 0)
@@ -107,64 +108,59 @@ def inside(target: Target | int | str, question: Callable[[], T]) -> T:
     return cast(T, reply["answer"])
 
 
-def enter(target: Target, descriptor: int) -> None:
-    """Move this process, a forked child, into *target*, whose `_descriptor` is given.
-
-    Its PID namespace is set already, by the fork.
-    """
-    if target.sandbox is not None:
-        setns(descriptor, CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS)
-        return
-    setns(descriptor, CLONE_NEWNET)
-    if target.hostname:
-        unshare(CLONE_NEWUTS)
-        sethostname(target.hostname)
-
-
-def _fork(target: Target) -> int:
-    """Fork; the child (0) is inside *target*. Raises NotFoundError when that is not there."""
+def _forked(target: Target, work: Callable[[], NoReturn]) -> int:
+    """Return the pid of a child that does *work* inside *target*. Raises NotFoundError."""
     try:
         if target.sandbox is None:
-            descriptor = os.open(netns_path(target.netns), os.O_RDONLY | os.O_CLOEXEC)
+            place = os.open(netns_path(target.netns), os.O_RDONLY | os.O_CLOEXEC)
         else:
-            descriptor = os.pidfd_open(target.sandbox)
+            place = os.pidfd_open(target.sandbox)
     except OSError as error:
         what = target.netns or f"sandbox {target.sandbox}"
         raise NotFoundError(f"{what} is not there: {error.strerror}") from error
-    try:
-        child = os.fork() if target.sandbox is None else _fork_in_pid_namespace(descriptor)
+
+    def forked() -> int:
+        if target.sandbox is not None:
+            setns(place, CLONE_NEWPID)
+        child = os.fork()
         if child == 0:
-            try:
-                enter(target, descriptor)
-            except OSError as error:
-                _complain(f"cannot enter {target.netns or target.sandbox}: {error.strerror}")
-                os._exit(CANNOT_EXECUTE)
+            _enter(target, place)
+            work()
         return child
-    finally:
-        os.close(descriptor)
 
-
-def _fork_in_pid_namespace(pidfd: int) -> int:
-    home = os.open("/proc/thread-self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(pidfd, CLONE_NEWPID)
-        child = -1
-        try:
-            child = os.fork()
-        finally:
-            if child != 0:  # inside there is no way back, nor need for one
-                setns(home, CLONE_NEWPID)
-        return child
+        return forked() if target.sandbox is None else apart(forked)
     finally:
-        os.close(home)
+        os.close(place)
+
+
+def _enter(target: Target, place: int) -> None:
+    """Move this process, a forked child, into *target*; its PID namespace is set already."""
+    try:
+        if target.sandbox is not None:
+            setns(place, CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNS)
+            return
+        setns(place, CLONE_NEWNET)
+        if target.hostname:
+            unshare(CLONE_NEWUTS)
+            sethostname(target.hostname)
+    except OSError as error:
+        _complain(f"cannot enter {target.netns or target.sandbox}: {error.strerror}")
+        os._exit(CANNOT_EXECUTE)
 
 
 def _execute(
-    target: Target, argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None
-) -> None:
-    """Become the program, or exit as a shell would. Does not return."""
+    target: Target,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | None,
+    mask: set[int | signal.Signals],
+) -> NoReturn:
+    """Become the program, or exit as a shell would; *mask*: the signals it has blocked."""
     code = CANNOT_EXECUTE
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if cwd or target.sandbox is not None:
             os.chdir(cwd if cwd and os.path.isdir(cwd) else "/")
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -211,8 +207,8 @@ def _take_terminal_back() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _reply(target: Target, question: Callable[[], T], writing: int) -> None:
-    """Write the answer, or why there is none. Does not return."""
+def _reply(question: Callable[[], T], writing: int) -> NoReturn:
+    """Write the answer, or why there is none."""
     try:
         try:
             reply: dict[str, object] = {"answer": question()}

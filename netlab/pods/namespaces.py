@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 NETNS_DIR = "/run/netns"  # where ip-netns(8) keeps the names
 
@@ -88,20 +86,3 @@ def join_netns(name: str) -> None:
         setns(fd, CLONE_NEWNET)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def within(fd: int, flags: int, *, own: str) -> Iterator[None]:
-    """The calling thread is in the namespace *fd* for the duration, then where it was before.
-
-    *own* is that kind's name below /proc/thread-self/ns. Raises OSError.
-    """
-    home = os.open(f"/proc/thread-self/ns/{own}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(fd, flags)
-        try:
-            yield
-        finally:
-            setns(home, flags)
-    finally:
-        os.close(home)

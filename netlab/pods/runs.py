@@ -15,7 +15,8 @@ from typing import Any
 
 import netlab
 from netlab import processes
-from netlab.pods.namespaces import CLONE_NEWNET, CLONE_NEWPID, within
+from netlab.pods.apart import apart
+from netlab.pods.namespaces import CLONE_NEWNET, CLONE_NEWPID, setns
 from netlab.pods.waiting import until
 
 UNKNOWN_CODE = 137  # kubelet's exit code of a container whose own is lost
@@ -53,25 +54,29 @@ def started(
     """Start a program in the sandbox whose first process is *sandbox*, writing to *output*.
 
     *env* is its whole environment, with its mark. Its PID namespace, and the network namespace it
-    is known by, are chosen here, for the calling thread; the others are for `program`, after exec,
-    so any number of threads is fine. A program that cannot be executed is a run that ends at once.
-    Raises OSError.
+    is known by, are chosen here, by the thread that spawns it; the others are for `program`, after
+    exec, so any number of threads is fine. A program that cannot be executed is a run that ends at
+    once. Raises OSError.
     """
     pause = os.pidfd_open(sandbox)
     failure, fail = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     command = [sys.executable, "-I", "-S", "-c", _BECOME, _ROOT, str(pause), str(fail), cwd, *argv]
+
+    def child() -> subprocess.Popen[bytes]:
+        setns(pause, CLONE_NEWNET | CLONE_NEWPID)
+        return subprocess.Popen(
+            command,
+            env=dict(env),
+            pass_fds=(pause, fail),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
     try:
-        with within(pause, CLONE_NEWNET, own="net"), within(pause, CLONE_NEWPID, own="pid"):
-            child = subprocess.Popen(
-                command,
-                env=dict(env),
-                pass_fds=(pause, fail),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        process = apart(child)
     except BaseException:
         os.close(failure)
         raise
@@ -79,12 +84,12 @@ def started(
         os.close(pause)
         os.close(fail)
     return Run(
-        pid=child.pid,
-        start=processes.start_time(child.pid) or 0,
+        pid=process.pid,
+        start=processes.start_time(process.pid) or 0,
         began=time.time(),
-        pidfd=os.pidfd_open(child.pid),
+        pidfd=os.pidfd_open(process.pid),
         netns=os.stat(f"/proc/{sandbox}/ns/net").st_ino,
-        child=child,
+        child=process,
         failure=failure,
     )
 
