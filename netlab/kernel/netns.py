@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,10 +24,14 @@ CURRENT = "/proc/thread-self/ns/net"
 
 _NEWNET = 0x40000000  # linux/sched.h, CLONE_NEWNET
 _BIND, _DETACH = 4096, 2  # MS_BIND (linux/mount.h), MNT_DETACH (umount(2))
+_SHARED = 1 << 20  # MS_SHARED
 _NSFS_MAGIC = 0x6E736673
+_SOURCE = "netlab"  # marks the file system that `_make_directory` may have to mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _current = CURRENT.encode()
+_making_directory = threading.Lock()
+_directory_is_made = False
 
 
 def path(name: str) -> str:
@@ -99,13 +105,15 @@ def exists(name: str) -> bool:
 def identity(name: str) -> int:
     """Return the number that tells a namespace from a later one of the same name; 0: none."""
     try:
-        descriptor = fd(name)
-    except (KernelError, OSError):
+        found = os.stat(path(name))
+    except OSError:
         return 0
-    try:
-        return os.fstat(descriptor).st_ino
-    finally:
-        os.close(descriptor)
+    return found.st_ino if found.st_dev == _nsfs_device() else 0
+
+
+@functools.cache
+def _nsfs_device() -> int:
+    return os.stat(CURRENT).st_dev
 
 
 def move(name: str) -> None:
@@ -135,11 +143,8 @@ def enter_new(name: str) -> None:
     A left-over file of that name is taken. Raises KernelError, CapabilityError.
     """
     file = path(name)
-    try:
-        os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
-    except FileNotFoundError:
-        os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
-        os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+    _make_directory()
+    os.close(os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     if _libc.unshare(_NEWNET):
         raise _failed("make the namespace", name)
     if _libc.mount(_current, file.encode(), None, _BIND, None):
@@ -172,6 +177,53 @@ def delete(name: str) -> None:
             f"{name}: cannot delete the namespace: {(error.strerror or '').lower()}",
             hint=f"something is mounted on {file} below another mount of {DIRECTORY}",
         ) from error
+
+
+# `ip netns add` mounts /run/netns over itself when it is not mounted yet. Names made before then
+# get a second mount below, out of reach of umount(2), and can never be deleted, unless mounts there
+# are shared (as systemd has them). Where they are not, be the one who mounts it.
+def _make_directory() -> None:
+    global _directory_is_made
+    if _directory_is_made:
+        return
+    with _making_directory:
+        os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
+        point, shared, _source = _mount_under(DIRECTORY)
+        if point != DIRECTORY and not shared and not os.listdir(DIRECTORY):
+            target = DIRECTORY.encode()
+            if not _libc.mount(_SOURCE.encode(), target, b"tmpfs", 0, b"mode=755"):
+                _libc.mount(b"none", target, None, _SHARED, None)
+        _directory_is_made = True
+
+
+def tidy() -> None:
+    """Take away what had to be mounted on /run/netns, when no name is left there."""
+    global _directory_is_made
+    with _making_directory:
+        if os.path.isdir(DIRECTORY) and not os.listdir(DIRECTORY):
+            point, _shared, source = _mount_under(DIRECTORY)
+            if (point, source) == (DIRECTORY, _SOURCE):
+                _libc.umount2(DIRECTORY.encode(), 0)
+                _directory_is_made = False
+
+
+# The mount that a directory is on: its mount point, whether it is shared, its source.
+# Source: proc_pid_fdinfo(5), proc_pid_mountinfo(5).
+def _mount_under(directory: str) -> tuple[str, bool, str]:
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/thread-self/fdinfo/{descriptor}") as lines:
+            number = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+    finally:
+        os.close(descriptor)
+    with open("/proc/thread-self/mountinfo") as lines:
+        for line in lines:
+            fields, _, origin = line.partition(" - ")
+            mount, _parent, _device, _root, point, *options = fields.split()
+            if mount == number:
+                shared = any(option.startswith("shared:") for option in options)
+                return point, shared, origin.split()[1]
+    return "", False, ""
 
 
 def names(lab: str) -> list[str]:

@@ -56,6 +56,8 @@ class RealKernel:
                     failures.append(error)
         for name in gone:
             self._rules.forget(name)
+        if gone:
+            netns.tidy()
         if failures:
             raise failures[0]
 

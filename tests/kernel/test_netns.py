@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,35 @@ def test_deleting_removes_every_mount_and_may_be_repeated() -> None:
     netns.delete(NAME)
     assert NAME not in Path("/proc/self/mountinfo").read_text()
     assert not Path(netns.path(NAME)).exists()
+
+
+BESIDES_IP_NETNS = """
+import subprocess
+from netlab.kernel import netns
+from netlab.kernel.real import RealKernel
+from netlab.objects import Netns
+from netlab.plan import Op, Verb
+netns.create("nltest-n.one")
+subprocess.run(["ip", "netns", "add", "nltest-n.two"], check=True)
+names = netns.names("nltest-n")
+RealKernel().apply([Op(Verb.DELETE, Netns(name)) for name in names])
+print(*names, "left:", *netns.names("nltest-n"))
+print(open("/proc/self/mountinfo").read())
+"""
+
+
+@pytest.mark.parametrize("propagation", ["private", "shared"])
+def test_ip_netns_add_meanwhile_does_not_hide_a_name(propagation: str) -> None:
+    root = Path(__file__).parent.parent.parent
+    out = sh(
+        f"cd {root}; export PYTHONPATH={root} PYTHONDONTWRITEBYTECODE=1;"
+        f" unshare -m --propagation private sh -ec 'mount -t tmpfs none /run;"
+        f" mount --make-{propagation} /run; {sys.executable} -'  <<'END'\n{BESIDES_IP_NETNS}\nEND"
+    )
+    first, mounts = out.split("\n", 1)
+    assert first == "nltest-n.one nltest-n.two left:"
+    assert "nltest-n" not in mounts
+    assert "netlab" not in [line.split()[-2] for line in mounts.split("\n") if line]
 
 
 def test_settings_are_those_of_the_namespace_the_thread_is_in() -> None:
