@@ -23,7 +23,6 @@ from netlab.objects import Object
 from netlab.plan import Op, Verb, words
 
 FIRST_RETRY, LAST_RETRY = 0.1, 1.0  # seconds
-REST = 2.0  # times the length of the last pass, before the next
 LONGEST_REST = 0.5  # seconds
 
 
@@ -31,6 +30,7 @@ class Loop(threading.Thread):
     """One level-triggered loop. Subclasses give `once`, `watched` and `close`."""
 
     interval = 30.0  # seconds between two full comparisons when nothing wakes the loop
+    rest = 2.0  # times the length of the last pass, before the next
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -90,7 +90,7 @@ class Loop(threading.Thread):
             while not self.ended:
                 began = time.monotonic()
                 pause = self._pass(heard)
-                rest = min(REST * (time.monotonic() - began), LONGEST_REST)
+                rest = min(self.rest * (time.monotonic() - began), LONGEST_REST)
                 heard = self._sleep(pause, rest)
         finally:
             self.close()

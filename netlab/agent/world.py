@@ -35,6 +35,8 @@ class World(Loop):
     with the node whose namespace, or whose pod's, has lost its name or is another one now.
     """
 
+    rest = 10.0  # most of its wake-ups are pods' namespaces that the nodes are just making
+
     def __init__(
         self,
         state: State,
