@@ -175,6 +175,8 @@ def test_verify_table_fits_a_projector_and_says_where_it_stopped() -> None:
 def test_verify_shows_the_first_evidence_and_all_of_it_when_asked() -> None:
     verdict = Verdict("a", Outcome.PASS, "title", ("first seen", "then seen", "last seen"))
     assert "    first seen (and 2 more, with -v)" in prove.table([verdict], width=100)
+    single = Verdict("b", Outcome.PASS, "title", ("all there is",))
+    assert "    all there is" in prove.table([single], width=100)
     lines = prove.table([verdict], width=100, whole=True)
     assert lines[2:5] == ["    first seen", "    then seen", "    last seen"]
 
