@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from netlab.plan import Op, words
 from netlab.pods.control import Servers
 
 Say = Callable[[dict[str, Any]], None]
+LOOPS_END = 3.0  # seconds for the loops to finish what they are at
 PATIENCE = 120.0  # seconds a declaration may take to converge before its problems are told
 
 
@@ -82,13 +84,20 @@ class Agent:
             loop.wake()
 
     def stop(self) -> None:
-        """End every loop; what they made stays."""
+        """End every loop and every process. For the main thread, at the very end.
+
+        The children are left to the kernel to collect: a pod's first process does not end before
+        those its namespace got from outside are gone entirely.
+        """
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         with self._lock:
             loops: list[Loop] = [self.world, self.control_plane, *self._nodes.values()]
         for loop in loops:
             loop.end()
+        deadline = time.monotonic() + LOOPS_END
         for loop in loops:
-            loop.join(timeout=5)
+            loop.join(timeout=max(0.0, deadline - time.monotonic()))
+        processes.end_all(self.run, grace=0.0, spare=("agent",))
 
     # -- requests
 

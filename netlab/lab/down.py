@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from netlab import processes, rootless
 from netlab.agent import control
+from netlab.errors import NetlabError
 from netlab.kernel import real
 from netlab.lab.directory import RUN, lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.objects import Netns
 from netlab.plan import Op, Verb, words
+
+AGENT_END = 10.0  # seconds for an agent to end when asked
 
 
 def down(name: str, *, progress: Progress = silent) -> Report:
@@ -19,9 +23,7 @@ def down(name: str, *, progress: Progress = silent) -> Report:
     began = time.monotonic()
     with lock(name) as run:
         progress("agent")
-        pid = control.listener_pid(run / "agent.sock")
-        if pid is not None:
-            processes.end(pid, grace=0.0)
+        _stop_agent(run)
         progress("processes")
         ended = [f"end {role}" for role in processes.end_all(run, grace=0.0)]
         progress("namespaces")
@@ -41,3 +43,17 @@ def down(name: str, *, progress: Progress = silent) -> Report:
         words=[line for op in operations for line in words(op)],
         seconds={"down": round(time.monotonic() - began, 4)},
     )
+
+
+def _stop_agent(run: Path) -> None:
+    """Have the agent end what it started and itself; one that does not is ended."""
+    path = run / "agent.sock"
+    pid = control.listener_pid(path)
+    if pid is None:
+        return
+    try:
+        for _ in control.ask(path, {"do": "stop"}, timeout=AGENT_END):
+            processes.wait(pid, seconds=AGENT_END)
+    except NetlabError:
+        pass  # it hangs or has just died; either way:
+    processes.end(pid, grace=0.0)

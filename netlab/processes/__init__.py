@@ -15,6 +15,7 @@ from netlab.processes.own import (
     spawn,
     start_time,
     strays,
+    wait,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "spawn",
     "start_time",
     "strays",
+    "wait",
 ]

@@ -186,6 +186,18 @@ def end(pid: int, *, grace: float, start: int | None = None) -> None:
     _reap()
 
 
+def wait(pid: int, *, seconds: float) -> bool:
+    """Wait until a process has ended, at most *seconds*; return whether it has."""
+    try:
+        fd = pidfd(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return _all_ended([fd], seconds)
+    finally:
+        os.close(fd)
+
+
 def end_all(rundir: Path | str, *, grace: float = 2.0, spare: Collection[str] = ()) -> list[str]:
     """End every marked process of *rundir* but the roles in *spare*; return the roles ended.
 
