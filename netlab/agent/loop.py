@@ -38,7 +38,7 @@ class Loop(threading.Thread):
         self.error = ""
         self.passes = 0
         self.recorded: list[Op] | None = None  # what was done, while somebody wants to know
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self._retry = 0.0
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -66,12 +66,12 @@ class Loop(threading.Thread):
 
     def end(self) -> None:
         """Ask the loop to stop, from any thread."""
-        self._stop.set()
+        self._ending.set()
         self.wake()
 
     @property
     def ended(self) -> bool:
-        return self._stop.is_set()
+        return self._ending.is_set()
 
     def note(self, operations: Sequence[Op], *, agreed: Collection[Object]) -> None:
         """Tell what is about to be done: each repair of what was *agreed*, the rest as a sum."""
