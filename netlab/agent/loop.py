@@ -3,8 +3,8 @@
 1. `once()` is a full comparison; it is safe to call at any time and any number of times.
 2. Between two passes the thread sleeps in poll(2) on whatever `watched()` names, until one of
    them is readable, `wake()` is called, or `interval` seconds have gone.
-3. A burst of wake-ups is one: after a pass the loop rests twice as long as the pass took, so that
-   a large lab coming up is not compared once per pod. In a small one that is a few milliseconds.
+3. A storm of wake-ups is one: a loop that was woken more than a few times within a second rests
+   longer than its passes take, so that a large lab coming up is not compared once per pod.
 4. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 1 s, so
    that what was repaired meanwhile is used within a second.
 """
@@ -16,6 +16,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from netlab.errors import NetlabError
@@ -23,6 +24,7 @@ from netlab.objects import Object
 from netlab.plan import Op, Verb, words
 
 FIRST_RETRY, LAST_RETRY = 0.1, 1.0  # seconds
+BURST, WITHIN = 5, 1.0  # passes in as many seconds before the loop rests
 LONGEST_REST = 0.5  # seconds
 
 
@@ -30,7 +32,7 @@ class Loop(threading.Thread):
     """One level-triggered loop. Subclasses give `once`, `watched` and `close`."""
 
     interval = 30.0  # seconds between two full comparisons when nothing wakes the loop
-    rest = 2.0  # times the length of the last pass, before the next
+    rest = 2.0  # in a storm, times the length of the last pass
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -87,10 +89,13 @@ class Loop(threading.Thread):
     def run(self) -> None:
         try:
             heard: list[Callable[[], None]] = []
+            begun: deque[float] = deque(maxlen=BURST)
             while not self.ended:
-                began = time.monotonic()
+                begun.append(time.monotonic())
                 pause = self._pass(heard)
-                rest = min(self.rest * (time.monotonic() - began), LONGEST_REST)
+                took = time.monotonic() - begun[-1]
+                storm = len(begun) == BURST and begun[-1] - begun[0] < WITHIN
+                rest = min(self.rest * took, LONGEST_REST) if storm else 0.0
                 heard = self._sleep(pause, rest)
         finally:
             self.close()

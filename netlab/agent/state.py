@@ -19,7 +19,7 @@ from netlab.cluster import Cluster, PodState
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 
-TURNS = 1  # nodes that compare and apply at once
+TURNS = 2  # nodes that compare and apply at once
 
 
 class NodeReport(msgspec.Struct, frozen=True):
