@@ -1,0 +1,110 @@
+"""The same lab, the same commands, without root: in one user namespace of the user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labs import ROOT, eventually, topology
+
+pytestmark = pytest.mark.lab
+UID = 54321  # nobody's
+
+
+def _python() -> str:
+    """Return a Python that any user may run and that can use this one's packages."""
+    system = "/usr/bin/python3"
+    version = "import sys; print(*sys.version_info[:2])"
+    for candidate in (sys.executable, system):
+        done = subprocess.run(
+            [*_as_user(), candidate, "-c", version], capture_output=True, text=True, cwd="/"
+        )
+        if done.stdout.split() == [str(part) for part in sys.version_info[:2]]:
+            return candidate
+    pytest.skip(f"no Python {sys.version_info[0]}.{sys.version_info[1]} that other users may run")
+
+
+def _as_user() -> list[str]:
+    # env: only a second exec(2) is without root's capabilities.
+    return ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "env"]
+
+
+class User:
+    """Somebody without root, with a copy of netlab that they can read."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.python = _python()
+        packages = home / "packages"
+        shutil.copytree(ROOT / "netlab", packages / "netlab")
+        installed = Path(sysconfig.get_path("purelib"))
+        for name in ("click", "msgspec", "yaml", "rich", "scapy", "netaddr", "pygments"):
+            if (installed / name).is_dir():
+                shutil.copytree(installed / name, packages / name)
+        for compiled in installed.glob("_yaml*"):
+            shutil.copytree(compiled, packages / compiled.name)
+        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)}
+        subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+        os.chmod(home, 0o777)
+
+    def netlab(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*_as_user(), self.python, "-m", "netlab", *words],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        if code is not None:
+            assert done.returncode == code, f"{words}:\n{done.stdout}{done.stderr}"
+        return done
+
+    def processes(self) -> list[str]:
+        done = subprocess.run(
+            ["ps", "-o", "pid=,stat=,args=", "-u", str(UID)], capture_output=True, text=True
+        )
+        return [line for line in done.stdout.splitlines() if line.split()[1][0] != "Z"]
+
+
+@pytest.fixture
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    home = tmp_path_factory.mktemp("rootless")
+    os.chmod(home.parent, 0o755)
+    os.chmod(home.parent.parent, 0o755)
+    somebody = User(home)
+    yield somebody
+    somebody.netlab("down", "--all", code=None)
+    eventually(lambda: not somebody.processes(), what="the user's processes are gone")
+
+
+def test_a_lab_without_root_does_all_a_lab_does_and_leaves_nothing(user: User) -> None:
+    extra = """apiVersion: v1
+kind: Pod
+metadata: {name: clock}
+spec:
+  nodeName: n1
+  containers: [{name: c, image: x, command: [sh, -c, "while :; do date +%s; sleep 1; done"]}]
+"""
+    before = set(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else set()
+    (user.home / "lab.yaml").write_text(topology("rootless", extra=extra))
+    user.netlab("up", "lab.yaml")
+    status = json.loads(user.netlab("status", "-o", "json").stdout)
+    assert status["converged"], status["problems"]
+    assert user.netlab("exec", "n1-p1", "--", "hostname").stdout.strip() == "n1-p1"
+    eventually(lambda: user.netlab("logs", "clock").stdout.strip().isdigit(), what="a line of log")
+    done = user.netlab("verify", "pod-pod-cross-node", "flat-no-nat", "egress-masquerade")
+    assert "3 passed" in done.stdout, done.stdout
+    assert "nothing to change" in user.netlab("up", "lab.yaml").stdout
+    after = set(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else set()
+    assert not {name for name in after - before if name.startswith("rootless")}
+    user.netlab("down")
+    eventually(lambda: not user.processes(), what="nothing of the user's runs any more")
+    assert user.netlab("get", "labs").stdout.strip() == ""
