@@ -5,7 +5,7 @@
    them is readable, `wake()` is called, or `interval` seconds have gone.
 3. A storm of wake-ups is one: a loop that was woken more than a few times within a second rests
    longer than its passes take, so that a large lab coming up is not compared once per pod.
-4. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 1 s, so
+4. An error is logged once, at this level; the pass is repeated with back-off, 0.1 s to 0.5 s, so
    that what was repaired meanwhile is used within a second.
 """
 
@@ -23,7 +23,7 @@ from netlab.errors import NetlabError
 from netlab.objects import Object
 from netlab.plan import Op, Verb, words
 
-FIRST_RETRY, LAST_RETRY = 0.1, 1.0  # seconds
+FIRST_RETRY, LAST_RETRY = 0.1, 0.5  # seconds
 BURST, WITHIN = 5, 1.0  # passes in as many seconds before the loop rests
 LONGEST_REST = 0.5  # seconds
 

@@ -150,7 +150,7 @@ def test_an_etcd_outage_leaves_forwarding_alone_and_heals(cli: Cli) -> None:
         assert asked(source, pods["n2-p1"])["pod"] == "n2-p1"
     finally:
         os.kill(etcd, signal.SIGCONT)
-    assert eventually(lambda: cli.status()["converged"]) < 3.0
+    assert eventually(lambda: cli.status()["converged"]) < 2.0
     os.kill(etcd, signal.SIGKILL)
     eventually(lambda: cli.status()["etcd"]["pid"] not in (0, etcd), what="etcd is started again")
     eventually(lambda: cli.status()["converged"])
@@ -178,4 +178,4 @@ def test_a_node_cut_off_and_back_hears_of_what_it_missed(cli: Cli) -> None:
     assert "10.244.240.0/24" not in overlay_routes(cli, "n1")
     assert len(overlay_routes(cli, "n1")) == 1
     inside(underlay, "nft", "delete table bridge cut")
-    assert eventually(lambda: "10.244.240.0/24" in overlay_routes(cli, "n1")) < 2.5
+    assert eventually(lambda: "10.244.240.0/24" in overlay_routes(cli, "n1")) < 2.0
