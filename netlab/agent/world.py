@@ -8,6 +8,7 @@ A namespace with the lab's name that belongs to nothing declared is removed; a g
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,9 @@ class World(Loop):
         self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
         self._only_names = False  # whether nothing but the mount table has changed
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
+        # The file is always readable; that it has changed is told as urgent (proc_pid_mounts(5)).
+        self._mounted = select.epoll()
+        self._mounted.register(self._mounts, select.EPOLLPRI)
 
     def once(self) -> None:
         lab = self.state.lab
@@ -134,11 +138,11 @@ class World(Loop):
         # Readable when the pod servers die: the next pass starts new ones and tells them all.
         watched[self.servers.fileno()] = lambda: None
         # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
-        watched[self._mounts] = lambda: None
+        watched[self._mounted.fileno()] = lambda: None
         return watched
 
     def heard(self, descriptors: Collection[int]) -> None:
-        self._only_names = set(descriptors) == {self._mounts}
+        self._only_names = set(descriptors) == {self._mounted.fileno()}
 
     # -- processes
 
@@ -197,6 +201,7 @@ class World(Loop):
     def close(self) -> None:
         for _, watch in self._watches.values():
             watch.close()
+        self._mounted.close()
         os.close(self._mounts)
 
 
