@@ -218,6 +218,22 @@ def test_program_outlives_its_agent_and_is_adopted_by_the_next(
     assert until(lambda: text(rundir) == "one\ntwo\n", within=SOON)
 
 
+def test_session_that_a_program_makes_is_not_taken_for_the_program(
+    rundir: Path, containers: Containers, place: Callable[[], str]
+) -> None:
+    script = textwrap.dedent("""
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            print("session", flush=True)
+        time.sleep(60)
+    """)
+    containers.reconcile([wanted(place(), "", argv=[sys.executable, "-c", script])])
+    assert until(lambda: text(rundir) == "session\n", within=SOON)
+    assert len(processes.strays(rundir, "container/shop/web-0/c")) == 2
+    assert len(processes.marked(rundir)["container/shop/web-0/c"]) == 1
+
+
 def test_program_that_completed_before_this_agent_is_not_run_again(
     rundir: Path, containers: Containers, place: Callable[[], str]
 ) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,16 @@ from netlab.pods.waiting import until
 
 pytestmark = pytest.mark.kernel
 pytest_plugins = ["podplaces"]  # the fixtures `rundir` and `place`
+
+
+@pytest.fixture(autouse=True)
+def hostname_of_the_machine() -> Iterator[None]:
+    """No test may change it; if one does, it is put back."""
+    before = socket.gethostname()
+    yield
+    if socket.gethostname() != before:
+        socket.sethostname(before)
+        pytest.fail("the machine's own host name was changed")
 
 
 def view() -> dict[str, str]:
