@@ -1,12 +1,13 @@
 """What runs in pods.
 
-`namespaces`  the system calls for namespaces and mounts that Python 3.11 lacks
 `server`      one process per lab: answers on every containerPort of every pod
+              (`listening` its sockets, `conversation` its clients)
 `control`     the agent's side of it: what is wanted, what is bound
-`pause`       the first process of a pod's PID namespace, and its view of the file system
 `sandbox`     a pod's UTS, IPC, PID and mount namespaces: made, found, removed
-`execution`   a command in a pod or node, with the terminal, signals and exit code (`netlab exec`)
-`program`     becomes a container's program, inside the sandbox
+              (`pause` their first process)
+`execution`   a command in a pod or node, with the terminal, signals and exit code; questions
 `containers`  containers with a `command:`: started, watched, restarted
+              (`runs` one run of a program, `program` what becomes it, `variables` its `$(NAME)`s)
 `logs`        what those programs print: collected, bounded, read back
+`namespaces`, `apart`, `watching`, `waiting`   system calls and threads they share
 """
