@@ -78,7 +78,7 @@ def get(
     query = Query(kinds, len(kinds) > 1, name, namespace, everywhere, selector, output or "")
     code = print_query(query, scene)
     if watch:
-        watch_query(query, live)
+        watch_query(query, live, shown=scene)
     return code
 
 
@@ -184,13 +184,13 @@ def text_of(document: Document, form: str) -> str:
     return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
-def watch_query(query: Query, live: Live) -> None:
-    """Print rows again as they change, until interrupted.
+def watch_query(query: Query, live: Live, *, shown: Scene) -> None:
+    """Print rows again as they change from what was *shown*, until interrupted.
 
     Polls, as `get` only reads: a few hundred milliseconds are soon enough for eyes. The age alone
     is no change.
     """
-    before = rows_now(query, seen(live))
+    before = rows_now(query, shown)
     while True:
         time.sleep(PERIOD)
         now = rows_now(query, seen(live))

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from labs import ROOT, Cli, eventually, namespaces, topology
+from labs import DEADLINE, ROOT, Cli, eventually, namespaces, topology
 
 pytestmark = pytest.mark.lab
 EXTRA = """apiVersion: v1
@@ -96,13 +98,39 @@ def test_logs_are_what_the_command_wrote(lab: Cli) -> None:
 
 def test_following_logs_ends_with_an_interrupt(lab: Cli) -> None:
     child = lab.start("logs", "clock", "-f", "--tail", "1")
-    with child:
-        assert child.stdout is not None
-        assert [child.stdout.readline() for _ in range(2)] == ["green\n", "green\n"]
+    with ended_in_time(child):
+        awaited(child, "green")
+        awaited(child, "green")
         child.send_signal(2)
-        rest = child.stdout.read()
-        assert rest.strip().endswith("interrupted")
+        awaited(child, "interrupted")
+        child.wait()
     assert child.returncode == 130
+
+
+@contextmanager
+def ended_in_time(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill *child* at the deadline, so that no reading from it waits for ever, and at the end."""
+    timer = threading.Timer(2 * DEADLINE, child.kill)
+    timer.start()
+    try:
+        with child:
+            try:
+                yield
+            finally:
+                child.kill()
+    finally:
+        timer.cancel()
+
+
+def awaited(child: subprocess.Popen[str], *pieces: str) -> str:
+    """Return the next line of *child* that holds all of *pieces*."""
+    assert child.stdout is not None
+    said = []
+    for line in child.stdout:
+        said.append(line)
+        if all(piece in line for piece in pieces):
+            return line
+    raise AssertionError(f"no line with {pieces} in time, only {said}")
 
 
 def test_describe_names_things_that_are_really_there(lab: Cli) -> None:
@@ -135,18 +163,15 @@ def test_watch_shows_a_pod_that_comes_and_goes(lab: Cli) -> None:
         "spec: {nodeName: n2, containers: [{name: c, image: x}]}\n",
         "late.yaml",
     )
-    with child:
-        assert child.stdout is not None
-        while "clock" not in child.stdout.readline():
-            pass
+    with ended_in_time(child):
+        awaited(child, "clock ")
         assert lab("apply", "-f", file).stdout == "pod/late created\n"
-        while not (line := child.stdout.readline()).startswith("late "):
-            assert line
+        awaited(child, "late ")
         assert lab("apply", "-f", file).stdout == "pod/late unchanged\n"
         assert lab("delete", "-f", file).stdout == "pod/late deleted\n"
-        while not (line := child.stdout.readline()).startswith("late ") or "(deleted)" not in line:
-            assert line
+        awaited(child, "late ", "(deleted)")
         child.send_signal(2)
+        child.wait()
     assert child.returncode == 130
 
 

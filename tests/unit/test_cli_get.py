@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_lab import FakeLive, FakeRoom, pod
+from fake_lab import DOCUMENTS, FakeLive, FakeRoom, pod
 
 from netlab.cli import tables
 from netlab.cli.selectors import selector
@@ -269,3 +270,23 @@ def test_watch_prints_only_rows_that_change(
         "late",
     ]
     assert out.splitlines()[-1].endswith("(deleted)")
+
+
+def test_what_changes_while_the_first_rows_are_printed_is_not_lost(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = room.labs["notes"]
+    sleeps = iter([None])
+
+    def printed_then_changed(*words: object, **named: object) -> None:
+        live.stored = [*DOCUMENTS, pod("late", ip="10.244.1.9")]
+        if "file" not in named:
+            sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+    def look(seconds: float) -> None:
+        if next(sleeps, "over") == "over":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", look)
+    monkeypatch.setattr("builtins.print", printed_then_changed)
+    assert netlab("get", "pods", "-w")[1].splitlines()[-1].startswith("late ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,20 @@ from netlab.pods.waiting import until
 def rundir(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     processes.end_all(tmp_path, grace=0)
+    for pid in heirs(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def heirs(rundir: Path) -> list[int]:
+    """Return the processes that inherited a mark of *rundir* from one that has ended."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if f"={rundir}:".encode() in Path("/proc", name, "environ").read_bytes():
+                found.append(int(name))
+        except OSError:  # ended, or another user's
+            continue
+    return found
 
 
 def test_process_is_found_by_role_and_its_children_are_not(rundir: Path) -> None:
