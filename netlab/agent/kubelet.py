@@ -1,8 +1,8 @@
 """What the kubelet does on a node: addresses for its pods, their containers, their status.
 
-A pod's address is written to etcd before the kernel learns it, so that a crash in between cannot
-give it to another pod. A document is only written over the version it was made from; who loses
-that race simply looks again.
+A pod's address is the one in its status in etcd, written together with the news that it runs. What
+a crash left unwritten nobody has heard of, and the next comparison replaces it. A document is only
+written over the version it was made from; who loses that race simply looks again.
 """
 
 from __future__ import annotations
@@ -35,32 +35,42 @@ class Kubelet:
         self.containers = Containers(run)
         self.log = log
         self._documents: dict[str, Document] = {}  # by uid, the newest seen or written
+        self._given: dict[str, str] = {}  # addresses by uid, also those not written yet
         self._served: dict[str, tuple[Served, int]] = {}  # with the namespace's identity
         self._results: dict[str, Result] = {}
 
     # -- addresses
 
     def addressed(
-        self, documents: Sequence[Document], *, subnet: str, host: str, write: Write | None
+        self, documents: Sequence[Document], *, subnet: str, host: str, online: bool
     ) -> list[Document]:
-        """Return the node's pods, each with its address; new addresses are written first.
+        """Return the node's pods, each with its address; `run` writes the new ones.
 
-        *subnet*: the node's lease, "" without one; *host*: the node's own address. Without
-        *write* (etcd is away) pods that have no address yet are left out.
+        *subnet*: the node's lease, "" without one; *host*: the node's own address. While etcd is
+        away, pods that have no address yet are left out.
         """
         current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
-        fitting = [d for d in current.values() if _fits(d, subnet, host)]
-        used = {d["status"]["podIP"] for d in fitting}
-        fresh = []
-        if subnet and write is not None:
-            for document in current.values():
-                if not _fits(document, subnet, host):
-                    address = host if _on_host(document) else cni.next_address(subnet, used)
+        fitting = {uid: d for uid, d in current.items() if _fits(d, subnet, host)}
+        self._given = {uid: a for uid, a in self._given.items() if uid in current}
+        if subnet and online:
+            used = {d["status"]["podIP"] for d in fitting.values()} | set(self._given.values())
+            for uid, document in current.items():
+                if uid not in fitting:
+                    address = self._address(document, subnet, used, host)
                     used.add(address)
-                    fresh.append(_with_address(document, address, host))
-        written = write(fresh) if fresh and write is not None else []
-        self._documents = {d["metadata"]["uid"]: d for d in [*fitting, *written]}
-        return list(self._documents.values())
+                    self._given[uid] = address
+                    fitting[uid] = _with_address(document, address, host)
+        self._documents = fitting
+        return list(fitting.values())
+
+    def _address(self, document: Document, subnet: str, used: set[str], host: str) -> str:
+        """Return the address for a pod without one: what it had before if it fits."""
+        if _on_host(document):
+            return host
+        given = self._given.get(document["metadata"]["uid"], "")
+        if given and cni.in_subnet(given, subnet):
+            return given
+        return cni.next_address(subnet, used)
 
     def _newest(self, document: Document) -> Document:
         held = self._documents.get(document["metadata"]["uid"])

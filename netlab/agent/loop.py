@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from netlab.errors import NetlabError
 from netlab.objects import Object
@@ -87,6 +88,7 @@ class Loop(threading.Thread):
             self.recorded += operations
 
     def run(self) -> None:
+        Path("/proc/thread-self/comm").write_text(self.name[:15])  # for `top -H` and perf(1)
         try:
             heard: list[Callable[[], None]] = []
             begun: deque[float] = deque(maxlen=BURST)

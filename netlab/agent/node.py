@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from netlab import cni, desired
-from netlab.agent.kubelet import Kubelet, Write
+from netlab.agent.kubelet import Kubelet
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
@@ -35,6 +35,7 @@ from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
+BULK = 100  # changes at once
 ECHO = 1.0  # seconds after a change of ours in which everything is compared once more
 
 
@@ -77,7 +78,7 @@ class Node(Loop):
         if snapshot is None:
             return  # the control plane has published nothing yet; it will wake this loop
         write = self._write if away is None else None
-        seen = self._as_leased(snapshot, write)
+        seen = self._as_leased(snapshot, online=away is None)
         state = seen.node(self.node)
         with self.state.turn:
             self._converge(seen, state, config)
@@ -97,7 +98,7 @@ class Node(Loop):
         self._leave()
         netns.move(name)
         self._agreed.clear()
-        self._events = self.kernel.watch(name)
+        self._full = 0.0
         self._home = home
 
     def _join_underlay(self, lab: Lab) -> None:
@@ -154,14 +155,14 @@ class Node(Loop):
                 connection.close()
         self._watch = self._etcd = None
 
-    def _as_leased(self, snapshot: Snapshot, write: Write | None) -> Cluster:
+    def _as_leased(self, snapshot: Snapshot, *, online: bool) -> Cluster:
         """Return the lab as this node itself sees it: its leases, its pods, all with addresses."""
         lab = snapshot.cluster.lab
         known = [*self._peers, *([self._held.lease] if self._held else [])]
         leases = {item.public_ip: (item.subnet, item.vtep_mac) for item in known}
         subnet = self._held.lease.subnet if self._held else ""
         pods = self.kubelet.addressed(
-            snapshot.documents, subnet=subnet, host=lab.node(self.node).address, write=write
+            snapshot.documents, subnet=subnet, host=lab.node(self.node).address, online=online
         )
         return cluster(lab, tuple(pods), leases=leases, revision=snapshot.cluster.revision)
 
@@ -181,6 +182,8 @@ class Node(Loop):
         if "pods" in self._suspect:
             self._full = min(self._full, max(time.monotonic(), self._changed + ECHO))
         full = time.monotonic() >= self._full
+        if full and self._events is None and self._agreed:
+            self._events = self.kernel.watch(state.netns)  # before looking, so nothing is missed
         suspects = {
             name
             for name, objects in wanted.items()
@@ -199,13 +202,28 @@ class Node(Loop):
         self.kernel.apply(operations)
         self._agreed = {name: objects for name, objects in self._agreed.items() if name in wanted}
         self._agreed.update({name: wanted[name] for name in suspects})
-        if operations and self._events is not None:
+        if operations:
             # Nearly all of what is heard now is our own echo; a full look soon finds the rest.
-            self._events.drain()
+            self._mute(len(operations))
             self._changed = time.monotonic()
             self._full = self._changed + ECHO
         elif full:
-            self._full = time.monotonic() + self.interval
+            heard = self._events is not None
+            self._full = time.monotonic() + (self.interval if heard else 0.0)
+
+    def _mute(self, changes: int) -> None:
+        """Forget what was heard while this loop itself made *changes*.
+
+        Many at once are not listened to at all: the kernel asks every listener of every node about
+        every event of every pod.
+        """
+        if self._events is None:
+            return
+        if changes > BULK:
+            self._events.close()
+            self._events = None
+        else:
+            self._events.drain()
 
     def pause(self) -> float:
         restart = self.kubelet.containers.due()
