@@ -78,6 +78,7 @@ def get(
     query = Query(kinds, len(kinds) > 1, name, namespace, everywhere, selector, output or "")
     code = print_query(query, scene)
     if watch:
+        sys.stdout.flush()  # into a pipe too, the first rows come at once
         watch_query(query, live, shown=scene)
     return code
 
