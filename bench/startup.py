@@ -21,8 +21,8 @@ LIMIT = 3.0  # bare starts
 BARE = "python -c pass"
 HELP = "netlab --help"
 
-# What pip writes as the console script, less the lines that only Windows needs.
-SCRIPT = "import sys; from netlab.__main__ import main; sys.exit(main())"
+# What pip writes as the console script; newer ones leave `re` out, Debian 12's does not.
+SCRIPT = "import re, sys; from netlab.__main__ import main; sys.exit(main())"
 COMMANDS = {
     BARE: ["-c", "pass"],
     HELP: ["-c", SCRIPT, "--help"],
