@@ -165,18 +165,19 @@ def etcd_start() -> float:
         shutil.rmtree(directory)
 
 
+NOTES = [sys.executable, "-m", "netlab", "-L", "notes"]
+
+
+def notes(*words: str) -> None:
+    subprocess.run([*NOTES, *words], check=True, capture_output=True, cwd=ROOT)
+
+
 def bench_notes() -> None:
     rows = []
     for _ in range(5):
         plain = etcd_start()
-        words = [sys.executable, "-m", "netlab", "-L", "notes"]
-        file = str(ROOT / "topologies/notes.yaml")
-        took = seconds(
-            lambda: subprocess.run(
-                [*words, "up", file, "--verify"], check=True, capture_output=True
-            )
-        )
-        subprocess.run([*words, "down"], check=True, capture_output=True)
+        took = seconds(lambda: notes("up", "topologies/notes.yaml", "--verify"))
+        notes("down")
         rows.append((plain, took))
     plain, took = (statistics.median(column) for column in zip(*rows, strict=True))
     print(f"up --verify of topologies/notes.yaml: {took:.2f} s; a bare etcd start {plain:.2f} s")

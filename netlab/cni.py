@@ -7,7 +7,7 @@ itself through a Service.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from netlab import world
@@ -21,11 +21,11 @@ def in_subnet(address: str, subnet: str) -> bool:
     return IPv4Address(address) in IPv4Network(subnet)
 
 
-def next_address(subnet: str, used: Collection[str]) -> str:
-    """Return a free address of the lease *subnet* for a pod.
+def free_addresses(subnet: str, used: Collection[str]) -> Iterator[str]:
+    """Yield the free addresses of the lease *subnet* for pods, in the order they are to be taken.
 
-    The one after the highest in use, so that an address just given back rests as long as it can;
-    then the lowest free one. Raises LookupError when the lease is full.
+    First those after the highest in use, so that an address just given back rests as long as it
+    can; then the others, lowest first.
     """
     network = IPv4Network(subnet)
     first, last = int(network[2]), int(network[-2])
@@ -33,8 +33,7 @@ def next_address(subnet: str, used: Collection[str]) -> str:
     highest = max((value for value in taken if first <= value <= last), default=first - 1)
     for value in (*range(highest + 1, last + 1), *range(first, highest)):
         if value not in taken:
-            return str(IPv4Address(value))
-    raise LookupError(f"lease {subnet} is full: {last - first + 1} pods")
+            yield str(IPv4Address(value))
 
 
 def bridge_objects(node: NodeState, *, mtu: int) -> list[Object]:

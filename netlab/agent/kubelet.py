@@ -8,7 +8,7 @@ written over the version it was made from; who loses that race simply looks agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from netlab import cni
 from netlab.cluster import Cluster, NodeState, PodState
+from netlab.errors import NetlabError
 from netlab.kernel import netns
 from netlab.model.kubernetes import Container, Document
 from netlab.pods.containers import Containers, Wanted
@@ -54,23 +55,28 @@ class Kubelet:
         self._given = {uid: a for uid, a in self._given.items() if uid in current}
         if subnet and online:
             used = {d["status"]["podIP"] for d in fitting.values()} | set(self._given.values())
+            free = cni.free_addresses(subnet, used)
             for uid, document in current.items():
                 if uid not in fitting:
-                    address = self._address(document, subnet, used, host)
-                    used.add(address)
+                    address = self._address(document, subnet, free, host)
                     self._given[uid] = address
                     fitting[uid] = _with_address(document, address, host)
         self._documents = fitting
         return list(fitting.values())
 
-    def _address(self, document: Document, subnet: str, used: set[str], host: str) -> str:
-        """Return the address for a pod without one: what it had before if it fits."""
+    def _address(self, document: Document, subnet: str, free: Iterator[str], host: str) -> str:
+        """Return the address for a pod without one: what it was given before, if that fits."""
         if _on_host(document):
             return host
         given = self._given.get(document["metadata"]["uid"], "")
         if given and cni.in_subnet(given, subnet):
             return given
-        return cni.next_address(subnet, used)
+        try:
+            return next(free)
+        except StopIteration:
+            raise NetlabError(
+                f"lease {subnet} is full", hint="a smaller SubnetLen holds more pods"
+            ) from None
 
     def _newest(self, document: Document) -> Document:
         held = self._documents.get(document["metadata"]["uid"])

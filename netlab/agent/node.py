@@ -36,6 +36,7 @@ from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
 BULK = 100  # changes at once
+PATIENCE = 3.0  # seconds a full comparison may be put off while the lab is changing
 ECHO = 1.0  # seconds after a change of ours in which everything is compared once more
 
 
@@ -181,7 +182,7 @@ class Node(Loop):
             wanted.update({n: tuple(o) for n, o in desired.pods(seen, state).items()})
         if "pods" in self._suspect:
             self._full = min(self._full, max(time.monotonic(), self._changed + ECHO))
-        full = time.monotonic() >= self._full
+        full = self._full_look_due()
         if full and self._events is None and self._agreed:
             self._events = self.kernel.watch(state.netns)  # before looking, so nothing is missed
         suspects = {
@@ -211,6 +212,11 @@ class Node(Loop):
             heard = self._events is not None
             self._full = time.monotonic() + (self.interval if heard else 0.0)
 
+    def _full_look_due(self) -> bool:
+        """Return whether to compare everything: not while other nodes are still being made."""
+        late = time.monotonic() - self._full
+        return late >= 0 and (not self._agreed or self.state.calm() or late >= PATIENCE)
+
     def _mute(self, changes: int) -> None:
         """Forget what was heard while this loop itself made *changes*.
 
@@ -228,7 +234,7 @@ class Node(Loop):
     def pause(self) -> float:
         restart = self.kubelet.containers.due()
         full = self._full - time.monotonic()
-        return max(0.05, full if restart is None else min(full, restart))
+        return max(0.2 if full < 0 else 0.05, full if restart is None else min(full, restart))
 
     # -- sleeping
 

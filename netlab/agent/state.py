@@ -100,6 +100,14 @@ class State:
             names = [node.name for node in self.lab.nodes] if self.lab else []
             return {name: self._reports.get(name, NodeReport()) for name in names}
 
+    def calm(self) -> bool:
+        """Return whether every node has made its newest snapshot true."""
+        with self.changed:
+            return all(
+                (report := self._reports.get(name)) is not None and report.settled == version
+                for name, version in self._versions.items()
+            )
+
     def forget(self, node: str) -> None:
         """Drop everything known of a node that is no longer declared."""
         with self.changed:

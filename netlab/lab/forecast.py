@@ -100,7 +100,7 @@ def _stand_in_addresses(lab: Lab, documents: list[Document], held: list[Lease]) 
         if document["kind"] == "Pod" and name and not document.get("status", {}).get("podIP"):
             subnet = subnets[lab.node(name).address]
             mine = [a for a in used if cni.in_subnet(a, subnet)]
-            address = cni.next_address(subnet, mine)
+            address = next(cni.free_addresses(subnet, mine))
             used.add(address)
             status = {**document.get("status", {}), "podIP": address}
             document = {**document, "status": status}

@@ -56,7 +56,7 @@ DRIFTS = [
     ),
     (
         "masquerade jump",
-        "iptables-nft -t nat -D POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG",
+        "iptables-nft -t nat -D POSTROUTING 1",
         "iptables-nft -t nat -S POSTROUTING | grep FLANNEL-POSTRTG",
     ),
     ("all rules", "nft flush ruleset", "iptables-nft -t nat -S POSTROUTING | grep FLANNEL-POSTRTG"),
@@ -146,5 +146,6 @@ def test_what_is_not_ours_is_left_alone(small: Cli) -> None:
     assert "198.18.0.0/24" in shell(node, "iptables-nft -S FORWARD").stdout
     shell(
         node,
-        "ip link del foreign0; ip route del 198.18.0.0/24; iptables-nft -D FORWARD -s 198.18.0.0/24 -j DROP",
+        "ip link del foreign0; ip route del 198.18.0.0/24; "
+        "iptables-nft -D FORWARD -s 198.18.0.0/24 -j DROP",
     )
