@@ -217,9 +217,8 @@ def pod_status(pod: PodState, old: Document, containers: Sequence[Document]) -> 
     began = old.get("startTime") or now()
     images = {container.name: container.image for container in pod.containers}
     statuses = [_container_status(item, images, began) for item in containers]
-    problem = next(
-        (s["state"]["waiting"]["message"] for s in statuses if "waiting" in s["state"]), ""
-    )
+    waiting = [status["state"]["waiting"] for status in statuses if "waiting" in status["state"]]
+    problem = next((state.get("message", state["reason"]) for state in waiting), "")
     ready = all(status["ready"] for status in statuses)
     ended = [s["state"].get("terminated") for s in statuses]
     phase = "Running"

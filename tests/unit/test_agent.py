@@ -1,0 +1,257 @@
+"""What the agent's loops decide without a kernel: status, problems, addresses, rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netlab import cni, desired, world
+from netlab.agent.kubelet import pod_status
+from netlab.agent.loop import Loop
+from netlab.agent.state import NodeReport, State, status
+from netlab.cluster import PodState, cluster
+from netlab.errors import NetlabError
+from netlab.flannel.config import resolve
+from netlab.flannel.lease import Lease
+from netlab.model.kubernetes import Container, Meta
+from netlab.model.lab import Gateway, Lab, LabNode, Master, Network, Segment, Underlay
+from netlab.objects import Address, FdbEntry, IptablesChain, Route, Veth, Vxlan
+
+LAB = Lab(
+    metadata=Meta(name="t"),
+    underlay=Underlay(segments=[Segment(name="lan", cidr="192.168.50.0/24")]),
+    master=Master(address="192.168.50.10"),
+    nodes=[LabNode(name=f"n{i}", address=f"192.168.50.{10 + i}") for i in (1, 2)],
+    network=Network(Network="10.244.0.0/16"),
+    gateway=Gateway(address="192.168.50.1", publish=["30000-32767/tcp"]),
+)
+LEASES = {
+    "192.168.50.11": ("10.244.1.0/24", "02:00:00:00:00:01"),
+    "192.168.50.12": ("10.244.2.0/24", "02:00:00:00:00:02"),
+}
+
+
+def document(name: str, node: str = "n1", ip: str = "", phase: str = "Pending") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"},
+        "spec": {"nodeName": node, "containers": [{"name": "c"}]},
+        "status": {"phase": phase, "podIP": ip},
+    }
+
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("used", "first"),
+    [
+        pytest.param([], ["10.244.1.2", "10.244.1.3"], id="the bridge has .1"),
+        pytest.param(["10.244.1.2", "10.244.1.9"], ["10.244.1.10"], id="after the highest in use"),
+        pytest.param(["10.244.1.254"], ["10.244.1.2"], id="then the lowest free one"),
+        pytest.param(["10.244.9.7"], ["10.244.1.2"], id="others' addresses do not count"),
+    ],
+)
+def test_free_addresses_in_the_order_they_are_taken(used: list[str], first: list[str]) -> None:
+    assert list(islice(cni.free_addresses("10.244.1.0/24", used), len(first))) == first
+
+
+def test_a_lease_holds_as_many_pods_as_it_has_free_addresses() -> None:
+    assert len(list(cni.free_addresses("10.244.1.0/24", []))) == LAB.network.pods_per_node == 253
+    assert len(list(cni.free_addresses("10.244.1.0/30", []))) == 1
+
+
+# -- status
+
+RUNNING = {"name": "c", "problem": ""}
+CRASHED = {"name": "c", "problem": "", "restartCount": 2, "state": {"waiting": {"reason": "Crash"}}}
+
+
+def done(code: int) -> dict[str, Any]:
+    return {
+        "name": "c",
+        "problem": "",
+        "restartCount": 0,
+        "state": {"terminated": {"exitCode": code}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("containers", "restart", "phase", "ready"),
+    [
+        pytest.param([RUNNING], "Always", "Running", "True", id="serves"),
+        pytest.param(
+            [{"name": "c", "problem": "bind tcp/80: in use"}],
+            "Always",
+            "Pending",
+            "False",
+            id="cannot bind",
+        ),
+        pytest.param([CRASHED], "Always", "Running", "False", id="crashes again and again"),
+        pytest.param([done(0)], "Never", "Succeeded", "False", id="ended well"),
+        pytest.param([done(0), done(1)], "OnFailure", "Failed", "False", id="one ended badly"),
+        pytest.param([RUNNING, done(0)], "Never", "Running", "False", id="one of two still runs"),
+    ],
+)
+def test_pod_status(containers: list[dict[str, Any]], restart: str, phase: str, ready: str) -> None:
+    pod = PodState(
+        "default",
+        "p",
+        "n1",
+        "t.n1.default.p",
+        "veth0",
+        "10.244.1.2",
+        "",
+        (),
+        {},
+        restart_policy=restart,
+    )
+    found = pod_status(pod, {"podIP": "10.244.1.2", "phase": "Pending"}, containers)
+    assert found["phase"] == phase
+    assert found["podIP"] == "10.244.1.2"
+    assert {c["type"]: c["status"] for c in found["conditions"]}["Ready"] == ready
+    assert pod_status(pod, found, containers) == found, "a second look changes nothing"
+
+
+def test_the_reason_a_pod_does_not_run_is_its_message() -> None:
+    pod = PodState("default", "p", "n1", "t.n1.default.p", "veth0", "", "", (Container("c"),), {})
+    found = pod_status(pod, {}, [{"name": "c", "problem": "bind tcp/80: address already in use"}])
+    assert found["message"] == "c: bind tcp/80: address already in use"
+
+
+# -- problems
+
+
+def converged(state: State) -> None:
+    """Make *state* one of which nothing is left to say."""
+    documents = (document("a", ip="10.244.1.2", phase="Running"),)
+    state.lab = LAB
+    state.publish(
+        cluster(LAB, documents, leases=LEASES, revision=7), stable=True, wake=lambda _: None
+    )
+    for name in ("n1", "n2"):
+        snapshot = state.snapshot(name)
+        assert snapshot is not None
+        subnet = LEASES[LAB.node(name).address][0]
+        state.report(name, NodeReport(snapshot.version, subnet, 1, True))
+
+
+def test_a_lab_whose_nodes_have_settled_has_no_problems(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    assert state.problems() == ["no lab is declared yet"]
+    converged(state)
+    assert state.problems(revision=7) == [] and state.calm()
+    assert status(state)["converged"]
+    assert state.problems(revision=8) == ["the controllers are still at work"]
+
+
+@pytest.mark.parametrize(
+    ("report", "problem"),
+    [
+        (NodeReport(1, "", 1, True), "no subnet lease yet"),
+        (NodeReport(1, "10.244.2.0/24", 0, True), "knows 0 of 1 other leases"),
+        (NodeReport(0, "10.244.2.0/24", 1, True), "still changing"),
+        (NodeReport(1, "10.244.2.0/24", 1, False, error="etcd is away"), "etcd is away"),
+    ],
+)
+def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, problem: str) -> None:
+    state = State(tmp_path)
+    converged(state)
+    state.report("n2", report)
+    assert state.problems() == [f"node n2: {problem}"]
+
+
+def test_only_nodes_whose_pods_changed_are_woken(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    converged(state)
+    woken: list[str] = []
+    again = (document("a", ip="10.244.1.2", phase="Running"),)
+    state.publish(cluster(LAB, again, leases=LEASES), stable=True, wake=woken.append)
+    assert woken == []
+    more = (*again, document("b", "n2"))
+    state.publish(cluster(LAB, more, leases=LEASES), stable=True, wake=woken.append)
+    assert woken == ["n2"]
+    assert "pod default/b: Pending" in state.problems()
+    assert not state.calm()
+
+
+# -- what a node should hold
+
+
+def test_a_node_without_a_lease_has_only_its_uplink() -> None:
+    seen = cluster(LAB, (document("a"),), leases={})
+    wanted = desired.node(seen, seen.nodes[0], config=resolve(LAB.network), own=None, peers=[])
+    assert not [thing for thing in wanted if isinstance(thing, Veth | Vxlan | IptablesChain)]
+    assert Address("t.n1", "eth0", "192.168.50.11/24") in wanted
+
+
+def test_a_node_with_a_lease_has_bridge_tunnel_and_the_way_to_each_peer() -> None:
+    seen = cluster(LAB, (document("a", ip="10.244.1.2"),), leases=LEASES)
+    own, peer = (Lease(LEASES[a][0], a, vtep_mac=LEASES[a][1]) for a in LEASES)
+    wanted = desired.node(seen, seen.nodes[0], config=resolve(LAB.network), own=own, peers=[peer])
+    assert Address("t.n1", "docker0", "10.244.1.1/24") in wanted
+    assert (
+        Route("t.n1", "10.244.2.0/24", "flannel.1", "10.244.2.0", onlink=True, protocol=3) in wanted
+    )
+    assert FdbEntry("t.n1", "flannel.1", peer.vtep_mac, "192.168.50.12") in wanted
+    (cable,) = (thing for thing in wanted if isinstance(thing, Veth))
+    assert (cable.peer_netns, cable.bridge, cable.mtu) == ("t.n1.default.a", "docker0", 1450)
+
+
+def test_the_firewall_lets_only_published_ports_in() -> None:
+    body = world.firewall(LAB).body
+    assert "policy drop" in body
+    assert "ip daddr { 192.168.50.11, 192.168.50.12 } tcp dport 30000-32767 accept" in body
+
+
+# -- loops
+
+
+class Counting(Loop):
+    """A loop that fails as often as it is told to."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__("counting")
+        self.failures = failures
+        self.looks = threading.Semaphore(0)
+
+    def once(self) -> None:
+        self.looks.release()
+        if self.failures:
+            self.failures -= 1
+            raise NetlabError("not yet")
+
+
+def test_a_loop_that_fails_tries_again_by_itself_and_recovers() -> None:
+    loop = Counting(failures=2)
+    loop.start()
+    try:
+        for _ in range(3):
+            assert loop.looks.acquire(timeout=10)
+        deadline = time.monotonic() + 10
+        while loop.error and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert not loop.error
+    finally:
+        loop.end()
+        loop.join(timeout=10)
+    assert not loop.is_alive()
+
+
+def test_a_loop_sleeps_until_it_is_woken() -> None:
+    loop = Counting(failures=0)
+    loop.start()
+    try:
+        assert loop.looks.acquire(timeout=10)
+        assert not loop.looks.acquire(timeout=0.2)
+        loop.wake()
+        assert loop.looks.acquire(timeout=10)
+    finally:
+        loop.end()
+        loop.join(timeout=10)
