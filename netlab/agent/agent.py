@@ -26,7 +26,7 @@ from netlab.pods.control import Servers
 
 Say = Callable[[dict[str, Any]], None]
 LOOPS_END = 3.0  # seconds for the loops to finish what they are at
-PATIENCE = 120.0  # seconds a declaration may take to converge before its problems are told
+PATIENCE = 15.0  # seconds without progress after which a declaration's problems are told
 
 
 class Agent:
@@ -104,14 +104,15 @@ class Agent:
     def declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         """Make the lab be what *request* declares; return what was changed, and the problems left.
 
-        *request*: `lab` and `documents` as JSON has them, `patience` in seconds.
+        *request*: `lab` and `documents` as JSON has them; `patience`: how many seconds may pass
+        without progress.
         """
         with self._declaring:
             return self._declare(request, say)
 
     def _declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         lab = msgspec.convert(request["lab"], Lab)
-        deadline = time.monotonic() + request.get("patience", PATIENCE)
+        patience = request.get("patience", PATIENCE)
         clock = _Clock()
         for loop in self._acting():
             loop.recorded = []
@@ -122,14 +123,14 @@ class Agent:
         self.state.lab = lab
         self.world.wake()
         say({"progress": "underlay and etcd"})
-        self._wait(self.state.etcd_ready.is_set, deadline)
+        self._wait(self.state.etcd_ready.is_set, patience)
         clock.lap("underlay and etcd")
         declaration = Declaration(request["documents"])
         self.control_plane.declare(declaration)
         say({"progress": "objects"})
-        self._wait(declaration.done.is_set, deadline)
+        self._wait(declaration.done.is_set, patience)
         clock.lap("objects")
-        problems = self._converged(declaration.revision, deadline, say)
+        problems = self._converged(declaration.revision, patience, say)
         clock.lap("nodes and pods")
         operations = self._recorded()
         return {
@@ -144,7 +145,8 @@ class Agent:
             "revision": declaration.revision,
         }
 
-    def _wait(self, true: Callable[[], bool], deadline: float) -> None:
+    def _wait(self, true: Callable[[], bool], patience: float) -> None:
+        deadline = time.monotonic() + patience
         while not true():
             if time.monotonic() > deadline:
                 errors = [loop.error for loop in (self.world, self.control_plane) if loop.error]
@@ -154,14 +156,19 @@ class Agent:
                 )
             time.sleep(0.002)
 
-    def _converged(self, revision: int, deadline: float, say: Say) -> list[str]:
-        """Wait until nothing is left to do; return the problems that remain at *deadline*."""
+    def _converged(self, revision: int, patience: float, say: Say) -> list[str]:
+        """Wait until nothing is left to do; return the problems that remain when they have not
+        become fewer for *patience* seconds."""
         told = ""
+        fewest = 0
+        deadline = time.monotonic() + patience
         while True:
             began = time.monotonic()
             problems = self._problems(revision)
-            if not problems or time.monotonic() > deadline:
+            if not problems or began > deadline:
                 return problems
+            if not fewest or len(problems) < fewest:
+                fewest, deadline = len(problems), began + patience
             first = problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
             if first != told:
                 say({"progress": first})
@@ -172,8 +179,10 @@ class Agent:
 
     def _problems(self, revision: int) -> list[str]:
         loops = (self.world, self.control_plane)
+        behind = self.world.whole != self.state.lab
         return [
             *(f"{loop.name}: {loop.error}" for loop in loops if loop.error),
+            *(["underlay, gateway or outside: still changing"] if behind else []),
             *self.state.problems(revision=revision),
         ]
 
@@ -207,10 +216,7 @@ class Agent:
             },
             servers={"pid": next(iter(marked.get("pods", [])), 0)},
         )
-        errors = [
-            f"{loop.name}: {loop.error}" for loop in (self.world, self.control_plane) if loop.error
-        ]
-        found["problems"] = errors + found["problems"]
+        found["problems"] = self._problems(0)
         found["converged"] = not found["problems"]
         return found
 

@@ -56,7 +56,7 @@ class World(Loop):
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
         self._etcd_pidfd: int | None = None
-        self._whole: Lab | None = None  # the declaration that was last found true
+        self.whole: Lab | None = None  # the declaration that was last found true
         self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
         self._only_names = False  # whether nothing but the mount table has changed
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
@@ -80,8 +80,8 @@ class World(Loop):
         self._watch(lab)
         self._etcd(lab)
         self._outside_servers(lab)
-        if self._whole != lab or operations:
-            self._whole = lab
+        if self.whole != lab or operations:
+            self.whole = lab
             self.ready()
 
     def _names_changed(self, lab: Lab) -> bool:
