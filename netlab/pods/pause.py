@@ -31,6 +31,7 @@ from netlab.pods.namespaces import (
     unshare,
 )
 
+NAMES = "/run/netns"  # of other pods and nodes: no business of a pod
 # `wait` reaps every child there is, `sleep` is there so that it has one to wait for. A shell
 # cannot wait in `read`: dash collects children only in `wait`.
 PAUSE = """unset NETLAB_PROCESS
@@ -96,6 +97,9 @@ def _see(directory: str) -> None:
             if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EPERM):
                 raise
     quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if os.path.isdir(NAMES):
+        # They lead nowhere in here: `ip addr` would complain of every one.
+        _mounted("names", NAMES, "tmpfs", flags=quiet)
     _mounted("proc", "/proc", "proc", flags=quiet)
     _mounted("sysfs", "/sys", "sysfs", flags=quiet | MS_RDONLY)
     _mounted("shm", "/dev/shm", "tmpfs", flags=MS_NOSUID | MS_NODEV)

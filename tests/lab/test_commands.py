@@ -83,6 +83,13 @@ def test_exec_runs_where_it_says(lab: Cli, target: str, device: str, address: st
     assert address in out
 
 
+def test_ip_in_a_pod_does_not_complain_of_other_namespaces(lab: Cli) -> None:
+    done = lab("exec", "n1-p1", "--", "ip", "addr")
+    assert "eth0" in done.stdout
+    assert done.stderr == ""
+    assert lab("exec", "n1-p1", "--", "ls", "/run/netns").stdout == ""
+
+
 def test_exec_passes_standard_input_and_the_containers_environment(lab: Cli) -> None:
     assert lab("exec", "n1-p1", "--", "cat", input="hello").stdout == "hello"
     assert lab("exec", "clock", "--", "sh", "-c", "echo $COLOUR; pwd").stdout == "green\n/tmp\n"
