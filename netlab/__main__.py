@@ -9,11 +9,14 @@ from netlab.cli import menu
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    menu.open_streams()
     text = menu.answer(sys.argv[1:])
     if text is not None:
         sys.exit(menu.print_out(text))
-    from netlab.cli.program import run
-
+    try:
+        from netlab.cli.program import run
+    except KeyboardInterrupt:  # ^C so early that `run` is not there yet to say so
+        sys.exit(menu.interrupted())
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,6 +8,7 @@ not already loaded.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -27,6 +28,8 @@ class Entry:
         self.summary = summary
 
 
+INTERRUPTED = 128 + 2  # as a shell counts: 128 + SIGINT
+READER_GONE = 128 + 13  # 128 + SIGPIPE
 SECTIONS = ("Lab", "Look", "Change", "Prove", "Machine")
 
 COMMANDS = (
@@ -62,14 +65,14 @@ Options:
   -L, --lab LAB  the lab to work on [env: NETLAB_LAB]; not needed when there is just one
   -v, --verbose  -v: plan lines and where the time went; -vv: every command, ready to paste
   --version      Print the version
-  -h, --help     Print this, or with a command its own help
+  -h, --help     Print this; `netlab COMMAND --help` has a command's options and examples
 
-Example:
+Examples:
   netlab up topologies/notes.yaml --verify
   netlab get pods -o wide
 
 Exit codes: 0 fine; 1 a check failed or a run-time error; 2 wrong usage or bad input;
-            3 a capability or privilege is missing; 4 not found.
+            3 a capability or privilege is missing; 4 not found; 130 interrupted.
 """
 
 
@@ -113,8 +116,45 @@ def print_out(text: str) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         silence_stdout()
-        return 128 + 13
+        return READER_GONE
+    except OSError as error:
+        silence_stdout()
+        complain(f"error: cannot write the result: {error.strerror}")
+        return 1
     return 0
+
+
+def open_streams() -> None:
+    """Make stdin, stdout and stderr ones that can be used, whatever they were given as.
+
+    Closed (`>&-`), they are /dev/null, and no file opened later takes their numbers by accident.
+    A character that the locale has not got is written as `\\xb5`.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def interrupted() -> int:
+    """Say on stderr that ^C ended the command; return its exit code."""
+    on_terminal = sys.stderr.isatty()
+    complain(("\r" if on_terminal else "") + "interrupted")  # \r: over the ^C it has echoed
+    return INTERRUPTED
+
+
+def complain(text: str) -> None:
+    """Write one line to stderr; a reader that is gone is no further error."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 def silence_stdout() -> None:

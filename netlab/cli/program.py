@@ -17,11 +17,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from netlab.cli import menu
+from netlab.cli.menu import complain
 from netlab.cli.options import Settings, lab_option, verbose_option
 from netlab.errors import InputError, NetlabError
-
-INTERRUPTED = 128 + 2  # as a shell counts: 128 + SIGINT
-READER_GONE = 128 + 13  # 128 + SIGPIPE
 
 
 class Program(click.Group):
@@ -96,10 +94,9 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except BrokenPipeError:
         menu.silence_stdout()
-        return READER_GONE
+        return menu.READER_GONE
     except (KeyboardInterrupt, click.Abort, EOFError):
-        complain("\rinterrupted")  # \r: over the ^C that the terminal echoed
-        return INTERRUPTED
+        return menu.interrupted()
     except Exception as error:
         if os.environ.get("NETLAB_DEBUG") == "1":
             raise
@@ -113,6 +110,8 @@ def invoked(arguments: Sequence[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(program, {}, "netlab", "_NETLAB_COMPLETE", instruction)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]  # `netlab help get`, as git and kubectl have it
     try:
         with program.make_context("netlab", list(arguments), obj=Settings()) as context:
             result = program.invoke(context)
@@ -159,11 +158,3 @@ def os_words(error: OSError) -> str:
     """Return an operating-system error in words: `/run/netns/x: No such file or directory`."""
     words = error.strerror or str(error)
     return f"{error.filename}: {words}" if error.filename else words
-
-
-def complain(text: str) -> None:
-    """Write one line to stderr; a reader that is gone is no further error."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass

@@ -48,6 +48,11 @@ def test_top_level_help_lists_every_command_in_its_section(words: tuple[str, ...
         assert f"  {entry.name} " in section
 
 
+@pytest.mark.parametrize("name", ["up", "get"])
+def test_help_of_a_command_can_be_asked_for_in_front(name: str) -> None:
+    assert netlab("help", name).stdout == netlab(name, "--help").stdout != ""
+
+
 def test_click_prints_the_same_help_as_the_menu() -> None:
     assert netlab("-v", "--help").stdout == netlab("--help").stdout
 
@@ -140,6 +145,52 @@ def test_an_interrupt_is_one_line_and_130(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     assert (child.returncode, out, err.strip()) == (130, "", "interrupted")
+
+
+def test_an_interrupt_before_all_is_imported_is_one_line_and_130() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['get', 'pods']\n"
+        "class Late:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Late())\n"
+        "from netlab.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("words", ["--help", "get --help", "plan topologies/no-such.yaml"])
+def test_closed_streams_are_no_error_of_their_own(words: str, closed: str) -> None:
+    line = f"{sys.executable} -m netlab {words} {closed}"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (2 if words.startswith("plan") else 0)
+    assert "AttributeError" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("words", ["--help", "get --help"])
+def test_a_full_disk_is_one_line(words: str) -> None:
+    line = f"{sys.executable} -m netlab {words} > /dev/full"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device" in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locale_without_a_character_writes_it_another_way(tmp_path: Path) -> None:
+    code = "from netlab.cli import menu; menu.open_streams(); print('15 \\xb5s')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("15 \\xb5s\n", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
