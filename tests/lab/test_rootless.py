@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,14 +76,13 @@ class User:
 
 
 @pytest.fixture
-def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    home = tmp_path_factory.mktemp("rootless")
-    os.chmod(home.parent, 0o755)
-    os.chmod(home.parent.parent, 0o755)
-    somebody = User(home)
-    yield somebody
-    somebody.netlab("down", "--all", code=None)
-    eventually(lambda: not somebody.processes(), what="the user's processes are gone")
+def user() -> Iterator[User]:
+    # Not pytest's own directory: that is closed to other users.
+    with tempfile.TemporaryDirectory(prefix="nltest-rootless-") as home:
+        somebody = User(Path(home))
+        yield somebody
+        somebody.netlab("down", "--all", code=None)
+        eventually(lambda: not somebody.processes(), what="the user's processes are gone")
 
 
 def test_a_lab_without_root_does_all_a_lab_does_and_leaves_nothing(user: User) -> None:
