@@ -5,6 +5,8 @@
 2. A pass costs nothing while all is well: the listing the node has made anyway is looked at.
 3. Renewal is a new etcd lease and a Put of the same value, as flannel does it; the old etcd lease
    runs out by itself.
+4. A lease the node had under another address or in another network is deleted when it takes a new
+   one: it bears the same VTEP MAC, and others would send this node's packets to where it was.
 
 Source: flannel v0.28 pkg/subnet/etcd/local_manager.go.
 """
@@ -22,7 +24,7 @@ import msgspec
 from netlab.errors import StoreError
 from netlab.flannel.choice import choose, owner
 from netlab.flannel.config import SUBNETS, UDP, Config
-from netlab.flannel.lease import KeyValue, Lease
+from netlab.flannel.lease import KeyValue, Lease, peers
 
 TTL = 86400  # s; flannel's subnetTTL
 MARGIN = 3600.0  # s before the end; flanneld's default --subnet-lease-renew-margin, 60 min
@@ -157,6 +159,18 @@ def check(
     return Finding(Action.KEEP, item=item)
 
 
+def _forsaken(etcd: Store, listing: Listing, taken: Lease) -> list[str]:
+    """Delete the other leases of *listing* that bear the VTEP MAC of *taken*; return the news."""
+    if not taken.vtep_mac:
+        return []
+    lines = []
+    for lease in peers(listing.items)[0]:
+        if lease.vtep_mac == taken.vtep_mac and lease.key != taken.key:
+            etcd.delete(lease.key)
+            lines.append(f"lease {lease.subnet}, had as {lease.public_ip}, deleted")
+    return lines
+
+
 def maintain(
     etcd: Store,
     config: Config,
@@ -190,14 +204,15 @@ def maintain(
 
     if held is None:
         taken = acquired(None)
-        return taken, [f"lease {taken.lease.subnet} taken"]
+        return taken, [f"lease {taken.lease.subnet} taken", *_forsaken(etcd, listing, taken.lease)]
     wanted = own_lease(config, held.lease.subnet, public_ip=public_ip, vtep_mac=vtep_mac)
     now = time.monotonic()
     finding = check(held, wanted, config, listing, margin=margin, now=now)
     item, name = finding.item, f"lease {held.lease.subnet}"
     if finding.action is Action.ACQUIRE or item is None:
         taken = acquired(held.lease.subnet)
-        return taken, [f"{name} {finding.why}; {taken.lease.subnet} taken"]
+        told = f"{name} {finding.why}; {taken.lease.subnet} taken"
+        return taken, [told, *_forsaken(etcd, listing, taken.lease)]
     if finding.action is Action.ADOPT:
         left = etcd.time_to_live(item.lease)
         if left > margin:

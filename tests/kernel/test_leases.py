@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 
 WIDE = resolve(Network("10.5.0.0/16"))
 TWO = resolve(Network("10.5.0.0/22", SubnetLen=24, SubnetMin="10.5.1.0", SubnetMax="10.5.2.0"))
-MAC = "2a:88:25:c9:35:2a"
+MAC, OTHERS_MAC = "2a:88:25:c9:35:2a", "2a:88:25:c9:35:02"
 ME, OTHER = "192.168.77.1", "192.168.77.2"
 
 
@@ -43,7 +43,8 @@ def etcd(process: EtcdProcess) -> Iterator[Etcd]:
 
 
 def take(etcd: Etcd, config: Config = WIDE, public_ip: str = ME, **how) -> Held:
-    return acquire(etcd, config, public_ip=public_ip, vtep_mac=MAC, **how)
+    mac = MAC if public_ip == ME else OTHERS_MAC
+    return acquire(etcd, config, public_ip=public_ip, vtep_mac=mac, **how)
 
 
 def keep(etcd: Etcd, held: Held | None, config: Config = WIDE, **how) -> tuple[Held, list[str]]:
@@ -52,7 +53,8 @@ def keep(etcd: Etcd, held: Held | None, config: Config = WIDE, **how) -> tuple[H
     return subnets.maintain(etcd, config, listing, held, public_ip=ME, vtep_mac=MAC, **how)
 
 
-def value(public_ip: str, mac: str = MAC) -> bytes:
+def value(public_ip: str, mac: str = "") -> bytes:
+    mac = mac or (OTHERS_MAC if public_ip == OTHER else MAC)
     return lease.Lease("10.5.1.0/24", public_ip, vtep_mac=mac).value()
 
 
@@ -86,6 +88,20 @@ def test_an_own_lease_of_another_length_is_deleted(etcd: Etcd) -> None:
     new = take(etcd)
     assert old.lease.subnet.endswith("/26")
     assert [item.key for item in etcd.range(SUBNETS).items] == [new.lease.key]
+
+
+def test_a_lease_had_under_another_address_goes_when_a_new_one_is_taken(etcd: Etcd) -> None:
+    """Its VTEP MAC is the node's: others would send the node's packets to its old address."""
+    etcd.put(lease.key_of("10.5.1.0/24"), value("192.168.99.1"))
+    etcd.put(lease.key_of("10.5.2.0/24"), value(OTHER))
+    held, lines = keep(etcd, None)
+    kept = {item.key for item in etcd.range(SUBNETS).items}
+    assert kept == {held.lease.key, lease.key_of("10.5.2.0/24")}
+    assert "lease 10.5.1.0/24, had as 192.168.99.1, deleted" in lines
+    etcd.put(lease.key_of("10.5.1.0/24"), value("192.168.99.1"))
+    moved, lines = keep(etcd, held, resolve(Network("10.6.0.0/16")))
+    kept = {item.key for item in etcd.range(SUBNETS).items}
+    assert kept == {moved.lease.key, lease.key_of("10.5.2.0/24")}
 
 
 def test_the_previous_subnet_is_taken_again_only_while_it_is_free(etcd: Etcd) -> None:
