@@ -13,6 +13,7 @@ from pathlib import Path
 from netlab.errors import NetlabError, NotFoundError, UsageError
 
 RUN = Path("/run/netlab")
+LOCK = "lock"  # in a lab's run directory
 
 
 def run_directory(name: str) -> Path:
@@ -54,8 +55,12 @@ def lock(name: str) -> Iterator[Path]:
     """
     run = run_directory(name)
     while True:
-        run.mkdir(parents=True, exist_ok=True)
-        with (run / "lock").open("a+") as file:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            opened = (run / LOCK).open("a+")
+        except FileNotFoundError:
+            continue  # a `down` removed the directory, or the one above it, in between
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -64,7 +69,7 @@ def lock(name: str) -> Iterator[Path]:
                     f"lab {name} is being changed by {file.read().strip() or 'another command'}",
                     hint="wait until it is done",
                 ) from None
-            if not _same_file(file.fileno(), run / "lock"):
+            if not _same_file(file.fileno(), run / LOCK):
                 continue  # a `down` removed the directory between open and flock
             file.truncate(0)
             file.write(f"`{_command_line()}` (pid {os.getpid()}, since {time.strftime('%T')})")
@@ -72,7 +77,7 @@ def lock(name: str) -> Iterator[Path]:
             try:
                 yield run
             finally:
-                if _same_file(file.fileno(), run / "lock"):
+                if _same_file(file.fileno(), run / LOCK):
                     file.truncate(0)
             return
 

@@ -10,7 +10,7 @@ from netlab import processes, rootless
 from netlab.agent import control
 from netlab.errors import NetlabError
 from netlab.kernel import real
-from netlab.lab.directory import RUN, lock
+from netlab.lab.directory import LOCK, RUN, lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.objects import Netns
 from netlab.plan import Op, Verb, words
@@ -30,7 +30,7 @@ def down(name: str, *, progress: Progress = silent) -> Report:
         kernel = real.RealKernel()
         operations = [Op(Verb.DELETE, Netns(n)) for n in kernel.namespaces(name)]
         kernel.apply(operations)
-        shutil.rmtree(run)
+        _remove(run)
     if RUN.is_dir() and not any(RUN.iterdir()):
         try:
             RUN.rmdir()
@@ -43,6 +43,20 @@ def down(name: str, *, progress: Progress = silent) -> Report:
         words=[line for op in operations for line in words(op)],
         seconds={"down": round(time.monotonic() - began, 4)},
     )
+
+
+def _remove(run: Path) -> None:
+    """Remove the run directory, its lock at the very end: an `up` that waits may begin then."""
+    for entry in run.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+    (run / LOCK).unlink()
+    try:
+        run.rmdir()
+    except OSError:
+        pass  # that `up` has begun, or another `down` has been quicker
 
 
 def _stop_agent(run: Path) -> None:

@@ -68,8 +68,7 @@ def _ensure_agent(run: Path) -> bool:
     )
     deadline = time.monotonic() + AGENT_START
     while not path.exists():
-        if not Path(f"/proc/{pid}").exists() or time.monotonic() > deadline:
+        if processes.wait(pid, seconds=0.003) or time.monotonic() > deadline:
             tail = log.read_text().strip().splitlines()[-1:] if log.exists() else []
             raise NetlabError(f"the agent did not start: {' '.join(tail)}", hint=f"see {log}")
-        time.sleep(0.003)
     return True
