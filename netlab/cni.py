@@ -37,11 +37,14 @@ def free_addresses(subnet: str, used: Collection[str]) -> Iterator[str]:
 
 
 def bridge_objects(node: NodeState, *, mtu: int) -> list[Object]:
-    """Return docker0 with the lease's first address. Needs a lease."""
+    """Return docker0 with the lease's first address. Needs a lease.
+
+    Its MAC does not follow its name: the pods, whose gateway it is, would go on with the old one.
+    """
     network = IPv4Network(node.subnet)
     name = node.declared.bridge
     return [
-        Bridge(node.netns, name, world.mac(node.netns, name), mtu),
+        Bridge(node.netns, name, world.mac(node.netns, "bridge"), mtu),
         Address(node.netns, name, f"{network[1]}/{network.prefixlen}"),
     ]
 

@@ -21,12 +21,27 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from netlab.errors import NetlabError
-from netlab.objects import Object
+from netlab.objects import Address, Bridge, Object, Vxlan
 from netlab.plan import Op, Verb, words
 
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5  # seconds
 BURST, WITHIN = 5, 1.0  # passes in as many seconds before the loop rests
 LONGEST_REST = 0.5  # seconds
+
+
+LOOKS = 3  # in one pass, while what was done may have taken more with it
+
+
+def takes_more(operations: Sequence[Op]) -> bool:
+    """Return whether *operations* may have removed more than they say, so that one must look again.
+
+    With an address go the routes that need it, and with a network's first address its others
+    (fib_del_ifaddr(), __inet_del_ifa()); a tunnel or bridge that changes forgets neighbours.
+    """
+    return any(
+        op.verb is not Verb.ADD and isinstance(op.object, Address | Bridge | Vxlan)
+        for op in operations
+    )
 
 
 class Loop(threading.Thread):
@@ -107,18 +122,24 @@ class Loop(threading.Thread):
             for drain in heard:
                 drain()
             self.once()
-        except NetlabError as error:
-            self._failed(str(error))
         except Exception as error:
-            # A defect must not end the loop silently: it is told like any failure, with its trace.
-            self.log.exception("unexpected failure")
-            self._failed(f"{type(error).__name__}: {error}")
+            return self._after(error)
+        if self.error:
+            self.log.info("recovered")
+        self.error, self._retry = "", 0.0
+        self.passes += 1
+        return self.pause()
+
+    def _after(self, error: Exception) -> float:
+        """Tell *error*; return how many seconds to wait before the next pass."""
+        if isinstance(error, NetlabError):
+            self._failed(str(error))
         else:
-            if self.error:
-                self.log.info("recovered")
-            self.error, self._retry = "", 0.0
-            self.passes += 1
-            return self.pause()
+            # A defect must not end the loop silently: it is told like any failure, with its trace.
+            message = f"{type(error).__name__}: {error}"
+            if message != self.error:
+                self.log.error("unexpected failure", exc_info=error)
+            self._failed(message)
         return self._retry
 
     def _failed(self, message: str) -> None:
@@ -131,11 +152,15 @@ class Loop(threading.Thread):
         """Wait *rest* seconds, then until something wakes the loop; return what drains it."""
         if self.ended:
             return []
-        watched = dict(self.watched())
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
-        for descriptor in watched:
-            poll.register(descriptor, select.POLLIN | select.POLLPRI)
+        watched: dict[int, Callable[[], None]] = {}
+        try:
+            watched.update(self.watched())
+            for descriptor in watched:
+                poll.register(descriptor, select.POLLIN | select.POLLPRI)
+        except Exception as error:  # a server does not come up: the next pass sees to it
+            seconds = self._after(error)
         time.sleep(min(rest, seconds))
         ready = poll.poll(max(0.0, seconds - rest) * 1000)
         woken = [descriptor for descriptor, _ in ready]

@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from netlab import cni, desired
 from netlab.agent.kubelet import Kubelet
-from netlab.agent.loop import Loop
+from netlab.agent.loop import LOOKS, Loop, takes_more
 from netlab.agent.state import NodeReport, Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
 from netlab.errors import StoreError
@@ -29,7 +29,7 @@ from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
-from netlab.plan import Verb, difference
+from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
@@ -79,7 +79,7 @@ class Node(Loop):
         if snapshot is None:
             return  # the control plane has published nothing yet; it will wake this loop
         write = self._write if away is None else None
-        seen = self._as_leased(snapshot, online=away is None)
+        seen = self._as_leased(snapshot, lab, online=away is None)
         state = seen.node(self.node)
         with self.state.turn:
             self._converge(seen, state, config)
@@ -156,14 +156,19 @@ class Node(Loop):
                 connection.close()
         self._watch = self._etcd = None
 
-    def _as_leased(self, snapshot: Snapshot, *, online: bool) -> Cluster:
-        """Return the lab as this node itself sees it: its leases, its pods, all with addresses."""
-        lab = snapshot.cluster.lab
-        known = [*self._peers, *([self._held.lease] if self._held else [])]
-        leases = {item.public_ip: (item.subnet, item.vtep_mac) for item in known}
+    def _as_leased(self, snapshot: Snapshot, lab: Lab, *, online: bool) -> Cluster:
+        """Return the lab as this node itself sees it: its leases, its pods, all with addresses.
+
+        *lab* may be newer than the snapshot: the underlay is what etcd is asked through, so a
+        node's new address cannot wait for what etcd says.
+        """
+        address = lab.node(self.node).address
+        leases = {item.public_ip: (item.subnet, item.vtep_mac) for item in self._peers}
+        if self._held is not None:
+            leases[address] = (self._held.lease.subnet, self._held.lease.vtep_mac)
         subnet = self._held.lease.subnet if self._held else ""
         pods = self.kubelet.addressed(
-            snapshot.documents, subnet=subnet, host=lab.node(self.node).address, online=online
+            snapshot.documents, subnet=subnet, host=address, online=online
         )
         return cluster(lab, tuple(pods), leases=leases, revision=snapshot.cluster.revision)
 
@@ -191,16 +196,17 @@ class Node(Loop):
             if full or name == state.netns or self._agreed.get(name) != objects
         }
         self._suspect.clear()
-        observed = [thing for name in suspects for thing in self.kernel.observe(name, wanted[name])]
-        gone = [Netns(name) for name in self.kernel.namespaces(state.netns) if name not in wanted]
-        operations = difference(
-            [thing for name in suspects for thing in wanted[name]], [*observed, *gone]
-        )
         agreed = {thing for name in suspects for thing in self._agreed.get(name, ())}
-        self.note(operations, agreed=agreed)
         for name in suspects:
             self._agreed.pop(name, None)
-        self.kernel.apply(operations)
+        operations: list[Op] = []
+        for _ in range(LOOKS):
+            missing = self._missing(state, wanted, suspects)
+            self.note(missing, agreed=agreed)
+            self.kernel.apply(missing)
+            operations += missing
+            if not takes_more(missing):
+                break
         self._agreed = {name: objects for name, objects in self._agreed.items() if name in wanted}
         self._agreed.update({name: wanted[name] for name in suspects})
         if operations:
@@ -211,6 +217,16 @@ class Node(Loop):
         elif full:
             heard = self._events is not None
             self._full = time.monotonic() + (self.interval if heard else 0.0)
+
+    def _missing(
+        self, state: NodeState, wanted: Mapping[str, Sequence[Object]], suspects: Collection[str]
+    ) -> list[Op]:
+        """Return what the kernel lacks of *wanted* in the namespaces *suspects*."""
+        observed = [thing for name in suspects for thing in self.kernel.observe(name, wanted[name])]
+        gone = [Netns(name) for name in self.kernel.namespaces(state.netns) if name not in wanted]
+        return difference(
+            [thing for name in suspects for thing in wanted[name]], [*observed, *gone]
+        )
 
     def _full_look_due(self) -> bool:
         """Return whether to compare everything: not while other nodes are still being made."""

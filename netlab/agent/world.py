@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from netlab import processes, world
-from netlab.agent.loop import Loop
+from netlab.agent.loop import LOOKS, Loop, takes_more
 from netlab.agent.state import State
 from netlab.kernel import Kernel, Watch, netns
 from netlab.model.lab import Lab
@@ -70,12 +70,16 @@ class World(Loop):
             return
         desired = world.objects(lab)
         self._remove_strangers(lab)
-        observed = [thing for name in desired for thing in self._observed(name, desired[name])]
         wanted = [thing for name in desired for thing in desired[name]]
-        # A node's namespace is full of what its own loop makes; here only its shell counts.
-        operations = difference(wanted, observed)
-        self.note(operations, agreed=self._agreed)
-        self.kernel.apply(operations)
+        operations: list[Op] = []
+        for _ in range(LOOKS):
+            observed = [thing for name in desired for thing in self._observed(name, desired[name])]
+            missing = difference(wanted, observed)
+            self.note(missing, agreed=self._agreed)
+            self.kernel.apply(missing)
+            operations += missing
+            if not takes_more(missing):
+                break
         self._agreed = set(wanted)
         self._watch(lab)
         self._etcd(lab)
@@ -103,6 +107,7 @@ class World(Loop):
         return not only or bool(lost) or not whole or strange
 
     def _observed(self, name: str, desired: list[Object]) -> list[Object]:
+        # A node's namespace is full of what its own loop makes; here only its shell counts.
         if all(isinstance(thing, Netns) for thing in desired):
             return [Netns(name)] if netns.exists(name) else []
         return self.kernel.observe(name, desired)

@@ -107,6 +107,55 @@ def test_a_bad_edit_changes_nothing(cli: Cli) -> None:
     assert cli.status()["revision"] == before
 
 
+EDITS = [  # what is replaced, by what; one after the other
+    pytest.param("192.168.50.101", "192.168.50.120", id="a node's address"),
+    pytest.param("192.168.50.10}", "192.168.50.11}", id="the master's"),
+    pytest.param("192.168.50.", "192.168.60.", id="the underlay's"),
+    pytest.param("10.244.0.0", "10.50.0.0", id="the network's"),
+    pytest.param("bridge: docker0", "bridge: cni0", id="the bridge's name"),
+    pytest.param("VNI: 1", "VNI: 7", id="the tunnel's number"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), EDITS)
+def test_an_edit_of_the_lab_leaves_nothing_to_do_and_the_paths_whole(
+    cli: Cli, old: str, new: str
+) -> None:
+    text = (
+        topology(cli.lab)
+        .replace("address: 192.168.50.101", "bridge: docker0, address: 192.168.50.101")
+        .replace("10.244.0.0/16", "10.244.0.0/16, Backend: {Type: vxlan, VNI: 1}")
+    )
+    cli("up", cli.file(text))
+    pods = {p["metadata"]["name"]: p["status"]["podIP"] for p in cli.get("pods")["items"]}
+    asked(cli.netns("n1", "default", "n1-p1"), pods["n2-p1"])  # the pod knows its gateway's MAC
+    assert old in text
+    file = cli.file(text.replace(old, new))
+    cli("up", file)
+    left = cli("plan", file, code=None)
+    assert (left.returncode, left.stdout) == (0, "")
+    pods = {p["metadata"]["name"]: p["status"]["podIP"] for p in cli.get("pods")["items"]}
+    assert asked(cli.netns("n1", "default", "n1-p1"), pods["n2-p1"])["pod"] == "n2-p1"
+
+
+def test_the_master_may_take_the_address_a_node_had(cli: Cli) -> None:
+    cli("up", cli.file(topology(cli.lab)))
+    text = topology(cli.lab).replace("50.101", "50.120").replace("50.10}", "50.101}")
+    done = cli("up", cli.file(text))
+    assert "converged in" in done.stdout
+    assert "nothing to change" in cli("up", cli.file(text)).stdout
+
+
+def test_up_says_soon_that_the_agent_has_died(cli: Cli) -> None:
+    """A dead child of `up` is a zombie, and has a /proc/PID still."""
+    up = cli.start("up", cli.file(topology(cli.lab, nodes=3)))
+    eventually(lambda: _marked(cli, "agent"), what="an agent")
+    for pid in _marked(cli, "agent"):
+        os.kill(pid, signal.SIGKILL)
+    up.communicate(timeout=5)
+    assert up.returncode == 1
+
+
 def test_two_labs_side_by_side_do_not_see_each_other(cli: Cli, tmp_path: Path) -> None:
     cli("up", cli.file(topology(cli.lab)))
     other = Cli(cli.lab + "b", tmp_path)

@@ -1,0 +1,62 @@
+"""What every loop of the agent does: it goes on, and looks again where it must."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from netlab.agent.loop import Loop, takes_more
+from netlab.errors import NetlabError
+from netlab.objects import Address, Bridge, Netns, Object, Route
+from netlab.plan import Op, Verb
+
+ADDRESS = Address("t.n1", "eth0", "192.168.50.11/24")
+BRIDGE = Bridge("t.n1", "docker0", "02:00:00:00:00:01", 1450)
+
+
+class Broken(Loop):
+    """A loop whose first look at what to watch fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("broken")
+        self.failure: Exception | None = error
+
+    def once(self) -> None:
+        pass
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        error, self.failure = self.failure, None
+        if error is not None:
+            raise error
+        return {}
+
+
+@pytest.mark.parametrize("error", [NetlabError("no server"), ValueError("-1"), OSError("gone")])
+def test_a_loop_survives_what_it_cannot_watch(error: Exception) -> None:
+    loop = Broken(error)
+    loop.start()
+    try:
+        deadline = time.monotonic() + 5
+        while loop.passes < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert loop.is_alive()
+        assert loop.passes >= 2
+    finally:
+        loop.end()
+        loop.join(5)
+
+
+@pytest.mark.parametrize(
+    ("verb", "thing", "more"),
+    [
+        pytest.param(Verb.DELETE, ADDRESS, True, id="routes go with an address"),
+        pytest.param(Verb.CHANGE, BRIDGE, True, id="a bridge's new MAC"),
+        pytest.param(Verb.ADD, ADDRESS, False, id="nothing goes with a new address"),
+        pytest.param(Verb.DELETE, Route("t.n1", "default", "eth0"), False, id="a route alone"),
+        pytest.param(Verb.DELETE, Netns("t.n1.a.b"), False, id="a pod that leaves"),
+    ],
+)
+def test_which_operations_may_take_more_with_them(verb: Verb, thing: Object, more: bool) -> None:
+    assert takes_more([Op(verb, thing)]) is more
