@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netlab.cli import names, options
-from netlab.cli.kinds import asked_kind, in_namespace, not_found
+from netlab.cli.kinds import asked, in_namespace, not_found
 from netlab.cli.lifecycle import told_notes
 from netlab.cli.progress import Progress
 from netlab.cli.rows import kind_of, resource
@@ -33,7 +33,7 @@ WAIT = click.option("--wait/--no-wait", default=True, help="Wait until the lab h
     "apply",
     example="""
     netlab apply -f web.yaml
-    sed 's/replicas: 3/replicas: 5/' cart.yaml | netlab apply -f -
+    netlab get deploy web -o yaml | sed 's/replicas: .*/replicas: 8/' | netlab apply -f -
     """,
 )
 @FILES
@@ -55,7 +55,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], wait: bool) -> int:
     "delete",
     example="""
     netlab delete -f web.yaml
-    netlab delete pod web-1
+    netlab delete pod archive clock
     netlab delete deploy cart -n shop
     """,
 )
@@ -74,10 +74,7 @@ def delete(
     wait: bool,
 ) -> int:
     """Delete objects of the live lab: those in files, or those named."""
-    if kind and "/" in kind:
-        kind, _, first = kind.partition("/")
-        name = (first, *name)
-    if bool(files) == bool(kind) or bool(kind) != bool(name):
+    if bool(files) == bool(kind) or (kind and not name and "/" not in kind):
         raise UsageError("say which objects", hint="netlab delete -f FILE, or KIND NAME")
     asked = list(manifests(files).documents) if files else []
     live = options.live_lab(ctx)
@@ -112,20 +109,22 @@ def manifests(files: tuple[str, ...]) -> Declaration:
     return declared
 
 
-def named(live: Live, kind: str, wanted: tuple[str, ...], namespace: str) -> list[Document]:
-    """Return the live objects of *kind* called *wanted*. Raises NotFoundError for each missing."""
+def named(live: Live, kind: str, names: tuple[str, ...], namespace: str) -> list[Document]:
+    """Return the live objects that `KIND NAME...` means. Raises NotFoundError for a missing one."""
     documents = live.documents()
-    asked = asked_kind(kind, documents)
-    there = {
-        document["metadata"]["name"]: document
-        for document in documents
-        if document["kind"] == asked.kind
-        and (not asked.namespaced or in_namespace(document, namespace))
-    }
-    for name in wanted:
-        if name not in there:
-            raise NotFoundError(not_found(asked, name, namespace))
-    return [there[name] for name in wanted]
+    found: list[Document] = []
+    for wanted, called in asked(kind, names, documents).items():
+        there = {
+            document["metadata"]["name"]: document
+            for document in documents
+            if document["kind"] == wanted.kind
+            and (not wanted.namespaced or in_namespace(document, namespace))
+        }
+        for name in called:
+            if name not in there:
+                raise NotFoundError(not_found(wanted, name, namespace))
+            found.append(there[name])
+    return found
 
 
 def told(changes: Sequence[Change], *, asked: Sequence[Document] = ()) -> None:

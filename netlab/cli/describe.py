@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netlab.cli import names, options, rows
-from netlab.cli.kinds import LEASE, asked_kind, in_namespace, not_found, seen
+from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document, Kind
@@ -23,43 +23,45 @@ Facts = list[tuple[str, Any]]  # a fact is text, a list of texts, or Facts again
     "describe",
     example="""
     netlab describe pod pair
-    netlab describe node node1
+    netlab describe node/node1 pod/pair
     netlab describe deploy cart -n shop
     """,
 )
-@click.argument("kind", metavar="KIND", shell_complete=names.kinds)
-@click.argument("name", metavar="NAME", required=False, shell_complete=names.objects)
+@click.argument("kind", metavar="KIND|KIND/NAME", shell_complete=names.kinds)
+@click.argument("name", metavar="[NAME]...", nargs=-1, shell_complete=names.objects)
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
 @click.pass_context
-def describe(ctx: click.Context, kind: str, name: str | None, namespace: str) -> None:
-    """Show one object, and where it lives: namespace, cables, lease, routes that lead to it.
+def describe(ctx: click.Context, kind: str, name: tuple[str, ...], namespace: str) -> None:
+    """Show an object, and where it lives: namespace, cables, lease, routes that lead to it.
 
     Without NAME, every object of that kind in the namespace.
     """
-    if name is None and "/" in kind:
-        kind, _, name = kind.partition("/")
     scene = seen(options.live_lab(ctx))
-    wanted = asked_kind(kind, scene.documents)
-    found = named(wanted, name, namespace, scene.documents)
-    print("\n\n\n".join("\n".join(printed(facts(d, wanted, scene))) for d in found))
+    wanted = asked(kind, name, scene.documents)
+    found = [
+        (one, each)
+        for each, called in wanted.items()
+        for one in named(each, called, namespace, scene.documents)
+    ]
+    print("\n\n\n".join("\n".join(printed(facts(d, each, scene))) for d, each in found))
 
 
 def named(
-    kind: Kind, name: str | None, namespace: str, documents: Sequence[Document]
+    kind: Kind, wanted: Sequence[str], namespace: str, documents: Sequence[Document]
 ) -> list[Document]:
-    """Return the objects of *kind* called *name*, all of them without one. Raises NotFoundError."""
-    found = [
-        document
+    """Return the objects of *kind* called *wanted*, all without a name. Raises NotFoundError."""
+    there = {
+        document["metadata"]["name"]: document
         for document in documents
         if document["kind"] == kind.kind
-        and (name is None or document["metadata"]["name"] == name)
         and (not kind.namespaced or in_namespace(document, namespace))
-    ]
-    if not found:
-        if name is not None:
+    }
+    for name in wanted:
+        if name not in there:
             raise NotFoundError(not_found(kind, name, namespace))
+    if not there:
         raise NotFoundError(f"no {kind.plural} in {namespace} namespace")
-    return found
+    return [there[name] for name in wanted or there]
 
 
 def printed(facts: Facts, *, indent: int = 0) -> list[str]:
@@ -222,12 +224,19 @@ def lease_facts(document: Document, cluster: Cluster) -> Facts:
     ]
 
 
+def heading_words(heading: str) -> str:
+    """Return a heading of `get` as describe writes it: `Up-to-date`, `Cluster-IP`."""
+    return heading.capitalize().replace("-ip", "-IP")
+
+
 def other_facts(document: Document, scene: Scene) -> Facts:
     """Return the columns of `get -o wide` one under the other, then the pods behind the object."""
     kind = rows.kind_of(document)
     header, (cells,) = rows.table(kind, [document], scene, wide=True)
     shown = [
-        (h.capitalize(), c) for h, c in zip(header, cells, strict=True) if h not in ("NAME", "AGE")
+        (heading_words(h), c)
+        for h, c in zip(header, cells, strict=True)
+        if h not in ("NAME", "AGE")
     ]
     found: Facts = [*shown]
     pods = rows.owned_pods(document, scene)

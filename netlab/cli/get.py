@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from netlab.cli import names, options, tables
-from netlab.cli.kinds import LEASE, asked_kinds, in_namespace, not_found, seen
+from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene, kind_of, resource, table
-from netlab.errors import NotFoundError
+from netlab.errors import NotFoundError, UsageError
 from netlab.model.kubernetes import Document, Kind
-
-if TYPE_CHECKING:
-    from netlab.lab import Live
-
-PERIOD = 0.3  # seconds between two looks of -w
 
 
 class Query(NamedTuple):
     """What is asked for, and in which form."""
 
-    kinds: tuple[Kind, ...]
-    several: bool  # names carry their kind in the output
-    names: tuple[str, ...]
-    namespace: str
-    everywhere: bool
+    wanted: dict[Kind, tuple[str, ...]]  # the kinds, each with the names asked for; none: all
+    namespace: str  # "" is every namespace
     selector: str
     output: str
+    headers: bool = True
+    labels: bool = False  # a column with them
 
 
 @options.command(
@@ -38,12 +31,14 @@ class Query(NamedTuple):
     example="""
     netlab get pods -o wide
     netlab get deploy,pods -n shop -l app=cart
-    netlab get pod web-1 -o yaml
+    netlab get pod pair -o yaml
+    netlab get pod/pair deploy/web
+    netlab get pods -A -w
     netlab get leases
     netlab get labs
     """,
 )
-@click.argument("kind", metavar="KIND[,KIND...]", shell_complete=names.kinds)
+@click.argument("kind", metavar="KIND[,KIND...]|KIND/NAME", shell_complete=names.kinds)
 @click.argument("name", nargs=-1, metavar="[NAME]...", shell_complete=names.objects)
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="In every namespace.")
@@ -52,6 +47,8 @@ class Query(NamedTuple):
 )
 @options.output_option("wide", "json", "yaml", "name")
 @click.option("-w", "--watch", is_flag=True, help="Go on printing rows that change, until ^C.")
+@click.option("--show-labels", is_flag=True, help="With a column for them.")
+@click.option("--no-headers", is_flag=True, help="Without the first line.")
 @click.pass_context
 def get(
     ctx: click.Context,
@@ -62,86 +59,99 @@ def get(
     selector: str,
     output: str | None,
     watch: bool,
+    show_labels: bool,
+    no_headers: bool,
 ) -> int:
     """List objects: any Kubernetes kind (plural, singular, short), `all`, `leases`, `labs`.
 
     -o json and yaml print Kubernetes objects, as a List when there are several.
     """
     if kind in ("labs", "lab"):
-        return print_labs(output or "")
-    if "/" in kind:
-        kind, _, first = kind.partition("/")
-        name = (first, *name)
+        from netlab.cli.labs import print_labs
+
+        if watch:
+            raise UsageError("labs cannot be watched", hint="netlab status shows one lab")
+        return print_labs(name, output or "", headers=not no_headers)
     live = options.live_lab(ctx)
     scene = seen(live)
-    kinds = asked_kinds(kind, scene.documents)
-    query = Query(kinds, len(kinds) > 1, name, namespace, everywhere, selector, output or "")
-    code = print_query(query, scene)
+    query = Query(
+        asked(kind, name, scene.documents),
+        "" if everywhere else namespace,
+        selector,
+        output or "",
+        headers=not no_headers,
+        labels=show_labels,
+    )
+    code = 0
+    if watch and output in ("json", "yaml"):
+        scene = scene._replace(documents=())  # a stream: what there is comes as what is new
+    else:
+        code = print_query(query, scene)
     if watch:
+        from netlab.cli.watch import watch as watched
+
         sys.stdout.flush()  # into a pipe too, the first rows come at once
-        watch_query(query, live, shown=scene)
+        watched(query, live, shown=scene)
     return code
 
 
 def selected(query: Query, kind: Kind, documents: Sequence[Document]) -> list[Document]:
-    """Return the objects of *kind* that *query* asks for, by namespace and name.
-
-    Raises NotFoundError for a name that no object has.
-    """
+    """Return the objects of *kind* that *query* asks for, by namespace and name."""
     from netlab.cli.selectors import selector
 
-    test = selector(query.selector)
+    test, names = selector(query.selector), query.wanted[kind]
     found = [
         document
         for document in documents
         if document["kind"] == kind.kind
-        and (not kind.namespaced or query.everywhere or in_namespace(document, query.namespace))
+        and (not names or document["metadata"]["name"] in names)
+        and (not kind.namespaced or not query.namespace or in_namespace(document, query.namespace))
         and test(document["metadata"].get("labels") or {})
     ]
-    found.sort(key=lambda d: (d["metadata"].get("namespace", ""), d["metadata"]["name"]))
-    if query.names:
-        there = {document["metadata"]["name"] for document in found}
-        for name in query.names:
-            if name not in there:
-                raise NotFoundError(not_found(kind, name, query.namespace))
-        found = [document for document in found if document["metadata"]["name"] in query.names]
-    return found
+    return sorted(found, key=lambda d: (d["metadata"].get("namespace", ""), d["metadata"]["name"]))
 
 
 def print_query(query: Query, scene: Scene) -> int:
-    """Print what *query* selects in its form; return the exit code."""
-    groups = [(kind, selected(query, kind, scene.documents)) for kind in query.kinds]
-    found = [document for _, group in groups for document in group]
+    """Print what *query* selects in its form, then what is not there; return the exit code."""
+    groups = {kind: selected(query, kind, scene.documents) for kind in query.wanted}
+    missing = [
+        not_found(kind, name, query.namespace)
+        for kind, names in query.wanted.items()
+        for name in names
+        if name not in {document["metadata"]["name"] for document in groups[kind]}
+    ]
+    if any(groups.values()) or not missing:
+        print_groups(query, groups, scene)
+    for words in missing:
+        print(f"error: {words}", file=sys.stderr)
+    return NotFoundError.exit_code if missing else 0
+
+
+def print_groups(query: Query, groups: dict[Kind, list[Document]], scene: Scene) -> None:
+    """Print objects, by kind, in the form that *query* wants."""
+    found = [document for group in groups.values() for document in group]
     if query.output in ("json", "yaml"):
         print_objects(found, query)
-        return 0
-    if not found:
-        where = (
-            ""
-            if query.everywhere or not any(k.namespaced for k in query.kinds)
-            else (f" in {query.namespace} namespace")
-        )
+    elif not found:
+        spaced = query.namespace and any(kind.namespaced for kind in groups)
+        where = f" in {query.namespace} namespace" if spaced else ""
         print(f"No resources found{where}.", file=sys.stderr)
-        return 0
-    if query.output == "name":
+    elif query.output == "name":
         for document in found:
             print(f"{resource(kind_of(document))}/{document['metadata']['name']}")
-        return 0
-    print(
-        "\n\n".join("\n".join(lines(query, kind, group, scene)) for kind, group in groups if group)
-    )
-    for kind, group in groups:
-        if group and not kind.effective:
-            print(
-                f"note: {kind.plural} are kept and shown; they have no effect yet", file=sys.stderr
-            )
-    return 0
+    else:
+        found_tables = [lines(query, kind, group, scene) for kind, group in groups.items() if group]
+        print("\n\n".join("\n".join(one) for one in found_tables))
+        for kind, group in groups.items():
+            if group and not kind.effective:
+                note = f"note: {kind.plural} are kept and shown; they have no effect yet"
+                print(note, file=sys.stderr)
 
 
 def lines(query: Query, kind: Kind, group: Sequence[Document], scene: Scene) -> list[str]:
     """Return the table of one kind."""
-    header, rows = cells(query, kind, group, scene)
-    return tables.aligned(header, rows)
+    found = tables.aligned(*cells(query, kind, group, scene))
+    return found if query.headers else found[1:]
 
 
 def cells(
@@ -152,19 +162,29 @@ def cells(
         header = ["SUBNET", "NODE", "PUBLIC-IP", "VTEP-MAC", "BACKEND"]
         fields = ("subnet", "node", "publicIP", "vtepMAC", "backend")
         return header, [[document["spec"][field] for field in fields] for document in group]
-    return table(
+    header, rows = table(
         kind,
         group,
         scene,
         wide=query.output == "wide",
-        namespaces=query.everywhere,
-        prefixed=query.several,
+        namespaces=not query.namespace,
+        prefixed=len(query.wanted) > 1,
     )
+    if query.labels:
+        header = [*header, "LABELS"]
+        rows = [[*row, labels(one)] for row, one in zip(rows, group, strict=True)]
+    return header, rows
+
+
+def labels(document: Document) -> str:
+    """Return an object's labels as kubectl's --show-labels has them: `app=web,tier=front`."""
+    found = document["metadata"].get("labels") or {}
+    return ",".join(f"{key}={value}" for key, value in found.items())
 
 
 def print_objects(found: Sequence[Document], query: Query) -> None:
     """Print objects as JSON or YAML: one asked for by name as itself, otherwise a List."""
-    one = len(query.names) == 1 and len(query.kinds) == 1
+    one = len(found) == 1 and [len(names) for names in query.wanted.values()] == [1]
     whole: Document = (
         found[0]
         if one
@@ -183,84 +203,3 @@ def text_of(document: Document, form: str) -> str:
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True))
-
-
-def watch_query(query: Query, live: Live, *, shown: Scene) -> None:
-    """Print rows again as they change from what was *shown*, until interrupted.
-
-    Polls, as `get` only reads: a few hundred milliseconds are soon enough for eyes. The age alone
-    is no change.
-    """
-    before = rows_now(query, shown)
-    while True:
-        time.sleep(PERIOD)
-        now = rows_now(query, seen(live))
-        for key, row in now.items():
-            if before.get(key) != row:
-                print_row(query, row)
-        for key, row in before.items():
-            if key not in now:
-                print_row(query, [*row[:-1], f"{row[-1]} (deleted)"])
-        before = now
-
-
-def rows_now(query: Query, scene: Scene) -> dict[str, list[str]]:
-    """Return the rows of *query* in *scene*, by object, without their ages."""
-    found: dict[str, list[str]] = {}
-    for kind in query.kinds:
-        group = selected(query._replace(names=()), kind, scene.documents)
-        group = [d for d in group if not query.names or d["metadata"]["name"] in query.names]
-        header, rows = cells(query, kind, group, scene)
-        for document, row in zip(group, rows, strict=True):
-            meta = document["metadata"]
-            key = f"{kind.kind}/{meta.get('namespace', '')}/{meta['name']}/{meta.get('uid', '')}"
-            found[key] = [c for heading, c in zip(header, row, strict=True) if heading != "AGE"]
-    return found
-
-
-def print_row(query: Query, row: Sequence[str]) -> None:
-    """Print one changed row at once."""
-    text = (
-        f"{query.kinds[0].kind.lower()}/{row[0]}"
-        if query.output == "name"
-        else tables.GAP.join(row)
-    )
-    print(text, flush=True)
-
-
-def print_labs(output: str) -> int:
-    """Print every lab of this machine (without root: of this user)."""
-    from netlab import lab
-    from netlab.cli.lifecycle import every_lab
-
-    states: list[dict[str, Any]] = []
-    for name in every_lab():
-        try:
-            states.append(lab.connect(name).status())
-        except Exception as error:  # a lab whose agent is gone is still a lab, and is listed
-            states.append({"lab": name, "converged": False, "nodes": [], "problems": [str(error)]})
-    if output in ("json", "yaml"):
-        print(
-            text_of({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": states}, output),
-            end="",
-        )
-    elif not states:
-        print("No labs found.", file=sys.stderr)
-    elif output == "name":
-        print("\n".join(f"lab/{state['lab']}" for state in states))
-    else:
-        rows = [lab_row(state) for state in states]
-        print("\n".join(tables.aligned(["NAME", "NODES", "PODS", "CONVERGED", "PROBLEM"], rows)))
-    return 0
-
-
-def lab_row(state: dict[str, Any]) -> list[str]:
-    """Return one lab's cells."""
-    problems = state["problems"]
-    return [
-        state["lab"],
-        str(len(state["nodes"])),
-        str(sum(node["pods"] for node in state["nodes"])),
-        "yes" if state["converged"] else "no",
-        problems[0] if problems else "",
-    ]

@@ -18,18 +18,49 @@ if TYPE_CHECKING:
 MEMBERS = ("master", "gateway", "client", "internet", "underlay")
 
 
+class Exec(options.Command):
+    """A command whose second word begins somebody else's command line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        valued = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag and not option.count
+            for name in option.opts
+        }
+        return super().parse_args(ctx, parted(args, valued))
+
+
+def parted(args: list[str], valued: set[str]) -> list[str]:
+    """Return *args* with `--` before the command, so that its options are not taken for ours.
+
+    *valued*: our options that are followed by a value.
+    """
+    index = words = 0
+    while index < len(args) and args[index] != "--":
+        if not args[index].startswith("-"):
+            words += 1
+        if words == 2:
+            return [*args[:index], "--", *args[index:]]
+        index += 2 if args[index] in valued else 1
+    return args
+
+
 @options.command(
     "exec",
+    cls=Exec,
     example="""
-    netlab exec web-1 -- ip addr
-    netlab exec shop/cart-1 -c app -- sh
-    netlab exec node/node1 -- iptables-save
-    netlab exec client -- ping -c1 192.168.50.11
+    netlab exec pair -- ip addr
+    netlab exec pair -c sidecar -- sh
+    netlab exec node/node1 -- iptables-save -t nat
+    netlab exec client -- ip route get 192.168.50.11
     """,
 )
 @click.argument("target", shell_complete=names.targets)
 @click.option("-c", "--container", metavar="NAME", default="", shell_complete=names.containers)
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
+@click.option("-i", "--stdin", is_flag=True, hidden=True, expose_value=False)  # kubectl's
+@click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False)
 @click.argument("words", nargs=-1, metavar="-- CMD [ARG]...", type=click.UNPROCESSED)
 @click.pass_context
 def exec_(
@@ -63,7 +94,7 @@ def exec_(
     "logs",
     example="""
     netlab logs clock
-    netlab logs shop/cart-1 -c app --tail 20
+    netlab logs default/clock -c clock --tail 20
     netlab logs clock -f
     """,
 )

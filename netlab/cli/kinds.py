@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # What kubectl means by `all`; kinds without objects leave no trace in the output.
 ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job", "CronJob")
+COMMON = ("pods", "nodes", "leases", "deployments", "services", "namespaces", "labs", "all")
 # flannel's, from etcd; Kubernetes' own kind of that name is `leases.coordination.k8s.io`.
 LEASE = Kind("SubnetLease", "leases", "netlab/v1", "", False, ("lease",), True)
 
@@ -27,6 +28,27 @@ def asked_kinds(words: str, documents: Sequence[Document]) -> tuple[Kind, ...]:
     if words == "all":
         return tuple(kind for name in ALL if (kind := kind_named(name)))
     return tuple(asked_kind(word, documents) for word in words.split(","))
+
+
+def asked(
+    kind: str, names: Sequence[str], documents: Sequence[Document]
+) -> dict[Kind, tuple[str, ...]]:
+    """Return the kinds that `KIND NAME...` or `KIND/NAME...` mean, each with the names asked for.
+
+    Raises UsageError for a kind there is not, or for both ways at once.
+    """
+    words = (kind, *names)
+    if not any("/" in word for word in words):
+        return {one: tuple(names) for one in asked_kinds(kind, documents)}
+    found: dict[Kind, tuple[str, ...]] = {}
+    for word in words:
+        left, slash, name = word.partition("/")
+        if not (left and slash and name):
+            hint = "pod NAME NAME, or pod/NAME service/NAME"
+            raise UsageError(f"{word!r} is not KIND/NAME, as the others are", hint=hint)
+        one = asked_kind(left, documents)
+        found[one] = (*found.get(one, ()), name)
+    return found
 
 
 def asked_kind(word: str, documents: Sequence[Document]) -> Kind:
@@ -46,7 +68,7 @@ def asked_kind(word: str, documents: Sequence[Document]) -> Kind:
     near = get_close_matches(low, [*known, "leases", "labs", "all"], n=1)
     raise UsageError(
         f"no kind {word!r}" + (f"; did you mean {near[0]}?" if near else ""),
-        hint="kinds: " + ", ".join([*(kind.plural for kind in KINDS), "leases", "labs", "all"]),
+        hint=f"kinds: {', '.join(COMMON)}, and any other kind of Kubernetes",
     )
 
 
@@ -81,6 +103,10 @@ def in_namespace(document: Document, namespace: str) -> bool:
 
 
 def not_found(kind: Kind, name: str, namespace: str) -> str:
-    """Return what kubectl says of an object that is not there, with where it was looked for."""
-    where = f" in namespace {namespace}" if kind.namespaced else ""
+    """Return what kubectl says of an object that is not there, with where it was looked for.
+
+    *namespace*: "" for all of them.
+    """
+    where = f" in namespace {namespace}" if namespace else " in any namespace"
+    where = where if kind.namespaced else ""
     return f"{kind.plural} {name!r} not found{where}"

@@ -92,7 +92,8 @@ FILES = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]...", type=click.
     example="""
     netlab up topologies/notes.yaml
     netlab up topologies/notes.yaml --verify -v
-    cat lab.yaml web.yaml | netlab up -
+    netlab up lab.yaml manifests/
+    kubectl get deploy -o yaml | netlab up lab.yaml -
     """,
 )
 @FILES
@@ -132,7 +133,7 @@ def up(ctx: click.Context, files: tuple[str, ...], proxy_mode: str | None, verif
     "plan",
     example="""
     netlab plan topologies/notes.yaml
-    netlab plan topologies/ && echo "nothing to do"
+    netlab plan && echo "nothing to do"
     """,
 )
 @FILES

@@ -45,11 +45,13 @@ class Command(click.Command):
                 formatter.write(f"  {line.strip()}\n")
 
 
-def command(name: str, *, example: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str, *, example: str, cls: type[Command] = Command, **kwargs: Any
+) -> Callable[[Callable[..., Any]], Command]:
     """Return the decorator that makes a `Command` of a function."""
     return click.command(
         name,
-        cls=Command,
+        cls=cls,
         example=example,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         **kwargs,

@@ -66,7 +66,7 @@ def proven(live: Live, *, ids: Sequence[str], output: str, whole: bool) -> int:
                 progress(f"{len(done)} done", f"{verdict.path} {verdict.outcome}")
 
         progress("sending packets")
-        verdicts = prover.verify(live, list(ids) or None, on_result=on_result)
+        verdicts = prover.verify(live, list(ids) or None, on_result=on_result, on_wait=progress)
     if output == "json":
         print(json.dumps(prover.as_json(verdicts), indent=2))
     elif output == "junit":
@@ -147,10 +147,10 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 @options.command(
     "probe",
     example="""
-    netlab probe pair web-1
-    netlab probe pair 10.244.2.7:80/TCP --count 10
+    netlab probe pair archive
+    netlab probe pair dns-far:53/UDP --count 10
     netlab probe client node/node1:22
-    netlab probe shop/cart-1 internet:80 -o json
+    netlab probe default/pair internet:80 -o json
     """,
 )
 @click.argument("source", metavar="SRC", shell_complete=names.targets)

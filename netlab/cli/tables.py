@@ -11,18 +11,27 @@ from datetime import UTC, datetime
 
 WIDTH = 100  # columns: what a projector still shows readably
 GAP = "   "  # between columns, as kubectl has it
+NONE = "<none>"  # in an empty cell
 
 GREEN, RED, YELLOW, DIM = "32", "31", "33", "2"  # ECMA-48 SGR
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, gap: str = GAP) -> list[str]:
     """Return the lines of a table: columns as wide as their widest cell, nothing trailing."""
-    table = [list(header), *([cell or "<none>" for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
+    table = [list(header), *([cell or NONE for cell in row] for row in rows)]
+    columns = widths(table)
+    return [line(row, columns, gap=gap) for row in table]
+
+
+def widths(table: Sequence[Sequence[str]]) -> list[int]:
+    """Return how wide each column of *table* is, its header among the rows."""
+    return [max(len(cell or NONE) for cell in column) for column in zip(*table, strict=True)]
+
+
+def line(row: Sequence[str], widths: Sequence[int], *, gap: str = GAP) -> str:
+    """Return one row in columns of *widths*; a cell that is too wide pushes the others on."""
+    cells = [(cell or NONE).ljust(width) for cell, width in zip(row, widths, strict=True)]
+    return gap.join(cells).rstrip()
 
 
 def wrapped(text: str, *, indent: int, width: int = WIDTH) -> list[str]:

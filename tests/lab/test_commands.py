@@ -56,6 +56,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         (("node/nope", "--", "true"), 4),
         (("n1-p1", "-c", "nope", "--", "true"), 4),
         (("n1-p1",), 2),
+        (("-it", "n1-p1", "--", "true"), 0),
+        (("n1-p1", "grep", "-c", "root", "/etc/passwd"), 0),
+        (("n1-p1", "-c", "c", "sh", "-c", "exit 7"), 7),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -112,6 +112,11 @@ def test_nothing_found_says_so_on_stderr(netlab: Netlab) -> None:
         (("delete", "pod", "nope"), 4, "not found"),
         (("delete", "pod"), 2, "say which objects"),
         (("delete",), 2, "say which objects"),
+        (("get", "pod", "nope", "-A"), 4, "pods 'nope' not found in any namespace"),
+        (("get", "pod/pair", "web"), 2, "'web' is not KIND/NAME"),
+        (("get", "pod/"), 2, "'pod/' is not KIND/NAME"),
+        (("get", "labs", "nope"), 4, "no lab called nope"),
+        (("get", "labs", "-w"), 2, "labs cannot be watched"),
         (("apply",), 2, "no files given"),
         (("-L", "other", "get", "pods"), 4, "no lab called other"),
         (("get", "pods", "-l", "a=b=c"), 2, "cannot read the label selector"),
@@ -234,6 +239,41 @@ def test_a_lab_that_does_not_settle_is_a_failure(room: FakeRoom, netlab: Netlab)
     assert "problem: pod default/x: no node fits" in err
 
 
+def test_objects_of_several_kinds_are_named_as_kubectl_does(room: FakeRoom, netlab: Netlab) -> None:
+    words = ("pod/pair", "svc/web", "po/web-1")
+    assert netlab("get", *words, "-o", "name")[1] == "pod/pair\npod/web-1\nservice/web\n"
+    out = netlab("describe", *words)[1]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("Name:")] == [
+        "pair",
+        "web-1",
+        "web",
+    ]
+    assert (
+        netlab("delete", *words)[1] == "pod/pair deleted\npod/web-1 deleted\nservice/web deleted\n"
+    )
+
+
+def test_what_is_there_is_shown_beside_what_is_not(netlab: Netlab) -> None:
+    code, out, err = netlab("get", "pods", "nope", "pair", "-o", "name")
+    assert (code, out) == (4, "pod/pair\n")
+    assert err == "error: pods 'nope' not found in namespace default\n"
+
+
+def test_an_unknown_kind_is_answered_in_a_line_that_can_be_read(netlab: Netlab) -> None:
+    assert max(map(len, netlab("get", "podz")[2].splitlines())) <= 120
+
+
+def test_labels_and_headers_are_as_kubectl_has_them(netlab: Netlab) -> None:
+    out = netlab("get", "pods", "--show-labels", "--no-headers")[1]
+    assert [row[0] for row in table(out)] == ["pair", "web-1"]
+    assert [row[-1] for row in table(out)] == ["app=pair", "app=web"]
+
+
+def test_one_lab_can_be_named(room: FakeRoom, netlab: Netlab) -> None:
+    room.labs["two"] = FakeLive("two")
+    assert netlab("get", "labs", "two", "-o", "name")[1] == "lab/two\n"
+
+
 def test_labs_are_listed_without_choosing_one(room: FakeRoom, netlab: Netlab) -> None:
     room.labs["two"] = FakeLive("two")
     rows = table(netlab("get", "labs")[1])
@@ -270,6 +310,60 @@ def test_watch_prints_only_rows_that_change(
         "late",
     ]
     assert out.splitlines()[-1].endswith("(deleted)")
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (("-A",), "default     late     1/1     Running   2"),
+        (("-o", "name"), "pod/late"),
+        (("-A", "-o", "name"), "pod/late"),
+    ],
+    ids=str,
+)
+def test_a_watched_row_stands_in_the_columns_of_the_first(
+    room: FakeRoom,
+    netlab: Netlab,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    last: str,
+) -> None:
+    after(room, monkeypatch, [*DOCUMENTS, pod("late")])
+    out = netlab("get", "pods", "-w", *words)[1].splitlines()
+    assert out[-1].startswith(last)
+    if "name" not in words:
+        assert out[-1].index("Running") == out[0].index("STATUS")
+
+
+def test_watched_json_is_a_stream_of_objects(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(room, monkeypatch, [pod("late")])
+    out = netlab("get", "pods", "-w", "-o", "json")[1]
+    assert json.loads(out)["metadata"]["name"] == "late"
+
+
+def test_the_first_row_that_a_watch_sees_has_its_header(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(room, monkeypatch, [*DOCUMENTS, pod("late", namespace="new")])
+    out = netlab("get", "pods", "-n", "new", "-w")[1]
+    assert [row[0] for row in table(out)] == ["NAME", "late"]
+
+
+def after(
+    room: FakeRoom, monkeypatch: pytest.MonkeyPatch, documents: list[dict[str, object]]
+) -> None:
+    """Have the lab hold *documents* at the first look of a watch, and interrupt the second."""
+    looks = iter([documents])
+
+    def look(seconds: float) -> None:
+        found = next(looks, None)
+        if found is None:
+            raise KeyboardInterrupt
+        room.labs["notes"].stored = found
+
+    monkeypatch.setattr("time.sleep", look)
 
 
 def test_what_changes_while_the_first_rows_are_printed_is_not_lost(
