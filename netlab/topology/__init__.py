@@ -1,7 +1,8 @@
 """The input: files, directories or standard input into a Lab and Kubernetes objects.
 
     sources   the texts
-    tree      a text's documents, each value with its line; `scalars`: what a word means
+    tree      a text's documents, each value with its line; `scalars`: what a word means;
+              `syntax`: what is no YAML
     shapes    the form of a document, and the walk that compares; `values`: of one value
     labdoc    the Lab document: its shape and what may be left out; `labrules`: what must agree
     manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object

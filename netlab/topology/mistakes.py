@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from netlab.topology.tree import Node, Path
 
+SHOWN_MAX = 600  # characters of one mistake
 _PLAIN_KEY = re.compile(r"[A-Za-z_<][\w<-]*")
 
 
@@ -21,6 +22,16 @@ def path_text(path: Path) -> str:
         else:
             parts.append(f'["{step}"]')
     return "".join(parts).removeprefix(".")
+
+
+def visible(text: str) -> str:
+    """Return *text* as one line that a terminal shows and does not obey, cut in its middle.
+
+    Input is quoted in it: a name may hold a line's end or an escape sequence, or be endless.
+    """
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    half = SHOWN_MAX // 2
+    return shown if len(shown) <= SHOWN_MAX else f"{shown[:half]} … {shown[-half:]}"
 
 
 class Origin(NamedTuple):
@@ -68,7 +79,7 @@ class Mistakes:
         place = f"{source}:{line}: " if line else f"{source}: "
         field = f"{path_text(path)}: " if path else ""
         self.expect(source)
-        self._found.append((self._sources[source], line, f"{place}{field}{text}"))
+        self._found.append((self._sources[source], line, visible(f"{place}{field}{text}")))
 
     def at(self, origin: Origin, path: Path, text: str) -> None:
         """Note that *text* is wrong with the field *path* of the object declared at *origin*."""

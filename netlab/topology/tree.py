@@ -10,11 +10,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from netlab.topology.scalars import WORDS, joined_surrogates, plain_scalar
+from netlab.topology.syntax import syntax_mistake
 
 VALUES_MAX = 1_000_000  # values of one file, aliases expanded
 DEPTH_MAX = 100  # nested lists and mappings
@@ -275,18 +275,9 @@ def compose(text: str) -> Composed:
     except _Stop:
         pass
     except yaml.MarkedYAMLError as error:
-        composer.slips.append(_syntax_slip(text, error))
+        line, what = syntax_mistake(text, error)
+        composer.slips.append(Slip(line, (), what))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         composer.slips.append(Slip(line, (), f"not text: {error.reason} (YAML or JSON in UTF-8)"))
     return Composed(composer.roots, composer.slips)
-
-
-def _syntax_slip(text: str, error: Any) -> Slip:
-    mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else 1
-    what = error.problem or error.context or "cannot be read"
-    lines = text.split("\n", line)
-    indent = re.match(r"\s*", lines[line - 1]) if len(lines) >= line else None
-    hint = " (indent with spaces, not with tabs)" if indent and "\t" in indent[0] else ""
-    return Slip(line, (), f"not YAML: {what}{hint}")

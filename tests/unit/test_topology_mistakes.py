@@ -59,6 +59,24 @@ def test_a_control_character_is_not_text(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("quoted", "shown"),
+    [("a\\e[2Jb", "a\\x1b[2Jb"), ("a\\nb", "a\\nb"), ("\\u202e", "\\u202e")],
+)
+def test_what_is_quoted_cannot_write_on_the_terminal(
+    tmp_path: Path, quoted: str, shown: str
+) -> None:
+    (line,) = mistakes(tmp_path, HEAD + f'nodes: [{{name: "{quoted}"}}]\n')
+    assert f"nodes[0].name: {shown} is not an RFC 1123 label" in line
+
+
+def test_a_mistake_is_of_readable_length(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, HEAD + f"nodes: [{{name: a, address: {'1.' * 90000}}}]\n")
+    assert len(line) < 700
+    assert line.startswith("t.yaml:4: nodes[0].address: 1.1.")
+    assert line.endswith("192.168.50.11)")
+
+
 def test_json_mistakes_have_lines(tmp_path: Path) -> None:
     text = json.dumps(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"container": []}},
@@ -89,7 +107,7 @@ def test_a_broken_file_hides_no_namespace(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         topology.load([str(tmp_path)])
     assert [line.replace(f"{tmp_path}/", "") for line in caught.value.mistakes] == [
-        "b.yaml:4: not YAML: did not find expected ',' or '}'"
+        "b.yaml:4: not YAML: did not find expected ',' or '}' (a bracket or a comma is missing)"
     ]
 
 
