@@ -1,0 +1,65 @@
+"""Every example of every help text works when it is pasted, with topologies/notes.yaml up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+import click
+import pytest
+from labs import ROOT, Cli, namespaces
+
+from netlab.cli import menu
+from netlab.cli.options import Command
+from netlab.cli.program import program
+
+pytestmark = pytest.mark.lab
+# What ends only with ^C, needs a file of the reader's own or another program, or is another lab's.
+NOT_HERE = {
+    *("-w", "clock -f", "-f web.yaml", "jq", "paths.xml", "notes"),
+    *("netlab up", "netlab plan", "netlab down", "netlab completion"),
+}
+LAST = ("delete",)  # what makes others fail
+
+
+def examples() -> list[str]:
+    found: list[str] = []
+    for name in sorted((entry.name for entry in menu.COMMANDS), key=LAST.__contains__):
+        command = program.get_command(click.Context(program), name)
+        assert isinstance(command, Command)
+        found += [line.strip() for line in command.example.strip().splitlines()]
+    return [line for line in found if not NOT_HERE & set(words_and_pairs(line))]
+
+
+def words_and_pairs(line: str) -> list[str]:
+    words = line.split()
+    return [*words, *map(" ".join, pairwise(words))]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    command = Cli(f"e{os.getpid()}", tmp_path_factory.mktemp("lab"))
+    text = (ROOT / "topologies/notes.yaml").read_text()
+    try:
+        command("up", command.file(text.replace("name: notes ", f"name: {command.lab} ", 1)))
+        yield command
+    finally:
+        command("down", code=None)
+        assert namespaces(command.lab) == []
+
+
+@pytest.mark.parametrize("line", examples())
+def test_an_example_works_when_it_is_pasted(lab: Cli, line: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'netlab() {{ {sys.executable} -m netlab "$@"; }}; set -o pipefail; {line}'],
+        cwd=ROOT,
+        env={**os.environ, "NETLAB_LAB": lab.lab},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
