@@ -145,10 +145,18 @@ def be_root(*, create: bool = False) -> None:
 
     Raises CapabilityError when neither is possible.
     """
-    if os.geteuid() != 0:
-        from netlab import rootless
+    if os.geteuid() == 0:
+        return
+    from netlab import lab, rootless
+    from netlab.errors import NotFoundError
 
+    try:
         rootless.enter(create=create)
+    except NotFoundError as error:
+        if others := lab.names():  # still outside: these are root's
+            hint = f"root's: {', '.join(others)}; the same command with sudo works on them"
+            raise NotFoundError("no lab of yours is running", hint=hint) from error
+        raise
 
 
 def chosen_lab(ctx: click.Context, named: str | None = None) -> str:

@@ -13,6 +13,7 @@ from netlab import capabilities
 from netlab.capabilities import Capability
 from netlab.cli import machine, prove, tables
 from netlab.cli.progress import CLEAR, Progress
+from netlab.errors import NotFoundError
 from netlab.lab.report import Report
 from netlab.packets import (
     Direction,
@@ -129,6 +130,24 @@ def test_the_lab_is_chosen_by_option_then_environment(
     ):
         assert netlab(*words)[1].startswith(f"lab {lab}: "), words
     assert netlab("-L", "notes", "status", "two")[0] == 2
+
+
+def test_a_user_without_a_lab_is_told_of_roots(
+    netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*, create: bool) -> None:
+        raise NotFoundError("no lab is running", hint="start one: netlab up FILE")
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("netlab.rootless.enter", none)
+    code, _, err = netlab("get", "pods")
+    assert (code, err.splitlines()) == (
+        4,
+        [
+            "error: no lab of yours is running",
+            "hint: root's: notes; the same command with sudo works on them",
+        ],
+    )
 
 
 def test_status_fails_until_converged(room: FakeRoom, netlab: Netlab) -> None:
