@@ -14,6 +14,9 @@ die() {
     exit "${3:-3}"
 }
 
+# usage FILE: print the comment at its top.
+usage() { sed -n '2,/^[^#]/{/^# shellcheck/d;s/^#$//p;s/^# //p;}' "$1"; }
+
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
 # has PROGRAM: whether it is there; a user's PATH may lack the sbin directories.

@@ -231,6 +231,16 @@ def test_completion_of_live_names_is_silent_without_a_lab() -> None:
     assert completed("-L", "no-such-lab", "exec", "") == []
 
 
+@pytest.mark.parametrize("script", ["lab", "test"])
+def test_a_script_says_what_it_does_without_doing_it(script: str) -> None:
+    done = subprocess.run(
+        ["sh", str(ROOT / "scripts" / script), "--help"], cwd="/", capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"sudo scripts/{script} [" in done.stdout
+    assert "#" not in done.stdout
+
+
 def test_every_command_is_where_the_menu_says() -> None:
     import click
 
