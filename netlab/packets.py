@@ -70,7 +70,8 @@ class Sighting(msgspec.Struct, frozen=True):
     """One packet on one device: when (ns since the epoch, one clock for all), where, what.
 
     `flow`, `ttl`, `length`, `ip_id` and the MACs are those of the packet the probe is in: inside
-    VXLAN the inner ones. `icmp` names an ICMP message: `echo-request`, `net-unreachable`, …
+    VXLAN the inner ones. `content` is that packet without what a router or a card fills in: TTL
+    and checksums. `icmp` names an ICMP message: `echo-request`, `net-unreachable`, …
     """
 
     time: int
@@ -86,6 +87,7 @@ class Sighting(msgspec.Struct, frozen=True):
     ip_id: int = 0
     icmp: str = ""
     foreign: bool = False
+    content: bytes = b""
 
     @property
     def where(self) -> str:
@@ -107,7 +109,7 @@ class Hop(msgspec.Struct, frozen=True):
     source: str
     destination: str
     ttl: int | None = None
-    outer: Outer | None = None  # compared: addresses and VNI
+    outer: Outer | None = None  # compared: addresses, destination port, VNI
     source_mac: str | None = None
     destination_mac: str | None = None
     own: bool = False
@@ -131,7 +133,8 @@ class Expectation(msgspec.Struct, frozen=True):
     """The way a flow should take: hops of the request, of the reply, and where it must not show.
 
     `ends` is empty for a flow that is to be answered; otherwise it says what stops the request
-    behind its last hop.
+    behind its last hop. `ports` are devices, by the beginning of their names, through which a
+    bridge may send a copy of a frame whose MAC it has not learned: no sign of a wrong way.
     """
 
     flow: Flow
@@ -139,6 +142,7 @@ class Expectation(msgspec.Struct, frozen=True):
     reply: tuple[Hop, ...] = ()
     forbidden: tuple[tuple[str, str], ...] = ()  # (netns, device)
     ends: str = ""
+    ports: tuple[tuple[str, str], ...] = ()  # (netns, beginning of the device's name)
 
 
 class Passage(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netlab.packets import (
+    Direction,
     Expectation,
     Flow,
     Hop,
@@ -72,7 +73,14 @@ def _outer_difference(hop: Hop, sighting: Sighting) -> str:
             f"seen there in VXLAN {outer.source} -> {outer.destination}, "
             f"not {wanted.source} -> {wanted.destination}"
         )
-    return f"seen there with VNI {outer.vni}, not {wanted.vni}" if outer.vni != wanted.vni else ""
+    if outer.vni != wanted.vni:
+        return f"seen there with VNI {outer.vni}, not {wanted.vni}"
+    if wanted.destination_port not in (0, outer.destination_port):
+        return (
+            f"seen there in VXLAN on UDP port {outer.destination_port}, "
+            f"not {wanted.destination_port}"
+        )
+    return ""
 
 
 def passages(leg: Leg, hops: Sequence[Hop], sightings: Sequence[Sighting]) -> list[Passage]:
@@ -115,12 +123,32 @@ def forbidden_sighting(expectation: Expectation, sightings: Sequence[Sighting]) 
 
 
 def bare_sighting(found: Sequence[Passage], sightings: Sequence[Sighting]) -> Sighting | None:
-    """Return a sighting outside VXLAN on a device where the flow may only be inside."""
+    """Return a sighting outside VXLAN where the flow may only be inside: on such a device, or on
+    any device of a namespace that the flow only crosses wrapped."""
     wrapped = {(p.hop.netns, p.hop.device) for p in found if p.hop.outer is not None}
+    crossed = {netns for netns, _ in wrapped} - {p.hop.netns for p in found if not p.hop.outer}
     for sighting in sightings:
-        if (sighting.netns, sighting.device) in wrapped and not (sighting.outer or sighting.icmp):
+        if sighting.outer or (sighting.icmp and not sighting.icmp.startswith("echo-")):
+            continue
+        if sighting.netns in crossed or (sighting.netns, sighting.device) in wrapped:
             return sighting
     return None
+
+
+def astray(
+    expectation: Expectation, found: Sequence[Passage], sightings: Sequence[Sighting]
+) -> Sighting | None:
+    """Return a sighting off the way that no flooding bridge explains: somebody else got a copy."""
+
+    def flooded(sighting: Sighting) -> bool:
+        return sighting.foreign or any(
+            sighting.netns == netns
+            and sighting.device.startswith(port)
+            and sighting.direction is Direction.OUT
+            for netns, port in expectation.ports
+        )
+
+    return next((s for s in stray(expectation, found, sightings) if not flooded(s)), None)
 
 
 def refusals(sightings: Sequence[Sighting]) -> list[str]:
@@ -217,6 +245,14 @@ def compare(
             ],
             last,
             "an answer to the sender's socket",
+        )
+    copy = astray(expectation, found, sightings)
+    if copy is not None:
+        return verdict(
+            Outcome.FAIL,
+            [f"every hop seen, but also {copy.where}, which is not on its way"],
+            copy.where,
+            "never there",
         )
     return verdict(Outcome.PASS, _pass_evidence(found))
 

@@ -56,6 +56,13 @@ def stopped(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> 
     return ""
 
 
+def bridge_ports(cluster: Cluster) -> tuple[tuple[str, str], ...]:
+    """Return the ports of bridges, as (netns, beginning of the device's name): a bridge that has
+    not learned a MAC floods them all."""
+    nodes = tuple((node.netns, "veth") for node in cluster.nodes)
+    return ((cluster.lab.netns(world.UNDERLAY), ""), *nodes)
+
+
 def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple[str, str]]:
     """Return the devices on which the flow must not show, as (netns, device)."""
     lab = cluster.lab

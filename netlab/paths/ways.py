@@ -21,6 +21,7 @@ from netlab.paths import places, rules
 from netlab.paths.places import Place
 
 TTL = 64
+VXLAN_PORT = 8472  # UDP; the kernel's default, which flannel keeps (not RFC 7348's 4789)
 IN, OUT = Direction.IN, Direction.OUT
 
 
@@ -142,7 +143,8 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     )
     why = f"FDB entry of {device} for {peer.vtep_mac} dst {peer.address}"
     way.at(node.netns, device, OUT, why, macs=macs)
-    way.outer = Outer(node.address, peer.address, vni)
+    port = way.lab.network.Backend.Port or VXLAN_PORT
+    way.outer = Outer(node.address, peer.address, vni, destination_port=port)
     first = len(way.hops)
     across_underlay(way, (node.name, node.address), (peer.name, peer.address))
     way.carried_on(f"{device} of {peer.name} takes VNI {vni} off its UDP port")
@@ -269,4 +271,5 @@ def expected(cluster: Cluster, source: Place, destination: Place, flow: Flow) ->
         tuple(request),
         tuple(reply_hops(cluster, source, destination, flow)),
         tuple(rules.forbidden(cluster, source, destination)),
+        ports=rules.bridge_ports(cluster),
     )

@@ -204,6 +204,8 @@ class Capture:
 
     def _sequence(self, flow: Flow, netns: str) -> int | None:
         """The sequence number of the first SYN of *flow* seen in its sender's namespace."""
+        if not flow.source:
+            return None  # its kernel found no way to send it
         ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
         ends = socket.inet_aton(flow.source) + socket.inet_aton(flow.destination)
         for kept in self.frames(ends + ports):

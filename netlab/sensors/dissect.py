@@ -29,6 +29,9 @@ ICMP_NAMES = {
     (11, 0): "time-exceeded",
 }
 
+# Of the transport's header, by protocol number: ICMP, TCP, UDP
+_CHECKSUM_AT = {1: 2, 6: 16, 17: 6}
+
 
 class Layers:
     """scapy's layers, loaded once."""
@@ -63,7 +66,7 @@ def warm() -> None:
 def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
     """Return what *frame* shows; None when it is no IPv4 packet of a protocol netlab sends."""
     scapy = layers()
-    packet = scapy.ether(frame.data)
+    packet = _unusual_vxlan(scapy, scapy.ether(frame.data))
     outer = None
     if scapy.vxlan in packet and scapy.ip in packet[scapy.vxlan]:
         outer = _outer(scapy, packet)
@@ -88,7 +91,32 @@ def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
         ip_id=ip.id,
         foreign=frame.foreign,
         icmp=icmp,
+        content=content(bytes(ip.original)[: ip.len]),
     )
+
+
+def content(packet: bytes) -> bytes:
+    """Return an IPv4 packet with zeroes for its TTL and checksums: what must arrive as it was sent.
+
+    The transport's checksum may be left to a card that never sees the packet (CHECKSUM_PARTIAL).
+    """
+    kept, header = bytearray(packet), (packet[0] & 0xF) * 4
+    at = header + _CHECKSUM_AT.get(packet[9], len(packet))
+    for start, end in ((8, 9), (10, 12), (at, at + 2)):
+        kept[start:end] = bytes(len(kept[start:end]))
+    return bytes(kept)
+
+
+def _unusual_vxlan(scapy: Layers, packet: Any) -> Any:
+    """*packet* with VXLAN recognised on any UDP port: flannel's `Backend.Port` may be any."""
+    if scapy.udp not in packet or scapy.vxlan in packet or scapy.icmp in packet:
+        return packet
+    data = bytes(packet[scapy.udp].payload)
+    # RFC 7348: flags with the I bit alone, reserved zeroes; then Ethernet with IPv4.
+    if data[:4] == b"\x08\0\0\0" and data[7:8] == b"\0" and data[20:23] == b"\x08\0\x45":
+        packet[scapy.udp].remove_payload()
+        packet[scapy.udp].add_payload(scapy.vxlan(data))
+    return packet
 
 
 def _outer(scapy: Layers, packet: Any) -> Outer:

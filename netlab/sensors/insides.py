@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import socket
@@ -12,7 +13,9 @@ from netlab.packets import Protocol
 from netlab.processes import run
 
 ARP_STATISTICS = "/proc/net/stat/arp_cache"  # of the machine; a user namespace does not show it
-SIOCGIFADDR = 0x8915  # netdevice(7)
+SIOCGIFCONF = 0x8912  # netdevice(7)
+ADDRESSES = 64  # of one namespace, at most
+_IFREQ = 40  # bytes of a struct ifreq
 VIEWS = ("uts", "ipc", "pid")  # the namespaces, beside the network's, that containers share
 _LOOK = "hostname; for kind in uts ipc pid; do readlink /proc/self/ns/$kind; done"
 
@@ -32,15 +35,25 @@ def bind_refusal(netns: str, port: int, protocol: Protocol) -> str:
     return ""
 
 
-def address_of(netns: str, device: str) -> str:
-    """Return the IPv4 address that *device* has in *netns*, "" without one."""
+def addresses_of(netns: str) -> list[str]:
+    """Return every IPv4 address that a device of *netns* has, 127.0.0.1 apart, as text.
+
+    Source: net/ipv4/devinet.c, inet_gifconf: all addresses of all devices.
+    """
+    room = array.array("B", bytes(_IFREQ * ADDRESSES))
     with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        request = struct.pack("16s240x", device.encode())
-        try:
-            reply = fcntl.ioctl(sock.fileno(), SIOCGIFADDR, request)
-        except OSError:
-            return ""
-    return socket.inet_ntoa(reply[20:24])
+        request = struct.pack("iP", len(room), room.buffer_info()[0])
+        used = struct.unpack("iP", fcntl.ioctl(sock.fileno(), SIOCGIFCONF, request))[0]
+    found = [socket.inet_ntoa(room[at + 20 : at + 24]) for at in range(0, used, _IFREQ)]
+    return [address for address in found if not address.startswith("127.")]
+
+
+def route_of(netns: str, destination: str, *, source: str, arriving: str) -> str:
+    """Return the route that *netns* has for a packet that came in through the device *arriving*,
+    as ip(8) shows it; "" when it has none."""
+    words = f"ip -o route get {destination} from {source} iif {arriving}".split()
+    found = run(words, netns=netns, check=False)
+    return " ".join(found.stdout.split()) if found.returncode == 0 else ""
 
 
 def arp_overflows() -> int:

@@ -30,36 +30,44 @@ class Pair(NamedTuple):
     protocol: Protocol
 
 
-class _Said(msgspec.Struct):
+class Answer(msgspec.Struct, frozen=True):
+    """What a server said: whom it saw, who it is; or what went wrong. All empty: nothing came."""
+
     client: str = ""
+    pod: str = ""
+    namespace: str = ""
+    error: str = ""
 
 
-def clients(pairs: Sequence[Pair]) -> dict[Pair, str]:
-    """Return, for each pair, the address its server saw, or `error: …`, or "" for no answer.
+NOTHING = Answer()
+
+
+def answers(pairs: Sequence[Pair]) -> dict[Pair, Answer]:
+    """Return, for each pair, what its server answered.
 
     *pairs* are sorted by source, so that each source's namespace is entered once per batch.
     """
-    answers: dict[Pair, str] = {}
+    found: dict[Pair, Answer] = {}
     rest = iter(pairs)
     while batch := list(islice(rest, AT_ONCE)):
-        answers.update(_asked(batch))
-    return answers
+        found.update(_asked(batch))
+    return found
 
 
-def _asked(batch: Iterable[Pair]) -> dict[Pair, str]:
-    answers: dict[Pair, str] = {}
+def _asked(batch: Iterable[Pair]) -> dict[Pair, Answer]:
+    answers: dict[Pair, Answer] = {}
     waiting: dict[int, tuple[socket.socket, Pair]] = {}
     poll = select.epoll()
     try:
         for netns, mine in groupby(batch, key=lambda pair: pair.netns):
             with entered(netns):
                 for pair in mine:
-                    answers[pair] = ""
+                    answers[pair] = NOTHING
                     sock = _opened(pair)
                     waiting[sock.fileno()] = (sock, pair)
                     _start(sock, pair, poll, answers)
         last = time.monotonic()
-        while any(not answers[pair] for _, pair in waiting.values()):
+        while any(answers[pair] is NOTHING for _, pair in waiting.values()):
             events = poll.poll(SILENCE)
             if not events and time.monotonic() - last > SILENCE:
                 break
@@ -79,10 +87,12 @@ def _opened(pair: Pair) -> socket.socket:
     return socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
 
 
-def _start(sock: socket.socket, pair: Pair, poll: select.epoll, answers: dict[Pair, str]) -> None:
+def _start(
+    sock: socket.socket, pair: Pair, poll: select.epoll, answers: dict[Pair, Answer]
+) -> None:
     failed = sock.connect_ex((pair.address, pair.port))
     if failed not in (0, errno.EINPROGRESS):
-        answers[pair] = f"error: {os.strerror(failed).lower()}"
+        answers[pair] = Answer(error=os.strerror(failed).lower())
         return
     if pair.protocol is Protocol.UDP:
         sock.send(QUESTION)
@@ -92,25 +102,25 @@ def _start(sock: socket.socket, pair: Pair, poll: select.epoll, answers: dict[Pa
 
 
 def _advance(
-    sock: socket.socket, pair: Pair, mask: int, poll: select.epoll, answers: dict[Pair, str]
+    sock: socket.socket, pair: Pair, mask: int, poll: select.epoll, answers: dict[Pair, Answer]
 ) -> None:
     try:
         if mask & select.EPOLLOUT and not mask & select.EPOLLERR:
             sock.send(QUESTION)
             poll.modify(sock, select.EPOLLIN)
             return
-        answers[pair] = _client(sock.recv(4096))
+        answers[pair] = _answer(sock.recv(4096))
     except BlockingIOError:
         return
     except OSError as error:
-        answers[pair] = f"error: {(error.strerror or str(error)).lower()}"
+        answers[pair] = Answer(error=(error.strerror or str(error)).lower())
     poll.unregister(sock)
 
 
-def _client(line: bytes) -> str:
+def _answer(line: bytes) -> Answer:
     try:
         # A server that was kept waiting has already answered once by itself.
-        first = line.partition(b"\n")[0]
-        return msgspec.json.decode(first, type=_Said).client or "error: it names no client"
+        said = msgspec.json.decode(line.partition(b"\n")[0], type=Answer)
     except msgspec.DecodeError:
-        return f"error: it answered {line[:40]!r}"
+        return Answer(error=f"it answered {line[:40]!r}")
+    return said if said.client else Answer(error="it names no client")

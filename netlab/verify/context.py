@@ -33,7 +33,7 @@ class Live(Interface):
 
     def cluster(self) -> Cluster: ...
     def etcd(self) -> Etcd: ...
-    def status(self) -> dict[str, Any]: ...
+    def status(self, *, timeout: float = ...) -> dict[str, Any]: ...
     def delete(self, documents: Sequence[Document]) -> Any: ...
 
 
@@ -87,6 +87,7 @@ class Context:
         self.capture = capture
         self.pods = usable(cluster)
         self._etcd = threading.Lock()
+        self.counting = threading.Lock()  # for flows that are masqueraded: rules count them all
         self._watching = threading.Lock()
 
     @property

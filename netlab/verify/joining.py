@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 
 from netlab import world
-from netlab.cluster import Cluster, NodeState
+from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import choice, lease, vxlan
 from netlab.flannel.config import SUBNETS, resolve
 from netlab.flannel.lease import Lease
@@ -33,6 +33,7 @@ from netlab.verify.context import Checked, Context, Failure, Skip, required
 from netlab.verify.leases import in_words, observed, only_vxlan, way_to
 
 WITHIN = 2.0  # seconds, for all nodes to follow
+SENDERS = 8  # nodes at most of which a pod speaks with the stranger
 TTL = 30  # seconds the stranger's lease lives at most
 LOOK = 0.005  # seconds between two looks into the kernels
 NAME = f"{world.GUEST}join"
@@ -140,11 +141,17 @@ def until_all(context: Context, peer: Lease, *, held: bool) -> float:
                     f"{node.name} {verb} {in_words(thing)} after {WITHIN} s"
                     for node in waiting
                     for thing in left[node.name]
-                )
+                ),
+                last_seen=f"etcd {peer.key}" + ("" if held else " revoked"),
+                expected_next=_followed(waiting[0], left[waiting[0].name][0], held=held),
             )
         if waiting:
             time.sleep(LOOK)
     return took
+
+
+def _followed(node: NodeState, thing: Object, *, held: bool) -> str:
+    return f"{node.name} {'holds' if held else 'forgets'} {in_words(thing)}"
 
 
 def _differing(node: NodeState, device: str, peer: Lease, *, held: bool) -> list[Object]:
@@ -192,15 +199,23 @@ def _joined_and_left(context: Context, node: NodeState, own: Lease) -> tuple[flo
 
 
 def _reached(context: Context, node: NodeState) -> Checked:
-    """A packet from a pod to the stranger's end of its subnet and back, hop by hop."""
-    source = context.pod_place(context.pods[0])
-    shot = required(
-        context.shoot(
-            source,
-            of_node(node, node.bridge_address),
-            protocol=Protocol.ICMP,
-            cluster=extended(context.cluster, node),
+    """A packet from a pod of each node to the stranger's end of its subnet and back."""
+    firsts: dict[str, PodState] = {}
+    for pod in context.pods:
+        firsts.setdefault(pod.node, pod)
+    checked = Checked()
+    for pod in list(firsts.values())[:SENDERS]:
+        shot = required(
+            context.shoot(
+                context.pod_place(pod),
+                of_node(node, node.bridge_address),
+                protocol=Protocol.ICMP,
+                cluster=extended(context.cluster, node),
+            )
         )
-    )
-    line = f"{context.pods[0].title} -> {node.bridge_address} there: echo answered, every hop seen"
-    return Checked([line], shot.verdict.passages)
+        checked.evidence.append(
+            f"{pod.title} of {pod.node} -> {node.bridge_address} there: echo answered, "
+            "every hop seen"
+        )
+        checked.passages += shot.verdict.passages
+    return checked

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 
+from netlab import world
 from netlab.cluster import NodeState
 from netlab.flannel import lease, vxlan
 from netlab.flannel.config import SUBNETS, resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel.real import RealKernel
-from netlab.objects import Object
-from netlab.store.etcd import KeyValue, Listing
+from netlab.objects import Object, Sysctl
+from netlab.store.etcd import Etcd, KeyValue, Listing
 from netlab.verify.context import Checked, Context, Failure, Skip
+
+SHORT = 1800  # seconds: less than flannel's margin before the end, so a key is renewed at once
+RENEWED_WITHIN = 2.0  # seconds
+LOOK = 0.005  # seconds between two looks into etcd
 
 
 def lease_in_etcd(context: Context) -> Checked:
@@ -19,23 +24,87 @@ def lease_in_etcd(context: Context) -> Checked:
         listing = etcd.range(SUBNETS)
         found = {state.name: _own_key(state, listing) for state in context.cluster.nodes}
         ttls = {name: etcd.time_to_live(item.lease) for name, (_, item) in found.items()}
-    renewals = {node["name"]: node["renews"] for node in context.live.status()["nodes"]}
-    checked = Checked()
     for name, (held, item) in found.items():
         _flannels_own_form(held, item)
-        checked.evidence.append(
-            f"{name}: {item.key.rpartition('/')[2]} = {item.value.decode()}, "
-            + _kept_alive(name, ttls[name], renewals.get(name, 0.0))
-        )
+        _of_this_overlay(context, held, item)
+        if ttls[name] <= 0:
+            raise Failure(
+                f"{name}: its key has no TTL: it would outlive the node",
+                last_seen=f"etcd {item.key}",
+                expected_next="an etcd lease it is attached to",
+            )
     leases = {name: held for name, (held, _) in found.items()}
     missing = [line for node in context.cluster.nodes for line in not_held(context, node, leases)]
     if missing:
-        raise Failure(*missing)
+        raise Failure(
+            *missing,
+            last_seen=f"etcd {SUBNETS}",
+            expected_next=f"what follows from it: {missing[0].replace(' lacks ', ' holds ', 1)}",
+        )
+    renewals = renewed(context, {name: item for name, (_, item) in found.items()})
+    checked = Checked()
+    for name, (_, item) in found.items():
+        took, ttl = renewals[name]
+        checked.evidence.append(
+            f"{name}: {item.key.rpartition('/')[2]} = {item.value.decode()}, TTL {ttls[name]} s; "
+            f"left with {SHORT} s, it was renewed to {ttl} s after {took * 1000:.0f} ms"
+        )
     others = max(0, len(leases) - 1)
     checked.evidence.append(
-        f"each of {len(leases)} nodes holds route, neighbour and FDB entry for the {others} others"
+        f"each of {len(leases)} nodes has the tunnel device of its lease, and route, neighbour "
+        f"and FDB entry for the {others} others"
     )
     return checked
+
+
+def renewed(context: Context, keys: dict[str, KeyValue]) -> dict[str, tuple[float, int]]:
+    """Give each node's key a TTL that is due for renewal, and watch its node renew it.
+
+    Return the seconds that took and the new TTL, by node. Nobody else sees a change: the values
+    stay. A key that is not renewed gets its old lease back; killed in between, it has `SHORT`
+    seconds left, as long as a node needs that is there. Raises Failure.
+    """
+    began, waiting = time.monotonic(), dict(keys)
+    done: dict[str, tuple[float, int]] = {}
+    with context.etcd() as etcd:
+        short = etcd.grant(SHORT)
+        for item in keys.values():
+            etcd.put_if_unchanged(item.key, item.value, mod_revision=item.mod_revision, lease=short)
+    while waiting and time.monotonic() - began < RENEWED_WITHIN:
+        with context.etcd() as etcd:
+            now = {item.key: item for item in etcd.range(SUBNETS).items}
+            for name, item in list(waiting.items()):
+                found = now.get(item.key)
+                if found and found.value == item.value and found.lease not in (0, short):
+                    ttl = etcd.time_to_live(found.lease)
+                    if ttl > SHORT:
+                        done[name] = time.monotonic() - began, ttl
+                        del waiting[name]
+        if waiting:
+            time.sleep(LOOK)
+    with context.etcd() as etcd:
+        _given_back(etcd, waiting, short)
+    if waiting:
+        name, item = next(iter(waiting.items()))
+        raise Failure(
+            *(f"{name}: its key was due for renewal, and was not renewed" for name in waiting),
+            last_seen=f"etcd {item.key} with {SHORT} s to live",
+            expected_next=f"renewed by {name} within {RENEWED_WITHIN:g} s",
+        )
+    return done
+
+
+def _given_back(etcd: Etcd, keys: dict[str, KeyValue], short: int) -> None:
+    """Attach *keys* to the leases they had; end *short* once no key is left in it."""
+    now = {item.key: item for item in etcd.range(SUBNETS).items}
+    for item in keys.values():
+        found = now.get(item.key)
+        if found and found.lease == short:
+            etcd.put_if_unchanged(
+                item.key, item.value, mod_revision=found.mod_revision, lease=item.lease
+            )
+    if all(item.lease != short for item in etcd.range(SUBNETS).items):
+        etcd.revoke(short)
 
 
 def _own_key(state: NodeState, listing: Listing) -> tuple[Lease, KeyValue]:
@@ -46,24 +115,39 @@ def _own_key(state: NodeState, listing: Listing) -> tuple[Lease, KeyValue]:
             continue
         if held.public_ip == state.address and not wrong:
             return held, item
-    raise Failure(f"{state.name}: no key under {SUBNETS} has PublicIP {state.address}")
+    raise Failure(
+        f"{state.name}: no readable key under {SUBNETS} has PublicIP {state.address}",
+        last_seen=f"etcd {SUBNETS}",
+        expected_next=f"a lease with PublicIP {state.address}",
+    )
 
 
 def _flannels_own_form(held: Lease, item: KeyValue) -> None:
     if held.found_at or item.key != lease.key_of(held.subnet):
-        raise Failure(f"key {item.key}, flannel would write {lease.key_of(held.subnet)}")
+        raise Failure(
+            f"key {item.key}, flannel would write {lease.key_of(held.subnet)}",
+            last_seen=f"etcd {item.key}",
+            expected_next=lease.key_of(held.subnet),
+        )
     if item.value != held.value():
-        raise Failure(f"value {item.value!r}, flannel would write {held.value()!r}")
+        raise Failure(
+            f"value {item.value!r}, flannel would write {held.value()!r}",
+            last_seen=f"etcd {item.key}",
+            expected_next=held.value().decode(),
+        )
 
 
-def _kept_alive(name: str, ttl: int, renews: float) -> str:
-    """What can be seen of the renewal at one moment: the TTL, and when the agent will renew."""
-    if ttl <= 0:
-        raise Failure(f"{name}: its key has no TTL: it would outlive the node")
-    due = renews - time.time()
-    if not due < ttl:
-        raise Failure(f"{name}: expires in {ttl} s, but the agent renews only in {due:.0f} s")
-    return f"TTL {ttl} s, due for renewal in {max(0, due):.0f} s, {ttl - due:.0f} s before its end"
+def _of_this_overlay(context: Context, held: Lease, item: KeyValue) -> None:
+    """Check what the lease says against the net-conf. Raises Failure."""
+    config = resolve(context.lab.network)
+    said, wanted = (held.backend_type, held.vni), (config.backend, config.vni)
+    if said != wanted:
+        raise Failure(
+            f"{item.key} says {said[0]} with VNI {said[1]}, the net-conf {wanted[0]} with VNI "
+            f"{wanted[1]}",
+            last_seen=f"etcd {item.key}",
+            expected_next=f"BackendType {wanted[0]}, VNI {wanted[1]}",
+        )
 
 
 def way_to(node: NodeState, device: str, peer: Lease) -> list[Object]:
@@ -77,13 +161,20 @@ def observed(node: NodeState, wanted: list[Object]) -> set[Object]:
 
 
 def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> list[str]:
-    """Return what *node* lacks for the other leases, in words; [] when it holds all."""
-    device = vxlan.device_name(resolve(context.lab.network).vni)
+    """Return what *node* lacks for its lease and the others, in words; [] when it holds all."""
+    peers = [peer for name, peer in leases.items() if name != node.name]
     wanted = [
         thing
-        for name, peer in leases.items()
-        if name != node.name
-        for thing in way_to(node, device, peer)
+        for thing in vxlan.objects(
+            node.netns,
+            config=resolve(context.lab.network),
+            own=leases[node.name],
+            peers=peers,
+            device=world.UPLINK,
+            local=node.address,
+            underlay_mtu=context.lab.underlay.mtu,
+        )
+        if not isinstance(thing, Sysctl)
     ]
     here = observed(node, wanted)
     return [f"{node.name} lacks {in_words(thing)}" for thing in wanted if thing not in here]

@@ -8,7 +8,7 @@ from netlab.packets import Direction, Outcome, Protocol
 from netlab.paths.places import of_member, of_node
 from netlab.paths.rules import published
 from netlab.probe import Shot
-from netlab.sensors import counters
+from netlab.sensors import counters, insides
 from netlab.verify.context import Checked, Context, Failure, Skip, listeners, required
 
 INTERNET_PORT = 80
@@ -26,12 +26,39 @@ def clusterip_outside(context: Context) -> Checked:
     found = listeners(pod)
     tries = [(found[0].protocol, found[0].port)] if found else []
     for protocol, port in (*tries, (Protocol.ICMP, 0)):
+        before = counters.dropped(context.lab.netns(world.GATEWAY))
         shot = required(context.shoot(client, context.pod_place(pod), protocol=protocol, port=port))
         words = f"{port}/{protocol}" if port else str(protocol)
-        checked.evidence.append(f"client -> {pod.title} {words}: {shot.verdict.evidence[0]}")
+        checked.evidence.append(f"client -> {pod.title} {words}: {_stopped(context, shot, before)}")
         checked.evidence += shot.verdict.evidence[1:]
         checked.passages += shot.verdict.passages
     return checked
+
+
+def _stopped(context: Context, shot: Shot, before: int | None) -> str:
+    """What stopped *shot* at the gateway, read back there: no route, or else its last rule.
+
+    Raises Failure when the gateway has a route and no rule of it counted the packet.
+    """
+    gateway = context.lab.netns(world.GATEWAY)
+    route = insides.route_of(
+        gateway, shot.flow.destination, source=shot.flow.source, arriving=world.CLIENT
+    )
+    if not route:
+        return shot.verdict.evidence[0]
+    after = counters.dropped(gateway)
+    where = shot.expectation.request[-1].where
+    if before is None or after is None or after <= before:
+        raise Failure(
+            f"not delivered, but {gateway} has a route ({route}), and no rule of its firewall "
+            "counted the packet: what stopped it is not known",
+            last_seen=where,
+            expected_next=f"nothing: {shot.expectation.ends}",
+        )
+    return (
+        f'last seen at {where}: rule "{counters.NOT_PUBLISHED}" of {gateway} drops it '
+        f"(packets {before} -> {after}), though there is a route ({route})"
+    )
 
 
 def egress_masquerade(context: Context) -> Checked:
@@ -45,16 +72,24 @@ def egress_masquerade(context: Context) -> Checked:
     for index, pod in enumerate(list(firsts.values())[:NODES]):
         node = context.cluster.node(pod.node)
         protocol = (Protocol.TCP, Protocol.UDP)[index % 2]
-        before = counters.masqueraded(node.netns)
-        shot = required(
-            context.shoot(context.pod_place(pod), internet, protocol=protocol, port=INTERNET_PORT)
-        )
-        fired = _fired(before, counters.masqueraded(node.netns))
+        with context.counting:
+            before = counters.masqueraded(node.netns)
+            shot = required(
+                context.shoot(
+                    context.pod_place(pod), internet, protocol=protocol, port=INTERNET_PORT
+                )
+            )
+            fired = _fired(before, counters.masqueraded(node.netns))
         if shot.answer is None or shot.answer.client != node.address:
             seen = shot.answer.client if shot.answer else "nobody"
             raise Failure(f"the server saw {seen}, not {node.name}'s {node.address}")
         if not fired:
-            raise Failure(f"no masquerading rule of {node.netns} counted the flow {shot.flow}")
+            raise Failure(
+                f"no masquerading rule of FLANNEL-POSTRTG in {node.netns} counted the flow "
+                f"{shot.flow}: it was rewritten by another",
+                last_seen=f"{node.netns} {node.declared.bridge} in",
+                expected_next="a rule of FLANNEL-POSTRTG that masquerades and counts it",
+            )
         checked.evidence.append(
             f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(shot, node)}; "
             f"the server saw {node.address}; by {fired}"
@@ -67,7 +102,8 @@ def _fired(before: dict[str, int], after: dict[str, int]) -> str:
     """The rule whose counter moved, with its counter."""
     for rule, packets in after.items():
         if packets > before.get(rule, 0):
-            return f"`{rule}` (packets {before.get(rule, 0)} -> {packets})"
+            others = ", other flows among them" if packets > before.get(rule, 0) + 1 else ""
+            return f"`{rule}` (packets {before.get(rule, 0)} -> {packets}{others})"
     return ""
 
 
@@ -105,13 +141,19 @@ def firewall(context: Context) -> Checked:
     for node in context.cluster.nodes[:NODES]:
         before = counters.dropped(gateway)
         if before is None:
-            raise Failure(f'{gateway} has no rule "{counters.NOT_PUBLISHED}" with a counter')
+            raise Failure(
+                f'{gateway} has no rule "{counters.NOT_PUBLISHED}" with a counter',
+                last_seen=f"{gateway} {world.CLIENT} in",
+                expected_next=f'rule "{counters.NOT_PUBLISHED}" of {gateway} drops it',
+            )
         shot = required(context.shoot(client, of_node(node), protocol=Protocol.TCP, port=port))
         after = counters.dropped(gateway) or 0
         if after <= before:
             raise Failure(
                 f'rule "{counters.NOT_PUBLISHED}" of {gateway} did not count client -> '
-                f"{node.name}:{port}"
+                f"{node.name}:{port}",
+                last_seen=shot.expectation.request[-1].where,
+                expected_next=f'rule "{counters.NOT_PUBLISHED}" drops and counts it',
             )
         checked.evidence.append(
             f"client -> {node.name}:{port}/tcp: {shot.verdict.evidence[0]} "

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from netlab.cluster import NodeState, PodState
-from netlab.packets import Leg, Protocol, Sighting
+from netlab.packets import Leg, Outcome, Protocol, Sighting
 from netlab.paths.places import of_node
 from netlab.probe import Shot
 from netlab.sensors import mesh
@@ -23,6 +23,7 @@ from netlab.verify.context import (
 )
 
 RING = 8  # at most so many pairs of nodes are tried, each node once as sender and as receiver
+SHOWN = 5  # wrong pairs that a failure names
 PAIRS = 2000  # of pods at most, for flat-no-nat; beyond it a sample
 # Neighbour entries that flat-no-nat may cost: the kernel has room for 1024 by default, for all
 # namespaces of the machine together, and forgets none of them for 5 s.
@@ -55,7 +56,7 @@ def same_node(context: Context) -> Checked:
                 port=target.port,
             )
         )
-        _same_client(shot, source.ip)
+        _same_client(shot, source.ip, target.pod)
         same_packet(shot, ttl_lost=0)
         hops = len(shot.expectation.request)
         checked.evidence.append(
@@ -67,10 +68,23 @@ def same_node(context: Context) -> Checked:
     return checked
 
 
-def _same_client(shot: Shot, address: str) -> None:
+def _same_client(shot: Shot, address: str, target: PodState) -> None:
+    """Check who answered, and whom it saw. Raises Failure."""
+    says = shot.answer.says if shot.answer else {}
+    who = f"{says.get('namespace', '')}/{says.get('pod', '')}"
+    if who != target.title:
+        raise Failure(
+            f"{shot.flow}: answered by {who.strip('/') or 'nobody'}, not by {target.title}",
+            last_seen=shot.expectation.request[-1].where,
+            expected_next=f"an answer of {target.title}",
+        )
     seen = shot.answer.client if shot.answer else ""
     if seen != address:
-        raise Failure(f"{shot.flow}: the server saw {seen or 'nobody'}, not {address}")
+        raise Failure(
+            f"{shot.flow}: the server saw {seen or 'nobody'}, not {address}",
+            last_seen=shot.expectation.request[-1].where,
+            expected_next=f"{target.title} sees {address}",
+        )
 
 
 def ends_seen(shot: Shot) -> tuple[Sighting, Sighting]:
@@ -86,8 +100,22 @@ def same_packet(shot: Shot, *, ttl_lost: int) -> None:
         before, after = getattr(first, name), getattr(last, name)
         if before != after:
             raise Failure(f"{shot.flow}: {name} changed on the way, {before} -> {after}")
+    if first.content != last.content:
+        raise Failure(
+            f"{shot.flow}: changed on the way, {_changed_bytes(first.content, last.content)}",
+            last_seen=last.where,
+            expected_next="the packet as it was sent, but for TTL, checksums and MACs",
+        )
     if first.ttl - last.ttl != ttl_lost:
         raise Failure(f"{shot.flow}: TTL {first.ttl} -> {last.ttl}, not -{ttl_lost}")
+
+
+def _changed_bytes(sent: bytes, arrived: bytes) -> str:
+    """The first byte that differs, `byte 1 of the IP packet 0x00 -> 0x10`."""
+    for at, (before, after) in enumerate(zip(sent, arrived, strict=False)):
+        if before != after:
+            return f"byte {at} of the IP packet {before:#04x} -> {after:#04x}"
+    return f"{len(sent)} bytes -> {len(arrived)} bytes"
 
 
 def node_ring(context: Context) -> list[tuple[PodState, Listener]]:
@@ -125,7 +153,7 @@ def cross_node(context: Context) -> Checked:
                 port=target.port,
             )
         )
-        _same_client(shot, source.ip)
+        _same_client(shot, source.ip, target.pod)
         same_packet(shot, ttl_lost=2)
         checked.evidence.append(f"{source.title} -> {target.pod.title}: {_tunnel_words(shot)}")
         checked.passages += shot.verdict.passages
@@ -157,7 +185,8 @@ def pod_node(context: Context) -> Checked:
     checked = Checked()
 
     def towards(node: NodeState, words: str) -> None:
-        shot = required(context.shoot(place, of_node(node), protocol=Protocol.ICMP))
+        with context.counting:
+            shot = required(context.shoot(place, of_node(node), protocol=Protocol.ICMP))
         checked.evidence.append(f"{target.pod.title} -> {node.name} ({words}): echo answered")
         checked.passages += shot.verdict.passages
 
@@ -165,7 +194,7 @@ def pod_node(context: Context) -> Checked:
         shot = required(
             context.shoot(of_node(node), place, protocol=target.protocol, port=target.port)
         )
-        _same_client(shot, shot.flow.source)
+        _same_client(shot, shot.flow.source, target.pod)
         checked.evidence.append(
             f"{node.name} ({words}) -> {target.pod.title}: the pod saw {shot.flow.source}, "
             "not masqueraded"
@@ -247,13 +276,17 @@ def flat_no_nat(context: Context) -> Checked:
         for source, target in pairs
     }
     wrong = []
-    for pair, client in mesh.clients(list(asked)).items():
+    for pair, answer in mesh.answers(list(asked)).items():
         source, target = asked[pair]
-        if client != source.ip:
-            seen = client if client.startswith("error") else f"saw {client or 'nobody'}"
-            wrong.append(f"{source.title} -> {target.pod.title}: {seen}, not {source.ip}")
+        difference = _unlike(answer, source, target.pod)
+        if difference:
+            wrong.append((f"{source.title} -> {target.pod.title}: {difference}", source, target))
     if wrong:
-        raise Failure(f"{len(wrong)} of {len(pairs)} pairs are wrong", *wrong[:5])
+        _, source, target = wrong[0]
+        words = [line for line, _, _ in wrong[:SHOWN]]
+        raise _located(
+            context, source, target, [f"{len(wrong)} of {len(pairs)} pairs are wrong", *words]
+        )
     senders = len({source.netns for source, _ in pairs})
     servers = len({target.pod.netns for _, target in pairs})
     whole = len(pairs) == len(every_pair(context.pods, targets))
@@ -261,6 +294,36 @@ def flat_no_nat(context: Context) -> Checked:
     return Checked(
         [
             f"{len(pairs)} questions ({which}), {senders} of {len(context.pods)} pods as senders, "
-            f"{servers} of {len(targets)} as servers: each server saw the sender's own address"
+            f"{servers} of {len(targets)} as servers: each was the one asked, and saw the "
+            "sender's own address"
         ]
     )
+
+
+def _unlike(answer: mesh.Answer, source: PodState, target: PodState) -> str:
+    """How an answer differs from what *target* should have said to *source*; "" if it does not."""
+    if answer.error:
+        return f"error: {answer.error}"
+    if answer.client != source.ip:
+        return f"saw {answer.client or 'nobody'}, not {source.ip}"
+    who = f"{answer.namespace}/{answer.pod}"
+    return f"answered by {who}, not by {target.title}" if who != target.title else ""
+
+
+def _located(
+    context: Context, source: PodState, target: Listener, evidence: list[str]
+) -> Exception:
+    """Follow one packet of a pair that is wrong, so that the failure names a hop."""
+    shot = context.shoot(
+        context.pod_place(source),
+        context.pod_place(target.pod),
+        protocol=target.protocol,
+        port=target.port,
+    )
+    verdict = shot.verdict
+    evidence.append(f"followed {shot.flow}: {'; '.join(verdict.evidence)}")
+    last, following = verdict.last_seen, verdict.expected_next
+    if verdict.outcome is Outcome.PASS:
+        last = shot.expectation.request[-1].where
+        following = f"an answer of {target.pod.title}, which saw {source.ip}"
+    return Failure(*evidence, last_seen=last, expected_next=following)

@@ -6,6 +6,7 @@ import time
 from ipaddress import IPv4Address, IPv4Network
 
 from netlab.cluster import Cluster, PodState
+from netlab.errors import NetlabError
 from netlab.model.kubernetes import Document
 from netlab.packets import Protocol
 from netlab.paths.places import of_node, of_pod
@@ -20,6 +21,7 @@ from netlab.verify.context import (
 )
 
 WITHIN = 10.0  # seconds for the replacement to run
+ANSWERS = 2.0  # seconds for the agent to say that it is there
 LOOK = 0.01  # seconds between two looks into etcd
 
 
@@ -42,10 +44,12 @@ def replicas(context: Context) -> Checked:
     before = context.refreshed()
     context.pods = usable(before)
     old = victim(context)
+    _somebody_replaces(context, old)
+    wanted = replicas_of(before, old)
     known = {pod.uid for pod in before.pods}
     began = time.monotonic()
     context.live.delete([document_of(before, old)])
-    after, new = _replacement(context, old, known)
+    after, new = _replacement(context, old, known, wanted)
     ran = time.monotonic() - began
     node = after.node(new.node)
     if IPv4Address(new.ip) not in IPv4Network(node.subnet):
@@ -61,28 +65,62 @@ def replicas(context: Context) -> Checked:
     )
     says = shot.answer.says.get("pod") if shot.answer else None
     if found and says != new.name:
-        raise Failure(f"{new.ip} was answered by {says}, not by {new.name}")
+        raise Failure(
+            f"{new.ip} was answered by {says}, not by {new.name}",
+            last_seen=shot.expectation.request[-1].where,
+            expected_next=f"an answer of {new.title}",
+        )
     return Checked(
         [
             f"deleted {old.title} (uid {old.uid[:8]}, {old.ip} on {old.node})",
             f"{new.title} (uid {new.uid[:8]}) runs {ran * 1000:.0f} ms later with {new.ip} of "
             f"{node.name}'s lease {node.subnet}, and answers",
+            f"{old.owner} has {wanted} of {wanted} pods running again",
         ],
         shot.verdict.passages,
     )
 
 
-def _replacement(context: Context, old: PodState, known: set[str]) -> tuple[Cluster, PodState]:
-    """Wait for a new pod of the same owner to run; return it and the cluster it is in."""
-    deadline = time.monotonic() + WITHIN
+def replicas_of(cluster: Cluster, pod: PodState) -> int:
+    """Return how many pods the owner of *pod* is to have."""
+    kind, _, name = pod.owner.partition("/")
+    for document in cluster.documents:
+        meta = document["metadata"]
+        whose = document["kind"], meta["name"], meta.get("namespace", "default")
+        if whose == (kind, name, pod.namespace):
+            return int(document["spec"].get("replicas", 1))
+    raise Failure(f"etcd has no {pod.owner}, which {pod.title} says it belongs to")
+
+
+def _somebody_replaces(context: Context, old: PodState) -> None:
+    """Raise Failure when there is no agent to run the controllers: then nothing is deleted."""
+    try:
+        context.live.status(timeout=ANSWERS)
+    except NetlabError as silent:
+        raise Failure(
+            f"{old.title} was not deleted, as nobody would replace it: {silent}",
+            last_seen=f"{old.owner} with {old.title}",
+            expected_next="an agent that runs the controllers",
+        ) from silent
+
+
+def _replacement(
+    context: Context, old: PodState, known: set[str], wanted: int
+) -> tuple[Cluster, PodState]:
+    """Wait until *wanted* pods of the same owner run, and one of them is new; return that one and
+    the cluster it is in."""
+    deadline, running = time.monotonic() + WITHIN, 0
     while time.monotonic() < deadline:
         now = context.refreshed()
-        for pod in usable(now):
-            if pod.owner == old.owner and pod.uid not in known:
-                return now, pod
+        its = [p for p in usable(now) if (p.owner, p.namespace) == (old.owner, old.namespace)]
+        new = next((pod for pod in its if pod.uid not in known), None)
+        running = len(its)
+        if new is not None and running == wanted:
+            return now, new
         time.sleep(LOOK)
     raise Failure(
-        f"deleted {old.title}; no new pod of {old.owner} runs after {WITHIN:.0f} s",
+        f"deleted {old.title}; no new pod of {old.owner} runs after {WITHIN:.0f} s: "
+        f"it has {running} of {wanted}",
         last_seen=f"{old.owner} with {old.title} deleted",
         expected_next=f"a new pod of {old.owner}, running, with an address",
     )

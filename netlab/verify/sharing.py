@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from netlab import world
 from netlab.cluster import PodState
+from netlab.flannel import lease
+from netlab.flannel.config import SUBNETS
 from netlab.pods import sandbox
 from netlab.sensors import insides
 from netlab.verify.context import (
@@ -22,8 +24,6 @@ from netlab.verify.context import (
     all_listeners,
     required,
 )
-
-ADDRESSES_READ = 300  # pods whose address is read back from the kernel
 
 
 def shared_pod(context: Context) -> tuple[Listener, str]:
@@ -113,27 +113,66 @@ def sandboxed(context: Context, pod: PodState) -> Iterator[int]:
 def unique_pod_ip(context: Context) -> Checked:
     if not context.pods:
         raise Skip("needs a running pod")
-    seen: dict[str, str] = {}
+    cluster = context.cluster
+    seen = {
+        address: node.name
+        for node in cluster.nodes
+        for address in (node.address, node.bridge_address, node.tunnel_address)
+    }
+    seen |= {its: who for who, all_ in world.member_addresses(cluster.lab).items() for its in all_}
     for pod in context.pods:
         if pod.ip in seen:
-            raise Failure(f"{pod.ip} is the address of {seen[pod.ip]} and of {pod.title}")
+            raise Failure(
+                f"{pod.ip} is the address of {seen[pod.ip]} and of {pod.title}",
+                last_seen=f"etcd, status.podIP of {pod.title}",
+                expected_next="an address nobody else has",
+            )
         seen[pod.ip] = pod.title
         subnet = context.cluster.node(pod.node).subnet
         if not subnet or IPv4Address(pod.ip) not in IPv4Network(subnet):
-            raise Failure(f"{pod.title} has {pod.ip}, outside {pod.node}'s lease {subnet or '-'}")
-    leases = [IPv4Network(node.subnet) for node in context.cluster.nodes if node.subnet]
+            raise Failure(
+                f"{pod.title} has {pod.ip}, outside {pod.node}'s lease {subnet or '-'}",
+                last_seen=f"etcd, status.podIP of {pod.title}",
+                expected_next=f"an address of {subnet or 'a lease'}",
+            )
+    with context.etcd() as etcd:
+        held, _ = lease.peers(etcd.range(SUBNETS).items)
+    leases = sorted({IPv4Network(each.subnet) for each in held})
     for one, other in combinations(leases, 2):
         if one.overlaps(other):
-            raise Failure(f"the leases {one} and {other} overlap")
-    read = context.pods[:ADDRESSES_READ]
-    for pod in read:
-        actual = insides.address_of(pod.netns, world.UPLINK)
-        if actual != pod.ip:
-            raise Failure(f"{pod.title} is {pod.ip} in etcd, but {actual or 'nothing'} in its eth0")
+            raise Failure(
+                f"the leases {one} and {other} overlap",
+                last_seen=f"etcd {SUBNETS}",
+                expected_next="leases that do not overlap",
+            )
+    _as_the_kernel_has_it(context)
     return Checked(
         [
-            f"{len(seen)} pods, {len(seen)} addresses, each inside its node's lease",
+            f"{len(context.pods)} pods, as many addresses, each inside its node's lease",
             f"{len(leases)} leases, none overlapping",
-            f"eth0 of {len(read)} pods read back: as etcd has it",
+            f"addresses of {len(context.pods)} pods read back: as etcd has them, none twice",
         ]
     )
+
+
+def _as_the_kernel_has_it(context: Context) -> None:
+    """Read every pod's addresses back. Raises Failure for a wrong one, and for one found twice."""
+    owners: dict[str, str] = {}
+    for pod in context.pods:
+        actual = insides.addresses_of(pod.netns)
+        where = f"{pod.netns} {world.UPLINK}"
+        if pod.ip not in actual:
+            raise Failure(
+                f"{pod.title} is {pod.ip} in etcd, but "
+                f"{', '.join(actual) or 'nothing'} in its namespace",
+                last_seen=f"etcd, status.podIP of {pod.title}",
+                expected_next=f"{pod.ip} on {where}",
+            )
+        for address in actual:
+            if address in owners:
+                raise Failure(
+                    f"{address} is on {owners[address]} and on {pod.title}",
+                    last_seen=where,
+                    expected_next=f"{pod.ip} alone",
+                )
+            owners[address] = pod.title

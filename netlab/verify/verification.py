@@ -27,6 +27,7 @@ from netlab.verify.context import (
     Skip,
     watched_from_the_start,
 )
+from netlab.verify.turns import turn
 
 Check = Callable[[Context], Checked]
 
@@ -57,15 +58,21 @@ def _silent(_: Verdict) -> None:
     pass
 
 
+def _unheard(_: str) -> None:
+    pass
+
+
 def verify(
     live: Live,
     ids: Sequence[str] | None = None,
     *,
     on_result: Callable[[Verdict], None] = _silent,
+    on_wait: Callable[[str], None] = _unheard,
 ) -> list[Verdict]:
     """Return the verdict on each path called *ids* (all without), in the catalogue's order.
 
-    *on_result* is called with each verdict as it comes, by the calling thread. Raises UsageError
+    *on_result* is called with each verdict as it comes, by the calling thread; *on_wait* with who
+    else is verifying this lab, if somebody is: this one comes after. Raises UsageError
     for an unknown id; NotFoundError and StoreError when the lab cannot be read at all.
     """
     wanted = chosen(ids)
@@ -80,7 +87,8 @@ def verify(
             done(Verdict(path.id, Outcome.SKIP, path.title, (f"needs {path.needs}",)))
     checks = [path for path in wanted if not path.needs]
     if checks:
-        _run(live, checks, done)
+        with turn(live.run, on_wait):
+            _run(live, checks, done)
     return [verdicts[path.id] for path in wanted]
 
 
