@@ -11,7 +11,7 @@ import click
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
-from netlab.packets import Outcome, Passage, Verdict
+from netlab.packets import Leg, Outcome, Passage, Verdict
 
 if TYPE_CHECKING:
     from netlab.lab import Live
@@ -199,7 +199,7 @@ def flow_end(words: str) -> tuple[str, int, str]:
 
 def probe_lines(verdict: Verdict) -> list[str]:
     """Return one flow's verdict: the outcome, every hop in order, then the evidence."""
-    outcome = tables.coloured(verdict.outcome.value, COLOURS[verdict.outcome])
+    outcome = tables.coloured(outcome_words(verdict), COLOURS[verdict.outcome])
     lines = [f"{outcome}: {verdict.title or verdict.path} ({verdict.seconds:.2f} s)"]
     lines += hop_lines(verdict.passages)
     lines += [f"  {piece}" for piece in verdict.evidence]
@@ -208,6 +208,14 @@ def probe_lines(verdict: Verdict) -> list[str]:
     if verdict.expected_next:
         lines.append(f"  expected next: {verdict.expected_next}")
     return lines
+
+
+def outcome_words(verdict: Verdict) -> str:
+    """Return the outcome; a pass without a reply proves that something stays out, and says so."""
+    legs = {passage.leg for passage in verdict.passages}
+    if verdict.outcome is Outcome.PASS and legs == {Leg.REQUEST}:
+        return "pass (not delivered, as it should be)"
+    return verdict.outcome.value
 
 
 def hop_lines(passages: Sequence[Passage]) -> list[str]:

@@ -230,6 +230,24 @@ def test_probe_shows_every_hop_with_its_time() -> None:
 
 
 @pytest.mark.parametrize(
+    ("legs", "outcome", "words"),
+    [
+        ((Leg.REQUEST,), Outcome.PASS, "pass (not delivered, as it should be): a to b"),
+        ((Leg.REQUEST, Leg.REPLY), Outcome.PASS, "pass: a to b"),
+        ((Leg.REQUEST,), Outcome.FAIL, "fail: a to b"),
+        ((), Outcome.PASS, "pass: a to b"),
+    ],
+    ids=str,
+)
+def test_a_probe_that_is_rightly_stopped_says_so(
+    legs: tuple[Leg, ...], outcome: Outcome, words: str
+) -> None:
+    hop = Hop("notes.node1", "eth0", Direction.OUT, FLOW.source, FLOW.destination)
+    verdict = Verdict("probe", outcome, "a to b", passages=tuple(Passage(leg, hop) for leg in legs))
+    assert prove.probe_lines(verdict)[0].startswith(words)
+
+
+@pytest.mark.parametrize(
     ("words", "end"),
     [
         ("web", ("web", 0, "")),
