@@ -83,8 +83,17 @@ def last_declared(stored: Document) -> str:
 
 def reborn(stored: Document) -> Document | None:
     """Return *stored* as it is when it is created anew; None when no user declared it."""
-    text = last_declared(stored)
-    return _new(json.loads(text)) if text else None
+    declared = _loaded(last_declared(stored))
+    return _new(declared) if declared.get("spec") else None
+
+
+def _loaded(text: str) -> Document:
+    """Return what was declared; as good as nothing when somebody has spoilt the annotation."""
+    try:
+        document = json.loads(text)
+        return document if isinstance(document["metadata"], dict) else {"metadata": {}}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {"metadata": {}}
 
 
 def _new(document: Document) -> Document:
@@ -102,7 +111,7 @@ def _changed(document: Document, stored: Document) -> list[Change]:
     before = last_declared(stored)
     if before == _text(document):
         return []
-    last: Document = json.loads(before) if before else {"metadata": {}}
+    last = _loaded(before)
     if document["kind"] == "Pod" and document["spec"] != last.get("spec"):
         return [Change(Verb.DELETE, stored), Change(Verb.CREATE, _new(document))]
     return [Change(Verb.UPDATE, _merged(document, last, stored))]

@@ -7,6 +7,7 @@
    shared, and nobody may change them. Copy, then write.
 3. Writing is conditional: what somebody else has changed meanwhile is not overwritten, but handed
    back, and the loop that wanted it decides again.
+4. What is no Kubernetes object, or not one that can be acted on, does not exist.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 
 from netlab.errors import StoreError
 from netlab.model.kubernetes import Document, registry_key
+from netlab.store import shapes
 from netlab.store.etcd import (
     OPS_PER_TRANSACTION,
     Compare,
@@ -114,6 +116,7 @@ def _document(item: KeyValue, warn: Warn) -> Document | None:
         metadata = document["metadata"]
         if registry_key(document) != item.key:
             raise ValueError(f"its own key would be {registry_key(document)}")
+        shapes.check(document)
         metadata["resourceVersion"] = str(item.mod_revision)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # json.dumps shows bytes that are not text as escapes.
@@ -177,7 +180,10 @@ def _transaction(change: Change) -> tuple[list[Compare], list[Op]]:
     key = registry_key(change.document)
     version = change.document["metadata"].get("resourceVersion")
     if change.verb == "create":
-        return [unchanged(key, 0)], [Put(key, value(change.document))]
+        known = _decoded.get(key)
+        # What nobody can read is not there; the key is taken from it.
+        before = known.mod_revision if known is not None and known.document is None else 0
+        return [unchanged(key, before)], [Put(key, value(change.document))]
     holds = [unchanged(key, int(version))] if version else []
     if change.verb == "update":
         return holds, [Put(key, value(change.document))]

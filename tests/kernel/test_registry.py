@@ -34,9 +34,20 @@ def pod(name: str, **status: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+        "spec": {"containers": [{"name": "c"}]},
         "status": status,
     }
+
+
+def altered(name: str, **fields: Any) -> bytes:
+    """Return a pod as etcd has it with other *fields*; those that are None are left out."""
+    whole = pod(name) | fields
+    return msgspec.json.encode({k: v for k, v in whole.items() if v is not None})
+
+
+def with_container(name: str, **fields: Any) -> bytes:
+    return altered(name, spec={"containers": [{"name": "c", **fields}]})
 
 
 def change(verb: str, document: dict[str, Any]) -> SimpleNamespace:
@@ -47,8 +58,8 @@ def create(etcd: Etcd, *names: str) -> None:
     assert registry.write(etcd, [change("create", pod(name)) for name in names]) == []
 
 
-def names(etcd: Etcd) -> list[str]:
-    return [document["metadata"]["name"] for document in registry.documents(etcd)[0]]
+def names(etcd: Etcd, **how: Any) -> list[str]:
+    return [document["metadata"]["name"] for document in registry.documents(etcd, **how)[0]]
 
 
 def named(etcd: Etcd, name: str) -> dict[str, Any]:
@@ -145,6 +156,22 @@ BAD = {
     "name-a-number": b'{"apiVersion":"v1","kind":"Namespace","metadata":{"name":7}}',
     "deep": b'{"a":' * 20000,
     "another-key": msgspec.json.encode(pod("elsewhere")),
+    "no-spec": altered("no-spec", spec=None),
+    "spec-a-list": altered("spec-a-list", spec=[1]),
+    "no-containers": altered("no-containers", spec={"nodeName": "n1"}),
+    "node-a-number": altered("node-a-number", spec={"nodeName": 5, "containers": [{"name": "c"}]}),
+    "no-uid": altered("no-uid", metadata={"name": "no-uid", "namespace": "default"}),
+    "labels-a-list": altered(
+        "labels-a-list",
+        metadata={"name": "labels-a-list", "namespace": "default", "uid": "5", "labels": [1]},
+    ),
+    "../way-out": altered("../way-out"),
+    "no-address": altered("no-address", status={"podIP": "banana"}),
+    "status-a-string": altered("status-a-string", status="Running"),
+    "conditions": altered("conditions", status={"conditions": [{"type": "Ready"}]}),
+    "nameless-status": altered("nameless-status", status={"containerStatuses": [{}]}),
+    "port-0": with_container("port-0", image="x", ports=[{"containerPort": 0}]),
+    "port": with_container("port", ports=[{"containerPort": 70000}]),
     "protobuf": b"k8s\x00\n\x09\n\x02v1\x12\x03Pod",
 }
 
@@ -159,6 +186,37 @@ def test_a_bad_value_costs_one_warning_and_no_other_object(etcd: Etcd, name: str
         assert [one["metadata"]["name"] for one in documents] == ["good"]
     assert len(warnings) == 1
     assert f"/registry/pods/default/{name}" in warnings[0]
+
+
+WORKLOADS = {
+    "no-template": {"replicas": 1},
+    "many": {"replicas": "many", "template": {"spec": {"containers": [{"name": "c"}]}}},
+    "endless": {"replicas": 10**9, "template": {"spec": {"containers": [{"name": "c"}]}}},
+    "bad-template": {"replicas": 1, "template": {"spec": {"containers": "c"}}},
+}
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_that_cannot_be_acted_on_is_ignored(etcd: Etcd, name: str) -> None:
+    create(etcd, "good")
+    document = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default", "uid": "5"},
+        "spec": WORKLOADS[name],
+    }
+    etcd.put(f"/registry/deployments/default/{name}", msgspec.json.encode(document))
+    warnings: list[str] = []
+    assert names(etcd, warn=warnings.append) == ["good"]
+    assert len(warnings) == 1
+
+
+def test_an_object_can_be_created_where_there_is_something_unreadable(etcd: Etcd) -> None:
+    create(etcd, "good")
+    etcd.put("/registry/pods/default/good", b"{")
+    assert names(etcd) == []
+    create(etcd, "good")
+    assert names(etcd) == ["good"]
 
 
 def test_a_key_that_is_no_text_costs_one_warning(etcd: Etcd) -> None:

@@ -1,0 +1,91 @@
+"""What a stored object must look like before anybody acts on it.
+
+Anybody may write to etcd. What netlab itself has written has been through the loader; of anything
+else, one malformed object must not stop the controllers, nor a node from serving the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Any
+
+import msgspec
+
+from netlab.model.kubernetes import Deployment, Document, Meta, Node, Pod, PodSpec, View, view
+
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)  # RFC 1123 subdomain
+NAME_MAX = 253  # characters
+REPLICAS_MAX = 100_000
+PORTS = range(1, 1 << 16)
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+
+
+class _Any(View):
+    metadata: Meta
+
+
+_VIEWS: dict[tuple[str, str], type[View]] = {
+    ("v1", "Pod"): Pod,
+    ("v1", "Node"): Node,
+    ("v1", "Namespace"): _Any,
+    ("apps/v1", "Deployment"): Deployment,
+    ("apps/v1", "ReplicaSet"): Deployment,
+}
+
+
+def check(document: Document) -> None:
+    """Raise ValueError, KeyError or TypeError if what netlab reads of *document* is not there.
+
+    Kinds that have no effect are not looked at.
+    """
+    kind = _VIEWS.get((document["apiVersion"], document["kind"]))
+    if kind is None:
+        return
+    try:
+        seen = view(document, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    metadata = document["metadata"]
+    _name(metadata["name"])
+    if not metadata["uid"]:
+        raise ValueError("it has no uid")
+    if isinstance(seen, Pod):
+        _name(metadata["namespace"])
+        _pod_spec(document["spec"], seen.spec)
+        _status(document.get("status", {}))
+    elif isinstance(seen, Deployment):
+        _name(metadata["namespace"])
+        _pod_spec(document["spec"]["template"]["spec"], seen.spec.template.spec)
+        if not 0 <= seen.spec.replicas <= REPLICAS_MAX:
+            raise ValueError(f"replicas: {seen.spec.replicas}")
+
+
+def _name(name: str) -> None:
+    if len(name) > NAME_MAX or not NAME.fullmatch(name):
+        raise ValueError(f"{name[:NAME_MAX]!r} is no name")
+
+
+def _pod_spec(document: dict[str, Any], spec: PodSpec) -> None:
+    if not document["containers"]:
+        raise ValueError("it has no containers")
+    for container in spec.containers:
+        _name(container.name)
+        for port in container.ports:
+            if port.containerPort not in PORTS or port.protocol not in PROTOCOLS:
+                raise ValueError(f"no such port: {port.containerPort}/{port.protocol}")
+
+
+def _status(status: dict[str, Any]) -> None:
+    if status.get("podIP"):
+        IPv4Address(status["podIP"])
+    _have(status.get("containerStatuses", ()), ("name",))
+    _have(status.get("conditions", ()), ("type", "status"))
+
+
+def _have(items: Iterable[dict[str, Any]], names: tuple[str, ...]) -> None:
+    for item in items:
+        for name in names:
+            if not isinstance(item[name], str):
+                raise ValueError(f"{name}: {item[name]!r}")
