@@ -19,12 +19,15 @@ from netlab.agent.node import Node
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.errors import NetlabError
-from netlab.kernel import Kernel, real
+from netlab.kernel import Kernel, netns, real
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
 from netlab.pods.control import Servers
+from netlab.store.etcd import PORT, Etcd
+from netlab.world import MASTER
 
 Say = Callable[[dict[str, Any]], None]
+ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
 LOOPS_END = 3.0  # seconds for the loops to finish what they are at
 PATIENCE = 15.0  # seconds without progress after which a declaration's problems are told
 
@@ -216,9 +219,23 @@ class Agent:
             },
             servers={"pid": next(iter(marked.get("pods", [])), 0)},
         )
-        found["problems"] = self._problems(0)
+        silent = found["etcd"]["ready"] and not self._etcd_answers()
+        found["etcd"]["ready"] = found["etcd"]["ready"] and not silent
+        found["problems"] = ["etcd does not answer"] * silent + self._problems(0)
         found["converged"] = not found["problems"]
         return found
+
+    def _etcd_answers(self) -> bool:
+        """Ask etcd itself: the loops of a quiet lab have no reason to, and would not know."""
+        assert self.state.lab is not None
+        etcd = Etcd(self.state.lab.master.address, PORT, timeout=ETCD_ANSWER)
+        try:
+            with netns.entered(self.state.lab.netns(MASTER)):
+                return etcd.healthy()
+        except NetlabError:  # the namespace is gone
+            return False
+        finally:
+            etcd.close()
 
 
 class _Clock:

@@ -14,6 +14,7 @@ from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
 from netlab.controllers import Change, Verb
+from netlab.errors import StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
 from netlab.kernel import netns
@@ -24,6 +25,7 @@ from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
 REGISTRY = "/registry/"
+ETCD_START = 0.5  # seconds
 MAX_ROUNDS = 50  # of changes in one pass; a fixed point is reached in a handful
 
 
@@ -56,8 +58,10 @@ class ControlPlane(Loop):
 
     def once(self) -> None:
         lab = self.state.lab
-        if lab is None or not self.state.etcd_ready.wait(timeout=0.5):
+        if lab is None:
             return
+        if not self.state.etcd_ready.wait(timeout=ETCD_START):
+            raise StoreError("etcd is not up yet")  # nothing would wake this loop when it is
         etcd = self._connected(lab)
         config = resolve(lab.network)
         self._write_config(etcd, config)

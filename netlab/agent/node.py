@@ -37,6 +37,7 @@ from netlab.store.watch import Watch
 
 BULK = 100  # changes at once
 PATIENCE = 3.0  # seconds a full comparison may be put off while the lab is changing
+ETCD_SILENCE = 1.0  # seconds; drift waits for it, and is to be repaired within two
 ECHO = 1.0  # seconds after a change of ours in which everything is compared once more
 
 
@@ -146,7 +147,7 @@ class Node(Loop):
 
     def _connected(self, host: str) -> Etcd:
         if self._etcd is None or self._watch is None:
-            self._etcd = Etcd(host, PORT)
+            self._etcd = Etcd(host, PORT, timeout=ETCD_SILENCE)
             self._watch = self._etcd.watch([SUBNETS])
         return self._etcd
 

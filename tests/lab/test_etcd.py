@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 from labs import Cli, asked, eventually, inside, ip, topology
@@ -141,11 +142,13 @@ def test_an_etcd_outage_leaves_forwarding_alone_and_heals(cli: Cli) -> None:
     etcd = int(cli.status()["etcd"]["pid"])
     os.kill(etcd, signal.SIGSTOP)
     try:
+        quiet = cli.status()  # no loop has asked etcd anything since
+        assert not quiet["converged"] and not quiet["etcd"]["ready"], quiet["problems"]
         assert asked(source, pods["n2-p1"])["pod"] == "n2-p1"
         # Drift is repaired without etcd, too.
         route = next(iter(overlay_routes(cli, "n1")))
         inside(cli.netns("n1"), "ip", "route", "del", route)
-        eventually(lambda: route in overlay_routes(cli, "n1"))
+        assert eventually(lambda: route in overlay_routes(cli, "n1")) < 2.0
         eventually(lambda: any(n["lastError"] for n in cli.status()["nodes"]))
         assert asked(source, pods["n2-p1"])["pod"] == "n2-p1"
     finally:
@@ -155,6 +158,49 @@ def test_an_etcd_outage_leaves_forwarding_alone_and_heals(cli: Cli) -> None:
     eventually(lambda: cli.status()["etcd"]["pid"] not in (0, etcd), what="etcd is started again")
     eventually(lambda: cli.status()["converged"])
     assert asked(source, pods["n2-p1"])["pod"] == "n2-p1"
+
+
+def test_an_etcd_that_starts_slowly_is_heard_of_when_it_is_there(cli: Cli) -> None:
+    cli("up", cli.file(topology(cli.lab)))
+    first = int(cli.status()["etcd"]["pid"])
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: cli.status()["etcd"]["pid"] not in (0, first), what="etcd is started again")
+    second = int(cli.status()["etcd"]["pid"])
+    os.kill(second, signal.SIGSTOP)
+    try:
+        time.sleep(1.5)  # longer than a loop waits for etcd at its start
+        assert not cli.status()["converged"]
+    finally:
+        os.kill(second, signal.SIGCONT)
+    assert eventually(lambda: cli.status()["converged"]) < 2.0
+    cli("apply", "-f", "-", input=LATE)
+    assert cli.get("pod", "late")["status"]["phase"] == "Running"
+
+
+LATE = """
+apiVersion: v1
+kind: Pod
+metadata: {name: late}
+spec: {nodeName: n1, containers: [{name: c}]}
+"""
+
+
+def test_a_malformed_object_does_not_stop_the_controllers(cli: Cli) -> None:
+    file = cli.file(topology(cli.lab))
+    cli("up", file)
+    etcdctl(
+        cli,
+        "put",
+        "/registry/pods/default/bad",
+        '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad","namespace":"default"}}',
+    )
+    etcdctl(cli, "put", "/registry/pods/default/n1-p1", "{")
+    eventually(lambda: "default/n1-p1" in cli.log(), what="one warning")
+    cli("apply", "-f", "-", input=LATE)
+    assert "converged" in cli("up", file).stdout  # n1-p1 is made again over what was there
+    pods = {p["metadata"]["name"]: p["status"]["phase"] for p in cli.get("pods")["items"]}
+    assert pods["n1-p1"] == "Running" and "bad" not in pods
+    assert cli.log().count("default/bad") == 1
 
 
 def test_a_node_cut_off_and_back_hears_of_what_it_missed(cli: Cli) -> None:
