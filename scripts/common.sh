@@ -65,6 +65,7 @@ missing_packages() {
         has sysctl || echo procps
     fi
     has ip || echo iproute2
+    has ping || echo iputils-ping
     has nft || echo nftables
     has iptables-nft-restore || echo iptables
     if ! has etcd; then
