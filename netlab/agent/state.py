@@ -126,6 +126,12 @@ class State:
                 return ["etcd holds no objects yet"]
             if self.cluster.revision < revision or not self.stable:
                 return ["the controllers are still at work"]
+            stored = {d["metadata"]["name"] for d in self.cluster.documents if d["kind"] == "Node"}
+            if lost := [node.name for node in self.lab.nodes if node.name not in stored]:
+                return [
+                    f"etcd has lost node {lost[0]}, and maybe more: `netlab up` with the lab's "
+                    "files declares all of it again"
+                ]
             reports = {n.name: self._reports.get(n.name, NodeReport()) for n in self.lab.nodes}
             problems = [
                 problem

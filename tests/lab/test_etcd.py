@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -183,6 +184,19 @@ kind: Pod
 metadata: {name: late}
 spec: {nodeName: n1, containers: [{name: c}]}
 """
+
+
+def test_a_lab_whose_etcd_lost_everything_says_so_until_it_is_declared_again(cli: Cli) -> None:
+    file = cli.file(topology(cli.lab))
+    cli("up", file)
+    first = int(cli.status()["etcd"]["pid"])
+    shutil.rmtree(cli.run_directory / "etcd")
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: cli.status()["etcd"]["pid"] not in (0, first), what="etcd is started again")
+    eventually(lambda: any("lost node" in problem for problem in cli.status()["problems"]))
+    cli("up", file)
+    assert cli.status()["converged"]
+    assert "nothing to change" in cli("up", file).stdout
 
 
 def test_a_malformed_object_does_not_stop_the_controllers(cli: Cli) -> None:

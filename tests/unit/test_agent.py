@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from netlab import cni, desired, world
+from netlab import cni, controllers, desired, world
 from netlab.agent.kubelet import pod_status
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, State, status
@@ -34,6 +34,9 @@ LEASES = {
     "192.168.50.11": ("10.244.1.0/24", "02:00:00:00:00:01"),
     "192.168.50.12": ("10.244.2.0/24", "02:00:00:00:00:02"),
 }
+
+
+NODES = tuple(one for one in controllers.declared(LAB) if one["kind"] == "Node")
 
 
 def document(name: str, node: str = "n1", ip: str = "", phase: str = "Pending") -> dict[str, Any]:
@@ -130,7 +133,7 @@ def test_the_reason_a_pod_does_not_run_is_its_message() -> None:
 
 def converged(state: State) -> None:
     """Make *state* one of which nothing is left to say."""
-    documents = (document("a", ip="10.244.1.2", phase="Running"),)
+    documents = (*NODES, document("a", ip="10.244.1.2", phase="Running"))
     state.lab = LAB
     state.publish(
         cluster(LAB, documents, leases=LEASES, revision=7), stable=True, wake=lambda _: None
@@ -149,6 +152,14 @@ def test_a_lab_whose_nodes_have_settled_has_no_problems(tmp_path: Path) -> None:
     assert state.problems(revision=7) == [] and state.calm()
     assert status(state)["converged"]
     assert state.problems(revision=8) == ["the controllers are still at work"]
+
+
+def test_an_etcd_that_has_lost_a_node_is_a_problem(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    converged(state)
+    state.publish(cluster(LAB, NODES[:1], leases=LEASES), stable=True, wake=lambda _: None)
+    (problem,) = state.problems()
+    assert problem.startswith("etcd has lost node n2")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,7 @@ def test_only_nodes_whose_pods_changed_are_woken(tmp_path: Path) -> None:
     state = State(tmp_path)
     converged(state)
     woken: list[str] = []
-    again = (document("a", ip="10.244.1.2", phase="Running"),)
+    again = (*NODES, document("a", ip="10.244.1.2", phase="Running"))
     state.publish(cluster(LAB, again, leases=LEASES), stable=True, wake=woken.append)
     assert woken == []
     more = (*again, document("b", "n2"))
