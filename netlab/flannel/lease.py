@@ -25,6 +25,9 @@ KEY = re.compile(r"(\d+\.\d+.\d+.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?\Z", re.ASCII)
 NOWHERE = "0.0.0.0"
 # Every node of a lab reads the same keys, each time one of them changes.
 REMEMBERED = 8192
+# What no machine has for its own and no route may lead to: this network, loopback, multicast and
+# what is reserved (RFC 6890). The kernel refuses a gateway there, and with it the whole batch.
+NOT_UNICAST = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
 
 
 class KeyValue(Protocol):
@@ -118,6 +121,9 @@ def parse(key: str, value: bytes) -> tuple[Lease, str]:
     public_ip = golang.ipv4(fields["publicip"]) if "publicip" in fields else NOWHERE
     if public_ip == NOWHERE:
         raise ValueError("it has no PublicIP")
+    for address in (subnet, public_ip):
+        if any(IPv4Network(address).overlaps(one) for one in NOT_UNICAST):
+            raise ValueError(f"nobody can be reached at {address}")
     if IPv4Address(public_ip) in IPv4Network(subnet):
         raise ValueError(f"its node, {public_ip}, would be within its own tunnel")
     lease = Lease(
