@@ -59,6 +59,8 @@ class Loop(threading.Thread):
         self._ending = threading.Event()
         self._retry = 0.0
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = threading.Lock()  # nobody may write to a number that is another's by now
+        self._gone = False
 
     def once(self) -> None:
         """Compare and act, once."""
@@ -80,7 +82,9 @@ class Loop(threading.Thread):
 
     def wake(self) -> None:
         """Make the loop look again, from any thread."""
-        os.eventfd_write(self._wakeup, 1)
+        with self._waking:
+            if not self._gone:
+                os.eventfd_write(self._wakeup, 1)
 
     def end(self) -> None:
         """Ask the loop to stop, from any thread."""
@@ -115,6 +119,9 @@ class Loop(threading.Thread):
                 rest = min(self.rest * took, LONGEST_REST) if storm else 0.0
                 heard = self._sleep(pause, rest)
         finally:
+            with self._waking:
+                self._gone = True
+                os.close(self._wakeup)
             self.close()
 
     def _pass(self, heard: list[Callable[[], None]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -46,6 +47,17 @@ def test_a_loop_survives_what_it_cannot_watch(error: Exception) -> None:
     finally:
         loop.end()
         loop.join(5)
+
+
+def test_a_loop_that_has_ended_holds_no_descriptor_and_may_be_woken() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    loop = Broken(NetlabError("no server"))
+    loop.start()
+    loop.end()
+    loop.join(5)
+    loop.wake()
+    loop.end()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
