@@ -6,8 +6,8 @@ ways        the hops from one place to another
 comparison  sightings against hops: the first that is missing or looks wrong
 """
 
-from netlab.paths.comparison import compare
+from netlab.paths.comparison import compare, leg_of
 from netlab.paths.places import Place, place, source_address
 from netlab.paths.ways import expected
 
-__all__ = ["Place", "compare", "expected", "place", "source_address"]
+__all__ = ["Place", "compare", "expected", "leg_of", "place", "source_address"]

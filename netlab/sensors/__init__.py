@@ -1,6 +1,6 @@
 """What sees packets, and what sends them to be seen.
 
-`ring` is one AF_PACKET socket with a ring in shared memory, `capture` the rings of many
-namespaces, `dissect` a frame taken apart by scapy, `token` the mark a probe carries, `build`
-packets made by scapy, `sending` real sockets in the sender's namespace.
+`ring` is one AF_PACKET socket with a ring in shared memory, `sieve` what it takes, `capture` the
+rings of many namespaces, `dissect` a frame taken apart by scapy, `token` the mark a probe
+carries, `build` packets made by scapy, `sending` real sockets in the sender's namespace.
 """

@@ -23,7 +23,7 @@ from netlab.kernel.netns import entered
 from netlab.packets import Flow, Sighting
 from netlab.sensors import dissect
 from netlab.sensors.ring import Frame, Ring, open_ring
-from netlab.sensors.token import MARK
+from netlab.sensors.token import MARK, TOKEN
 
 FRAMES = 3000  # room in a ring by default: what a verification sends, many times over
 KEPT = 400_000  # frames
@@ -63,7 +63,8 @@ class Capture:
         self._frames = frames
         self._rings: dict[str, Ring] = {}
         self._devices: dict[str, dict[int, str]] = {}
-        self._kept: deque[Kept] = deque(maxlen=KEPT)
+        self._kept: deque[Kept] = deque()
+        self._by_token: dict[bytes, list[Kept]] = {}
         self._lock = threading.Lock()
         self._forgotten = 0
         self._markers: dict[str, socket.socket] = {}
@@ -131,8 +132,16 @@ class Capture:
                     if FLUSH_MARK in frame.data:
                         self._flushed[name] = int(frame.data.rpartition(b":")[2])
                     elif MARK in frame.data or opens_tcp(frame.data):
-                        self._forgotten += len(self._kept) == KEPT
-                        self._kept.append(Kept(name, frame))
+                        self._keep(Kept(name, frame))
+
+    def _keep(self, kept: Kept) -> None:
+        if len(self._kept) == KEPT:
+            self._forgotten += 1
+            for mark in TOKEN.findall(self._kept.popleft().frame.data):
+                self._by_token.pop(mark, None)
+        self._kept.append(kept)
+        for mark in set(TOKEN.findall(kept.frame.data)):
+            self._by_token.setdefault(mark, []).append(kept)
 
     def flush(self) -> None:
         """Return when all that any ring saw before this call is in memory."""
@@ -163,12 +172,16 @@ class Capture:
         """Drop what was kept, to make room for a long series of probes."""
         with self._lock:
             self._kept.clear()
+            self._by_token.clear()
 
     def frames(self, needle: bytes) -> list[Kept]:
         """Return the frames that have *needle* in them, oldest first."""
         self.drain()
         with self._lock:
-            found = [kept for kept in self._kept if needle in kept.frame.data]
+            if TOKEN.fullmatch(needle):
+                found = list(self._by_token.get(needle, ()))
+            else:
+                found = [kept for kept in self._kept if needle in kept.frame.data]
         return sorted(found, key=lambda kept: kept.frame.time)
 
     def sightings(self, needle: bytes) -> list[Sighting]:

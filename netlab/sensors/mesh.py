@@ -51,6 +51,10 @@ def answers(pairs: Sequence[Pair]) -> dict[Pair, Answer]:
     rest = iter(pairs)
     while batch := list(islice(rest, AT_ONCE)):
         found.update(_asked(batch))
+        # UDP promises nothing: a server that is busy with others may have had no room.
+        silent = [p for p in batch if found[p] is NOTHING and p.protocol is Protocol.UDP]
+        if silent:
+            found.update(_asked(silent))
     return found
 
 

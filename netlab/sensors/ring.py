@@ -3,8 +3,8 @@
 1. No late start: once `open_ring` has returned, no frame is missed.
 2. No loss in a burst: the kernel writes into the ring by itself, whatever the reader is doing.
    A plain socket would do no better than `net.core.rmem_max`, and raising that needs privileges
-   that a user namespace does not give. Frames longer than any probe are left out by a filter,
-   so that bulk data beside them does not use the ring up.
+   that a user namespace does not give. What cannot be a probe's is left out by a filter in the
+   kernel (`sieve`), so that bulk data beside them does not use the ring up.
 3. What is lost all the same is counted (PACKET_STATISTICS), never hidden.
 
 TPACKET_V3 packs frames of any size into blocks; a block is handed over when it is full or after
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from netlab.errors import CapabilityError
+from netlab.sensors import sieve
 
 SOL_PACKET = 263
 PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
@@ -35,7 +36,6 @@ PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 BLOCK = 4096  # bytes; longer frames (segments not yet cut) are kept up to here
 RETIRE = 2  # milliseconds until a block with frames in it is handed over though it is not full
 FRAME = 320  # bytes of ring reckoned per frame: 80 of headers, and a probe inside VXLAN
-LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 USER = 1  # TP_STATUS_USER: the block is ours to read
 
 _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_pkt; from byte 8
@@ -43,16 +43,6 @@ _FRAME_HEAD = struct.Struct("=IIIIIIHH")  # next, sec, nsec, snaplen, len, statu
 _ADDRESS = struct.Struct("=HHiHBB")  # sockaddr_ll, without the hardware address; from byte 48
 _ADDRESS_AT = 48
 
-# Classic BPF (linux/filter.h): A = length; longer than LONGEST: take nothing; else the whole frame.
-_FILTER = b"".join(
-    struct.pack("=HBBI", *instruction)
-    for instruction in (
-        (0x80, 0, 0, 0),
-        (0x25, 0, 1, LONGEST),
-        (0x06, 0, 0, 0),
-        (0x06, 0, 0, 65535),
-    )
-)
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,8 +140,9 @@ class Ring:
 
 def open_ring() -> Ring:
     """Return a ring for the namespace the calling thread is in; it is silent until `start`."""
-    program = ctypes.create_string_buffer(_FILTER)
-    described = struct.pack("HL", len(_FILTER) // 8, ctypes.addressof(program))
+    code = sieve.program()
+    program = ctypes.create_string_buffer(code)
+    described = struct.pack("HL", len(code) // 8, ctypes.addressof(program))
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 MARK = b"netlab:"  # what all tokens begin with: frames without it are not kept
+TOKEN = re.compile(MARK + b"[0-9a-f]{16}")
 DIGITS = 16
 
 

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface
@@ -443,3 +444,52 @@ def test_two_verifications_at_once_are_both_right(notes: Cli) -> None:
     running = [notes.start("verify", "-o", "json") for _ in range(2)]
     said = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
+
+
+FLOOD = """
+import socket, sys, time
+sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    for _ in range(100):
+        try:
+            sink.sendto(b"x" * 200, (sys.argv[1], 5201))
+        except OSError:  # ICMP says that nobody listens
+            pass
+"""
+
+
+def test_other_traffic_changes_no_verdict(notes: Cli) -> None:
+    """More datagrams a second between two pods of two nodes than the sensors could hold."""
+    lab = Broken(notes)
+    address = lab.on_node("node3")[0]["status"]["podIP"]
+    words = ["ip", "netns", "exec", lab.netns_of(lab.on_node("node1")[0])]
+    listening = "import socket, time; s = socket.socket(2, 2); s.bind(('', 5201)); time.sleep(60)"
+    sink = ["ip", "netns", "exec", lab.netns_of(lab.on_node("node3")[0])]
+    running = [
+        subprocess.Popen([*sink, "python3", "-c", listening]),
+        subprocess.Popen([*words, "python3", "-c", FLOOD, address, "60"]),
+    ]
+    try:
+        began = time.monotonic()
+        found = proven(notes)
+        took = time.monotonic() - began
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    wrong = {path: said for path, said in found.items() if said["outcome"] == "fail"}
+    assert wrong == {}
+    assert took < SLOWEST
+
+
+def test_a_server_that_repeats_no_token_is_followed_by_its_handshake(notes: Cli) -> None:
+    said = json.loads(notes("probe", "pair", "master:2379", "-o", "json").stdout)["paths"][0]
+    assert said["outcome"] == "pass"
+    assert all(hop["seen"] for hop in said["hops"])
+    assert {hop["leg"] for hop in said["hops"]} == {"request", "reply"}
+
+
+@pytest.mark.parametrize("address", ["224.0.0.1", "0.0.0.0", "255.255.255.255"])
+def test_what_is_no_machines_address_is_wrong_usage(notes: Cli, address: str) -> None:
+    assert address in notes("probe", "pair", address, code=2).stderr
