@@ -172,8 +172,8 @@ def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
 
 
 def pod_problem(pod: PodState) -> str:
-    """Return what keeps a pod from running, an empty text when it does."""
-    if pod.phase in ("Running", "Succeeded"):
+    """Return what keeps a pod from running, an empty text when it does, or has come to its end."""
+    if pod.phase in ("Running", "Succeeded", "Failed"):
         return ""
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"
 

@@ -35,7 +35,7 @@ def chosen(name: str | None) -> str:
     known = names()
     if name is not None:
         if name not in known:
-            hint = f"there is: {', '.join(known)}" if known else "start it: netlab up FILE"
+            hint = f"there are: {', '.join(known)}" if known else "start it: netlab up FILE"
             raise NotFoundError(f"no lab called {name}", hint=hint)
         return name
     if not known:

@@ -192,6 +192,21 @@ def test_only_nodes_whose_pods_changed_are_woken(tmp_path: Path) -> None:
     assert not state.calm()
 
 
+@pytest.mark.parametrize(
+    ("phase", "settled"),
+    [("Running", True), ("Succeeded", True), ("Failed", True), ("Pending", False), ("", False)],
+)
+def test_a_pod_that_runs_or_has_ended_is_no_problem(
+    tmp_path: Path, phase: str, settled: bool
+) -> None:
+    state = State(tmp_path)
+    converged(state)
+    pods = (document("a", ip="10.244.1.2", phase="Running"), document("b", phase=phase))
+    seen = cluster(LAB, pods, leases=LEASES)
+    state.publish(seen, stable=True, wake=lambda _: None)
+    assert ("pod default/b" not in " ".join(state.problems())) == settled
+
+
 # -- what a node should hold
 
 
