@@ -201,7 +201,7 @@ def test_a_pod_that_runs_or_has_ended_is_no_problem(
 ) -> None:
     state = State(tmp_path)
     converged(state)
-    pods = (document("a", ip="10.244.1.2", phase="Running"), document("b", phase=phase))
+    pods = (*NODES, document("a", phase="Running"), document("b", phase=phase))
     seen = cluster(LAB, pods, leases=LEASES)
     state.publish(seen, stable=True, wake=lambda _: None)
     assert ("pod default/b" not in " ".join(state.problems())) == settled
