@@ -1,6 +1,7 @@
 """A plan in the words of ip(8), bridge(8), sysctl(8), iptables(8) and nft(8), ready to be pasted.
 
-The commands do what `kernel` does by netlink: the same attributes, groups and protocols.
+The commands do what `kernel` does by netlink: the same attributes, groups and protocols. A device's
+name follows `name` or `dev`: one may be called `master`, which is a word of ip(8) too.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ def _on_off(value: bool) -> str:
 
 
 def _deleted_link(thing: Bridge | Veth | Vxlan) -> list[str]:
-    return [f"ip -n {thing.netns} link delete {thing.name}"]
+    return [f"ip -n {thing.netns} link delete dev {thing.name}"]
 
 
 # The settings that every kind of link has, as far as they changed.
 def _set_link(old: Any, new: Any) -> list[str]:
-    ip = f"ip -n {new.netns} link set {new.name}"
+    ip = f"ip -n {new.netns} link set dev {new.name}"
     lines = [f"{ip} address {new.mac}"] if old.mac != new.mac else []
     lines += [f"{ip} mtu {new.mtu}"] if old.mtu != new.mtu else []
     return lines + ([f"{ip} up"] if new.up and not old.up else [])
@@ -67,8 +68,8 @@ def _bridge(op: Op) -> list[str]:
         return _set_link(op.old, thing)
     ip = f"ip -n {thing.netns} link"
     return [
-        f"{ip} add {thing.name} address {thing.mac} group {GROUP} up type bridge",
-        f"{ip} set {thing.name} mtu {thing.mtu}",
+        f"{ip} add name {thing.name} address {thing.mac} group {GROUP} up type bridge",
+        f"{ip} set dev {thing.name} mtu {thing.mtu}",
     ]
 
 
@@ -86,20 +87,21 @@ def _veth(op: Op) -> list[str]:
             f"mtu {thing.mtu} group {PEER_GROUP} {_ONE_QUEUE}"
         )
         made = (
-            f"{ip} add {thing.name} address {thing.mac} mtu {thing.mtu} group {GROUP} "
+            f"{ip} add name {thing.name} address {thing.mac} mtu {thing.mtu} group {GROUP} "
             f"{_ONE_QUEUE} up{master} type veth {peer}"
         )
         lines = [made, hairpin] if thing.hairpin else [made]
-        return [*lines, f"ip -n {thing.peer_netns} link set {thing.peer_name} up"]
+        return [*lines, f"ip -n {thing.peer_netns} link set dev {thing.peer_name} up"]
     assert isinstance(old, Veth)
     lines = _set_link(old, thing)
     if thing.bridge != old.bridge:
         lines.append(
-            f"{ip} set {thing.name} " + (f"master {thing.bridge}" if thing.bridge else "nomaster")
+            f"{ip} set dev {thing.name} "
+            + (f"master {thing.bridge}" if thing.bridge else "nomaster")
         )
     if thing.bridge and (thing.hairpin, thing.bridge) != (old.hairpin, old.bridge):
         lines.append(hairpin)
-    far = f"ip -n {thing.peer_netns} link set {thing.peer_name}"
+    far = f"ip -n {thing.peer_netns} link set dev {thing.peer_name}"
     lines += [f"{far} address {thing.peer_mac}"] if thing.peer_mac != old.peer_mac else []
     lines += [f"{far} mtu {thing.mtu}"] if thing.mtu != old.mtu else []
     return lines + ([f"{far} up"] if thing.peer_up and not old.peer_up else [])
@@ -115,7 +117,7 @@ def _vxlan(op: Op) -> list[str]:
     port = f" dstport {thing.port}" if thing.port else " dstport 0"
     learning = "learning" if thing.learning else "nolearning"
     return [
-        f"ip -n {thing.netns} link add {thing.name} address {thing.mac} mtu {thing.mtu} "
+        f"ip -n {thing.netns} link add name {thing.name} address {thing.mac} mtu {thing.mtu} "
         f"txqueuelen 0 group {GROUP} up type vxlan id {thing.vni} local {thing.local} "
         f"dev {thing.device}{port} {learning}"
     ]

@@ -4,7 +4,7 @@ catalogue     every path: its id, what it is, what a pass proves
 verification  runs the checks, in the order and at the time that suits
 context       what the checks share
 turns         one verification of a lab at a time
-sharing, pods, leases, joining, outside, replicas     the checks
+sharing, pods, flat, leases, joining, outside, replicas     the checks
 forms         verdicts as JSON and JUnit
 """
 

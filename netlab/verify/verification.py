@@ -16,7 +16,7 @@ from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.sensors import dissect, insides
 from netlab.sensors.capture import Capture
-from netlab.verify import joining, leases, outside, pods, replicas, sharing
+from netlab.verify import flat, joining, leases, outside, pods, replicas, sharing
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import (
     Checked,
@@ -32,7 +32,7 @@ from netlab.verify.turns import turn
 Check = Callable[[Context], Checked]
 
 # Thousands of packets at once, which the sensors have no business with.
-CROWDED: dict[str, Check] = {"flat-no-nat": pods.flat_no_nat}
+CROWDED: dict[str, Check] = {"flat-no-nat": flat.flat_no_nat}
 WITHOUT_SENSORS: dict[str, Check] = {
     "same-pod-ports": sharing.same_pod_ports,
     "unique-pod-ip": sharing.unique_pod_ip,

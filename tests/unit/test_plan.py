@@ -190,13 +190,13 @@ def test_a_setting_belongs_to_a_link_or_to_its_namespace(name: str, link: str | 
         (
             Op(Verb.ADD, CABLE),
             [
-                "ip -n t.n1 link add veth1 address 02:00:00:00:01:01 mtu 1450 group 28268"
+                "ip -n t.n1 link add name veth1 address 02:00:00:00:01:01 mtu 1450 group 28268"
                 " numtxqueues 1 numrxqueues 1 up"
                 " master docker0 type veth peer name eth0 netns t.n1.default.web"
                 " address 02:00:00:00:01:02 mtu 1450 group 28269"
                 " numtxqueues 1 numrxqueues 1",
                 "bridge -n t.n1 link set dev veth1 hairpin on",
-                "ip -n t.n1.default.web link set eth0 up",
+                "ip -n t.n1.default.web link set dev eth0 up",
             ],
         ),
         (

@@ -13,11 +13,11 @@ from test_paths import MACS, expected, state
 from netlab import paths, verify
 from netlab.cluster import PodState
 from netlab.errors import UsageError
-from netlab.packets import Expectation, Flow, Hop, Leg, Outcome, Outer, Sighting, Verdict
+from netlab.packets import Direction, Expectation, Flow, Hop, Leg, Outcome, Outer, Sighting, Verdict
 from netlab.packets import Protocol as P
 from netlab.verify import catalogue
 from netlab.verify.context import Listener
-from netlab.verify.pods import NEIGHBOURS, neighbours, sampled
+from netlab.verify.flat import NEIGHBOURS, neighbours, sampled
 
 Sightings = list[Sighting]
 
@@ -89,6 +89,12 @@ VNI = Outer("192.168.50.11", "192.168.50.12", 7)
 LOOKS_WRONG = [
     pytest.param(4, {"outer": OTHER}, "VXLAN 192.168.50.11 -> 192.168.60.13, not", id="peer"),
     pytest.param(4, {"outer": VNI}, "VNI 7, not 1", id="vni"),
+    pytest.param(
+        4,
+        {"outer": Outer("192.168.50.11", "192.168.50.12", 1, destination_port=4789)},
+        "on UDP port 4789, not 8472",
+        id="vxlan-port",
+    ),
     pytest.param(4, {"outer": None}, "by itself, not inside VXLAN", id="bare"),
     pytest.param(3, {"destination_mac": "02:00:00:00:00:99"}, "not the VTEP's", id="vtep-mac"),
     pytest.param(3, {"outer": OTHER}, "inside VXLAN", id="tunnel-in-tunnel"),
@@ -290,3 +296,30 @@ def test_a_huge_lab_asks_fewer_pods_of_every_node() -> None:
     pairs = sampled(pods, ports(pods))
     assert 200 <= len(pairs) <= 300
     assert neighbours(pairs) <= NEIGHBOURS
+
+
+ELSEWHERE = [
+    pytest.param({"device": "flannel.1"}, "every hop seen, but also", id="third-node-tunnel"),
+    pytest.param({"device": "eth0"}, "every hop seen, but also", id="third-node-card"),
+    pytest.param({"device": "eth0", "foreign": True}, "", id="flooded-to-another-card"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), ELSEWHERE)
+def test_a_copy_that_no_flooding_bridge_explains_fails(
+    fields: dict[str, object], words: str
+) -> None:
+    way = expected("a", "c")
+    one = replace(as_it_should(way)[4], time=99, netns="notes.node9", direction=Direction.IN)
+    verdict = paths.compare(way, [*as_it_should(way), replace(one, **fields)], answered=True)
+    assert verdict.outcome is (Outcome.FAIL if words else Outcome.PASS)
+    assert words in verdict.evidence[0]
+
+
+def test_a_bare_copy_anywhere_on_the_underlay_fails() -> None:
+    way = expected("a", "c")
+    crossing = next(hop for hop in way.request if hop.netns.endswith(".underlay"))
+    bare = replace(as_it_should(way)[0], time=99, netns=crossing.netns, device="master")
+    verdict = paths.compare(way, [*as_it_should(way), bare], answered=True)
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.expected_next == "only inside VXLAN there"
