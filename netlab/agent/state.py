@@ -172,8 +172,12 @@ def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
 
 
 def pod_problem(pod: PodState) -> str:
-    """Return what keeps a pod from running, an empty text when it does, or has come to its end."""
-    if pod.phase in ("Running", "Succeeded", "Failed"):
+    """Return what keeps a pod from running, an empty text when it does, or has come to its end.
+
+    A container that waits, to be tried again, leaves its reason in the pod's message.
+    """
+    ended = pod.phase in ("Succeeded", "Failed")
+    if ended or (pod.phase == "Running" and not pod.message):
         return ""
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"
 

@@ -34,6 +34,7 @@ from netlab.pods.watching import Watcher
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_MOST = 30.0
 FORGIVEN_AFTER = 60.0  # seconds of running
+EXECUTED_WITHIN = 2.0  # seconds in which a program is either executed or known not to be
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -112,8 +113,10 @@ class Containers:
             # All ends first: a sandbox ends only when every program in it has been waited for.
             for container in self._held.values():
                 self._note_end(container)
-            for container in self._held.values():
-                self._start_when_due(container)
+            begun = [c for c in self._held.values() if self._start_when_due(c)]
+            if runs.executing([c.run for c in begun if c.run], within=EXECUTED_WITHIN):
+                for container in begun:
+                    self._note_end(container)
             self._remove_orphans()
             return {key: _status(container) for key, container in self._held.items()}
 
@@ -204,13 +207,17 @@ class Containers:
         self._back_off(container)
         self._release(run)
 
-    def _start_when_due(self, container: _Container) -> None:
+    def _start_when_due(self, container: _Container) -> bool:
+        """Start the program if it is time to; return whether it was started."""
         if container.run is None and _restarts(container) and self._clock() >= container.due:
             try:
                 self._start(container)
             except (NetlabError, OSError) as error:
                 container.problem = str(error)
                 self._back_off(container)
+        else:
+            return False
+        return container.run is not None
 
     def _back_off(self, container: _Container) -> None:
         container.wait = min(max(BACKOFF_FIRST, container.wait * 2), BACKOFF_MOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -144,6 +145,27 @@ def release(run: Run) -> None:
     os.close(run.pidfd)
     if run.failure >= 0:
         os.close(run.failure)
+
+
+def executing(begun: Sequence[Run], *, within: float) -> bool:
+    """Wait until each program is executed, or known not to be; return whether one is not.
+
+    The descriptor of a failure tells: it is closed by exec(2), or holds the reason. Waits at most
+    *within* seconds.
+    """
+    waiting = select.poll()
+    for run in begun:
+        waiting.register(run.failure, select.POLLIN)
+    failed, left = [], {run.failure: run for run in begun}
+    deadline = time.monotonic() + within
+    while left and (remaining := deadline - time.monotonic()) > 0:
+        for descriptor, event in waiting.poll(remaining * 1000):
+            waiting.unregister(descriptor)
+            run = left.pop(descriptor)
+            if event & select.POLLIN:
+                failed.append(run)
+    until(lambda: all(over(run) for run in failed), within=within)
+    return bool(failed)
 
 
 def why_not_started(run: Run) -> str:
