@@ -78,3 +78,19 @@ def views(pid: int) -> dict[str, str]:
     enter = ["nsenter", "--target", str(pid), "--net", "--uts", "--ipc", "--pid", "--mount"]
     lines = run([*enter, "--", "sh", "-c", _LOOK]).stdout.split()
     return dict(zip(("hostname", *VIEWS), lines, strict=True))
+
+
+def namespaces_of(pid: int) -> dict[str, str]:
+    """Return the identities of the namespaces process *pid* shares with its pod, by kind; {} when
+    it has ended. Children's PID namespace: a first process may have been made outside its own."""
+    names = {"net": "net", "uts": "uts", "ipc": "ipc", "pid": "pid_for_children"}
+    try:
+        return {kind: os.readlink(f"/proc/{pid}/ns/{name}") for kind, name in names.items()}
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+
+
+def netns_identity(netns: str) -> str:
+    """Return the identity of a network namespace as /proc shows it, `net:[4026531840]`."""
+    with entered(netns):
+        return os.readlink("/proc/thread-self/ns/net")

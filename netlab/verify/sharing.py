@@ -9,7 +9,7 @@ from itertools import combinations
 
 from msgspec.structs import replace
 
-from netlab import world
+from netlab import processes, world
 from netlab.cluster import PodState
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
@@ -76,7 +76,33 @@ def same_pod_ports(context: Context) -> Checked:
         if same:
             raise Failure(f"{other.title} shares {', '.join(same)} with {pod.title}")
         lines.append(f"{other.title} sees others: {_words(elsewhere)}")
-    return Checked(lines)
+    return Checked([*lines, *_programs_inside(context)])
+
+
+def _programs_inside(context: Context) -> list[str]:
+    """Check that each container's own program is in its pod's namespaces. Raises Failure."""
+    marked = processes.marked(context.live.run)
+    seen = 0
+    for pod in context.pods:
+        for container in pod.containers:
+            role = f"container/{pod.namespace}/{pod.name}/{container.name}"
+            first = marked.get(sandbox.role(pod.namespace, pod.name), [])
+            for pid in marked.get(role, [])[:1]:
+                shared = insides.namespaces_of(first[0]) if first else {}
+                own = insides.namespaces_of(pid)
+                if not own:
+                    continue  # it has just ended
+                seen += 1
+                shared["net"] = insides.netns_identity(pod.netns)
+                wrong = [kind for kind, identity in own.items() if shared.get(kind) != identity]
+                if wrong:
+                    raise Failure(
+                        f"the program of {pod.title} {container.name} is in another "
+                        f"{', '.join(wrong)} namespace than its pod",
+                        last_seen=f"process {pid}",
+                        expected_next=f"the namespaces of {pod.title}",
+                    )
+    return [f"{seen} programs of containers run in their pods' namespaces"] if seen else []
 
 
 def _words(views: dict[str, str]) -> str:

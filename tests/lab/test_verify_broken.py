@@ -493,3 +493,19 @@ def test_a_server_that_repeats_no_token_is_followed_by_its_handshake(notes: Cli)
 @pytest.mark.parametrize("address", ["224.0.0.1", "0.0.0.0", "255.255.255.255"])
 def test_what_is_no_machines_address_is_wrong_usage(notes: Cli, address: str) -> None:
     assert address in notes("probe", "pair", address, code=2).stderr
+
+
+def test_a_program_outside_its_pods_namespaces_fails(notes: Cli) -> None:
+    """A process that claims to be a container's, and shares nothing with its pod."""
+    mark = f"/run/netlab/{notes.lab}:container/default/pair/app"
+    stray = subprocess.Popen(["sleep", "60"], env={"NETLAB_PROCESS": mark}, start_new_session=True)
+    try:
+        said = proven(notes, "same-pod-ports")["same-pod-ports"]
+    finally:
+        stray.kill()
+        stray.wait()
+    assert said["outcome"] == "fail"
+    assert "net, uts, ipc, pid namespace" in said["evidence"][0]
+    healed = proven(notes, "same-pod-ports")["same-pod-ports"]
+    assert healed["outcome"] == "pass"
+    assert "1 programs of containers" in healed["evidence"][-1]
