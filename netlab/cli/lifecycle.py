@@ -148,7 +148,8 @@ def plan(ctx: click.Context, files: tuple[str, ...]) -> int:
     from netlab import lab
 
     report = lab.plan(declared)
-    for line in [*report.changes, *report.words]:
+    # Objects in etcd are told as comments: the rest can be pasted into a shell.
+    for line in [*(f"# {change}" for change in report.changes), *report.words]:
         print(line)
     print(f"lab {name}: {amount(report, 'to change')}", file=sys.stderr)
     return 0 if report.empty else 1

@@ -86,9 +86,9 @@ def test_plan_fails_when_there_is_something_to_do(
     room: FakeRoom, netlab: Netlab, topology: str
 ) -> None:
     assert netlab("plan", topology)[0] == 0
-    room.report = Report(operations=1, words=["ip link add x"])
+    room.report = Report(changes=["create pod a/b"], operations=1, words=["ip link add x"])
     code, out, _ = netlab("plan", topology)
-    assert (code, out) == (1, "ip link add x\n")
+    assert (code, out) == (1, "# create pod a/b\nip link add x\n"), "what is no command is no line"
 
 
 def test_up_refuses_another_lab_than_the_one_named(netlab: Netlab, topology: str) -> None:
