@@ -225,9 +225,12 @@ def _make_directory() -> None:
 
 def tidy() -> None:
     """Take away what had to be mounted on /run/netns, when no name is left there."""
-    global _directory_is_made
+    global _directory_is_made, _nameless
     with _making_directory:
         if os.path.isdir(DIRECTORY) and not os.listdir(DIRECTORY):
+            if _nameless >= 0:  # it has no name left to be linked from, and keeps the mount busy
+                os.close(_nameless)
+                _nameless = -1
             point, _shared, source = _mount_under(DIRECTORY)
             if (point, source) == (DIRECTORY, _SOURCE):
                 _libc.umount2(DIRECTORY.encode(), 0)
