@@ -97,17 +97,19 @@ def floor(nodes: int, pods: int) -> float:
     return float(out.stdout.split()[0])
 
 
+def namespaces_alive() -> int:
+    """Return how many network namespaces the kernel holds, named or still being freed."""
+    lines = Path("/proc/slabinfo").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("net_namespace")), 0)
+
+
 def settle() -> None:
     """Wait until the kernel has freed the namespaces of what was just removed."""
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        slab = Path("/proc/slabinfo").read_text()
-        active = next(
-            (int(x.split()[1]) for x in slab.splitlines() if x.startswith("net_names")), 0
-        )
-        if active < 20:
-            return
-        time.sleep(0.1)
+    before = -1
+    while time.monotonic() < deadline and (now := namespaces_alive()) != before:
+        before = now
+        time.sleep(1)
 
 
 def bench_up() -> None:
@@ -116,10 +118,10 @@ def bench_up() -> None:
         settle()
         plain = floor(10, 100)
         settle()
-        with lab(10, 100) as large:
+        with lab(10, 1000) as large:
             pass
         settle()
-        with lab(10, 10) as small:
+        with lab(10, 100) as small:
             pass
         rows.append((plain, large, small))
     plain, large, small = (statistics.median(column) for column in zip(*rows, strict=True))
