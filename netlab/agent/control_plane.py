@@ -148,7 +148,7 @@ class ControlPlane(Loop):
     ) -> tuple[list[Document], int]:
         room = {node.name: lab.network.pods_per_node for node in lab.nodes}
         for _ in range(MAX_ROUNDS):
-            changes = controllers.changes(documents, capacity=room)
+            changes = controllers.changes(documents, capacity=room, service_cidr=lab.serviceCIDR)
             if not changes:
                 break
             for change in changes:

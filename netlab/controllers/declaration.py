@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from netlab.controllers.change import Change, Verb, born
+from netlab.controllers.inheritance import kept
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab, LabNode
 
@@ -129,6 +130,8 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
             new.setdefault(name, meta[name])
     if document["kind"] == "Pod":
         merged["spec"] = stored["spec"]  # the same, with the scheduler's nodeName
+    elif document["kind"] == "Service" and document["apiVersion"] == "v1":
+        merged["spec"] = kept(document, last, stored)
     if "status" in stored:
         merged["status"] = {**stored["status"], **document.get("status", {})}
     return merged

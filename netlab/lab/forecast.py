@@ -68,7 +68,7 @@ def _after(documents: list[Document], changes: list[Change]) -> list[Document]:
 def _settled(documents: list[Document], lab: Lab) -> list[Document]:
     """Return the objects once the controllers have nothing left to change."""
     room = {node.name: lab.network.pods_per_node for node in lab.nodes}
-    while changes := controllers.changes(documents, capacity=room):
+    while changes := controllers.changes(documents, capacity=room, service_cidr=lab.serviceCIDR):
         documents = _after(documents, changes)
     return documents
 

@@ -13,6 +13,7 @@ import msgspec
 from netlab.model.kubernetes import Meta
 
 API_VERSION = "netlab/v1"
+SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
 PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
@@ -122,7 +123,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     network: Network
     gateway: Gateway
     outside: Outside = Outside()
-    serviceCIDR: str = "10.96.0.0/12"
+    serviceCIDR: str = SERVICE_CIDR
     proxyMode: str = "iptables"
     apiVersion: str = API_VERSION
     kind: str = "Lab"
