@@ -6,8 +6,9 @@
     shapes    the form of a document, and the walk that compares; `values`: of one value
     labdoc    the Lab document: its shape and what may be left out; `labrules`: what must agree
     manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object
+    servicefields, servicerules   the same for Services and what stands behind them
     declared  trees into objects
-    cross     what must agree between objects
+    cross     what must agree between objects; `servicecross`: between Services
     mistakes  file:line: field: what is wrong (what would be right)
 
 Every mistake of every file is found in one run and raised as one InputError.
@@ -22,14 +23,20 @@ import msgspec
 
 from netlab.errors import InputError
 from netlab.model.kubernetes import Document, kind_of
-from netlab.model.lab import Lab
-from netlab.topology import cross, labdoc, tree
+from netlab.model.lab import SERVICE_CIDR, Lab
+from netlab.topology import cross, labdoc, servicecross, tree
 from netlab.topology.declared import LAB, Piece, pieces
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.sources import texts
 
 __all__ = ["Declaration", "check", "load", "require_lab"]
 
+NO_EFFECT = ", but has no effect yet"
+EFFECTS = {
+    "Service": "; its endpoints are followed, no rules are programmed yet",
+    "EndpointSlice": "; no rules are programmed yet",
+    "Endpoints": " and mirrored into slices; no rules are programmed yet",
+}
 LAB_EXAMPLE = "apiVersion: netlab/v1, kind: Lab, metadata: {name: demo}, nodes: [{name: node1}]"
 
 
@@ -91,6 +98,7 @@ def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()
     found = [Piece(*pair) for pair in zip(declaration.documents, declaration.origins, strict=True)]
     cross.check_namespaces(found, stored, mistakes)
     cross.check_placement(found, stored, cross.nodes_of(lab), mistakes)
+    _check_services(found, stored, lab.serviceCIDR, mistakes)
     if mistakes:
         raise InputError(mistakes.lines())
 
@@ -114,6 +122,13 @@ def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> N
     """Check the objects against each other and the Lab, as far as the Lab is sound."""
     cross.check_namespaces(others, (), mistakes)
     cross.check_placement(others, (), cross.nodes_declared(lab.document), mistakes)
+    _check_services(others, (), lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
+
+
+def _check_services(
+    found: Sequence[Piece], stored: Sequence[Document], cidr: object, mistakes: Mistakes
+) -> None:
+    servicecross.check_services(found, stored, cidr, mistakes, key=cross.object_key)
 
 
 def _notes(found: Sequence[Piece]) -> list[str]:
@@ -123,5 +138,6 @@ def _notes(found: Sequence[Piece]) -> list[str]:
         kind = kind_of(document)
         if kind is None or not kind.effective:
             place = f"{origin.source}:{origin.line()}"
-            notes.append(f"{place}: {cross.title(document)} is kept, but has no effect yet")
+            effect = EFFECTS.get(kind.kind, NO_EFFECT) if kind else NO_EFFECT
+            notes.append(f"{place}: {cross.title(document)} is kept{effect}")
     return notes

@@ -6,14 +6,14 @@ output of `kubectl get -o yaml` can be declared as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from netlab.controllers.declaration import ANNOTATION
 from netlab.model.kinds import BY_KIND, KINDS, OTHER_VERSIONS, Kind
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import API_VERSION
-from netlab.topology import labdoc, labrules, manifest, podrules, values
+from netlab.topology import labdoc, labrules, manifest, podrules, servicerules, values
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.shapes import walk
 from netlab.topology.tree import Node, Path, plain
@@ -24,6 +24,10 @@ _SERVER_FIELDS = (
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
     "ownerReferences",  # to uids of another cluster
 )
+RULES: dict[str, Callable[[Document, labrules.Say], None]] = {
+    **dict.fromkeys(("Pod", *podrules.TEMPLATED), podrules.check),
+    **dict.fromkeys(("Service", "EndpointSlice", "Endpoints"), servicerules.check),
+}
 _GROUPS = {kind.group.rpartition("/")[0] for kind in KINDS}
 _VERSIONS = dict.fromkeys((*(kind.group for kind in KINDS), API_VERSION))
 
@@ -131,8 +135,8 @@ def _piece(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
     if shape is not None:
         walk(origin.node, shape, (), report)
         document = without_nulls(document)
-        if kind != "Namespace":
-            podrules.check(document, say)
+        if kind in RULES:
+            RULES[kind](document, say)
     else:
         _check_metadata(origin, kind if known else "", report)
     metadata = document.get("metadata")

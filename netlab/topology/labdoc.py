@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
 
-from netlab.model.lab import API_VERSION, PROXY_MODES, Backend, Lab, Outside
+from netlab.model.lab import API_VERSION, PROXY_MODES, SERVICE_CIDR, Backend, Lab, Outside
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields
 
@@ -115,7 +115,7 @@ def completed(value: dict[str, Any]) -> dict[str, Any]:
     lab["outside"] = outside = _mapping(lab, "outside")
     outside.setdefault("internet", Outside().internet)
     outside.setdefault("client", Outside().client)
-    lab.setdefault("serviceCIDR", "10.96.0.0/12")
+    lab.setdefault("serviceCIDR", SERVICE_CIDR)
     lab.setdefault("proxyMode", PROXY_MODES[0])
     lab["gateway"] = _mapping(lab, "gateway")
     lab["master"] = _mapping(lab, "master")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from netlab.topology import values
+from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE
 from netlab.topology.shapes import (
     ANNOTATIONS,
     ANY_LIST,
@@ -171,6 +172,13 @@ SPECS: dict[str, Shape] = {
     "Pod": POD_SPEC,
     "Deployment": Fields(_DEPLOYMENT, required=("selector", "template")),
     "ReplicaSet": Fields(_REPLICA_SET, required=("selector", "template")),
+    "Service": SERVICE_SPEC,
+}
+
+# Kinds without a spec: their fields, and those that must be there.
+BODIES: dict[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
+    "EndpointSlice": (SLICE, ("addressType",)),
+    "Endpoints": (ENDPOINTS, ()),
 }
 
 # Kinds whose names go into names of pods, devices or DNS; others may have any path segment.
@@ -182,6 +190,8 @@ _NAMES = {
     "ReplicaSet": values.subdomain,
     "StatefulSet": values.subdomain,
     "DaemonSet": values.subdomain,
+    "EndpointSlice": values.subdomain,
+    "Endpoints": values.subdomain,
 }
 
 
@@ -191,18 +201,22 @@ def object_shape(kind: str) -> Fields | None:
 
     A kind without effect still needs sound metadata: see metadata_shape().
     """
-    if kind not in SPECS:
+    known: dict[str, Shape]
+    if kind in BODIES:
+        known, required = BODIES[kind]
+    elif kind in SPECS:
+        known = {"spec": SPECS[kind], "status": ANY_MAPPING}
+        required = ("spec",) if kind != "Namespace" else ()
+    else:
         return None
-    spec_needed = ("spec",) if kind != "Namespace" else ()
     return Fields(
         {
             "apiVersion": values.string,
             "kind": values.string,
             "metadata": metadata_shape(kind),
-            "spec": SPECS[kind],
-            "status": ANY_MAPPING,
+            **known,
         },
-        required=("metadata", *spec_needed),
+        required=("metadata", *required),
     )
 
 

@@ -56,7 +56,7 @@ def test_what_a_server_fills_in_is_dropped() -> None:
 def test_namespaced_objects_get_the_default_namespace() -> None:
     declared = load(
         LAB
-        + "---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\n"
+        + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: s}\n"
         + "---\napiVersion: v1\nkind: PersistentVolume\nmetadata: {name: v, namespace: default}\n"
         + "---\napiVersion: example.org/v1\nkind: Thing\nmetadata: {name: t}\n"
     )
@@ -192,7 +192,7 @@ def test_sources_are_read_in_order_and_once(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         thing = path.name.strip(".")
         path.write_text(
-            f'{{"apiVersion": "v1", "kind": "Service", "metadata": {{"name": "{thing[0]}"}}}}'
+            f'{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "{thing[0]}"}}}}'
         )
     sources = [str(tmp_path), "-", str(tmp_path / "b.yml")]
     declared = topology.load(sources, stdin=io.StringIO(LAB))
@@ -204,7 +204,19 @@ def test_objects_without_effect_are_noted() -> None:
     (note,) = declared.notes
     line = (TOPOLOGIES / "notes.yaml").read_text().splitlines().index("kind: Service")
     place = f"{TOPOLOGIES}/notes.yaml:{line}"
-    assert note == f"{place}: Service default/web is kept, but has no effect yet"
+    assert note == (
+        f"{place}: Service default/web is kept; "
+        "its endpoints are followed, no rules are programmed yet"
+    )
+
+
+def test_services_and_slices_with_every_field_load() -> None:
+    declared = topology.load([str(DATA / "services.yaml")])
+    assert len(declared.documents) == 7
+    effects = [note.partition(" is kept")[2] for note in declared.notes]
+    assert effects.count("; its endpoints are followed, no rules are programmed yet") == 4
+    assert effects.count(" and mirrored into slices; no rules are programmed yet") == 1
+    assert effects.count("; no rules are programmed yet") == 2
 
 
 def test_the_notes_lab_is_what_the_notes_draw() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -32,7 +33,7 @@ def rows() -> Iterator[object]:
             text = "".join(line for line in lines if not line.startswith("!!! "))
             expected = [line[4:].rstrip("\n") for line in lines if line.startswith("!!! ")]
             text = text.removesuffix("\n\n") + "\n" if text.endswith("\n\n") else text
-            if path.stem == "objects":
+            if path.stem in ("objects", "services"):
                 text += "---\n" + LAB
             elif path.stem == "lab" and "kind: Lab" not in text:
                 text += HEAD
@@ -101,7 +102,7 @@ def test_all_mistakes_of_all_files_come_in_one_run(tmp_path: Path) -> None:
 def test_a_broken_file_hides_no_namespace(tmp_path: Path) -> None:
     """What another file declares is unknown while one file cannot be read: no false mistakes."""
     (tmp_path / "a.yaml").write_text(
-        LAB + "---\napiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\n"
+        LAB + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: s, namespace: shop}\n"
     )
     (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop\n")
     with pytest.raises(InputError) as caught:
@@ -198,6 +199,31 @@ def test_live_objects_count_when_a_manifest_is_applied(tmp_path: Path) -> None:
     ]
 
 
+def test_live_services_keep_what_they_have(tmp_path: Path) -> None:
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(LAB + "serviceCIDR: 10.97.0.0/16\n")
+    live = topology.load([str(lab)]).require_lab()
+    web = tmp_path / "web.yaml"
+    web.write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
+        "spec:\n  type: NodePort\n  clusterIP: 10.97.0.9\n  ports: [{port: 80, nodePort: 30001}]\n"
+    )
+    declared = topology.load([str(web)])
+    topology.check(declared, lab=live, stored=declared.documents)
+    other = {**declared.documents[0], "metadata": {"name": "db", "namespace": "default"}}
+    with pytest.raises(InputError) as caught:
+        topology.check(declared, lab=live, stored=[other])
+    assert caught.value.mistakes == [
+        f"{web}:6: spec.clusterIP: 10.97.0.9 is also the clusterIP of Service default/db "
+        "(another one, or leave it out)",
+        f"{web}:7: spec.ports[0].nodePort: 30001 is also a node port of Service default/db "
+        "(another one, or leave it out)",
+    ]
+    with pytest.raises(InputError) as caught:
+        topology.check(declared, lab=msgspec.structs.replace(live, serviceCIDR="10.98.0.0/16"))
+    assert "10.97.0.9 is outside serviceCIDR 10.98.0.0/16" in caught.value.mistakes[0]
+
+
 def mutated(value: object, rng: random.Random) -> object:
     """Return *value* with one random part replaced by something of another form."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
@@ -210,9 +236,15 @@ def mutated(value: object, rng: random.Random) -> object:
     return rng.choice([*odd, [[]], {"name": []}, [{"name": {}}], "255.255.255.255", "1.1.1.1/33"])
 
 
-@pytest.mark.parametrize("name", ["notes", "two-segments"])
-def test_no_odd_value_escapes_as_another_error(tmp_path: Path, name: str) -> None:
-    text = (Path(topology.__file__).parents[2] / "topologies" / f"{name}.yaml").read_text()
+EXAMPLES = Path(topology.__file__).parents[2] / "topologies"
+MUTATED = [EXAMPLES / "notes.yaml", EXAMPLES / "two-segments.yaml", DATA / "services.yaml"]
+
+
+@pytest.mark.parametrize("example", MUTATED, ids=lambda path: path.stem)
+def test_no_odd_value_escapes_as_another_error(tmp_path: Path, example: Path) -> None:
+    name, text = example.stem, example.read_text()
+    if "kind: Lab" not in text:
+        text += f"---\n{LAB}"
     documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
     rng = random.Random(name)
     refused = 0
