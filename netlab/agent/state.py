@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from netlab.cluster import Cluster, PodState
+from netlab.model.endpoints import refusal
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 
@@ -143,6 +144,11 @@ class State:
                 f"pod {d['metadata']['namespace']}/{d['metadata']['name']}: no node fits"
                 for d in self.cluster.documents
                 if d["kind"] == "Pod" and not d.get("spec", {}).get("nodeName")
+            ]
+            problems += [
+                f"service {d['metadata'].get('namespace', '')}/{d['metadata']['name']}: {reason}"
+                for d in self.cluster.documents
+                if d["kind"] == "Service" and (reason := refusal(d))
             ]
             return problems
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli import names, options, rows
+from netlab.cli import names, options, rows, servicerows
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
 from netlab.errors import NotFoundError
@@ -98,7 +98,9 @@ def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
     owner_kind, owner_name = rows.owner(document)
     if owner_kind:
         common.append(("Controlled By", f"{owner_kind}/{owner_name}"))
-    more = {"Pod": pod_facts, "Node": node_facts}.get(kind.kind, other_facts)
+    more = {"Pod": pod_facts, "Service": servicerows.facts, "Node": node_facts}.get(
+        kind.kind, other_facts
+    )
     return common + more(document, scene)
 
 
@@ -247,6 +249,8 @@ def other_facts(document: Document, scene: Scene) -> Facts:
             for p in pods
         ]
         found.append((f"Pods ({len(pods)})", lines))
-    if not kind.effective:
+    if kind.effect:
+        found.append(("Note", f"kept; {kind.effect}"))
+    elif not kind.effective:
         found.append(("Note", f"{kind.plural} are kept and shown; they have no effect yet"))
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netlab.cli import tables
+from netlab.cli import servicerows, tables
 from netlab.cluster import Cluster
 from netlab.model.kubernetes import Document, Kind, kind_named
 
@@ -214,17 +214,6 @@ def spec_field(*fields: str, default: str = "") -> Cell:
     return cell
 
 
-def endpoint_addresses(document: Document, scene: Scene) -> str:
-    found = [
-        f"{address.get('ip', '')}:{port.get('port', '')}"
-        for subset in document.get("subsets") or []
-        for address in subset.get("addresses") or []
-        for port in subset.get("ports") or [{}]
-    ]
-    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
-    return ",".join(found[:3]) + more
-
-
 def phase(document: Document, scene: Scene) -> str:
     return str((document.get("status") or {}).get("phase") or "Active")
 
@@ -277,14 +266,21 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("NAME", name),
         Column("TYPE", spec_field("type", default="ClusterIP")),
         Column("CLUSTER-IP", spec_field("clusterIP")),
-        Column("EXTERNAL-IP", spec_field("externalIPs", "externalName")),
+        Column("EXTERNAL-IP", servicerows.external),
         Column("PORT(S)", service_ports),
         Column("AGE", age),
-        Column("SELECTOR", match_labels, True),
+        Column("SELECTOR", servicerows.selector, True),
+    ),
+    "EndpointSlice": (
+        Column("NAME", name),
+        Column("ADDRESSTYPE", servicerows.slice_type),
+        Column("PORTS", servicerows.slice_ports),
+        Column("ENDPOINTS", servicerows.slice_endpoints),
+        Column("AGE", age),
     ),
     "Endpoints": (
         Column("NAME", name),
-        Column("ENDPOINTS", endpoint_addresses),
+        Column("ENDPOINTS", servicerows.endpoints),
         Column("AGE", age),
     ),
 }

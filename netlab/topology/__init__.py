@@ -31,12 +31,6 @@ from netlab.topology.sources import texts
 
 __all__ = ["Declaration", "check", "load", "require_lab"]
 
-NO_EFFECT = ", but has no effect yet"
-EFFECTS = {
-    "Service": "; its endpoints are followed, no rules are programmed yet",
-    "EndpointSlice": "; no rules are programmed yet",
-    "Endpoints": " and mirrored into slices; no rules are programmed yet",
-}
 LAB_EXAMPLE = "apiVersion: netlab/v1, kind: Lab, metadata: {name: demo}, nodes: [{name: node1}]"
 
 
@@ -138,6 +132,6 @@ def _notes(found: Sequence[Piece]) -> list[str]:
         kind = kind_of(document)
         if kind is None or not kind.effective:
             place = f"{origin.source}:{origin.line()}"
-            effect = EFFECTS.get(kind.kind, NO_EFFECT) if kind else NO_EFFECT
+            effect = f"; {kind.effect}" if kind and kind.effect else ", but has no effect yet"
             notes.append(f"{place}: {cross.title(document)} is kept{effect}")
     return notes

@@ -178,6 +178,23 @@ def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, prob
     assert state.problems() == [f"node n2: {problem}"]
 
 
+def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    converged(state)
+    condition = {"type": "Allocated", "status": "False", "message": "nodePort 1 is not in range"}
+    meta = {"name": "web", "namespace": "default", "uid": "s"}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}}
+    documents = (document("a", ip="10.244.1.2", phase="Running"), service)
+    for conditions, problems in (
+        ([condition], ["service default/web: nodePort 1 is not in range"]),
+        ([{**condition, "status": "True"}], []),
+    ):
+        service["status"] = {"conditions": conditions}
+        seen = cluster(LAB, documents, leases=LEASES, revision=7)
+        state.publish(seen, stable=True, wake=lambda _: None)
+        assert state.problems() == problems
+
+
 def test_only_nodes_whose_pods_changed_are_woken(tmp_path: Path) -> None:
     state = State(tmp_path)
     converged(state)

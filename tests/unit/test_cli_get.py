@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_lab import DOCUMENTS, FakeLive, FakeRoom, pod
+from fake_lab import DOCUMENTS, FakeLive, FakeRoom, pod, simple
 
 from netlab.cli import tables
 from netlab.cli.selectors import selector
@@ -71,8 +71,10 @@ def test_a_deployment_counts_the_pods_of_its_replica_sets(netlab: Netlab) -> Non
     assert table(netlab("get", "deploy")[1])[1][:4] == ["web", "1/2", "1", "1"]
 
 
-def test_kinds_without_effect_carry_a_note(netlab: Netlab) -> None:
-    assert "services are kept and shown" in netlab("get", "svc")[2]
+def test_kinds_without_effect_carry_a_note(room: FakeRoom, netlab: Netlab) -> None:
+    room.labs["notes"].stored.append(simple("ConfigMap", "c"))
+    assert "configmaps are kept and shown; they have no effect yet" in netlab("get", "cm")[2]
+    assert "note: Service: kept; its endpoints are followed" in netlab("get", "svc")[2]
     assert netlab("get", "pods")[2] == ""
 
 
@@ -384,3 +386,112 @@ def test_what_changes_while_the_first_rows_are_printed_is_not_lost(
     monkeypatch.setattr("time.sleep", look)
     monkeypatch.setattr("builtins.print", printed_then_changed)
     assert netlab("get", "pods", "-w")[1].splitlines()[-1].startswith("late ")
+
+
+def endpoint(address: str, **more: object) -> dict[str, object]:
+    return {"addresses": [address], "conditions": {"ready": True}, **more}
+
+
+def slice_of(
+    *endpoints: dict[str, object], title: str = "web-x", **more: object
+) -> dict[str, object]:
+    document = simple("EndpointSlice", title, "discovery.k8s.io/v1", addressType="IPv4", **more)
+    document["metadata"]["labels"] = {"kubernetes.io/service-name": "web"}
+    return {**document, "endpoints": list(endpoints)}
+
+
+def shown(netlab: Netlab, room: FakeRoom, document: dict[str, object], *words: str) -> list[str]:
+    """Return the only row of `get` in a lab that has nothing else, without its age."""
+    room.labs["notes"] = FakeLive(documents=[document])
+    return [cell for cell in table(netlab("get", *words)[1])[1] if cell != "<unknown>"]
+
+
+def test_services_have_kubectls_columns(room: FakeRoom, netlab: Netlab) -> None:
+    for spec, expected in (
+        ({"clusterIP": "10.96.0.9"}, ["s", "ClusterIP", "10.96.0.9", "<none>", "<none>"]),
+        (
+            {
+                "type": "NodePort",
+                "clusterIP": "10.96.0.9",
+                "externalIPs": ["192.0.2.1", "192.0.2.2"],
+                "ports": [{"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"}],
+            },
+            ["s", "NodePort", "10.96.0.9", "192.0.2.1,192.0.2.2", "80:30080/TCP,53/UDP"],
+        ),
+        (
+            {"type": "LoadBalancer", "clusterIP": "10.96.0.9"},
+            ["s", "LoadBalancer", "10.96.0.9", "<pending>", "<none>"],
+        ),
+        (
+            {"type": "ExternalName", "externalName": "x.org"},
+            ["s", "ExternalName", "<none>", "x.org", "<none>"],
+        ),
+    ):
+        assert shown(netlab, room, simple("Service", "s", spec=spec), "svc") == expected
+    one = simple("Service", "s", spec={"type": "LoadBalancer", "selector": {"b": "2", "a": "1"}})
+    one["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.5"}]}}
+    assert shown(netlab, room, one, "svc", "-o", "wide")[3:] == ["203.0.113.5", "<none>", "a=1,b=2"]
+
+
+def test_endpoint_slices_have_kubectls_columns(room: FakeRoom, netlab: Netlab) -> None:
+    ports = [{"name": "http", "port": 80}]
+    four = [endpoint(f"10.244.1.{n}") for n in range(2, 6)]
+    assert shown(netlab, room, slice_of(*four, ports=ports), "endpointslices") == [
+        "web-x",
+        "IPv4",
+        "80",
+        "10.244.1.2,10.244.1.3,10.244.1.4 + 1 more...",
+    ]
+    assert shown(netlab, room, slice_of(), "endpointslices")[2:] == ["<unset>", "<unset>"]
+
+
+def test_endpoints_have_kubectls_columns(room: FakeRoom, netlab: Netlab) -> None:
+    subset = {"addresses": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}], "ports": [{"port": 80}]}
+    one = simple("Endpoints", "web", subsets=[subset])
+    assert shown(netlab, room, one, "ep") == ["web", "192.0.2.1:80,192.0.2.2:80"]
+    one = simple("Endpoints", "web", subsets=[{"addresses": [{"ip": "192.0.2.1"}]}])
+    assert shown(netlab, room, one, "ep") == ["web", "192.0.2.1"]
+    assert shown(netlab, room, simple("Endpoints", "web"), "ep") == ["web", "<none>"]
+
+
+def test_describe_tells_who_answers_for_a_service(room: FakeRoom, netlab: Netlab) -> None:
+    ports = [
+        {"name": "http", "port": 80, "targetPort": "http", "nodePort": 30080},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+    ]
+    spec = {"type": "NodePort", "clusterIP": "10.96.0.9", "selector": {"app": "web"}}
+    one = simple("Service", "web", spec={**spec, "ports": ports})
+    reason = {"type": "Allocated", "status": "False", "message": "nodePort 1 is not in range"}
+    one["status"] = {"conditions": [reason]}
+    held = [
+        slice_of(
+            endpoint(
+                "10.244.1.2", nodeName="node1", zone="east", targetRef={"kind": "Pod", "name": "a"}
+            ),
+            {**endpoint("10.244.2.2"), "conditions": {"ready": False}},
+            {**endpoint("10.244.2.3"), "conditions": {"ready": False, "terminating": True}},
+            ports=[{"name": "http", "port": 8080}],
+        ),
+        slice_of(endpoint("10.244.3.2"), title="web-y", ports=[{"name": "http", "port": 8081}]),
+    ]
+    stranger = slice_of(endpoint("10.244.9.9"), title="other")
+    stranger["metadata"] = {
+        "name": "other",
+        "namespace": "shop",
+        "labels": held[0]["metadata"]["labels"],
+    }  # type: ignore[index]
+    room.labs["notes"] = FakeLive(documents=[one, *held, stranger])
+    out = " ".join(netlab("describe", "svc", "web")[1].split())
+    for piece in (
+        "Selector: app=web Type: NodePort",
+        "IP: 10.96.0.9",
+        "Port http: Port: 80/TCP TargetPort: http/TCP NodePort: 30080/TCP "
+        "Endpoints: 10.244.1.2:8080,10.244.3.2:8081",
+        "Port dns: Port: 53/UDP TargetPort: 53/UDP Endpoints: <none>",
+        "Endpoints (4): 10.244.1.2 pod/a on node1 in east ready 10.244.2.2 not ready "
+        "10.244.2.3 terminating, not serving 10.244.3.2 ready",
+        "Refused: nodePort 1 is not in range",
+        "Note: kept; its endpoints are followed, no rules are programmed yet",
+    ):
+        assert piece in out, out
+    assert "10.244.9.9" not in out

@@ -215,7 +215,7 @@ def test_services_and_slices_with_every_field_load() -> None:
     assert len(declared.documents) == 7
     effects = [note.partition(" is kept")[2] for note in declared.notes]
     assert effects.count("; its endpoints are followed, no rules are programmed yet") == 4
-    assert effects.count(" and mirrored into slices; no rules are programmed yet") == 1
+    assert effects.count("; mirrored into slices, no rules are programmed yet") == 1
     assert effects.count("; no rules are programmed yet") == 2
 
 
