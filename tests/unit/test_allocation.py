@@ -344,6 +344,12 @@ def test_a_refusal_ends_with_its_reason() -> None:
     assert found["spec"]["clusterIPs"] == ["10.96.0.9"]
 
 
+def test_a_refusal_keeps_its_time() -> None:
+    refused = given(FIRST, service(clusterIP="10.96.0.9"))
+    refused["web"]["status"]["conditions"][0]["lastTransitionTime"] = "2020-01-01T00:00:00Z"
+    assert allocation.services(list(refused.values()), CIDR) == []
+
+
 # -- declared again
 
 
@@ -377,6 +383,13 @@ def test_what_was_given_survives_a_change_of_the_file() -> None:
     assert (ports["a"], ports["b"]) == (was["a"], was["b"])
     assert ports["c"] not in was.values()
     assert after["selector"] == {"app": "other"}
+
+
+def test_a_health_check_port_of_the_file_stays_when_the_file_is_silent() -> None:
+    store = stored(service(**LOCAL, healthCheckNodePort=30005))
+    store.declare(declared(service(**LOCAL)))
+    store.settle()
+    assert spec_of(store)["healthCheckNodePort"] == 30005
 
 
 def test_a_type_without_node_ports_gives_them_back() -> None:

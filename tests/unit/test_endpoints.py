@@ -78,6 +78,7 @@ def only_endpoint(one_service: Document, one_pod: Document) -> Document:
 
 def test_a_slice_is_what_kubernetes_writes() -> None:
     labels = {"team": "a", "endpointslice.kubernetes.io/managed-by": "mine"}
+    labels["service.kubernetes.io/headless"] = ""  # it is not
     one = service(meta={"labels": labels}, ports=[{"name": "http", "port": 80, "targetPort": 8080}])
     store = Store(*NODES, one, pod("a"))
     store.settle()
@@ -180,6 +181,26 @@ def test_who_is_an_endpoint(one: Document, a: Document, is_endpoint: bool) -> No
     assert bool(addresses(store)) == is_endpoint
 
 
+def test_a_pod_has_all_labels_that_are_selected() -> None:
+    one = service(selector={"app": "web", "tier": "front"})
+    others = [
+        pod("a", meta={"labels": {"app": "web"}}),
+        pod("b", meta={"labels": {"tier": "front", "app": "db"}}),
+    ]
+    store = Store(*NODES, one, *others, pod("c", ip="10.244.1.9"), pod("d", ip="10.244.1.8"))
+    store.settle()
+    assert addresses(store) == ["10.244.1.8", "10.244.1.9"]
+
+
+def test_each_family_has_its_own_slices() -> None:
+    both = pod("a")
+    both["status"]["podIPs"] = [{"ip": "10.244.1.2"}, {"ip": "fd00::2"}]
+    changes = endpoints.slices([service(ipFamilies=["IPv4", "IPv6"])], [both], NODES, [])
+    assert [
+        (one.document["addressType"], one.document["endpoints"][0]["addresses"]) for one in changes
+    ] == [("IPv4", ["10.244.1.2"]), ("IPv6", ["fd00::2"])]
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_a_pod_on_an_unknown_node_is_endpoint_only_when_asked_for(published: bool) -> None:
     one = service(publishNotReadyAddresses=published, ipFamilies=["IPv4"])
@@ -260,6 +281,8 @@ def test_a_port_without_target_is_its_own_target() -> None:
         {"name": "a", "protocol": "TCP", "port": 80, "appProtocol": "h2c"},
         {"name": "b", "protocol": "UDP", "port": 53},
     ]
+    (change,) = endpoints.slices([service(ports=[{"port": 81}])], [pod("a")], NODES, [])
+    assert change.document["ports"][0]["port"] == 81
 
 
 def test_a_headless_service_marks_its_slices() -> None:
@@ -304,25 +327,41 @@ def test_only_the_slice_of_a_changed_pod_is_rewritten() -> None:
         assert one["metadata"]["uid"] == before[name(one)]["metadata"]["uid"]
 
 
-def test_a_new_pod_goes_into_the_fullest_slice_with_room() -> None:
-    store = Store(*NODES, service(), *many(250))
-    store.settle()
-    (half,) = [name(one) for one in slices(store) if len(one["endpoints"]) == 50]
-    new = pod("new", ip="10.244.9.9")
-    store.objects[registry_key(new)] = new
-    assert store.settle() == [f"update EndpointSlice {half}"]
-    assert len(addresses(store)) == 251
+def sizes(store: Store) -> dict[int, str]:
+    """Return the names of slices, all of different size, by how many endpoints they have."""
+    return {len(one["endpoints"]): name(one) for one in slices(store)}
 
 
-def test_slices_that_are_rewritten_anyway_are_filled_first() -> None:
-    store = Store(*NODES, service(), *many(250))
+@pytest.fixture
+def uneven() -> Store:
+    """A Service with slices of 99 and of 50 endpoints."""
+    store = Store(*NODES, service(), *many(150))
     store.settle()
     full = next(one for one in slices(store) if len(one["endpoints"]) == 100)
-    victim = full["endpoints"][3]["targetRef"]["name"]
-    store.make([Change(Verb.DELETE, pod(victim))])
+    store.make([Change(Verb.DELETE, pod(full["endpoints"][3]["targetRef"]["name"]))])
+    store.settle()
+    assert sizes(store).keys() == {99, 50}
+    return store
+
+
+def test_a_new_pod_goes_into_the_fullest_slice_with_room(uneven: Store) -> None:
+    before = sizes(uneven)
     new = pod("new", ip="10.244.9.9")
-    store.objects[registry_key(new)] = new
-    assert store.settle() == [f"update EndpointSlice {name(full)}"]
+    uneven.objects[registry_key(new)] = new
+    assert uneven.settle() == [f"update EndpointSlice {before[99]}"]
+    more = pod("more", ip="10.244.9.8")
+    uneven.objects[registry_key(more)] = more
+    assert uneven.settle() == [f"update EndpointSlice {before[50]}"]
+    assert sizes(uneven) == {100: before[99], 51: before[50]}
+
+
+def test_slices_that_are_rewritten_anyway_are_filled_first(uneven: Store) -> None:
+    before = sizes(uneven)
+    half = next(one for one in slices(uneven) if len(one["endpoints"]) == 50)
+    uneven.make([Change(Verb.DELETE, pod(half["endpoints"][3]["targetRef"]["name"]))])
+    new = pod("new", ip="10.244.9.9")
+    uneven.objects[registry_key(new)] = new
+    assert uneven.settle() == [f"update EndpointSlice {before[50]}"]
 
 
 def test_an_emptied_slice_goes() -> None:
@@ -441,6 +480,21 @@ def test_slices_of_users_and_others_are_left_alone() -> None:
     store = Store(*NODES, service(selector=None), *others)
     store.settle()
     assert slices(store) == others
+    store.objects[registry_key(service())] = service()
+    assert [one.split()[0] for one in store.settle()] == ["update", "create"]
+    assert [one for one in slices(store) if one in others] == others
+
+
+def test_a_slice_of_an_unknown_owner_is_replaced() -> None:
+    managed = "endpointslice-controller.k8s.io"
+    label = {
+        "kubernetes.io/service-name": "web",
+        "endpointslice.kubernetes.io/managed-by": managed,
+    }
+    store = Store(*NODES, service(), pod("a"), manual("stray", label))
+    store.settle()
+    assert "stray" not in [name(one) for one in slices(store)]
+    assert addresses(store) == ["10.244.1.2"]
 
 
 def test_a_declared_slice_is_its_users_whatever_its_labels_say() -> None:

@@ -5,6 +5,7 @@ The rows are in tests/data/bad/*.txt: a text and the exact mistakes it must give
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -219,6 +220,14 @@ def test_live_services_keep_what_they_have(tmp_path: Path) -> None:
         f"{web}:7: spec.ports[0].nodePort: 30001 is also a node port of Service default/db "
         "(another one, or leave it out)",
     ]
+    before = copy.deepcopy(declared.documents[0])  # what it had, another may have now
+    before["spec"] |= {"clusterIP": "10.97.0.8", "ports": [{"port": 80, "nodePort": 30002}]}
+    web.write_text(
+        web.read_text()
+        + "---\napiVersion: v1\nkind: Service\nmetadata: {name: heir}\n"
+        + "spec: {type: NodePort, clusterIP: 10.97.0.8, ports: [{port: 80, nodePort: 30002}]}\n"
+    )
+    topology.check(topology.load([str(web)]), lab=live, stored=[before])
     with pytest.raises(InputError) as caught:
         topology.check(declared, lab=msgspec.structs.replace(live, serviceCIDR="10.98.0.0/16"))
     assert "10.97.0.9 is outside serviceCIDR 10.98.0.0/16" in caught.value.mistakes[0]
