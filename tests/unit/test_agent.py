@@ -184,7 +184,8 @@ def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
     condition = {"type": "Allocated", "status": "False", "message": "nodePort 1 is not in range"}
     meta = {"name": "web", "namespace": "default", "uid": "s"}
     service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}}
-    documents = (document("a", ip="10.244.1.2", phase="Running"), service)
+    assert state.cluster is not None
+    documents = (*state.cluster.documents, service)
     for conditions, problems in (
         ([condition], ["service default/web: nodePort 1 is not in range"]),
         ([{**condition, "status": "True"}], []),

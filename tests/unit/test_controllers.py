@@ -265,12 +265,6 @@ def test_a_pod_nobody_declared_goes_with_its_node() -> None:
     assert store.settle() == ["delete Pod p"]
 
 
-def test_what_is_collected_is_not_placed_in_the_same_pass() -> None:
-    orphan = controllers.born(pod("p"))
-    orphan["metadata"]["ownerReferences"] = [{"uid": "gone", "controller": True}]
-    assert Store(*NODES, orphan).settle() == ["delete Pod p"]
-
-
 def test_a_vanished_namespace_takes_its_objects() -> None:
     shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
     inside = pod("p")
