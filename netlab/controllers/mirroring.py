@@ -8,7 +8,9 @@ Source: kube-controller-manager pkg/controller/endpointslicemirroring (v1.34).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+
+import msgspec
 
 from netlab.controllers.change import Change, Verb, by_controller, owned_by
 from netlab.controllers.declaration import ANNOTATION, last_declared
@@ -17,11 +19,13 @@ from netlab.model.endpoints import (
     MANAGED_BY,
     MIRROR_CONTROLLER,
     SERVICE_NAME,
+    Endpoints,
+    Subset,
     address_type,
     canonical,
     managed_by,
 )
-from netlab.model.kubernetes import Document
+from netlab.model.kubernetes import Document, view
 
 ADDRESSES_MAX = 1000  # of one subset: --mirroring-max-endpoints-per-subset
 SKIP_LABEL = "endpointslice.kubernetes.io/skip-mirror"
@@ -36,7 +40,10 @@ OWN_ANNOTATIONS = (
 def mirrored(
     endpoints: Iterable[Document], services: Iterable[Document], slices: Iterable[Document]
 ) -> list[Change]:
-    """Return what must happen to *slices* so that they mirror *endpoints*."""
+    """Return what must happen to *slices* so that they mirror *endpoints*.
+
+    Of an object that cannot be read the slices stay as they are.
+    """
     ours = [
         one for one in slices if managed_by(one) == MIRROR_CONTROLLER and not last_declared(one)
     ]
@@ -51,7 +58,8 @@ def mirrored(
         meta = document["metadata"]
         mine = held.pop(meta["uid"], [])
         if (meta["namespace"], meta["name"]) in manual and not _skipped(meta):
-            changes += _changes(document, mine)
+            with suppress(msgspec.ValidationError):
+                changes += _changes(document, mine)
         else:
             changes += [Change(Verb.DELETE, one) for one in mine]
     return changes
@@ -65,7 +73,7 @@ def _skipped(meta: Document) -> bool:
 def _changes(document: Document, held: Sequence[Document]) -> list[Change]:
     changes: list[Change] = []
     wanted: dict[str, dict[PortsKey, Group]] = {"IPv4": {}, "IPv6": {}}
-    for subset in document.get("subsets") or ():
+    for subset in view(document, Endpoints).subsets or ():
         ports = _ports(subset)
         for endpoint in _endpoints(subset):
             groups = wanted[address_type(endpoint["addresses"][0])]
@@ -100,27 +108,21 @@ def _blank(document: Document, kind: str) -> Document:
     }
 
 
-def _ports(subset: Document) -> Ports:
+def _ports(subset: Subset) -> Ports:
     found: Ports = []
-    for port in subset.get("ports") or ():
-        entry: dict[str, Any] = {
-            "name": port.get("name", ""),
-            "protocol": port.get("protocol", "TCP"),
-            "port": port["port"],
-        }
-        found.append(
-            entry | ({"appProtocol": port["appProtocol"]} if "appProtocol" in port else {})
-        )
+    for port in subset.ports or ():
+        entry = {"name": port.name, "protocol": port.protocol, "port": port.port}
+        found.append(entry | ({"appProtocol": port.appProtocol} if port.appProtocol else {}))
     return found
 
 
-def _endpoints(subset: Document) -> Iterator[Document]:
+def _endpoints(subset: Subset) -> Iterator[Document]:
     """Return the first thousand addresses of *subset* as endpoints, those that are ready first."""
-    listed = [(one, True) for one in subset.get("addresses") or ()]
-    listed += [(one, False) for one in subset.get("notReadyAddresses") or ()]
-    right = [(one, ready) for one, ready in listed if canonical(one.get("ip") or "")]
+    listed = [(one, True) for one in subset.addresses or ()]
+    listed += [(one, False) for one in subset.notReadyAddresses or ()]
+    right = [(one, ready) for one, ready in listed if canonical(str(one.get("ip", "")))]
     for one, ready in right[:ADDRESSES_MAX]:
-        endpoint = {"addresses": [canonical(one["ip"])], "conditions": {"ready": ready}}
+        endpoint = {"addresses": [canonical(str(one["ip"]))], "conditions": {"ready": ready}}
         yield endpoint | {
             key: one[key] for key in ("targetRef", "nodeName", "hostname") if one.get(key)
         }

@@ -100,6 +100,19 @@ class EndpointSlice(View):
         return self.metadata.labels.get(SERVICE_NAME, "")
 
 
+class Subset(View):
+    addresses: list[dict[str, Any]] | None = None
+    notReadyAddresses: list[dict[str, Any]] | None = None
+    ports: list[ServicePort] | None = None
+
+
+class Endpoints(View):
+    metadata: Meta
+    subsets: list[Subset] | None = None
+    apiVersion: str = "v1"
+    kind: str = "Endpoints"
+
+
 def managed_by(document: Document) -> str:
     """Return the name of the controller that keeps the slice *document*, "" for a user's own."""
     return str((document["metadata"].get("labels") or {}).get(MANAGED_BY, ""))

@@ -626,6 +626,18 @@ def test_a_mirror_follows_in_place_and_goes_with_its_endpoints() -> None:
     assert slices(store) == []
 
 
+@pytest.mark.parametrize("subsets", ["x", [1], [{"ports": [{}]}], [{"addresses": "x"}]], ids=str)
+def test_endpoints_that_cannot_be_read_hinder_nothing(subsets: Any) -> None:
+    other = {
+        **hand_made([SUBSET]),
+        "metadata": hand_made([])["metadata"] | {"name": "b", "uid": "b"},
+    }
+    services = [service(selector=None), service("b", selector=None)]
+    changes = mirroring.mirrored([hand_made(subsets), other], services, [])
+    assert len(changes) == 2
+    assert mirroring.mirrored([hand_made(None)], services, []) == []  # type: ignore[arg-type]
+
+
 def test_a_subset_is_mirrored_up_to_a_thousand_addresses() -> None:
     listed = [{"ip": f"10.{n // 250}.0.{n % 250}"} for n in range(1200)]
     subset = {"addresses": listed, "ports": [{"port": 80}]}
