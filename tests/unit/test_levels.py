@@ -20,6 +20,7 @@ ROOMS = {
         "controllers",
         "plan",
         "paths",
+        "proxy",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
     "loops": ["agent", "lab", "probe", "verify"],

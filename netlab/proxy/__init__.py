@@ -1,0 +1,51 @@
+"""Services as one node serves them: decided once, for every proxy mode.
+
+addresses  addresses as people write them, in one form
+options    what whoever starts a proxy chooses, and what that means on a node
+endpoints  from EndpointSlices to the endpoints that are used
+frontends  what one Service has: who goes where, and what the others get
+decision   all Services together
+outcome    what a decision does to one packet
+"""
+
+from __future__ import annotations
+
+from netlab.proxy.endpoints import Endpoint
+from netlab.proxy.frontend import (
+    Clients,
+    Frontend,
+    HealthCheck,
+    Kind,
+    Policy,
+    Refusal,
+    ServicePort,
+    Way,
+)
+from netlab.proxy.node import Decision, decision, frontends
+from netlab.proxy.options import DetectLocal, Mode, NodePorts, Options, PodTraffic, Situation
+from netlab.proxy.packet import Outcome, Packet, Verdict, outcome
+
+__all__ = [
+    "Clients",
+    "Decision",
+    "DetectLocal",
+    "Endpoint",
+    "Frontend",
+    "HealthCheck",
+    "Kind",
+    "Mode",
+    "NodePorts",
+    "Options",
+    "Outcome",
+    "Packet",
+    "PodTraffic",
+    "Policy",
+    "Refusal",
+    "ServicePort",
+    "Situation",
+    "Verdict",
+    "Way",
+    "decision",
+    "frontends",
+    "outcome",
+]
