@@ -1,0 +1,257 @@
+"""The table of packets: its cases as Kubernetes objects, and what netlab decides on its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from netlab import proxy
+from netlab.model.kubernetes import view
+from netlab.model.services import EndpointSlice, ProxyNode, Service
+from netlab.proxy import Decision, DetectLocal, Mode, Options, Packet, Verdict
+from netlab.proxy.addresses import address, family
+
+TABLE = Path(__file__).parents[1] / "data" / "flows" / "cases.yaml"
+DETECT_LOCAL = {"bridge-interface": "bridge", "interface-name-prefix": "interface-prefix"}
+CNI = "eth9"  # an interface nobody detects pods by
+
+Words = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One row of the table under one mode, with the objects as they are at that step."""
+
+    case: Words
+    flow: Words
+    given: Words
+    mode: Mode
+
+    @property
+    def id(self) -> str:
+        return f"{self.case['id']}/{self.flow['name']}/{self.mode}"
+
+    @property
+    def expected(self) -> str | list[str]:
+        by_mode: Words = self.flow.get("expect_by_mode", {})
+        found: str | list[str] = by_mode.get(self.mode, self.flow["expect"])
+        return found
+
+
+@cache
+def cases(table: Path = TABLE) -> list[Words]:
+    loaded = yaml.load(table.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    found: list[Words] = loaded["cases"]
+    return found
+
+
+def rows(table: Path = TABLE) -> Iterator[Row]:
+    """Yield the table's rows for iptables and nftables, those of the later steps included."""
+    for case in cases(table):
+        modes = [Mode(one) for one in Mode if one in case["modes_verified"] + case["modes_derived"]]
+        for given, flows in steps(case):
+            for flow in flows:
+                for mode in modes:
+                    if mode in flow.get("modes", modes):
+                        yield Row(case, flow, given, mode)
+
+
+def steps(case: Words) -> Iterator[tuple[Words, list[Words]]]:
+    """Yield the objects and flows of *case*, then those after each of its changes."""
+    given: Words = case["given"]
+    yield given, case["flows"]
+    for step in case.get("then", ()):
+        change = step["change"]
+        changed = {one["name"]: one for one in change.get("services", ())}
+        gone = change.get("delete_services", ())
+        kept = [one for one in given["services"] if one["name"] not in {*changed, *gone}]
+        given = {
+            **given,
+            "services": kept + list(changed.values()),
+            "endpoints": {**given["endpoints"], **change.get("endpoints", {})},
+        }
+        yield given, step["flows"]
+
+
+def service(words: Words) -> Service:
+    """Return a case's service as Kubernetes has it."""
+    namespace, _, name = words["name"].partition("/")
+    affinity = words.get("session_affinity", {})
+    document = {
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": words.get("labels", {}),
+            "annotations": words.get("annotations", {}),
+        },
+        "spec": {
+            "type": words["type"],
+            "clusterIP": words["cluster_ips"][0] if words["cluster_ips"] else "",
+            "clusterIPs": words["cluster_ips"],
+            "ports": [
+                {
+                    "name": one.get("name", ""),
+                    "port": one["port"],
+                    "protocol": one["protocol"],
+                    "nodePort": one.get("node_port", 0),
+                    "targetPort": one["target_port"],
+                }
+                for one in words["ports"]
+            ],
+            "externalIPs": words.get("external_ips"),
+            "externalTrafficPolicy": words.get("external_traffic_policy", "Cluster"),
+            "internalTrafficPolicy": words.get("internal_traffic_policy"),
+            "sessionAffinity": affinity.get("type", "None"),
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": affinity.get("timeout_s")}},
+            "loadBalancerSourceRanges": words.get("lb_source_ranges"),
+            "healthCheckNodePort": words.get("health_check_node_port", 0),
+        },
+        "status": {
+            "loadBalancer": {
+                "ingress": [
+                    one if isinstance(one, dict) else {"ip": one}
+                    for one in words.get("lb_ingress", ())
+                ]
+            }
+        },
+    }
+    return view(document, Service)
+
+
+def slices(words: Words, endpoints: list[Words]) -> list[EndpointSlice]:
+    """Return the slices of a case's service, one per family."""
+    namespace, _, name = words["name"].partition("/")
+    ports = [
+        {"name": one.get("name", ""), "port": one["target_port"], "protocol": one["protocol"]}
+        for one in words["ports"]
+    ]
+    by_family: dict[str, list[Words]] = {"IPv4": [], "IPv6": []}
+    for one in endpoints:
+        hints = [{"name": zone} for zone in one.get("hints", ())]
+        nodes = [{"name": node} for node in one.get("node_hints", ())]
+        by_family["IPv6" if ":" in one["ip"] else "IPv4"].append(
+            {
+                "addresses": [one["ip"]],
+                "nodeName": one["node"],
+                "zone": one.get("zone"),
+                "conditions": {key: one[key] for key in ("ready", "serving", "terminating")},
+                "hints": {"forZones": hints, "forNodes": nodes},
+            }
+        )
+    labels = {"kubernetes.io/service-name": name, **words.get("labels", {})}
+    return [
+        view(
+            {
+                "metadata": {"name": f"{name}-{which}", "namespace": namespace, "labels": labels},
+                "addressType": which,
+                "endpoints": found,
+                "ports": ports,
+            },
+            EndpointSlice,
+        )
+        for which, found in by_family.items()
+    ]
+
+
+def node(words: Words) -> ProxyNode:
+    """Return a case's node."""
+    labels = {"topology.kubernetes.io/zone": words["zone"]} if words.get("zone") else {}
+    addresses = [{"type": "InternalIP", "address": one} for one in words["ips"]]
+    document = {
+        "metadata": {"name": words["name"], "labels": labels},
+        "spec": {"podCIDRs": words.get("pod_cidrs")},
+        "status": {"addresses": addresses},
+    }
+    return view(document, ProxyNode)
+
+
+def options(words: Words, mode: Mode) -> Options:
+    """Return a case's proxy options."""
+    detect, listed = words["detect_local"], words["nodeport_addresses"]
+    how = detect["mode"]
+    return Options(
+        mode=mode,
+        detect_local=DetectLocal(DETECT_LOCAL.get(how, how)),
+        pod_cidrs=tuple(detect.get("cidrs", ())),
+        interface=detect.get("bridge") or detect.get("prefix") or "",
+        masquerade_all=words["masquerade_all"],
+        node_port_addresses=tuple(listed) if isinstance(listed, list) else (),
+        localhost_node_ports=words["localhost_nodeports"],
+    )
+
+
+def decision(given: Words, mode: Mode, on: str) -> Decision:
+    """Return what the proxy on the node *on* decides about *given*."""
+    services = [service(one) for one in given["services"]]
+    found = [
+        one
+        for words in given["services"]
+        for one in slices(words, given["endpoints"].get(words["name"], []))
+    ]
+    where = next(one for one in given["nodes"] if one["name"] == on)
+    return proxy.decision(services, found, node(where), options(given["proxy"], mode))
+
+
+def packet(flow: Words) -> Packet:
+    """Return the packet that *flow* sends."""
+    where, _, protocol = flow["to"].partition("/")
+    host, _, port = where.rpartition(":")
+    origin = flow["from"]
+    inside = origin["kind"] in ("node", "localhost")
+    return Packet(
+        address(origin["ip"]),
+        address(host.strip("[]")),
+        int(port),
+        protocol.upper(),
+        "" if inside else origin.get("iface", CNI),
+    )
+
+
+def outcome(row: Row) -> proxy.Outcome:
+    """Return what becomes of the row's packet, on its own node and on the one it is sent to."""
+    sent, first = packet(row.flow), _first_node(row)
+    for name in dict.fromkeys((first, *_other_nodes(row, sent, first))):
+        local = _addresses(row.given, name)
+        # At a node it was not sent from, a packet comes in by an interface.
+        here = (
+            sent
+            if name == first
+            else Packet(sent.source, sent.address, sent.port, sent.protocol, CNI)
+        )
+        found = proxy.outcome(decision(row.given, row.mode, name), here, local=local)
+        if found.verdict is not Verdict.NO_MATCH:
+            return found
+    return proxy.Outcome(Verdict.NO_MATCH)
+
+
+def _first_node(row: Row) -> str:
+    origin, tested = row.flow["from"], row.given["proxy"]["node"]
+    if "via" in row.flow:
+        return str(row.flow["via"])
+    every = row.case.get("proxy_on") == "every-node"
+    return str(origin.get("node", tested)) if every else str(tested)
+
+
+def _other_nodes(row: Row, sent: Packet, first: str) -> list[str]:
+    if row.case.get("proxy_on") != "every-node":
+        return []
+    names = [str(one["name"]) for one in row.given["nodes"] if one["name"] != first]
+    return [one for one in names if sent.address in _addresses(row.given, one)]
+
+
+def _addresses(given: Words, name: str) -> set[str]:
+    where = next(one for one in given["nodes"] if one["name"] == name)
+    return {address(one) for one in (*where["ips"], *where.get("also_owns", ()))}
+
+
+def masquerades(expected: bool | Mapping[str, bool | None] | None) -> dict[str, bool]:
+    """Return what is expected per endpoint; `*` stands for all of them, none for left open."""
+    if isinstance(expected, bool):
+        return {"*": expected}
+    return {one: it for one, it in (expected or {}).items() if it is not None}
+
+
+__all__ = ["Row", "cases", "decision", "family", "masquerades", "outcome", "rows", "steps"]
