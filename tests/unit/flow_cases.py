@@ -13,7 +13,7 @@ from netlab import proxy
 from netlab.model.kubernetes import view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.proxy import Decision, DetectLocal, Mode, Options, Packet, Verdict
-from netlab.proxy.addresses import address, family
+from netlab.proxy.addresses import address
 
 TABLE = Path(__file__).parents[1] / "data" / "flows" / "cases.yaml"
 DETECT_LOCAL = {"bridge-interface": "bridge", "interface-name-prefix": "interface-prefix"}
@@ -252,6 +252,3 @@ def masquerades(expected: bool | Mapping[str, bool | None] | None) -> dict[str, 
     if isinstance(expected, bool):
         return {"*": expected}
     return {one: it for one, it in (expected or {}).items() if it is not None}
-
-
-__all__ = ["Row", "cases", "decision", "family", "masquerades", "outcome", "rows", "steps"]
