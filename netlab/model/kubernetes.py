@@ -49,6 +49,7 @@ class ContainerPort(View):
     name: str = ""
     protocol: str = "TCP"
     hostPort: int = 0
+    hostIP: str = ""
 
 
 class EnvVar(View):

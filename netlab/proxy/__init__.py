@@ -1,11 +1,15 @@
 """Services as one node serves them: decided once, for every proxy mode.
 
-addresses  addresses as people write them, in one form
-options    what whoever starts a proxy chooses, and what that means on a node
-endpoints  from EndpointSlices to the endpoints that are used
-frontends  what one Service has: who goes where, and what the others get
-decision   all Services together
-outcome    what a decision does to one packet
+    addresses  addresses as people write them, in one form
+    options    what whoever starts a proxy chooses, and what that means on a node
+    endpoints  from EndpointSlices to the endpoints that are used
+    frontend   who goes where from an address and port, and what the others get
+    service    the frontends that a Service has
+    hostport   the frontends that pods have
+    node       the decision: all of them together
+    packet     what a decision does to one packet
+
+Nothing here knows a rule's syntax; who renders decides nothing.
 """
 
 from __future__ import annotations

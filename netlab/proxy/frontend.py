@@ -24,6 +24,7 @@ class Kind(StrEnum):
     EXTERNAL_IP = "ExternalIP"
     LOAD_BALANCER = "LoadBalancer"
     NODE_PORT = "NodePort"
+    HOST_PORT = "hostPort"
 
 
 class Policy(StrEnum):
@@ -40,6 +41,7 @@ class Clients(StrEnum):
     PODS = "pods"  # this node's, as far as its detector tells
     NOT_PODS = "not pods"
     NODE = "node"  # the source is an address of the node
+    LOOPBACK = "loopback"  # the source is 127.0.0.1 or its like
     NONE = "none"
 
 
@@ -96,7 +98,7 @@ class Frontend(msgspec.Struct, frozen=True):
 
     service: ServicePort
     kind: Kind
-    address: str  # "" of a NodePort: see Situation.node_ports
+    address: str  # "": of a NodePort, see Situation.node_ports; of a hostPort, each of the node
     port: int
     ways: tuple[Way, ...]
     refusal: Refusal | None  # for those without a way; None: everybody has one

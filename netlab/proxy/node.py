@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from netlab.model.kubernetes import Pod
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.proxy.addresses import Family
 from netlab.proxy.endpoints import Say
 from netlab.proxy.frontend import Frontend, HealthCheck, Kind
+from netlab.proxy.hostport import host_ports
 from netlab.proxy.options import Options, Situation, situations
 from netlab.proxy.service import served, service_name
 
@@ -31,8 +33,10 @@ def decision(
     endpoint_slices: Iterable[EndpointSlice],
     node: ProxyNode,
     options: Options,
+    *,
+    pods: Iterable[Pod] = (),
 ) -> Decision:
-    """Return what a proxy with *options* does on *node*.
+    """Return what a proxy with *options* does on *node*; hostPorts of *pods* come last.
 
     A slice without its Service has no effect. Raises UsageError when an option is wrong.
     """
@@ -51,6 +55,7 @@ def decision(
         found = served(service, slices.get(_name(service), ()), where, say)
         frontends += found.frontends
         checks += found.health_checks
+    frontends += host_ports(pods, node.metadata.name, say)
     return Decision(where, _undisputed(frontends, say), _apart(checks, say), tuple(warnings))
 
 
@@ -60,7 +65,7 @@ def frontends(
     node: ProxyNode,
     options: Options,
 ) -> list[Frontend]:
-    """Return the frontends of *services* on *node*: see `decision`, of which they are a part."""
+    """Return the frontends of *services* on *node*, a part of the `decision`."""
     return list(decision(services, endpoint_slices, node, options).frontends)
 
 
@@ -85,7 +90,7 @@ def _undisputed(frontends: Sequence[Frontend], say: Say) -> tuple[Frontend, ...]
         owner = owners[one.key]
         if owner.service is not one.service:
             at = f"{one.kind} {one.address} port {one.port}/{one.service.protocol}"
-            say(f"Service {one.service.text}: {at} is {owner.service.text}'s {owner.kind}")
+            say(f"{one.service.text}: {at} is {owner.service.text}'s {owner.kind}")
     return tuple(one for one in frontends if owners[one.key] is one)
 
 

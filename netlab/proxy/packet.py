@@ -69,7 +69,7 @@ def outcome(decision: Decision, packet: Packet, *, local: Collection[str]) -> Ou
 def _candidates(
     decision: Decision, situation: Situation, packet: Packet, on_node: bool
 ) -> Iterator[Frontend]:
-    """Yield the frontend at the packet's very address, then the NodePort."""
+    """Yield the frontend at the packet's very address, then the NodePort or hostPort."""
     exact = (situation.family, packet.address, packet.protocol, packet.port)
     any_own = (situation.family, "", packet.protocol, packet.port)
     yield from (one for one in decision.frontends if one.key == exact)
@@ -94,6 +94,8 @@ def _is_from(
             return not _is_from_pod(packet, situation)
         case Clients.NODE:
             return packet.source in local or is_loopback(packet.source)
+        case Clients.LOOPBACK:
+            return is_loopback(packet.source)
     return False
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from netlab import proxy
-from netlab.model.kubernetes import view
+from netlab.model.kubernetes import Pod, view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.proxy import Decision, DetectLocal, Mode, Options, Packet, Verdict
 from netlab.proxy.addresses import address
@@ -33,6 +33,10 @@ class Row(NamedTuple):
     @property
     def id(self) -> str:
         return f"{self.case['id']}/{self.flow['name']}/{self.mode}"
+
+    @property
+    def decision(self) -> Decision:
+        return decision(self.given, self.mode, self.given["proxy"]["node"])
 
     @property
     def expected(self) -> str | list[str]:
@@ -72,6 +76,14 @@ def steps(case: Words) -> Iterator[tuple[Words, list[Words]]]:
             **given,
             "services": kept + list(changed.values()),
             "endpoints": {**given["endpoints"], **change.get("endpoints", {})},
+            "hostports": [
+                *(
+                    one
+                    for one in given.get("hostports", ())
+                    if one["pod"] not in change.get("delete_hostports", ())
+                ),
+                *change.get("add_hostports", ()),
+            ],
         }
         yield given, step["flows"]
 
@@ -156,6 +168,22 @@ def slices(words: Words, endpoints: list[Words]) -> list[EndpointSlice]:
     ]
 
 
+def pod(words: Words) -> Pod:
+    """Return the pod that has a case's hostPort."""
+    port = {
+        "containerPort": words["container_port"],
+        "hostPort": words["host_port"],
+        "hostIP": words["host_ip"],
+        "protocol": words["protocol"],
+    }
+    document = {
+        "metadata": {"name": words["pod"], "namespace": "default"},
+        "spec": {"nodeName": words["node"], "containers": [{"name": "c", "ports": [port]}]},
+        "status": {"podIP": words["pod"], "phase": "Running"},
+    }
+    return view(document, Pod)
+
+
 def node(words: Words) -> ProxyNode:
     """Return a case's node."""
     labels = {"topology.kubernetes.io/zone": words["zone"]} if words.get("zone") else {}
@@ -192,15 +220,16 @@ def decision(given: Words, mode: Mode, on: str) -> Decision:
         for one in slices(words, given["endpoints"].get(words["name"], []))
     ]
     where = next(one for one in given["nodes"] if one["name"] == on)
-    return proxy.decision(services, found, node(where), options(given["proxy"], mode))
+    pods = [pod(one) for one in given.get("hostports", ())]
+    return proxy.decision(services, found, node(where), options(given["proxy"], mode), pods=pods)
 
 
-def packet(flow: Words) -> Packet:
-    """Return the packet that *flow* sends."""
+def packet(flow: Words, first: str) -> Packet:
+    """Return the packet that *flow* sends, as the node *first* sees it."""
     where, _, protocol = flow["to"].partition("/")
     host, _, port = where.rpartition(":")
     origin = flow["from"]
-    inside = origin["kind"] in ("node", "localhost")
+    inside = origin["kind"] in ("node", "localhost") and origin.get("node", first) == first
     return Packet(
         address(origin["ip"]),
         address(host.strip("[]")),
@@ -212,7 +241,8 @@ def packet(flow: Words) -> Packet:
 
 def outcome(row: Row) -> proxy.Outcome:
     """Return what becomes of the row's packet, on its own node and on the one it is sent to."""
-    sent, first = packet(row.flow), _first_node(row)
+    first = _first_node(row)
+    sent = packet(row.flow, first)
     for name in dict.fromkeys((first, *_other_nodes(row, sent, first))):
         local = _addresses(row.given, name)
         # At a node it was not sent from, a packet comes in by an interface.
