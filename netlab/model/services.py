@@ -113,7 +113,7 @@ class Hints(View):
 
 class SliceEndpoint(View):
     addresses: list[str] | None = None
-    conditions: Conditions = msgspec.field(default_factory=Conditions)
+    conditions: Conditions | None = None
     nodeName: str | None = None
     zone: str | None = None
     hints: Hints | None = None

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from netlab.model.services import EndpointSlice, Named, SliceEndpoint
+from netlab.model.services import Conditions, EndpointSlice, Named, SliceEndpoint
 from netlab.proxy.addresses import Family, address, family, socket_address
 
 PORTS = range(1, 65536)
+UNKNOWN = Conditions()  # so it is ready, as the API defines
 Say = Callable[[str], None]
 
 
@@ -102,7 +103,7 @@ def _usable_address(
 
 
 def _endpoint(host: str, port: int, of: SliceEndpoint, node: str) -> Endpoint:
-    state = of.conditions
+    state = of.conditions or UNKNOWN
     local = bool(node) and of.nodeName == node
     hints = of.hints
     return Endpoint(

@@ -111,7 +111,7 @@ def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
             mode=options.mode,
             pods=_pod_traffic(options, cidrs[which]),
             masquerade_all=options.masquerade_all,
-            node_ports=NodePorts(networks, _on_loopback(options, which, networks)),
+            node_ports=NodePorts(networks, _on_loopback(options, networks)),
         )
     return found
 
@@ -173,11 +173,10 @@ def _only(canonical: str) -> list[str]:
     return [network(f"{canonical}/{128 if ':' in canonical else 32}")] if canonical else []
 
 
-def _on_loopback(options: Options, which: Family, networks: tuple[str, ...]) -> bool:
+def _on_loopback(options: Options, networks: tuple[str, ...]) -> bool:
     """Return whether 127.0.0.1 has NodePorts: in iptables mode, IPv4, if asked for and covered."""
     return (
         options.mode is Mode.IPTABLES
-        and which is Family.IPV4
         and options.localhost_node_ports
         and any(contains("127.0.0.0/8", one) or contains(one, IPV4_LOOPBACK) for one in networks)
     )

@@ -59,7 +59,7 @@ def served(
 
     *say* is told what is left out since it cannot be used.
     """
-    if not is_served(service.metadata.labels) or not service.cluster_ips:
+    if not is_served(service.metadata.labels):
         return NOTHING
     where = f"Service {service.metadata.namespace}/{service.metadata.name}"
     cluster_ips = _by_family(service.cluster_ips, f"{where}: clusterIP", say)

@@ -110,8 +110,9 @@ def test_an_endpoint_in_two_slices_is_one_and_its_best_state_counts() -> None:
     assert one.ready and not one.terminating
 
 
-def test_conditions_left_out_mean_ready() -> None:
-    one = {"addresses": ["10.244.1.5"], "conditions": {}}
+@pytest.mark.parametrize("conditions", [{}, None], ids=str)
+def test_conditions_left_out_mean_ready(conditions: dict[str, bool] | None) -> None:
+    one = {"addresses": ["10.244.1.5"], "conditions": conditions}
     (found,) = only(decide([service()], [slice_(one)])).service.cluster
     assert found.ready and found.serving and not found.terminating and not found.local
 

@@ -46,6 +46,7 @@ def test_addresses_with_node_ports(
     for which, expected in ((V4, four), (V6, six)):
         ports = found[which].node_ports
         assert [one for one in own[which].split() if ports.on(one)] == expected.split()
+        assert ports.everywhere is (len(set(expected.split()) & {*BOTH.split(), *SIX.split()}) == 2)
     assert found[V4].route_localnet is guarded
     assert not found[V6].route_localnet
 
