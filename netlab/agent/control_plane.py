@@ -7,7 +7,7 @@ must change, writes that, and publishes the result to the nodes once nothing is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from netlab import controllers, world
 from netlab.agent.loop import Loop
@@ -26,6 +26,8 @@ from netlab.store.watch import Watch
 
 REGISTRY = "/registry/"
 ETCD_START = 0.5  # seconds
+PORTION = 250  # changes written and published at a time
+TOLD = 50  # changes told one by one in the log
 MAX_ROUNDS = 50  # of changes in one pass; a fixed point is reached in a handful
 
 
@@ -70,6 +72,12 @@ class ControlPlane(Loop):
             documents, revision = self._declared(etcd, lab, self._declarations[0], documents)
             self._declarations.pop(0).done.set()
         documents, revision = self._controlled(etcd, lab, documents, revision)
+        self._publish(etcd, lab, documents, revision, stable=True)
+
+    def _publish(
+        self, etcd: Etcd, lab: Lab, documents: list[Document], revision: int, *, stable: bool
+    ) -> None:
+        """Tell the nodes what etcd holds; *stable*: the controllers have nothing left to do."""
         listing = etcd.range(SUBNETS)
         leases, _ = lease.peers(listing.items)
         self.state.publish(
@@ -80,7 +88,7 @@ class ControlPlane(Loop):
                 revision=revision,
                 before=self.state.cluster,
             ),
-            stable=True,
+            stable=stable,
             wake=self.wake_node,
         )
 
@@ -151,11 +159,19 @@ class ControlPlane(Loop):
             changes = controllers.changes(documents, capacity=room, service_cidr=lab.serviceCIDR)
             if not changes:
                 break
-            for change in changes:
-                self.log.info("%s", described(change))
-            registry.write(etcd, changes)
-            documents, revision = registry.documents(etcd, warn=self.log.warning)
+            self._tell(changes)
+            for part in portions(changes):
+                registry.write(etcd, part)
+                documents, revision = registry.documents(etcd, warn=self.log.warning)
+                if len(part) == PORTION:
+                    self._publish(etcd, lab, documents, revision, stable=False)
         return documents, revision
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for change in changes[:TOLD]:
+            self.log.info("%s", described(change))
+        if len(changes) > TOLD:
+            self.log.info("and %d more changes", len(changes) - TOLD)
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         return {} if self._watch is None else {self._watch.fileno(): self._drain}
@@ -166,6 +182,22 @@ class ControlPlane(Loop):
 
     def close(self) -> None:
         self._disconnect()
+
+
+def portions(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield *changes* in parts to be written and published one after another.
+
+    New pods come last, node by node, so that in a large lab the first nodes are at work while the
+    others' pods are still being written.
+    """
+
+    def place(change: Change) -> tuple[bool, str]:
+        new = change.verb is Verb.CREATE and change.document["kind"] == "Pod"
+        return new, change.document["spec"].get("nodeName", "") if new else ""
+
+    ordered = sorted(changes, key=place)
+    for first in range(0, len(ordered), PORTION):
+        yield ordered[first : first + PORTION]
 
 
 def described(change: Change) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from netlab import cni, controllers, desired, world
+from netlab.agent.control_plane import PORTION, portions
 from netlab.agent.kubelet import pod_status
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, State, status
 from netlab.cluster import PodState, cluster
+from netlab.controllers import Change, Verb
 from netlab.errors import NetlabError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
@@ -299,3 +301,19 @@ def test_a_loop_sleeps_until_it_is_woken() -> None:
     finally:
         loop.end()
         loop.join(timeout=10)
+
+
+# -- what the control plane writes
+
+
+def test_new_pods_are_written_last_and_node_by_node() -> None:
+    nodes = ["n2", "n1"] * 300
+    pods = [Change(Verb.CREATE, document(f"p{i}", node)) for i, node in enumerate(nodes)]
+    gone = Change(Verb.DELETE, document("p0", "n1"))
+    owner = Change(Verb.CREATE, {"kind": "ReplicaSet", "metadata": {"name": "web"}})
+    parts = list(portions([gone, *pods, owner]))
+    assert [len(part) for part in parts] == [PORTION, PORTION, 602 - 2 * PORTION]
+    written = [change for part in parts for change in part]
+    assert written[:2] == [gone, owner], "what was there goes first; an owner before what it owns"
+    placed = [change.document["spec"]["nodeName"] for change in written[2:]]
+    assert placed == ["n1"] * 300 + ["n2"] * 300
