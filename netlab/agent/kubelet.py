@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from netlab import cni
 from netlab.cluster import Cluster, NodeState, PodState
+from netlab.controllers.change import now
 from netlab.errors import NetlabError
 from netlab.kernel import netns
 from netlab.model.kubernetes import Container, Document
@@ -189,11 +189,6 @@ def _fits(document: Document, subnet: str, host: str) -> bool:
     if _on_host(document):
         return bool(address == host)
     return not subnet or IPv4Address(address) in IPv4Network(subnet)
-
-
-def now() -> str:
-    """Return the time as Kubernetes writes it: RFC 3339, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _with_address(document: Document, address: str, host: str) -> Document:
