@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -17,20 +16,22 @@ import time
 from pathlib import Path
 
 from netlab.errors import CapabilityError, NotFoundError
+from netlab.pods.namespaces import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    setns,
+    unshare,
+)
 
 MARK = "NETLAB_ROOTLESS"  # environment variable of the holder; its value is the user's id
-CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
-MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV = 0x4000, 1 << 18, 2, 4  # linux/mount.h
+CLONE_NEWUSER = 0x10000000  # linux/sched.h
 FOR_EVER = "2147483647"  # seconds
 START_DEADLINE = 5.0  # seconds for the holder to be ready
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _call(name: str, *arguments: object) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def holder(uid: int) -> int | None:
@@ -70,7 +71,7 @@ def enter(*, create: bool) -> None:
         os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt", "net")
     ]
     for descriptor in descriptors:
-        _call("setns", descriptor, 0)
+        setns(descriptor, 0)
         os.close(descriptor)
     try:
         os.chdir(directory)
@@ -131,12 +132,13 @@ def _start_holder(uid: int) -> int:
 
 def _become_holder(uid: int, gid: int, told: int) -> None:
     os.setsid()
-    _call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET)
+    unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    _call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
-    _call("mount", b"tmpfs", b"/run", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=755")
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("tmpfs", "/run", "tmpfs", flags=MS_NOSUID | MS_NODEV)
+    os.chmod("/run", 0o755)
     os.makedirs("/run/netns")
     os.makedirs("/run/netlab")
     null = os.open("/dev/null", os.O_RDWR)
