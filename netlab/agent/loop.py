@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from netlab.errors import NetlabError
+from netlab.kernel import Kernel
 from netlab.objects import Address, Bridge, Object, Vxlan
 from netlab.plan import Op, Verb, words
 
@@ -105,6 +106,23 @@ class Loop(threading.Thread):
             self.log.info("%d changes", len(operations) - len(repairs))
         if self.recorded is not None:
             self.recorded += operations
+
+    def agree(
+        self, kernel: Kernel, missing: Callable[[], list[Op]], *, agreed: Collection[Object]
+    ) -> list[Op]:
+        """Apply what is *missing*, looking again where that may take more with it; return it all.
+
+        *agreed*: what the kernel held when last looked at; what is missing of it is a repair.
+        """
+        done: list[Op] = []
+        for _ in range(LOOKS):
+            operations = missing()
+            self.note(operations, agreed=agreed)
+            kernel.apply(operations)
+            done += operations
+            if not takes_more(operations):
+                break
+        return done
 
     def run(self) -> None:
         Path("/proc/thread-self/comm").write_text(self.name[:15])  # for `top -H` and perf(1)

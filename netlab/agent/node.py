@@ -17,7 +17,7 @@ import msgspec
 
 from netlab import cni, desired
 from netlab.agent.kubelet import Kubelet
-from netlab.agent.loop import LOOKS, Loop, takes_more
+from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
 from netlab.errors import StoreError
@@ -200,14 +200,9 @@ class Node(Loop):
         agreed = {thing for name in suspects for thing in self._agreed.get(name, ())}
         for name in suspects:
             self._agreed.pop(name, None)
-        operations: list[Op] = []
-        for _ in range(LOOKS):
-            missing = self._missing(state, wanted, suspects)
-            self.note(missing, agreed=agreed)
-            self.kernel.apply(missing)
-            operations += missing
-            if not takes_more(missing):
-                break
+        operations = self.agree(
+            self.kernel, lambda: self._missing(state, wanted, suspects), agreed=agreed
+        )
         self._agreed = {name: objects for name, objects in self._agreed.items() if name in wanted}
         self._agreed.update({name: wanted[name] for name in suspects})
         if operations:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from netlab import processes, world
-from netlab.agent.loop import LOOKS, Loop, takes_more
+from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.kernel import Kernel, Watch, netns
 from netlab.model.lab import Lab
@@ -71,15 +71,12 @@ class World(Loop):
         desired = world.objects(lab)
         self._remove_strangers(lab)
         wanted = [thing for name in desired for thing in desired[name]]
-        operations: list[Op] = []
-        for _ in range(LOOKS):
+
+        def missing() -> list[Op]:
             observed = [thing for name in desired for thing in self._observed(name, desired[name])]
-            missing = difference(wanted, observed)
-            self.note(missing, agreed=self._agreed)
-            self.kernel.apply(missing)
-            operations += missing
-            if not takes_more(missing):
-                break
+            return difference(wanted, observed)
+
+        operations = self.agree(self.kernel, missing, agreed=self._agreed)
         self._agreed = set(wanted)
         self._watch(lab)
         self._etcd(lab)
