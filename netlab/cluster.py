@@ -7,7 +7,7 @@ document, the Kubernetes documents and the leases in etcd; no kernel state is in
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import msgspec
 
@@ -97,26 +97,6 @@ class Cluster(msgspec.Struct, frozen=True):
     def pods_on(self, node: str) -> list[PodState]:
         """Return the pods placed on the node called *node*."""
         return [pod for pod in self.pods if pod.node == node]
-
-    def owner_of(self, address: str) -> str:
-        """Return who has *address*: a pod's title, a node, a member of the world, or itself."""
-        for pod in self.pods:
-            if pod.ip == address:
-                return pod.title
-        for node in self.nodes:
-            if address in (node.address, node.bridge_address, node.tunnel_address):
-                return node.name
-        for member, its in world.member_addresses(self.lab).items():
-            if address in its:
-                return member
-        return address
-
-    def node_of_subnet(self, address: str) -> NodeState | None:
-        """Return the node whose lease *address* lies in."""
-        for node in self.nodes:
-            if node.subnet and IPv4Address(address) in IPv4Network(node.subnet):
-                return node
-        return None
 
 
 def pod_state(lab: Lab, document: Document) -> PodState | None:

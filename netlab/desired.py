@@ -5,7 +5,7 @@ The agent's node loop compares this with the kernel; `netlab plan` prints the di
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from netlab import cni, world
 from netlab.cluster import Cluster, NodeState, PodState
@@ -57,15 +57,6 @@ def with_address(cluster: Cluster, state: NodeState) -> list[PodState]:
     return [pod for pod in cluster.pods_on(state.name) if pod.ip and not pod.host_network]
 
 
-def pods(
-    cluster: Cluster, state: NodeState, *, among: Collection[str] | None = None
-) -> dict[str, list[Object]]:
-    """Return the objects inside the namespaces of the node's pods, by namespace.
-
-    *among* limits it to those namespaces.
-    """
-    return {
-        pod.netns: cni.pod_objects(state, pod)
-        for pod in with_address(cluster, state)
-        if among is None or pod.netns in among
-    }
+def pods(cluster: Cluster, state: NodeState) -> dict[str, list[Object]]:
+    """Return the objects inside the namespaces of the node's pods, by namespace."""
+    return {pod.netns: cni.pod_objects(state, pod) for pod in with_address(cluster, state)}

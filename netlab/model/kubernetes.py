@@ -125,10 +125,6 @@ class Deployment(View):
     kind: str = "Deployment"
 
 
-class ReplicaSet(Deployment):
-    kind: str = "ReplicaSet"
-
-
 class NodeSpec(View):
     podCIDR: str = ""
     unschedulable: bool = False
