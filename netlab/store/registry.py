@@ -69,29 +69,31 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 _NOTHING = _Seen()
-_seen: WeakKeyDictionary[Etcd, _Seen] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[Etcd, dict[str, _Seen]] = WeakKeyDictionary()  # and by prefix
 _decoded: dict[str, _Stored] = {}
 
 
-def documents(etcd: Etcd, *, warn: Warn = lambda _: None) -> tuple[list[Document], int]:
-    """Return every stored object, in the order of their keys, and the store's revision.
+def documents(
+    etcd: Etcd, *, prefix: str = PREFIX, warn: Warn = lambda _: None
+) -> tuple[list[Document], int]:
+    """Return every object stored below *prefix*, in the order of keys, and the store's revision.
 
     `metadata.resourceVersion` is the key's mod_revision. A value that is no Kubernetes object is
     left out, and told to *warn* when it is first seen. The documents are shared: do not change
     them.
     """
-    seen = _seen.get(etcd, _NOTHING)
-    listing = etcd.range(PREFIX, since=seen.revision + 1) if seen.revision else etcd.range(PREFIX)
+    seen = _seen.setdefault(etcd, {}).get(prefix, _NOTHING)
+    listing = etcd.range(prefix, since=seen.revision + 1) if seen.revision else etcd.range(prefix)
     items = seen.items | _stored(listing, warn)
     restarted = etcd.connections != seen.connection or listing.revision < seen.revision
     if seen.revision and (restarted or len(items) != listing.count):
-        listing = etcd.range(PREFIX)
+        listing = etcd.range(prefix)
         items = _stored(listing, warn)
         for key in seen.items.keys() - items.keys():
             _decoded.pop(key, None)
     if listing.items:
         items = dict(sorted(items.items()))
-    _seen[etcd] = _Seen(etcd.connections, listing.revision, items)
+    _seen[etcd][prefix] = _Seen(etcd.connections, listing.revision, items)
     return [one.document for one in items.values() if one.document is not None], listing.revision
 
 
