@@ -6,10 +6,17 @@
     frontend   who goes where from an address and port, and what the others get
     service    the frontends that a Service has
     hostport   the frontends that pods have
+    claims     who has an address and port that several claim
     node       the decision: all of them together
+    objects    the same, kept as stored objects change
     packet     what a decision does to one packet
 
-Nothing here knows a rule's syntax; who renders decides nothing.
+    ruleset    blocks of rules, and the steps from one state to another
+    names      what upstream calls chains
+    iptables, nftables   the renderers: from frontends to blocks, in upstream's words
+    programme  all blocks of a node, kept as Services change
+
+Nothing above the gap knows a rule's syntax; nothing below it decides.
 """
 
 from __future__ import annotations

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
 from netlab.model.kubernetes import Pod
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.proxy.addresses import Family
-from netlab.proxy.endpoints import Say
-from netlab.proxy.frontend import Frontend, HealthCheck, Kind
+from netlab.proxy.claims import Claims, Owner
+from netlab.proxy.frontend import Frontend, HealthCheck
 from netlab.proxy.hostport import host_ports
 from netlab.proxy.options import Options, Situation, situations
-from netlab.proxy.service import served, service_name
-
-RANK = {kind: rank for rank, kind in enumerate(Kind)}
+from netlab.proxy.service import Served, served, service_name
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -45,18 +43,27 @@ def decision(
     for one in endpoint_slices:
         slices[service_name(one)].append(one)
     warnings: dict[str, None] = {}
-    frontends: list[Frontend] = []
-    checks: list[HealthCheck] = []
+    claims = Claims()
 
     def say(warning: str) -> None:
         warnings[warning] = None
 
     for service in sorted(services, key=_name):
         found = served(service, slices.get(_name(service), ()), where, say)
-        frontends += found.frontends
-        checks += found.health_checks
-    frontends += host_ports(pods, node.metadata.name, say)
-    return Decision(where, _undisputed(frontends, say), _apart(checks, say), tuple(warnings))
+        claims.put(Owner(False, *_name(service)), found)
+    for pod in sorted(pods, key=lambda one: one.name):
+        found = Served(host_ports([pod], node.metadata.name, say), [])
+        claims.put(Owner(True, pod.metadata.namespace, pod.metadata.name), found)
+    for owner in claims.owners():
+        for dispute in claims.disputes(owner):
+            say(dispute)
+    shares = [claims.share(owner) for owner in claims.owners()]
+    return Decision(
+        where,
+        tuple(one for share in shares for one in share.frontends),
+        tuple(one for share in shares for one in share.health_checks),
+        tuple(warnings),
+    )
 
 
 def frontends(
@@ -71,35 +78,3 @@ def frontends(
 
 def _name(service: Service) -> tuple[str, str]:
     return service.metadata.namespace, service.metadata.name
-
-
-def _undisputed(frontends: Sequence[Frontend], say: Say) -> tuple[Frontend, ...]:
-    """Return *frontends* without those whose address and port another one has.
-
-    The first kind wins, then the first name: nobody takes a cluster IP by claiming it as an
-    external IP. One Service may have an address in two ways; that is no dispute.
-    """
-    owners: dict[tuple[Family, str, str, int], Frontend] = {}
-    for one in frontends:
-        owner = owners.setdefault(one.key, one)
-        if RANK[one.kind] < RANK[owner.kind]:
-            owners[one.key] = one
-    if len(owners) == len(frontends):
-        return tuple(frontends)
-    for one in frontends:
-        owner = owners[one.key]
-        if owner.service is not one.service:
-            at = f"{one.kind} {one.address} port {one.port}/{one.service.protocol}"
-            say(f"{one.service.text}: {at} is {owner.service.text}'s {owner.kind}")
-    return tuple(one for one in frontends if owners[one.key] is one)
-
-
-def _apart(checks: Sequence[HealthCheck], say: Say) -> tuple[HealthCheck, ...]:
-    """Return *checks* without those whose port another Service has."""
-    owners: dict[tuple[Family, int], HealthCheck] = {}
-    for one in checks:
-        owner = owners.setdefault((one.family, one.port), one)
-        if owner is not one:
-            names = f"{one.namespace}/{one.name}: health check port {one.port}"
-            say(f"Service {names} is {owner.namespace}/{owner.name}'s")
-    return tuple(owners.values())

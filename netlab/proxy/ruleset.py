@@ -84,6 +84,9 @@ class Renderer(Protocol):
     def frame(self, situation: Situation) -> list[Shared]:
         """Return the blocks that are there without any Service, in the node's *situation*."""
 
+    def hostport_frame(self, situation: Situation) -> list[Shared]:
+        """Return the blocks that are there beside when a pod has a hostPort."""
+
     def part(
         self,
         frontends: list[Frontend],
