@@ -13,23 +13,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from struct import Struct
 from typing import Any
 
 import msgspec
 
-from netlab.errors import CapabilityError, KernelError
-from netlab.kernel import listing, netlink
+from netlab.errors import KernelError
+from netlab.kernel import listing
+from netlab.kernel.generation import generation
 from netlab.kernel.refusals import noun, refusal
 from netlab.objects import IptablesChain, IptablesJump, NftTable, Object
 from netlab.plan import Op, Verb
 from netlab.processes.commands import run
 
 RULES = (IptablesChain, IptablesJump, NftTable)
-
-_GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
-_GENERATION_ID = 1  # NFTA_GEN_ID, big endian
-_header = Struct("=BBH")  # nfgenmsg: family, version, resource
 
 Key = tuple[Any, ...]
 
@@ -41,21 +37,6 @@ class Known(msgspec.Struct):
     generation: int
     objects: dict[Key, Object]
     listed: dict[Key, Object]
-
-
-def generation() -> int:
-    """Return the number of the namespace's last nftables commit. Raises CapabilityError."""
-    try:
-        connection = netlink.Socket(netlink.NETFILTER)
-    except OSError as error:
-        raise CapabilityError("this kernel has no nftables") from error
-    try:
-        reply = connection.ask([netlink.message(_GET_GENERATION, 0, _header.pack(0, 0, 0))])[0]
-    finally:
-        connection.close()
-    if isinstance(reply, netlink.NetlinkError):
-        raise CapabilityError(f"this kernel has no nftables: {reply}")
-    return int.from_bytes(netlink.attributes(reply, _header.size)[_GENERATION_ID], "big")
 
 
 class Rules:
