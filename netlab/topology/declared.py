@@ -39,12 +39,20 @@ class Piece(NamedTuple):
     origin: Origin
 
 
-def pieces(source: str, root: Node, mistakes: Mistakes) -> Iterator[Piece]:
-    """Return the objects of one document of *source*: one, or the items of a List."""
-    yield from _pieces(Origin(source, root), mistakes)
+Make = Callable[[Origin, str, Mistakes], Piece | None]
 
 
-def _pieces(origin: Origin, mistakes: Mistakes) -> Iterator[Piece]:
+def pieces(
+    source: str, root: Node, mistakes: Mistakes, *, make: Make | None = None
+) -> Iterator[Piece]:
+    """Return the objects of one document of *source*: one, or the items of a List.
+
+    *make*: reads one object of a known kind; without, as a user declares it.
+    """
+    yield from _pieces(Origin(source, root), mistakes, make or _piece)
+
+
+def _pieces(origin: Origin, mistakes: Mistakes, make: Make) -> Iterator[Piece]:
     fields = origin.node.value
     if not isinstance(fields, dict):
         what = values.described(fields)
@@ -61,8 +69,8 @@ def _pieces(origin: Origin, mistakes: Mistakes) -> Iterator[Piece]:
             return
         for index, item in enumerate(listed):
             path = (*origin.prefix, "items", index)
-            yield from _pieces(Origin(origin.source, item, path), mistakes)
-    elif piece := _piece(origin, kind, mistakes):
+            yield from _pieces(Origin(origin.source, item, path), mistakes, make)
+    elif piece := make(origin, kind, mistakes):
         yield piece
 
 
