@@ -30,7 +30,7 @@ class Entry:
 
 INTERRUPTED = 128 + 2  # as a shell counts: 128 + SIGINT
 READER_GONE = 128 + 13  # 128 + SIGPIPE
-SECTIONS = ("Lab", "Look", "Change", "Prove", "Machine")
+SECTIONS = ("Lab", "Look", "Change", "Services", "Prove", "Machine")
 
 COMMANDS = (
     Entry("up", "lifecycle:up", "Lab", "Converge a lab to its files; a second run changes nothing"),
@@ -45,6 +45,7 @@ COMMANDS = (
     Entry(
         "exec", "inside:exec_", "Change", "Run a command inside a pod, a node or the world around"
     ),
+    Entry("proxy", "proxy:proxy", "Services", "Program one namespace as a kube-proxy, from files"),
     Entry("verify", "prove:verify", "Prove", "Prove the paths of the notes with packets"),
     Entry("probe", "prove:probe", "Prove", "Send one flow and show the way it took"),
     Entry(

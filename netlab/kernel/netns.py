@@ -36,8 +36,8 @@ _directory_is_made = False
 
 
 def path(name: str) -> str:
-    """Return the file that names the namespace."""
-    return f"{DIRECTORY}/{name}"
+    """Return the file that names the namespace; a path, such as /proc/1/ns/net, is one itself."""
+    return os.path.join(DIRECTORY, name)
 
 
 def _failed(what: str, name: str) -> Exception:

@@ -1,0 +1,206 @@
+"""kube-proxy: makes one namespace serve the Services it is told of, pass after pass.
+
+1. Level-triggered: a pass is given all objects there are. It costs what changed; only what somebody
+   else may have altered (the kernel counts the commits) is read back and compared whole.
+2. Rules first, then conntrack: a flow that begins between the two finds the new rules.
+3. Of the other mode nothing is left: its rules go once this one's are there, so that no connection
+   finds neither.
+
+The calling thread is in the namespace, in every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from netlab.agent.healthchecks import HealthChecks
+from netlab.errors import KernelError
+from netlab.kernel import conntrack, generation, iptables, nftables, settings
+from netlab.kernel.addresses import local_addresses
+from netlab.model.kubernetes import Document
+from netlab.model.services import ProxyNode
+from netlab.proxy import iptables as iptables_renderer
+from netlab.proxy import nftables as nftables_renderer
+from netlab.proxy import staleness
+from netlab.proxy.addresses import Family
+from netlab.proxy.claims import Owner
+from netlab.proxy.frontend import Frontend, HealthCheck
+from netlab.proxy.objects import Changed, Objects
+from netlab.proxy.options import Mode, Options
+from netlab.proxy.programme import Programme
+from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
+from netlab.proxy.service import NOTHING, Served
+from netlab.proxy.settings import after_cleanup, sysctls
+
+
+class RuleSets(Protocol):
+    """How the kernel keeps the blocks of one mode, in the namespace of the calling thread."""
+
+    def read(self, families: Iterable[Family]) -> dict[Key, Block]:
+        """Return the blocks that are ours by name."""
+
+    def texts(self, steps: Sequence[Step]) -> list[str]:
+        """Return what the tools are given to make *steps* true, in order."""
+
+    def write(self, steps: Sequence[Step]) -> None:
+        """Make the steps true, all or none. Raises KernelError."""
+
+
+KERNEL: Mapping[Mode, RuleSets] = {Mode.IPTABLES: iptables, Mode.NFTABLES: nftables}
+RENDERER: Mapping[Mode, Renderer] = {
+    Mode.IPTABLES: iptables_renderer,
+    Mode.NFTABLES: nftables_renderer,
+}
+UDP = "UDP"
+
+
+class Pass(NamedTuple):
+    """What one pass did."""
+
+    steps: list[Step]
+    forgotten: list[conntrack.Entry]  # UDP entries deleted
+    settings: dict[str, str]  # those written
+    problems: list[str]  # what does not work although it should, in words
+
+
+class KubeProxy:
+    """The proxy of one node with given options. `close` ends its health checks, no more."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.health = HealthChecks()
+        self._objects: Objects | None = None
+        self._programmes: dict[Family, Programme] = {}
+        self._served: dict[Owner, Served] = {}
+        self._seen: int | None = None  # the generation as of which the rules are known
+        self._alone = False  # whether nothing is left of the other modes
+        self._unswept: set[Owner] | None = None  # whose UDP entries to look at; None: everybody's
+        self._former: list[Frontend] = []  # what those had before
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is left out of the objects, and why."""
+        return self._objects.warnings if self._objects else []
+
+    @property
+    def blocks(self) -> dict[Key, Block]:
+        """The rules as they are wanted."""
+        return {key: one for each in self._programmes.values() for key, one in each.blocks.items()}
+
+    def wanted(self, documents: Iterable[Document], node: ProxyNode) -> list[Step]:
+        """Take all *documents* of the node; return what that changes about the rules wanted.
+
+        Nothing is done to the kernel. Raises UsageError: a wrong option.
+        """
+        if self._objects is None or self._objects.node != node:
+            self._objects = Objects(node, self.options)
+            self._programmes = {
+                family: Programme(RENDERER[self.options.mode], situation)
+                for family, situation in self._objects.situations.items()
+            }
+            self._seen = None
+            self._unswept = None
+        changed = self._objects.take(documents)
+        self._note(changed)
+        return [step for each in self._programmes.values() for step in each.update(changed)]
+
+    def _note(self, changed: Changed) -> None:
+        """Remember what the *changed* had, until their UDP entries were looked at."""
+        for owner, served in changed.items():
+            old = self._served.pop(owner, NOTHING)
+            if served.frontends or served.health_checks:
+                self._served[owner] = served
+            self._former += _udp(old)
+            if self._unswept is not None:
+                self._unswept.add(owner)
+
+    def texts(self, steps: Sequence[Step]) -> list[str]:
+        """Return what the tools are given to make *steps* true."""
+        return KERNEL[self.options.mode].texts(steps)
+
+    def agree(self, documents: Iterable[Document], node: ProxyNode) -> Pass:
+        """Make the namespace serve *documents*; return what was done.
+
+        Raises UsageError: a wrong option; KernelError, CapabilityError: the kernel refused.
+        """
+        steps = self.wanted(documents, node)
+        written = self._set_settings()
+        kernel = KERNEL[self.options.mode]
+        if self._seen is None or not generation.here().unchanged(self._seen):
+            seen = generation.generation()
+            steps = list(difference(self.blocks, kernel.read(Family)))
+            self._seen = seen
+        if steps:
+            try:
+                kernel.write(steps)
+            except KernelError:
+                self._seen = None  # who knows what is there
+                raise
+        if not self._alone:
+            _remove([mode for mode in KERNEL if mode is not self.options.mode])
+            self._alone = True
+        forgotten = self._sweep()
+        return Pass(steps, forgotten, written, self._serve_health())
+
+    def _set_settings(self) -> dict[str, str]:
+        assert self._objects is not None
+        written = {}
+        for name, value in sysctls(self._objects.situations).items():
+            held = settings.read(name)
+            if held is not None and held != value:
+                settings.write(name, value)
+                written[name] = value
+        return written
+
+    def _sweep(self) -> list[conntrack.Entry]:
+        """Delete the UDP entries that lead the *unswept* Services' clients astray."""
+        assert self._objects is not None
+        owners = self._served.keys() if self._unswept is None else self._unswept
+        current = [one for owner in owners for one in _udp(self._served.get(owner, NOTHING))]
+        deleted: list[conntrack.Entry] = []
+        for family, situation in self._objects.situations.items():
+            now = [one for one in current if one.service.family is family]
+            before = [one for one in self._former if one.service.family is family]
+            if now or before:
+                entries = conntrack.entries(family, UDP)
+                stale = staleness.stale(
+                    entries, now, situation, gone=before, local=local_addresses(family)
+                )
+                conntrack.delete(stale)
+                deleted += stale
+        self._unswept, self._former = set(), []
+        return deleted
+
+    def _serve_health(self) -> list[str]:
+        assert self._objects is not None
+        checks: list[HealthCheck] = [
+            check for served in self._served.values() for check in served.health_checks
+        ]
+        return self.health.set(checks, self._objects.situations)
+
+    def close(self) -> None:
+        """Stop answering health checks; the rules stay."""
+        self.health.close()
+
+
+def _udp(served: Served) -> list[Frontend]:
+    return [one for one in served.frontends if one.service.protocol == UDP]
+
+
+def _remove(modes: Iterable[Mode]) -> list[Step]:
+    done: list[Step] = []
+    for mode in modes:
+        steps = [Step(None, block) for block in KERNEL[mode].read(Family).values()]
+        if steps:
+            KERNEL[mode].write(steps)
+        done += steps
+    return done
+
+
+def cleanup() -> list[Step]:
+    """Remove every rule of a kube-proxy from the namespace, of whichever mode; return which."""
+    done = _remove(KERNEL)
+    for name, value in after_cleanup([step.old for step in done if step.old]).items():
+        settings.write(name, value)
+    return done
