@@ -41,6 +41,7 @@ class Options(msgspec.Struct, frozen=True):
     masquerade_all: bool = False
     node_port_addresses: tuple[str, ...] = ()  # prefixes, or PRIMARY alone; (): the mode's default
     localhost_node_ports: bool = True
+    tcp_liberal: bool = False  # net.netfilter.nf_conntrack_tcp_be_liberal is set on the node
 
 
 class PodTraffic(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ class Situation(msgspec.Struct, frozen=True):
     pods: PodTraffic
     masquerade_all: bool
     node_ports: NodePorts
+    tcp_liberal: bool = False  # then what conntrack finds INVALID need not be dropped
 
     @property
     def route_localnet(self) -> bool:
@@ -112,6 +114,7 @@ def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
             pods=_pod_traffic(options, cidrs[which]),
             masquerade_all=options.masquerade_all,
             node_ports=NodePorts(networks, _on_loopback(options, networks)),
+            tcp_liberal=options.tcp_liberal,
         )
     return found
 
