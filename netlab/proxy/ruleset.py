@@ -122,3 +122,18 @@ def same(one: Block, other: Block) -> bool:
     if one.ordered or one.lines == other.lines:
         return one.lines == other.lines
     return sorted(one.lines) == sorted(other.lines)
+
+
+def words(step: Step) -> str:
+    """Return a step in words: `nat KUBE-SVC-OPUYG6UFM4MDMSCF: 4 rules`."""
+    block = step.new or step.old
+    if block is None:
+        return "nothing"
+    what = {Sort.CHAIN: "rule", Sort.JUMPS: "jump"}.get(block.sort, "element")
+    title = f"{block.table} {block.name}"
+    if block.family is Family.IPV6:
+        title = f"{block.family} {title}"
+    if step.new is None:
+        return f"{title}: gone"
+    number = len(step.new.lines)
+    return f"{title}: {number} {what}{'' if number == 1 else 's'}"
