@@ -1,0 +1,142 @@
+"""The rules of nftables mode in the namespace the calling thread is in: read, written, counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from netlab.errors import KernelError
+from netlab.kernel import netlink
+from netlab.kernel.generation import here
+from netlab.processes.commands import Completed, run
+from netlab.proxy import nft_text
+from netlab.proxy.addresses import Family
+from netlab.proxy.nft_text import FAMILY_WORD, TABLES, Statement, Table
+from netlab.proxy.ruleset import Block, Key, Sort, Step
+
+PATIENCE = 120.0  # seconds; 10,000 Services take two on an idle machine
+
+_GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
+_TABLE_NAME = 1  # NFTA_TABLE_NAME
+_NUMBER = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
+
+
+def read(families: Iterable[Family]) -> dict[Key, Block]:
+    """Return the blocks of the tables that are ours by name. Raises KernelError."""
+    return {
+        key: block
+        for table in _tables(families)
+        for key, block in nft_text.blocks(_listing(table, "-s")).items()
+    }
+
+
+def counters(families: Iterable[Family]) -> Mapping[tuple[Key, int], tuple[int, int]]:
+    """Return packets and bytes of every rule with a counter, by block and position (from 0)."""
+    return {
+        where: count
+        for table in _tables(families)
+        for where, count in nft_text.counters(_listing(table)).items()
+    }
+
+
+def write(steps: Sequence[Step]) -> None:
+    """Make the *steps* true, all at once or, when the kernel refuses one, none.
+
+    A table none of whose blocks is left goes too. Raises KernelError, which names the block and
+    the line that was refused.
+    """
+    remade = nft_text.rebuilt(steps)
+    if remade:
+        steps = _whole(steps, remade)
+    lines = nft_text.statements(steps, dropped=remade | _emptied(steps))
+    if not lines:
+        return
+    text = "".join(f"{line.text}\n" for line in lines)
+    with here().ours(expected=1):
+        done = run(("nft", "-f", "-"), input=text, check=False, timeout=PATIENCE)
+        if done.returncode:
+            raise _refused(lines, done)
+
+
+def _tables(families: Iterable[Family]) -> list[Table]:
+    """Return those of our tables that are there."""
+    asked = [(family, name) for family in families for name in TABLES]
+    connection = netlink.Socket(netlink.NETFILTER)
+    try:
+        replies = connection.ask(
+            [
+                netlink.message(
+                    _GET_TABLE,
+                    0,
+                    bytes((_NUMBER[family], 0, 0, 0)) + netlink.text(_TABLE_NAME, name),
+                )
+                for family, name in asked
+            ]
+        )
+    finally:
+        connection.close()
+    return [it for it, reply in zip(asked, replies, strict=True) if isinstance(reply, bytes)]
+
+
+def _listing(table: Table, *options: str) -> str:
+    argv = ("nft", *options, "list", "table", FAMILY_WORD[table[0]], table[1])
+    done = run(argv, check=False, timeout=PATIENCE)
+    if done.returncode:
+        raise KernelError(f"cannot list table {argv[-2]} {argv[-1]}: {_words(done)}")
+    return done.stdout
+
+
+def _whole(steps: Sequence[Step], remade: Collection[Table]) -> list[Step]:
+    """Return *steps* with those of the *remade* tables completed by all else they hold."""
+    there = read({family for family, _ in remade})
+    wanted = {key: block for key, block in there.items() if (key[0], key[2]) in remade}
+    others = []
+    for step in steps:
+        block = step.new or step.old
+        assert block is not None
+        if (block.family, block.table) not in remade:
+            others.append(step)
+        elif step.new is None:
+            wanted.pop(block.key, None)
+        else:
+            wanted[block.key] = block
+    return [*others, *(Step(block, None) for block in wanted.values())]
+
+
+def _emptied(steps: Sequence[Step]) -> set[Table]:
+    """Return the tables that hold nothing any more once the *steps* are done."""
+    gone: dict[Table, set[Key]] = {}
+    kept: set[Table] = set()
+    hooks: set[Table] = set()
+    for new, old in steps:
+        if new is not None:
+            kept.add((new.family, new.table))
+        elif old is not None:
+            table = (old.family, old.table)
+            gone.setdefault(table, set()).add(old.key)
+            if old.sort is Sort.CHAIN and old.head:
+                hooks.add(table)
+    # No table is without base chains: unless one goes, there is no need to look.
+    return {
+        table
+        for table in hooks - kept
+        if nft_text.blocks(_listing(table, "-s", "-t")).keys() <= gone[table]
+    }
+
+
+def _refused(lines: Sequence[Statement], done: Completed) -> KernelError:
+    place = re.search(r"^/dev/stdin:(\d+):", done.stderr, re.MULTILINE)
+    line = lines[int(place[1]) - 1] if place and int(place[1]) <= len(lines) else None
+    what = "the rules"
+    if line is not None and line.block is not None:
+        block = line.block
+        what = f"{block.sort} {block.name} of table {FAMILY_WORD[block.family]} {block.table}"
+    elif line is not None:
+        what = f"`{line.text}`"
+    hint = f"the line was: {line.text}" if line is not None and line.block is not None else None
+    return KernelError(f"cannot write {what}: {_words(done)}", hint=hint)
+
+
+def _words(done: Completed) -> str:
+    said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+    return re.sub(r"^\S+?:\d+:[\d-]+: ", "", said)
