@@ -21,8 +21,8 @@ from netlab.kernel.addresses import local_addresses
 from netlab.model.kubernetes import Document
 from netlab.model.services import ProxyNode
 from netlab.proxy import iptables as iptables_renderer
+from netlab.proxy import iptables_text, nft_text, staleness
 from netlab.proxy import nftables as nftables_renderer
-from netlab.proxy import staleness
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.frontend import Frontend, HealthCheck
@@ -39,9 +39,6 @@ class RuleSets(Protocol):
 
     def read(self, families: Iterable[Family]) -> dict[Key, Block]:
         """Return the blocks that are ours by name."""
-
-    def texts(self, steps: Sequence[Step]) -> list[str]:
-        """Return what the tools are given to make *steps* true, in order."""
 
     def write(self, steps: Sequence[Step]) -> None:
         """Make the steps true, all or none. Raises KernelError."""
@@ -116,8 +113,10 @@ class KubeProxy:
                 self._unswept.add(owner)
 
     def texts(self, steps: Sequence[Step]) -> list[str]:
-        """Return what the tools are given to make *steps* true."""
-        return KERNEL[self.options.mode].texts(steps)
+        """Return what the mode's tool is given to make *steps* true, in order."""
+        if self.options.mode is Mode.NFTABLES:
+            return [nft_text.transaction(steps)]
+        return [one.text for one in iptables_text.transactions(steps)]
 
     def agree(self, documents: Iterable[Document], node: ProxyNode) -> Pass:
         """Make the namespace serve *documents*; return what was done.
