@@ -48,12 +48,11 @@ def write(steps: Sequence[Step]) -> None:
     remade = nft_text.rebuilt(steps)
     if remade:
         steps = _whole(steps, remade)
-    lines = nft_text.statements(steps, dropped=remade | _emptied(steps))
+    lines = nft_text.work(steps, dropped=remade | _emptied(steps)).statements
     if not lines:
         return
-    text = "".join(f"{line.text}\n" for line in lines)
     with here().ours(expected=1):
-        done = run(("nft", "-f", "-"), input=text, check=False, timeout=PATIENCE)
+        done = run(("nft", "-f", "-"), input=nft_text.text(lines), check=False, timeout=PATIENCE)
         if done.returncode:
             raise _refused(lines, done)
 

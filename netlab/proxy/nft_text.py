@@ -25,16 +25,47 @@ FAMILIES = {word: family for family, word in FAMILY_WORD.items()}
 # plugins/meta/portmap/portmap_nftables.go, forwardPorts (v1.6).
 TABLES = {"kube-proxy": "rules for kube-proxy", "cni_hostport": "CNI portmap plugin"}
 
-ELEMENTS_PER_LINE = 500
+ELEMENTS_PER_LINE = 200  # so that they fit one netlink message, of at most 64 KiB
 
 Table = tuple[Family, str]
 
 
 class Statement(NamedTuple):
-    """One line for `nft -f`, and the block it is for; None: a whole table."""
+    """One thing to do: `add rule ip kube-proxy services jump x`."""
 
-    text: str
-    block: Block | None
+    verb: str  # add, delete, flush
+    kind: str  # table, chain, set, map, rule, element
+    table: Table
+    block: Block | None = None  # None: the whole table
+    what: tuple[str, ...] = ()  # a head's statements, one rule, elements
+
+    @property
+    def text(self) -> str:
+        """This as one line for `nft -f`."""
+        family, table = self.table
+        line = f"{self.verb} {self.kind} {FAMILY_WORD[family]} {table}"
+        if self.block is not None:
+            line = f"{line} {self.block.name}"
+        if not self.what:
+            return line
+        if self.kind == "rule":
+            return f"{line} {self.what[0]}"
+        if self.kind == "element":
+            return f"{line} {{ {', '.join(self.what)} }}"
+        words = " ".join(one if one.endswith(";") else f"{one};" for one in self.what)
+        return f"{line} {{ {words} }}"
+
+
+class Work(NamedTuple):
+    """Statements in the order of one transaction, by what packets see of them."""
+
+    ahead: list[Statement]  # new tables, chains, sets, maps: nobody gets there yet
+    switch: list[Statement]  # what changes the way of packets
+    behind: list[Statement]  # what nobody gets to any more goes
+
+    @property
+    def statements(self) -> list[Statement]:
+        return [*self.ahead, *self.switch, *self.behind]
 
 
 def transaction(steps: Sequence[Step], *, dropped: Collection[Table] = ()) -> str:
@@ -43,20 +74,24 @@ def transaction(steps: Sequence[Step], *, dropped: Collection[Table] = ()) -> st
     Tables in *dropped* are deleted first, with all that is in them; steps for such a table say
     what is to be in it afterwards. Any other table stays, were it empty.
     """
-    return "".join(f"{one.text}\n" for one in statements(steps, dropped=dropped))
+    return text(work(steps, dropped=dropped).statements)
 
 
-def statements(steps: Sequence[Step], *, dropped: Collection[Table] = ()) -> list[Statement]:
-    """Return the lines of `transaction`."""
-    steps = [step if _table(step) not in dropped else Step(step.new, None) for step in steps]
-    steps = [step for step in steps if step.new or step.old]
-    return [
-        *_tables(steps, dropped),
-        *_taken_apart(steps),
-        *_declared(steps),
-        *_filled(steps),
-        *_deleted(steps),
-    ]
+def text(statements: Iterable[Statement]) -> str:
+    """Return *statements* one per line."""
+    return "".join(f"{one.text}\n" for one in statements)
+
+
+def work(steps: Sequence[Step], *, dropped: Collection[Table] = ()) -> Work:
+    """Return the statements of `transaction`."""
+    made = [new for new, old in steps if new and (old is None or _place(new) in dropped)]
+    changed = [(new, old) for new, old in steps if new and old and _place(new) not in dropped]
+    gone = [old for new, old in steps if old and not new and _place(old) not in dropped]
+    return Work(
+        [*_tables(made, dropped), *_made(made)],
+        [*_undone(changed), *_redone(changed), *_found(made)],
+        [*_gone(gone)],
+    )
 
 
 def rebuilt(steps: Iterable[Step]) -> set[Table]:
@@ -66,106 +101,101 @@ def rebuilt(steps: Iterable[Step]) -> set[Table]:
     chain, a set or a map cannot while rules refer to it. A set's timeout can be changed.
     """
     return {
-        (new.family, new.table)
+        _place(new)
         for new, old in steps
         if new is not None
         and old is not None
         and new.head != old.head
-        and not (_is_base(new) and _is_base(old))
+        and not (is_base(new) and is_base(old))
         and _without_timeout(new) != _without_timeout(old)
     }
 
 
-def _table(step: Step) -> Table:
-    block = step.new or step.old
-    assert block is not None
-    return block.family, block.table
-
-
-def _is_base(block: Block) -> bool:
+def is_base(block: Block) -> bool:
+    """Return whether *block* is a chain that the kernel itself calls, by a hook."""
     return block.sort is Sort.CHAIN and any(line.startswith("type ") for line in block.head)
 
 
-def _is_dynamic(head: Iterable[str]) -> bool:
+def is_dynamic(head: Iterable[str]) -> bool:
+    """Return whether rules add the elements of the set with this *head*."""
     return any(line.startswith("flags ") and "dynamic" in line for line in head)
+
+
+def _place(block: Block) -> Table:
+    return block.family, block.table
 
 
 def _without_timeout(block: Block) -> list[str]:
     return [line for line in block.head if not line.startswith("timeout ")]
 
 
-def _named(block: Block) -> str:
-    return f"{FAMILY_WORD[block.family]} {block.table} {block.name}"
-
-
-def _tables(steps: Sequence[Step], dropped: Collection[Table]) -> Iterator[Statement]:
-    needed = {_table(step) for step in steps if step.old is None}
-    for family, name in dropped:
+def _tables(made: Iterable[Block], dropped: Collection[Table]) -> Iterator[Statement]:
+    for table in dropped:
         # Adding first makes deleting right whether it was there or not.
-        yield Statement(f"add table {FAMILY_WORD[family]} {name}", None)
-        yield Statement(f"delete table {FAMILY_WORD[family]} {name}", None)
-    for family, name in sorted(needed):
-        comment = f' {{ comment "{TABLES[name]}"; }}' if name in TABLES else ""
-        yield Statement(f"add table {FAMILY_WORD[family]} {name}{comment}", None)
+        yield Statement("add", "table", table)
+        yield Statement("delete", "table", table)
+    for table in sorted({_place(block) for block in made}):
+        comment = (f'comment "{TABLES[table[1]]}"',) if table[1] in TABLES else ()
+        yield Statement("add", "table", table, None, comment)
 
 
-def _taken_apart(steps: Sequence[Step]) -> Iterator[Statement]:
-    """Yield what makes room: rules and elements that go, so that nothing refers to what goes."""
-    for new, old in steps:
-        if old is None:
-            continue
+def _made(made: Sequence[Block]) -> Iterator[Statement]:
+    for block in made:
+        yield Statement("add", block.sort, _place(block), block, block.head)
+    for block in made:
+        if block.sort is Sort.CHAIN:
+            yield from _rules(block)
+
+
+def _found(made: Iterable[Block]) -> Iterator[Statement]:
+    """Yield the elements of new sets and maps: what they lead to is complete."""
+    for block in made:
+        if block.sort is not Sort.CHAIN:
+            yield from _elements("add", block, block.lines)
+
+
+def _undone(changed: Sequence[tuple[Block, Block]]) -> Iterator[Statement]:
+    for new, old in changed:
         if old.sort is Sort.CHAIN:
-            if new is None or new.lines != old.lines or new.head != old.head:
-                yield Statement(f"flush chain {_named(old)}", old)
-        elif new is None:
-            yield Statement(f"flush {old.sort} {_named(old)}", old)
-        elif not _is_dynamic(old.head):
+            yield Statement("flush", "chain", _place(old), old)
+        elif not is_dynamic(old.head):
             kept = set(new.lines)
             yield from _elements("delete", old, (key(it) for it in old.lines if it not in kept))
-    for new, old in steps:
-        if new is not None and old is not None and new.head != old.head and _is_base(old):
-            yield Statement(f"delete chain {_named(old)}", old)
+    for new, old in changed:
+        if new.head != old.head and is_base(old):
+            yield Statement("delete", "chain", _place(old), old)
 
 
-def _declared(steps: Sequence[Step]) -> Iterator[Statement]:
-    for new, old in steps:
-        if new is not None and (old is None or new.head != old.head):
-            yield Statement(f"add {new.sort} {_named(new)}{_braced(new.head)}", new)
-
-
-def _braced(head: Sequence[str]) -> str:
-    words = " ".join(line if line.endswith(";") else f"{line};" for line in head)
-    return f" {{ {words} }}" if words else ""
-
-
-def _filled(steps: Sequence[Step]) -> Iterator[Statement]:
-    for new, old in steps:
-        if new is None:
-            continue
+def _redone(changed: Sequence[tuple[Block, Block]]) -> Iterator[Statement]:
+    for new, old in changed:
+        if new.head != old.head:
+            yield Statement("add", new.sort, _place(new), new, new.head)
+    for new, old in changed:
         if new.sort is Sort.CHAIN:
-            if old is None or new.lines != old.lines or new.head != old.head:
-                named = _named(new)
-                for rule in new.lines:
-                    yield Statement(f"add rule {named} {rule}", new)
-        else:
-            there = set(old.lines) if old is not None else set()
+            yield from _rules(new)
+        elif not is_dynamic(new.head):
+            there = set(old.lines)
             yield from _elements("add", new, (it for it in new.lines if it not in there))
+
+
+def _gone(gone: Sequence[Block]) -> Iterator[Statement]:
+    # All are emptied first: they refer to each other.
+    for block in gone:
+        yield Statement("flush", block.sort, _place(block), block)
+    for block in sorted(gone, key=lambda block: block.sort is Sort.CHAIN):
+        yield Statement("delete", block.sort, _place(block), block)
+
+
+def _rules(chain: Block) -> Iterator[Statement]:
+    table = _place(chain)
+    for rule in chain.lines:
+        yield Statement("add", "rule", table, chain, (rule,))
 
 
 def _elements(verb: str, block: Block, elements: Iterable[str]) -> Iterator[Statement]:
     rest = iter(elements)
-    while some := list(islice(rest, ELEMENTS_PER_LINE)):
-        yield Statement(f"{verb} element {_named(block)} {{ {', '.join(some)} }}", block)
-
-
-def _deleted(steps: Sequence[Step]) -> Iterator[Statement]:
-    gone = [old for new, old in steps if new is None and old is not None]
-    for old in gone:
-        if old.sort is not Sort.CHAIN:
-            yield Statement(f"delete {old.sort} {_named(old)}", old)
-    for old in gone:
-        if old.sort is Sort.CHAIN:
-            yield Statement(f"delete chain {_named(old)}", old)
+    while some := tuple(islice(rest, ELEMENTS_PER_LINE)):
+        yield Statement(verb, "element", _place(block), block, some)
 
 
 _KEY_END = re.compile(r" : | comment | timeout | expires | counter")
@@ -231,7 +261,7 @@ def _with_elements(sort: Sort, family: Family, table: str, name: str, content: l
     elements: tuple[str, ...] = ()
     for number, line in enumerate(content):
         if line.startswith("elements = {"):
-            if not _is_dynamic(head):
+            if not is_dynamic(head):
                 elements = _split(" ".join(content[number:]))
             break
         head.append(line)
