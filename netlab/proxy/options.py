@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import msgspec
@@ -12,6 +13,7 @@ from netlab.proxy.addresses import ANYWHERE, Family, address, contains, family, 
 
 PRIMARY = "primary"  # nodePortAddresses: the node's primary address of each family
 IPV4_LOOPBACK = "127.0.0.0"
+LONGEST_INTERFACE = 15  # characters of an interface's name; IFNAMSIZ is 16 (linux/if.h)
 
 
 class Mode(StrEnum):
@@ -42,6 +44,7 @@ class Options(msgspec.Struct, frozen=True):
     node_port_addresses: tuple[str, ...] = ()  # prefixes, or PRIMARY alone; (): the mode's default
     localhost_node_ports: bool = True
     tcp_liberal: bool = False  # net.netfilter.nf_conntrack_tcp_be_liberal is set on the node
+    service_cidrs: tuple[str, ...] = ()  # where all cluster IPs are; (): that is not known
 
 
 class PodTraffic(msgspec.Struct, frozen=True):
@@ -87,6 +90,7 @@ class Situation(msgspec.Struct, frozen=True):
     masquerade_all: bool
     node_ports: NodePorts
     tcp_liberal: bool = False  # then what conntrack finds INVALID need not be dropped
+    service_cidrs: tuple[str, ...] = ()
 
     @property
     def route_localnet(self) -> bool:
@@ -99,6 +103,7 @@ def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
     primary = _primary_addresses(node)
     theirs = node.pod_cidrs if options.detect_local is DetectLocal.NODE_CIDR else ()
     cidrs = _by_family(options.pod_cidrs or theirs, "pod CIDR")
+    services = _by_family(options.service_cidrs, "service CIDR")
     ports = _node_port_networks(options, primary)
     found = {}
     for which in Family:
@@ -115,6 +120,7 @@ def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
             masquerade_all=options.masquerade_all,
             node_ports=NodePorts(networks, _on_loopback(options, networks)),
             tcp_liberal=options.tcp_liberal,
+            service_cidrs=tuple(services[which]),
         )
     return found
 
@@ -146,6 +152,8 @@ def _pod_traffic(options: Options, cidrs: list[str]) -> PodTraffic:
     how = options.detect_local
     if how in (DetectLocal.BRIDGE, DetectLocal.INTERFACE_PREFIX) and not options.interface:
         raise UsageError(f"detect-local {how} needs a name", hint=f"{how}=NAME")
+    if options.interface and not _is_interface_name(options.interface):
+        raise UsageError(f"detect-local: {options.interface!r} is no interface's name")
     if how is DetectLocal.BRIDGE:
         return PodTraffic(interface=options.interface)
     if how is DetectLocal.INTERFACE_PREFIX:
@@ -155,6 +163,15 @@ def _pod_traffic(options: Options, cidrs: list[str]) -> PodTraffic:
     if len(cidrs) > 1:
         raise UsageError(f"two pod CIDRs of one family: {', '.join(cidrs)}", hint="give one")
     return PodTraffic(cidr=cidrs[0])
+
+
+def _is_interface_name(text: str) -> bool:
+    """Return whether an interface's name can be *text*, or begin so.
+
+    One that cannot would make the kernel's tools refuse every rule, not this one's alone.
+    Source: linux net/core/dev.c, dev_valid_name.
+    """
+    return len(text) <= LONGEST_INTERFACE and not re.search(r'[\s/:"*+\\]', text)
 
 
 def _node_port_networks(options: Options, primary: dict[Family, str]) -> dict[Family, list[str]]:

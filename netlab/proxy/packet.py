@@ -135,4 +135,8 @@ def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node
         martian = is_loopback(packet.address) and not is_loopback(packet.source)
         return Verdict.DROPPED if martian and situation.route_localnet else Verdict.NO_MATCH
     cluster_ips = {one.address for one in decision.frontends if one.kind is Kind.CLUSTER_IP}
-    return Verdict.REJECTED if packet.address in cluster_ips else Verdict.NO_MATCH
+    if packet.address in cluster_ips:
+        return Verdict.REJECTED
+    # Nobody has the address, as far as this node has heard.
+    unused = not on_node and any(contains(one, packet.address) for one in situation.service_cidrs)
+    return Verdict.DROPPED if unused else Verdict.NO_MATCH

@@ -79,6 +79,9 @@ def test_how_pods_are_told_from_others(options: dict[str, Any], four: str, six: 
         {**CIDR, "pod_cidrs": ("10.0.0.0",)},
         {"node_port_addresses": ("eth0",)},
         {"node_port_addresses": ("primary", "10.0.0.0/8")},
+        {"service_cidrs": ("10.96.0.0",)},
+        {"detect_local": DetectLocal.BRIDGE, "interface": "a-name-of-16-let"},
+        {"detect_local": DetectLocal.INTERFACE_PREFIX, "interface": "cali*"},
     ],
     ids=str,
 )
@@ -162,6 +165,25 @@ def test_refusals_of_the_modes(
         found = decide([EMPTY], mode=mode)
         own = {"192.168.50.11", "10.0.0.1"}
         assert proxy.outcome(found, packet, local=own).verdict == expected, mode
+
+
+@pytest.mark.parametrize(
+    ("to", "nftables"),
+    [
+        ("10.96.0.9", "dropped"),
+        ("10.96.0.1", "rejected"),  # it has a Service, though not at this port
+        ("10.97.0.1", "no-match"),
+        ("10.96.0.200", "no-match"),  # the node's own
+        ("fd00:96::9", "dropped"),
+        ("fd00:97::9", "no-match"),
+    ],
+)
+def test_an_address_of_no_service_in_the_service_cidr(to: str, nftables: str) -> None:
+    cidrs = ("10.96.0.0/16", "fd00:96::/112")
+    packet = proxy.Packet("203.0.113.2" if "." in to else "fd00::2", to, 443, "TCP", "eth0")
+    for mode, expected in ((Mode.IPTABLES, "no-match"), (Mode.NFTABLES, nftables)):
+        found = decide([EMPTY], mode=mode, service_cidrs=cidrs)
+        assert proxy.outcome(found, packet, local={"10.96.0.200"}).verdict == expected, mode
 
 
 def test_pods_are_told_by_the_prefix_of_their_interface() -> None:
