@@ -13,7 +13,7 @@ from netlab import controllers, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
-from netlab.controllers import Change, Verb
+from netlab.controllers import Change, Objects, Verb
 from netlab.errors import StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
@@ -52,6 +52,8 @@ class ControlPlane(Loop):
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
         self._declarations: list[Declaration] = []
+        self._settled: Objects = {}  # about which the controllers had nothing left to say
+        self._settled_in: Lab | None = None
 
     def declare(self, declaration: Declaration) -> None:
         """Take a declaration, from any thread, to be written in the next pass."""
@@ -67,15 +69,15 @@ class ControlPlane(Loop):
         etcd = self._connected(lab)
         config = resolve(lab.network)
         self._write_config(etcd, config)
-        documents, revision = registry.documents(etcd, warn=self.log.warning)
+        objects, revision = registry.objects(etcd, warn=self.log.warning)
         while self._declarations:
-            documents, revision = self._declared(etcd, lab, self._declarations[0], documents)
+            objects, revision = self._declared(etcd, lab, self._declarations[0], objects)
             self._declarations.pop(0).done.set()
-        documents, revision = self._controlled(etcd, lab, documents, revision)
-        self._publish(etcd, lab, documents, revision, stable=True)
+        objects, revision = self._controlled(etcd, lab, objects, revision)
+        self._publish(etcd, lab, objects, revision, stable=True)
 
     def _publish(
-        self, etcd: Etcd, lab: Lab, documents: list[Document], revision: int, *, stable: bool
+        self, etcd: Etcd, lab: Lab, objects: Objects, revision: int, *, stable: bool
     ) -> None:
         """Tell the nodes what etcd holds; *stable*: the controllers have nothing left to do."""
         listing = etcd.range(SUBNETS)
@@ -83,7 +85,7 @@ class ControlPlane(Loop):
         self.state.publish(
             cluster(
                 lab,
-                tuple(documents),
+                tuple(objects.values()),
                 leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
                 revision=revision,
                 before=self.state.cluster,
@@ -121,11 +123,11 @@ class ControlPlane(Loop):
             etcd.put(CONFIG_KEY, wanted)
 
     def _declared(
-        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: list[Document]
-    ) -> tuple[list[Document], int]:
+        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Objects
+    ) -> tuple[Objects, int]:
         wanted = [*controllers.declared(lab), *declaration.documents]
         for _ in range(MAX_ROUNDS):
-            changes = controllers.declaration_changes(wanted, stored)
+            changes = controllers.declaration_changes(wanted, list(stored.values()))
             if not changes:
                 break
             for change in changes:
@@ -134,8 +136,8 @@ class ControlPlane(Loop):
             # What is refused was written by somebody else meanwhile: look again, decide again.
             refused = registry.write(etcd, changes)
             declaration.changes += [described(c) for c in changes if c not in refused]
-            stored, _ = registry.documents(etcd, warn=self.log.warning)
-        stored, declaration.revision = registry.documents(etcd, warn=self.log.warning)
+            stored, _ = registry.objects(etcd, warn=self.log.warning)
+        stored, declaration.revision = registry.objects(etcd, warn=self.log.warning)
         return stored, declaration.revision
 
     def _drop_lease(self, etcd: Etcd, node: Document) -> None:
@@ -148,24 +150,25 @@ class ControlPlane(Loop):
                 self.log.info("node %s left: lease %s deleted", node["metadata"]["name"], item.key)
 
     def _controlled(
-        self,
-        etcd: Etcd,
-        lab: Lab,
-        documents: list[Document],
-        revision: int,
-    ) -> tuple[list[Document], int]:
+        self, etcd: Etcd, lab: Lab, objects: Objects, revision: int
+    ) -> tuple[Objects, int]:
+        if lab != self._settled_in:
+            self._settled, self._settled_in = {}, lab
         room = {node.name: lab.network.pods_per_node for node in lab.nodes}
         for _ in range(MAX_ROUNDS):
-            changes = controllers.changes(documents, capacity=room, service_cidr=lab.serviceCIDR)
+            changes = controllers.changes(
+                objects, capacity=room, service_cidr=lab.serviceCIDR, settled=self._settled
+            )
             if not changes:
+                self._settled = objects
                 break
             self._tell(changes)
             for part in portions(changes):
                 registry.write(etcd, part)
-                documents, revision = registry.documents(etcd, warn=self.log.warning)
+                objects, revision = registry.objects(etcd, warn=self.log.warning)
                 if len(part) == PORTION:
-                    self._publish(etcd, lab, documents, revision, stable=False)
-        return documents, revision
+                    self._publish(etcd, lab, objects, revision, stable=False)
+        return objects, revision
 
     def _tell(self, changes: Sequence[Change]) -> None:
         for change in changes[:TOLD]:

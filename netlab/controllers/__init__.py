@@ -10,6 +10,7 @@
     endpoints    pods to the EndpointSlices of their Services
     mirroring    Endpoints kept by hand to EndpointSlices
     slices       how endpoints are shared out among slices
+    draft        the objects while controllers change them; `concern`: what news has to do with whom
 
 Nothing here does anything; the agent writes the changes to etcd and asks again until there are
 none. One call already goes to the end: a new Deployment gives its ReplicaSet and its placed pods.
@@ -17,10 +18,11 @@ none. One call already goes to the end: a new Deployment gives its ReplicaSet an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from netlab.controllers import (
     allocation,
+    concern,
     deployment,
     endpoints,
     garbage,
@@ -28,61 +30,77 @@ from netlab.controllers import (
     replicaset,
     scheduler,
 )
-from netlab.controllers.change import Change, Verb, apply, born, difference
+from netlab.controllers.change import Change, Verb, born
 from netlab.controllers.declaration import declaration_changes, declared
-from netlab.model.kinds import BY_KIND
-from netlab.model.kubernetes import Document, registry_key
+from netlab.controllers.draft import Draft, Objects
 from netlab.model.lab import SERVICE_CIDR
 
-__all__ = ["Change", "Verb", "born", "changes", "declaration_changes", "declared"]
+__all__ = ["Change", "Objects", "Verb", "born", "changes", "declaration_changes", "declared"]
 
-Of = Callable[[str], list[Document]]  # the objects of a kind
 ROUNDS_MAX = 20  # a change of template takes three
+NOTHING: Objects = {}
 
 
 def changes(
-    documents: Sequence[Document],
+    objects: Objects,
     *,
     capacity: Mapping[str, int],
     service_cidr: str = SERVICE_CIDR,
+    settled: Objects = NOTHING,
 ) -> list[Change]:
-    """Return what the controllers change about *documents*; nothing once all is as it should be.
+    """Return what the controllers change about *objects*; nothing once all is as it should be.
 
     *capacity*: how many pods each node has addresses for; *service_cidr*: the addresses that
-    Services get.
+    Services get; *settled*: earlier objects about which this had nothing to say, given the same
+    capacity and addresses. It then costs what differs from them.
     """
-    before = {registry_key(document): document for document in documents}
-    after = dict(before)
+    draft = Draft(objects, settled)
     for _ in range(ROUNDS_MAX):
-        if not _round(after, capacity, service_cidr):
+        if not _round(draft, capacity, service_cidr):
             break
-    return difference(before, after)
+    return draft.changes()
 
 
-def _round(objects: dict[str, Document], capacity: Mapping[str, int], service_cidr: str) -> bool:
-    """Let each controller act on *objects* in turn; return whether any did."""
-    steps: tuple[Callable[[Of], list[Change]], ...] = (
-        lambda of: garbage.collected(list(objects.values())),
-        lambda of: deployment.replica_sets(of("Deployment"), of("ReplicaSet"), of("Pod")),
-        lambda of: replicaset.pods(of("ReplicaSet"), of("Pod")),
-        lambda of: scheduler.bindings(of("Pod"), of("Node"), capacity),
-        lambda of: allocation.services(of("Service"), service_cidr),
-        lambda of: endpoints.slices(of("Service"), of("Pod"), of("Node"), of("EndpointSlice")),
-        lambda of: mirroring.mirrored(of("Endpoints"), of("Service"), of("EndpointSlice")),
+def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> bool:
+    """Let each controller whose kinds have news act on *draft* in turn; return whether any did."""
+    of = draft.of
+    steps: tuple[tuple[tuple[str, ...], Callable[[], list[Change]]], ...] = (
+        ((), lambda: garbage.collected(concern.homeless(draft), draft.all())),
+        (
+            ("Deployment", "ReplicaSet", "Pod"),
+            lambda: deployment.replica_sets(of("Deployment"), of("ReplicaSet"), of("Pod")),
+        ),
+        (("ReplicaSet", "Pod"), lambda: replicaset.pods(of("ReplicaSet"), of("Pod"))),
+        (("Pod", "Node"), lambda: scheduler.bindings(of("Pod"), of("Node"), capacity)),
+        (("Service",), lambda: _allocated(draft, service_cidr)),
+        (("Service", "Pod", "Node", "EndpointSlice"), lambda: _slices(draft)),
+        (("Endpoints", "Service", "EndpointSlice"), lambda: _mirrored(draft)),
     )
     acted = False
-    of = _by_kind(objects)
-    for act in steps:
-        if found := act(of):
-            apply(found, objects)
-            of = _by_kind(objects)
+    for kinds, act in steps:
+        if (not kinds or draft.stirs(kinds)) and (found := act()):
+            draft.make(found)
             acted = True
     return acted
 
 
-def _by_kind(objects: Mapping[str, Document]) -> Of:
-    """Return what gives the objects of one of Kubernetes' own kinds."""
-    sorted_out: dict[tuple[str, str], list[Document]] = {}
-    for one in objects.values():
-        sorted_out.setdefault((one["kind"], one["apiVersion"]), []).append(one)
-    return lambda kind: sorted_out.get((kind, BY_KIND[kind].group), [])
+def _allocated(draft: Draft, service_cidr: str) -> list[Change]:
+    new, settled = draft.parted("Service")
+    return allocation.services(new, service_cidr, settled=settled)
+
+
+def _slices(draft: Draft) -> list[Change]:
+    names = concern.services(draft)
+    services = [one for one in draft.named("Service", names) if endpoints.followed(one)]
+    if not services:
+        return []
+    held = concern.slices(draft, names)
+    return endpoints.slices(services, draft.of("Pod"), draft.of("Node"), held)
+
+
+def _mirrored(draft: Draft) -> list[Change]:
+    if not draft.of("Endpoints"):
+        return []
+    names = concern.services(draft)
+    listed, services = draft.named("Endpoints", names), draft.named("Service", names)
+    return mirroring.mirrored(listed, services, concern.slices(draft, names))

@@ -19,7 +19,15 @@ import msgspec
 
 from netlab.controllers import defaults
 from netlab.controllers.change import Change, Verb, now
-from netlab.model.endpoints import EXTERNAL_NAME, REFUSED, Service, ServiceSpec, canonical, refusal
+from netlab.model.endpoints import (
+    EXTERNAL_NAME,
+    HEADLESS,
+    REFUSED,
+    Service,
+    ServiceSpec,
+    canonical,
+    refusal,
+)
 from netlab.model.kubernetes import Document, view
 
 NODE_PORTS = range(30000, 32768)  # kube-apiserver --service-node-port-range
@@ -43,14 +51,23 @@ def port_band(ports: range = NODE_PORTS) -> int:
     return 0 if len(ports) <= 16 else min(128, max(16, len(ports) // 32))
 
 
-def services(services: Sequence[Document], cidr: str) -> list[Change]:
+def services(
+    services: Sequence[Document], cidr: str, *, settled: Iterable[Document] = ()
+) -> list[Change]:
     """Return updates that give each of *services* its defaults, addresses of *cidr* and ports.
 
     A Service that asks for what cannot be given gets nothing, and a condition that says why.
+    *settled*: further Services, about which there was nothing to say; they keep what they hold, and
+    those that could not have it are looked at again.
     """
-    claims = [_Claim(document) for document in services]
-    claims.sort(key=lambda claim: claim.order)
     pool = _Pool(cidr)
+    claims = [_Claim(document) for document in services]
+    for document in settled:
+        if refusal(document):
+            claims.append(_Claim(document))
+        else:
+            pool.hold(document)
+    claims.sort(key=lambda claim: claim.order)
     for claim in claims:
         claim.problems += pool.reserved(claim)
     changes = []
@@ -69,8 +86,7 @@ class _Claim:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        meta = document["metadata"]
-        self.title = f"{meta.get('namespace', '')}/{meta['name']}"
+        self.title = _title(document)
         self.problems: list[str] = []
         self.filled: Document = document.get("spec") or {}
         self.spec = ServiceSpec()
@@ -96,6 +112,11 @@ class _Claim:
         return waiting, str(meta.get("creationTimestamp") or ""), self.title
 
 
+def _title(service: Document) -> str:
+    meta = service["metadata"]
+    return f"{meta.get('namespace', '')}/{meta['name']}"
+
+
 class _Pool:
     """The addresses and node ports there are, and whose each of them is."""
 
@@ -103,8 +124,19 @@ class _Pool:
         self.cidr = cidr
         self.addresses = addresses(cidr)
         self._address_band = address_band(cidr)
-        self._address_of: dict[int, str] = {}
+        self._address_of: dict[str, str] = {}
         self._port_of: dict[int, str] = {}
+
+    def hold(self, service: Document) -> None:
+        """Reserve what *service* has, which was settled."""
+        spec, title = service["spec"], _title(service)
+        if spec["type"] != EXTERNAL_NAME and spec["clusterIP"] != HEADLESS:
+            self._address_of[canonical(spec["clusterIP"])] = title
+        for port in spec.get("ports") or ():
+            if port.get("nodePort"):
+                self._port_of[port["nodePort"]] = title
+        if spec["type"] == "LoadBalancer" and spec["externalTrafficPolicy"] == "Local":
+            self._port_of[spec["healthCheckNodePort"]] = title
 
     def reserved(self, claim: _Claim) -> list[str]:
         """Reserve what *claim* names; return what it cannot have, each with the reason."""
@@ -129,7 +161,7 @@ class _Pool:
             return f"{text} is not an IPv4 address"
         if int(IPv4Address(address)) not in self.addresses:
             return f"{text} is not a host's address of {self.cidr}"
-        holder = self._address_of.setdefault(int(IPv4Address(address)), title)
+        holder = self._address_of.setdefault(address, title)
         return "" if holder == title else f"{text} belongs to Service {holder}"
 
     def _port_problem(self, port: int, title: str) -> str:
@@ -175,9 +207,10 @@ class _Pool:
 
     def _new_address(self, claim: _Claim) -> str:
         for number in _candidates(self.addresses, self._address_band, claim.title):
-            if number not in self._address_of:
-                self._address_of[number] = claim.title
-                return str(IPv4Address(number))
+            address = str(IPv4Address(number))
+            if address not in self._address_of:
+                self._address_of[address] = claim.title
+                return address
         claim.problems.append(f"clusterIP: no address of {self.cidr} is free")
         return ""
 

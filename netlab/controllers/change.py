@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
-from netlab.model.kubernetes import Document, registry_key
+from netlab.model.kubernetes import Document
 
 
 class Verb(StrEnum):
@@ -78,32 +78,3 @@ def by_controller(documents: Iterable[Document]) -> dict[str, list[Document]]:
         if reference is not None:
             found.setdefault(reference.get("uid", ""), []).append(document)
     return found
-
-
-def apply(changes: Iterable[Change], objects: dict[str, Document]) -> None:
-    """Make *changes* to *objects*, which are kept by their registry key."""
-    for change in changes:
-        key = registry_key(change.document)
-        if change.verb is Verb.DELETE:
-            objects.pop(key, None)
-        else:
-            objects[key] = change.document
-
-
-def difference(before: Mapping[str, Document], after: Mapping[str, Document]) -> list[Change]:
-    """Return what leads from *before* to *after*: first deletes, then updates and creates.
-
-    An object with another uid under the same key is another object: deleted, then created.
-    """
-    deletes, others = [], []
-    for key, old in before.items():
-        new = after.get(key)
-        if new is None or new["metadata"].get("uid") != old["metadata"].get("uid"):
-            deletes.append(Change(Verb.DELETE, old))
-        elif new is not old:
-            others.append(Change(Verb.UPDATE, new))
-    for key, new in after.items():
-        old_one = before.get(key)
-        if old_one is None or old_one["metadata"].get("uid") != new["metadata"].get("uid"):
-            others.append(Change(Verb.CREATE, new))
-    return deletes + others

@@ -78,6 +78,12 @@ def slices(
     return changes
 
 
+def followed(service: Document) -> bool:
+    """Return whether slices of *service* are made, or unmade, here."""
+    spec = service.get("spec") or {}
+    return bool(spec.get("selector")) or spec.get("type") == EXTERNAL_NAME
+
+
 def _selecting_keys(services: Iterable[Document]) -> set[str]:
     """Return the keys of labels that occur in selectors."""
     selectors = ((one.get("spec") or {}).get("selector") for one in services)

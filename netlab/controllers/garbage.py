@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 
 from netlab.controllers.change import Change, Verb, controller
 from netlab.controllers.declaration import NAMESPACES, reborn
 from netlab.model.kubernetes import Document, kind_of
 
 
-def collected(documents: Sequence[Document]) -> list[Change]:
-    """Return what must happen to *documents* whose owner, namespace or node is gone.
+def collected(suspects: Iterable[Document], documents: Collection[Document]) -> list[Change]:
+    """Return what must happen to those *suspects* whose owner, namespace or node is gone.
 
-    They are deleted; but a pod its user declared, on a node that is gone, begins a new life with
-    a new uid, to be scheduled elsewhere, unless the user named that very node.
+    That is, not among *documents*. They are deleted; but a pod its user declared, on a node that
+    is gone, begins a new life with a new uid, to be scheduled elsewhere, unless the user named
+    that very node.
     """
-    uids = {one["metadata"].get("uid") for one in documents}
+    suspects = list(suspects)
+    owned = any("ownerReferences" in one["metadata"] for one in suspects)
+    uids = {one["metadata"].get("uid") for one in documents} if owned else set()
     nodes = {one["metadata"]["name"] for one in documents if one["kind"] == "Node"}
     namespaces = {one["metadata"]["name"] for one in documents if one["kind"] == "Namespace"}
     namespaces.update(NAMESPACES)
     changes = []
-    for document in documents:
+    for document in suspects:
         if _orphaned(document, uids) or not _at_home(document, namespaces):
             changes.append(Change(Verb.DELETE, document))
         elif nodes and document["kind"] == "Pod" and _lost_node(document, nodes):

@@ -68,9 +68,12 @@ def _after(documents: list[Document], changes: list[Change]) -> list[Document]:
 def _settled(documents: list[Document], lab: Lab) -> list[Document]:
     """Return the objects once the controllers have nothing left to change."""
     room = {node.name: lab.network.pods_per_node for node in lab.nodes}
-    while changes := controllers.changes(documents, capacity=room, service_cidr=lab.serviceCIDR):
+    while True:
+        objects = {registry_key(document): document for document in documents}
+        changes = controllers.changes(objects, capacity=room, service_cidr=lab.serviceCIDR)
+        if not changes:
+            return documents
         documents = _after(documents, changes)
-    return documents
 
 
 def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]:

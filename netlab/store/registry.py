@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -73,14 +73,14 @@ _seen: WeakKeyDictionary[Etcd, dict[str, _Seen]] = WeakKeyDictionary()  # and by
 _decoded: dict[str, _Stored] = {}
 
 
-def documents(
+def objects(
     etcd: Etcd, *, prefix: str = PREFIX, warn: Warn = lambda _: None
-) -> tuple[list[Document], int]:
-    """Return every object stored below *prefix*, in the order of keys, and the store's revision.
+) -> tuple[Mapping[str, Document], int]:
+    """Return every object stored below *prefix* by its key, in their order, and the revision.
 
     `metadata.resourceVersion` is the key's mod_revision. A value that is no Kubernetes object is
-    left out, and told to *warn* when it is first seen. The documents are shared: do not change
-    them.
+    left out, and told to *warn* when it is first seen. What was not written since the last reading
+    is the same document, and the documents are shared: do not change them.
     """
     seen = _seen.setdefault(etcd, {}).get(prefix, _NOTHING)
     listing = etcd.range(prefix, since=seen.revision + 1) if seen.revision else etcd.range(prefix)
@@ -93,8 +93,17 @@ def documents(
             _decoded.pop(key, None)
     if listing.items:
         items = dict(sorted(items.items()))
+    found = {key: one.document for key, one in items.items() if one.document is not None}
     _seen[etcd][prefix] = _Seen(etcd.connections, listing.revision, items)
-    return [one.document for one in items.values() if one.document is not None], listing.revision
+    return found, listing.revision
+
+
+def documents(
+    etcd: Etcd, *, prefix: str = PREFIX, warn: Warn = lambda _: None
+) -> tuple[list[Document], int]:
+    """Return every object stored below *prefix*, as `objects` does, without the keys."""
+    found, revision = objects(etcd, prefix=prefix, warn=warn)
+    return list(found.values()), revision
 
 
 def _stored(listing: Listing, warn: Warn) -> dict[str, _Stored]:

@@ -37,8 +37,8 @@ class Store:
     def settle(self, capacity: dict[str, int] | None = None) -> list[str]:
         """Let the controllers finish; they must have nothing left to do."""
         room = CAPACITY if capacity is None else capacity
-        done = self.make(controllers.changes(self.documents, capacity=room))
-        assert controllers.changes(self.documents, capacity=room) == []
+        done = self.make(controllers.changes(self.objects, capacity=room))
+        assert controllers.changes(self.objects, capacity=room) == []
         return done
 
     def declare(self, *documents: Document) -> list[str]:

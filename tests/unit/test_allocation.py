@@ -465,6 +465,6 @@ def test_what_a_deleted_service_had_is_free_again() -> None:
 
 
 def test_a_lab_has_a_range_of_its_own() -> None:
-    one = service()
-    (change, *_) = controllers.changes([one], capacity=CAPACITY, service_cidr="172.30.0.0/16")
+    objects = Store(service()).objects
+    (change, *_) = controllers.changes(objects, capacity=CAPACITY, service_cidr="172.30.0.0/16")
     assert change.document["spec"]["clusterIP"].startswith("172.30.")

@@ -280,7 +280,7 @@ def test_nothing_the_controllers_read_is_changed(store: Store) -> None:
     store.declare(*declared_nodes(), deployment(9, image="b"))
     documents = store.documents
     before = copy.deepcopy(documents)
-    assert controllers.changes(documents, capacity=CAPACITY)
+    assert controllers.changes(store.objects, capacity=CAPACITY)
     assert documents == before
 
 

@@ -1,0 +1,77 @@
+"""Whom news concerns: Services whose endpoints it may change, and who may have lost a home."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from netlab.controllers.draft import Draft, Name, uid
+from netlab.model.endpoints import SERVICE_NAME
+from netlab.model.kubernetes import Document
+
+Label = tuple[str, str, str]  # namespace, key, value
+
+
+def services(draft: Draft) -> set[Name] | None:
+    """Return the Services whose slices the news may change, and a few more; None: all of them.
+
+    Those that are news themselves, whose slices or Endpoints are, and those that select a pod that
+    is, by the labels it had or has.
+    """
+    if draft.fresh or draft.stirs(("Node",)):
+        return None  # a node's zone is every endpoint's
+    names: set[Name] = set()
+    labels: set[Label] = set()
+    for pair in draft.news():
+        for one in pair:
+            if one is None:
+                continue
+            meta = one["metadata"]
+            space = meta.get("namespace", "")
+            if one["kind"] == "Pod":
+                labels.update((space, *label) for label in (meta.get("labels") or {}).items())
+            elif one["kind"] == "EndpointSlice":
+                names.add(_followed(one))
+            else:
+                names.add((space, meta["name"]))
+    return names.union(_selecting(draft, labels)) if labels else names
+
+
+def slices(draft: Draft, names: set[Name] | None) -> list[Document]:
+    """Return the slices of the Services called *names*; None: all of them."""
+    listed = draft.of("EndpointSlice")
+    return listed if names is None else [one for one in listed if _followed(one) in names]
+
+
+def _followed(document: Document) -> Name:
+    """Return which Service's endpoints the slice *document* has; an empty name: none's."""
+    meta = document["metadata"]
+    return meta.get("namespace", ""), (meta.get("labels") or {}).get(SERVICE_NAME, "")
+
+
+def homeless(draft: Draft) -> Collection[Document]:
+    """Return the objects whose owner, namespace or node may be gone, and a few more.
+
+    Who was settled loses them only with something that goes; but as long as there is no node at
+    all, no pod's is missed.
+    """
+    if draft.fresh or draft.stirs(("Node",)):
+        return draft.all()
+    found = []
+    for old, new in draft.news():
+        if old is not None and (new is None or uid(new) != uid(old)):
+            return draft.all()
+        if new is not None:
+            found.append(new)
+    return found
+
+
+def _selecting(draft: Draft, labels: set[Label]) -> Iterator[Name]:
+    """Yield the Services all of whose selector is among *labels*, be they of several pods."""
+    for service in draft.of("Service"):
+        selector: Any = (service.get("spec") or {}).get("selector")
+        if selector and isinstance(selector, dict):
+            meta = service["metadata"]
+            space = meta.get("namespace", "")
+            if all((space, *pair) in labels for pair in selector.items()):
+                yield space, meta["name"]
