@@ -6,7 +6,6 @@ because of it.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Sequence
 
@@ -20,30 +19,28 @@ from netlab.proxy.ruleset import Block, Key, Step
 
 LEGACY = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}  # below /proc/net
 
-_ABSENT = ("Protocol not supported", "Operation not supported")  # no nftables in this kernel
-_TIMEOUT = 120.0  # seconds for one run of a tool; 30,000 chains are listed in one
+PATIENCE = 120.0  # seconds; 30,000 chains are listed in one on an idle machine
 
-_log = logging.getLogger("netlab.kernel")
+_ABSENT = ("Protocol not supported", "Operation not supported")  # no nftables in this kernel
+_POINTER = re.compile(r"Error occurred at line: (\d+)|\bline (\d+)(?: failed)?:")
+_NO_TARGET = re.compile(r"Chain '(\S+)' does not exist")  # told only at the end of the table
+_ADVICE = re.compile(r"Try `.*' or '.*' for more information\.")
+_TITLE = re.compile(r"^\S+-restore(?: v\S+ \(nf_tables\))?: ")
 
 
 def read(families: Iterable[Family]) -> dict[Key, Block]:
     """Return all blocks that a proxy made here; none where the tool or nftables is missing.
 
-    Warns of legacy tables: their rules apply beside ours, and no nft tool shows them.
     Raises KernelError.
     """
     found: dict[Key, Block] = {}
     for family in families:
         found.update(iptables_text.blocks(_saved(family), family))
-        if tables := legacy_tables(family):
-            _log.warning("iptables-legacy has tables here besides: %s", ", ".join(tables))
     return found
 
 
-def counters(
-    families: Iterable[Family],
-) -> dict[tuple[Key, int], tuple[int, int]]:
-    """Return packets and bytes of each rule, by its block and its place among the block's lines.
+def counters(families: Iterable[Family]) -> dict[tuple[Key, int], tuple[int, int]]:
+    """Return packets and bytes of each rule, by its block and its place in it (from 0).
 
     Raises KernelError.
     """
@@ -54,25 +51,32 @@ def counters(
 
 
 def write(steps: Sequence[Step]) -> None:
-    """Make *steps* true: nothing of what packets can reach, or all of it; see `transactions`.
+    """Make *steps* true: in each table, what packets can reach changes as a whole or not at all.
 
-    When the tool refuses because a chain is not as its step says, or because somebody else's rule
-    jumps to a chain that has to go, all the rest is still written. Raises KernelError, which names
-    the block and the line, and CapabilityError; then chains that nothing reaches may have been
-    made: read again.
+    When a tool refuses, what is really there is read, and all is tried again from that, removals
+    last: so neither a rule that went behind our back nor somebody else's jump to a chain that is
+    to go keeps the rest from being written. Raises KernelError, which names the block and the
+    line, and CapabilityError. Then earlier tables, and chains that nothing reaches, may have been
+    written: read again.
     """
-    texts = iptables_text.transactions(steps)
     try:
-        _restore(texts)
+        _restore(iptables_text.transactions(steps))
     except KernelError:
-        careful = iptables_text.transactions(steps, trusting=False)
-        if careful == texts:
-            raise
-        _restore(careful)
+        blocks = [step.new or step.old for step in steps]
+        there = read({block.family for block in blocks if block})
+        again = [
+            Step(step.new, there.get(block.key))
+            for step, block in zip(steps, blocks, strict=True)
+            if block and (step.new or block.key in there)
+        ]
+        _restore(iptables_text.transactions(again, trusting=False))
 
 
 def legacy_tables(family: Family) -> list[str]:
-    """Return the names of the tables that iptables-legacy, or its first listing, has made here."""
+    """Return the tables that iptables-legacy has here, whose rules apply beside all others.
+
+    No nft tool shows them; the first listing by iptables-legacy makes them, if empty.
+    """
     try:
         with open(f"/proc/thread-self/net/{LEGACY[family]}") as names:
             return names.read().split()
@@ -81,9 +85,8 @@ def legacy_tables(family: Family) -> list[str]:
 
 
 def _saved(family: Family, *options: str) -> str:
-    argv = (f"{TOOLS[family]}-save", *options)
     try:
-        done = run(argv, check=False, timeout=_TIMEOUT)
+        done = run((f"{TOOLS[family]}-save", *options), check=False, timeout=PATIENCE)
     except CapabilityError:
         return ""
     if done.returncode == 0:
@@ -96,15 +99,19 @@ def _saved(family: Family, *options: str) -> str:
 def _restore(texts: Sequence[Transaction]) -> None:
     for each in texts:
         with here().ours(expected=each.commits):
-            done = run(each.argv, input=each.text, check=False, timeout=_TIMEOUT)
+            done = run(each.argv, input=each.text, check=False, timeout=PATIENCE)
             if done.returncode:
                 raise _refused(each, done.stderr)
 
 
-def _refused(refused: Transaction, words: str) -> KernelError:
-    said = " ".join(words.split())
-    number = re.search(r"\bline:? (\d+)", said)
-    table, chain, line = iptables_text.place(refused.text, int(number[1]) if number else 0)
-    if not chain:
-        return KernelError(f"{refused.argv[0]}: {said}")
-    return KernelError(f"cannot write chain {chain} of table {table}: {line!r}: {said}")
+def _refused(refused: Transaction, said: str) -> KernelError:
+    number = next((int(it[1] or it[2]) for it in _POINTER.finditer(said)), 0)
+    if missing := _NO_TARGET.search(said):
+        jumps = (f"-j {missing[1]}", f"-g {missing[1]}")
+        lines = enumerate(refused.text.splitlines(), start=1)
+        number = next((nr for nr, line in lines if line.endswith(jumps)), number)
+    table, chain, line = iptables_text.place(refused.text, number)
+    what = f"chain {chain} of table {table}" if chain else f"table {table}" if table else "rules"
+    words = " ".join(_ADVICE.sub("", _POINTER.sub("", _TITLE.sub("", said))).split())
+    hint = f"the line was: {line}" if chain else None
+    return KernelError(f"{refused.argv[0]}: cannot write {what}: {words}", hint=hint)

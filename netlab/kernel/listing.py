@@ -27,6 +27,11 @@ class Script(NamedTuple):
     def text(self) -> str:
         return "".join(f"{line}\n" for line in self.lines)
 
+    @property
+    def commits(self) -> int:
+        """How many commits the tool makes of it: one per table of iptables, or one in all."""
+        return self.lines.count("COMMIT") or 1
+
     def op_at(self, line: int) -> Op:
         """Return the operation of a line (1 is the first), or else the first of all."""
         there = self.ops[line - 1] if 0 < line <= len(self.ops) else None
@@ -48,6 +53,12 @@ def chains(saved: str) -> Chains:
             rules.setdefault((table, chain), []).append(rule.strip())
     found.update((key, tuple(each)) for key, each in rules.items())
     return found
+
+
+def rules(printed: str) -> tuple[str, ...]:
+    """Return the rules that `iptables -S CHAIN` printed."""
+    lines = printed.splitlines()
+    return tuple(line.split(" ", 2)[2].strip() for line in lines if line.startswith("-A "))
 
 
 def is_ours(chain: str) -> bool:

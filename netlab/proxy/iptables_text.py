@@ -89,8 +89,8 @@ def transactions(steps: Sequence[Step], *, trusting: bool = True) -> list[Transa
     A chain that changes is emptied and filled in one text, or, where it is long and little of it
     differs, edited. More than MANY changed chains are written in portions as well: each chain as a
     whole, but not all of them at once. Jumps are put at the head of their built-in chain.
-    With *trusting* false nothing relies on what chains were: none is edited, and removals, which
-    the kernel refuses while somebody else's rule jumps to the chain, keep nothing else back.
+    With *trusting* false no chain is edited, and chains go in texts of their own: should the kernel
+    refuse that (somebody else's rule jumps there), all the rest is done.
     """
     found: list[Transaction] = []
     for family, tool in TOOLS.items():
