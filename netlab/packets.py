@@ -95,6 +95,43 @@ class Sighting(msgspec.Struct, frozen=True):
         return f"{self.netns} {self.device} {self.direction}"
 
 
+class RuleHit(msgspec.Struct, frozen=True):
+    """One rule that a packet fitted: where, which, what it did with it.
+
+    `hook` is the point in the network stack, `base` the chain that is called there, `chain` the
+    one the rule is in. `rule` is what the tool that owns the table prints: iptables-save's words or
+    nft's; "" for the policy of a base chain. `verdict` is what came of it: `jump KUBE-SERVICES`,
+    `goto KUBE-SEP-…`, `accept`, `drop`, `return`, `continue` (the rule only did something to the
+    packet), `policy accept`. `flow`, `incoming` and `outgoing` are the packet as it came to the
+    base chain: a rewrite shows in the next one. `mark` is the packet's, after the rule.
+    """
+
+    netns: str
+    family: str  # of the table: ip, ip6, inet
+    table: str
+    hook: str
+    base: str
+    chain: str
+    rule: str
+    verdict: str
+    flow: Flow
+    mark: int = 0
+    incoming: str = ""  # the device it came in from, "" when a process here sent it
+    outgoing: str = ""
+    state: str = (
+        ""  # what conntrack says of it, `new`, `established`; "": not asked yet, or unknown
+    )
+
+    @property
+    def where(self) -> str:
+        """`notes.node1 nat KUBE-SERVICES`."""
+        return f"{self.netns} {self.table} {self.chain}"
+
+    def __str__(self) -> str:
+        """`notes.node1 nat KUBE-SERVICES: -d 10.96.0.1/32 … -j KUBE-SVC-…`."""
+        return f"{self.where}: {self.rule or self.verdict}"
+
+
 class Hop(msgspec.Struct, frozen=True):
     """One place a packet is expected at, and how it must look there; None: not checked.
 

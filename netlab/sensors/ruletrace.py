@@ -1,0 +1,226 @@
+"""Which rules a packet fitted, in namespace after namespace: the kernel's own account of it.
+
+    with RuleTrace(["notes.node1", "notes.node2"], [Selector(flow)]) as trace:
+        ...  # send it
+        hits = trace.hits(flow)
+
+1. Exactly the packets asked for are traced, and nothing outlives the `with` (`traceswitch`).
+2. What a packet did is told by the kernel while it does it: once its answer is there, so are all
+   of its traces, and nothing has to be waited for.
+3. A packet is known again by what no rewrite changes (`traces.Traced.fingerprint`): trace numbers
+   are used again, and differ between bridge and IP for one and the same packet.
+4. Rules read as the tool that wrote them prints them (`ruletext`), looked up when asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from netlab.errors import CapabilityError
+from netlab.kernel import netlink
+from netlab.kernel.netns import entered
+from netlab.packets import Flow, RuleHit
+from netlab.sensors import traces
+from netlab.sensors.ruletext import RuleTexts
+from netlab.sensors.traces import Event, Traced
+from netlab.sensors.traceswitch import PREFIX, Selector, Switch
+
+BUFFER = (
+    4 << 20
+)  # bytes of unread messages, as far as the kernel allows; a packet's take some 20 KiB
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+
+
+class Run(NamedTuple):
+    """What a packet did in one base chain and those it was led to from there."""
+
+    family: str
+    table: str
+    base: str
+    packet: Traced
+    events: list[Event]
+
+
+class RuleTrace:
+    """A context manager: from its start to its end, the packets that *selectors* fit are traced.
+
+    Raises KernelError for a namespace that does not exist, CapabilityError where the kernel does
+    not let us trace. One thread at a time may use it.
+    """
+
+    def __init__(self, netns_names: Iterable[str], selectors: Sequence[Selector]) -> None:
+        self._selectors = tuple(selectors)
+        self._places: dict[str, _Place | None] = dict.fromkeys(netns_names)
+
+    def __enter__(self) -> RuleTrace:
+        try:
+            for name in self._places:
+                with entered(name):
+                    self._places[name] = _Place(self._selectors)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop tracing; what was traced can still be asked for, as long as its rules are there."""
+        places = list(self._opened.values())
+        if places:  # the kernel waits for every CPU, for each namespace some 12 ms
+            with ThreadPoolExecutor(len(places)) as pool:
+                for _ in pool.map(_Place.close, places):
+                    pass
+
+    @property
+    def lost(self) -> bool:
+        """Whether the kernel had more to tell than there was room for."""
+        return any(place.lost for place in self._opened.values())
+
+    @property
+    def _opened(self) -> dict[str, _Place]:
+        return {name: place for name, place in self._places.items() if place is not None}
+
+    def hits(self, flow: Flow | None = None, token: bytes = b"") -> list[RuleHit]:
+        """Return the rules that one probe fitted, by namespace, in the order it met them.
+
+        *flow* and *token* tell the probe from others that the selectors fit as well; its source
+        port, say, which nobody knew before it was sent. It is looked for by them in every
+        namespace, and by its fingerprint in those that see it rewritten.
+        """
+        wanted = [_narrowed(one, flow, token) for one in self._selectors]
+        runs = {name: place.runs() for name, place in self._opened.items()}
+        known = {
+            run.packet.fingerprint
+            for each in runs.values()
+            for run in each
+            if any(one.fits(run.packet) for one in wanted if one is not None)
+        }
+        found: list[RuleHit] = []
+        for name, each in runs.items():
+            mine = [run for run in each if run.packet.fingerprint in known]
+            if mine:
+                with entered(name):
+                    found += self._opened[name].hits(name, mine)
+        return found
+
+
+def _narrowed(selector: Selector, flow: Flow | None, token: bytes) -> Selector | None:
+    """Return *selector* for nothing but the probe; None when it is for another protocol."""
+    if flow is None:
+        return msgspec.structs.replace(selector, token=token or selector.token)
+    if flow.protocol is not selector.flow.protocol:
+        return None
+    return msgspec.structs.replace(selector, flow=flow, token=token or selector.token)
+
+
+class _Place:
+    """One namespace: the switch, the socket that hears, what was heard."""
+
+    def __init__(self, selectors: Collection[Selector]) -> None:
+        self.lost = False
+        self._runs: list[Run] = []
+        self._current: dict[int, Run] = {}
+        self._texts = RuleTexts()
+        self._devices: dict[int, str] = {}
+        self._listener: netlink.Socket | None = _listener()
+        try:
+            self._switch = Switch(tuple(selectors))
+        except BaseException:
+            self._listener.close()
+            raise
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._switch.close()
+            self._read()
+            self._listener.close()
+            self._listener = None
+
+    def runs(self) -> list[Run]:
+        """Return what was heard so far, of our own table too: it sees every packet unaltered."""
+        self._read()
+        return self._runs
+
+    def _read(self) -> None:
+        while self._listener is not None:
+            try:
+                data = self._listener.socket.recv(netlink.RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.lost = True
+                continue
+            for event in traces.events(data):
+                self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if event.packet is not None:
+            run = Run(event.family, event.table, event.chain, event.packet, [])
+            self._current[event.number] = run
+            self._runs.append(run)
+        if event.tells and event.number in self._current:
+            self._current[event.number].events.append(event)
+
+    def hits(self, netns: str, runs: Iterable[Run]) -> Iterator[RuleHit]:
+        """Yield the hits of *runs*. The calling thread is in the namespace, called *netns*."""
+        for family, table, base, packet, events in runs:
+            if table.startswith(PREFIX):
+                continue
+            hook = self._texts.hook(family, table, base)
+            for event in events:
+                at = (event.family, event.table, event.chain)
+                yield RuleHit(
+                    netns=netns,
+                    family=event.family,
+                    table=event.table,
+                    hook=hook,
+                    base=base,
+                    chain=event.chain,
+                    rule=self._texts.text(*at, event.handle) if event.handle else "",
+                    verdict=event.verdict,
+                    flow=packet.flow,
+                    mark=event.mark,
+                    incoming=self._device(packet.incoming),
+                    outgoing=self._device(packet.outgoing),
+                    state=packet.state,
+                )
+
+    def _device(self, index: int) -> str:
+        if index and index not in self._devices:
+            self._devices = dict(socket.if_nameindex())
+        return self._devices.get(index, f"if{index}") if index else ""
+
+
+def _listener() -> netlink.Socket:
+    """Return a socket that hears the traces of the calling thread's namespace."""
+    opened = netlink.Socket(netlink.NETFILTER)
+    try:
+        try:
+            opened.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+        except OSError:
+            opened.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        opened.socket.bind((0, 0))
+        opened.socket.setsockopt(netlink.SOL_NETLINK, netlink.ADD_MEMBERSHIP, traces.GROUP)
+    except OSError as error:
+        opened.close()
+        raise CapabilityError(
+            f"cannot hear of rule traces: {(error.strerror or str(error)).lower()}",
+            hint="see `netlab doctor`",
+        ) from error
+    return opened
