@@ -59,6 +59,8 @@ def outcome(decision: Decision, packet: Packet, *, local: Collection[str]) -> Ou
         for way in one.ways:
             if _is_from(way.clients, packet, situation, local):
                 return Outcome(Verdict.ENDPOINTS, _targets(one, way, packet, situation, local))
+    if _is_martian(packet, situation):
+        return Outcome(Verdict.DROPPED)
     for one in candidates:
         if one.refusal and _is_refused(one, packet, situation, on_node):
             rejected = one.refusal is Refusal.REJECT
@@ -72,7 +74,9 @@ def _candidates(
     """Yield the frontend at the packet's very address, then the NodePort or hostPort."""
     exact = (situation.family, packet.address, packet.protocol, packet.port)
     any_own = (situation.family, "", packet.protocol, packet.port)
-    yield from (one for one in decision.frontends if one.key == exact)
+    for one in decision.frontends:
+        if one.key == exact and (on_node or one.kind is not Kind.HOST_PORT):
+            yield one
     if on_node:
         yield from (one for one in decision.frontends if one.key == any_own)
 
@@ -116,6 +120,12 @@ def _targets(
     return {one.text: masquerade or one.address == packet.source for one in of}
 
 
+def _is_martian(packet: Packet, situation: Situation) -> bool:
+    """Return whether *packet*, untranslated, is what the guard of a routable loopback drops."""
+    martian = is_loopback(packet.address) and not is_loopback(packet.source)
+    return martian and situation.mode is Mode.IPTABLES and situation.route_localnet
+
+
 def _is_refused(frontend: Frontend, packet: Packet, situation: Situation, on_node: bool) -> bool:
     """Return whether the rule that refuses sees *packet*, which no way of *frontend* took."""
     if situation.mode is Mode.NFTABLES:
@@ -132,8 +142,7 @@ def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node
         if packet.port in ports:
             return Verdict.HOST
     if situation.mode is Mode.IPTABLES:
-        martian = is_loopback(packet.address) and not is_loopback(packet.source)
-        return Verdict.DROPPED if martian and situation.route_localnet else Verdict.NO_MATCH
+        return Verdict.NO_MATCH
     cluster_ips = {one.address for one in decision.frontends if one.kind is Kind.CLUSTER_IP}
     if packet.address in cluster_ips:
         return Verdict.REJECTED

@@ -114,6 +114,8 @@ def _changed(
 
 def _six(text: str) -> str:
     """Return the IPv6 address or prefix that stands for an IPv4 one."""
+    if text == "127.0.0.1":
+        return "::1"
     address, slash, length = text.partition("/")
     found = str(IPv6Address((0xFD64 << 112) + int(IPv4Address(address))))
     return f"{found}/{int(length) + 96}" if slash else found
