@@ -88,11 +88,27 @@ def steps(case: Words) -> Iterator[tuple[Words, list[Words]]]:
         yield given, step["flows"]
 
 
-def service(words: Words) -> Service:
+def documents(given: Words) -> list[Words]:
+    """Return the objects of a case as the API server would list them: Nodes, Services, slices."""
+    return [
+        *(node_document(one) for one in given["nodes"]),
+        *(service_document(one) for one in given["services"]),
+        *(
+            document
+            for one in given["services"]
+            for document in slice_documents(one, given["endpoints"].get(one["name"], []))
+        ),
+        *(pod_document(one) for one in given.get("hostports", ())),
+    ]
+
+
+def service_document(words: Words) -> Words:
     """Return a case's service as Kubernetes has it."""
     namespace, _, name = words["name"].partition("/")
     affinity = words.get("session_affinity", {})
-    document = {
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
         "metadata": {
             "name": name,
             "namespace": namespace,
@@ -130,10 +146,9 @@ def service(words: Words) -> Service:
             }
         },
     }
-    return view(document, Service)
 
 
-def slices(words: Words, endpoints: list[Words]) -> list[EndpointSlice]:
+def slice_documents(words: Words, endpoints: list[Words]) -> list[Words]:
     """Return the slices of a case's service, one per family."""
     namespace, _, name = words["name"].partition("/")
     ports = [
@@ -155,20 +170,23 @@ def slices(words: Words, endpoints: list[Words]) -> list[EndpointSlice]:
         )
     labels = {"kubernetes.io/service-name": name, **words.get("labels", {})}
     return [
-        view(
-            {
-                "metadata": {"name": f"{name}-{which}", "namespace": namespace, "labels": labels},
-                "addressType": which,
-                "endpoints": found,
-                "ports": ports,
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"{name}-{which.lower()}",
+                "namespace": namespace,
+                "labels": labels,
             },
-            EndpointSlice,
-        )
+            "addressType": which,
+            "endpoints": found,
+            "ports": ports,
+        }
         for which, found in by_family.items()
     ]
 
 
-def pod(words: Words) -> Pod:
+def pod_document(words: Words) -> Words:
     """Return the pod that has a case's hostPort."""
     port = {
         "containerPort": words["container_port"],
@@ -176,24 +194,42 @@ def pod(words: Words) -> Pod:
         "hostIP": words["host_ip"],
         "protocol": words["protocol"],
     }
-    document = {
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
         "metadata": {"name": words["pod"], "namespace": "default"},
         "spec": {"nodeName": words["node"], "containers": [{"name": "c", "ports": [port]}]},
         "status": {"podIP": words["pod"], "phase": "Running"},
     }
-    return view(document, Pod)
 
 
-def node(words: Words) -> ProxyNode:
+def node_document(words: Words) -> Words:
     """Return a case's node."""
     labels = {"topology.kubernetes.io/zone": words["zone"]} if words.get("zone") else {}
     addresses = [{"type": "InternalIP", "address": one} for one in words["ips"]]
-    document = {
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
         "metadata": {"name": words["name"], "labels": labels},
         "spec": {"podCIDRs": words.get("pod_cidrs")},
         "status": {"addresses": addresses},
     }
-    return view(document, ProxyNode)
+
+
+def service(words: Words) -> Service:
+    return view(service_document(words), Service)
+
+
+def slices(words: Words, endpoints: list[Words]) -> list[EndpointSlice]:
+    return [view(one, EndpointSlice) for one in slice_documents(words, endpoints)]
+
+
+def pod(words: Words) -> Pod:
+    return view(pod_document(words), Pod)
+
+
+def node(words: Words) -> ProxyNode:
+    return view(node_document(words), ProxyNode)
 
 
 def options(words: Words, mode: Mode) -> Options:
