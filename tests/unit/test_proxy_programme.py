@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
-from flow_cases import cases, node, options, pod, service, slices, steps
+from flow_cases import cases, documents, node, options, steps
 
 from netlab.model.kubernetes import Document, Pod, view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
@@ -19,17 +18,6 @@ from netlab.proxy.programme import LARGE, Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 
 RENDERERS: dict[Mode, Renderer] = {Mode.IPTABLES: iptables, Mode.NFTABLES: nftables}
-
-
-def documents(given: dict[str, Any]) -> list[Document]:
-    """Return the objects of a case as they are stored."""
-    views: list[Any] = []
-    for one in given.get("services", []):
-        views.append(service(one))
-        views += slices(one, (given.get("endpoints") or {}).get(one["name"], []))
-    views += [pod(one) for one in given.get("hostports", [])]
-    kinds = {Service: "Service", EndpointSlice: "EndpointSlice", Pod: "Pod"}
-    return [{**msgspec.to_builtins(one), "kind": kinds[type(one)]} for one in views]
 
 
 def programmes(objects: Objects, mode: Mode) -> list[Programme]:
