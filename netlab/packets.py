@@ -41,6 +41,46 @@ class Flow(msgspec.Struct, frozen=True):
         return f"{ends[0]} -> {ends[1]} {self.protocol}"
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """What a kernel remembers of a flow (conntrack), and so does to its later packets.
+
+    `original` is the flow as its first packet came, `reply` what an answer to it must look like:
+    where the flow was translated, the one is not the reverse of the other. `key` is what the kernel
+    knows it by.
+    """
+
+    original: Flow
+    reply: Flow
+    zone: int = 0  # tables within the table; those who never heard of zones use 0
+    mark: int = 0
+    status: int = 0  # IPS_*, linux/netfilter/nf_conntrack_common.h
+    id: int = 0
+    timeout: int = 0  # seconds until it is forgotten, if nothing more comes
+    state: str = ""  # of TCP and SCTP: `ESTABLISHED`, as conntrack(8) says it
+    key: bytes = b""
+
+    @property
+    def redirected(self) -> bool:
+        """Whether its packets go elsewhere than they were sent to."""
+        sent, answered = self.original, self.reply
+        return (sent.destination, sent.destination_port) != (answered.source, answered.source_port)
+
+    @property
+    def masqueraded(self) -> bool:
+        """Whether its packets go on with another source than they came with."""
+        sent, answered = self.original, self.reply
+        return (sent.source, sent.source_port) != (answered.destination, answered.destination_port)
+
+    @property
+    def replied(self) -> bool:
+        """Whether an answer was seen."""
+        return bool(self.status & 0x2)  # IPS_SEEN_REPLY
+
+    def __str__(self) -> str:
+        """`10.244.1.2:4001 -> 10.96.0.10:53 udp, answered 10.244.2.3:53 -> 10.244.1.2:4001 udp`."""
+        return f"{self.original}, answered {self.reply}"
+
+
 class Direction(StrEnum):
     """As seen by the device: a packet comes in from it, or goes out through it."""
 
