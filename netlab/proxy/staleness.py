@@ -1,0 +1,124 @@
+"""Which remembered UDP flows lead their clients astray, and so must be forgotten.
+
+A flow is translated once, when it begins; then the kernel sends its packets where the first one
+went, whatever the rules say by now. TCP ends when its endpoint goes; a UDP client that never stops
+sends to nobody for ever. But a change of policy moves no flow that works, neither TCP nor UDP.
+Forgotten are flows to a UDP frontend that
+
+1. were sent to what serves it no more, or not on that port, if others do: they get one of those;
+2. were sent nowhere, having begun before there were rules, if somebody serves it now;
+3. were sent to an endpoint that is gone, if nobody is left: they are refused, as new ones are;
+4. were sent to an endpoint, if the frontend itself is gone: so are they.
+
+What is not ready but serves (a pod that ends, say) keeps its flows. Where the one endpoint left
+does not serve, it keeps them too: it may still answer, and nobody else can.
+Source: kubernetes pkg/proxy/conntrack/cleanup.go, v1.34, which knows 1 and 2 only; for hostPorts,
+containernetworking/plugins plugins/meta/portmap, deletePortmapStaleConnections, v1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from netlab.packets import Entry, Protocol
+from netlab.proxy.addresses import is_loopback
+from netlab.proxy.endpoints import Endpoint
+from netlab.proxy.frontend import Frontend, Kind
+from netlab.proxy.options import Situation
+
+Target = tuple[str, int]  # address and port
+UDP = "UDP"
+NOBODY: frozenset[Target] = frozenset()
+
+
+class _Watched(NamedTuple):
+    """A frontend's flows: where they may have gone, and where they should not any more."""
+
+    serving: frozenset[Target]
+    gone: frozenset[Target]  # endpoints it had
+    kind: Kind
+
+    def is_lost(self, target: Target) -> bool:
+        return target not in self.serving if self.serving else target in self.gone
+
+
+def stale(
+    entries: Iterable[Entry],
+    frontends: Iterable[Frontend],
+    situation: Situation,
+    *,
+    gone: Iterable[Frontend] = (),
+    local: Collection[str],
+) -> list[Entry]:
+    """Return those of *entries* that must be forgotten once *frontends* have come to be.
+
+    *frontends* are those of the Services (and pods, with hostPorts) that changed, all there are if
+    it is not known which; *gone* what the same had before. Those of other protocols or families
+    are passed over. *local* are the node's addresses.
+    """
+    watched = _watched(frontends, gone, situation)
+    if not watched:
+        return []
+    return [one for one in entries if _is_stale(one, watched, situation, local)]
+
+
+def ports(frontends: Iterable[Frontend]) -> frozenset[int]:
+    """Return the destination ports of the flows that `stale` may find, of *frontends* and gone."""
+    return frozenset(one.port for one in frontends if one.service.protocol == UDP)
+
+
+def _watched(
+    frontends: Iterable[Frontend], gone: Iterable[Frontend], situation: Situation
+) -> dict[Target, _Watched]:
+    """Return what is known of each frontend; of one on all of the node's addresses, by ("", port).
+
+    What is there now has its share in front of what was there before.
+    """
+    former: dict[Target, tuple[frozenset[Target], Kind]] = {}
+    for one in _of_interest(gone, situation):
+        at = (one.address, one.port)
+        had = former[at][0] if at in former else NOBODY
+        former[at] = (had | _targets(one.service.known), one.kind)
+    found = {at: _Watched(NOBODY, had, kind) for at, (had, kind) in former.items()}
+    for one in _of_interest(frontends, situation):
+        at = (one.address, one.port)
+        known = one.service.known
+        serving = _targets(end for end in known if end.serving or end.ready)
+        lost = former[at][0] - _targets(known) if at in former else NOBODY
+        found[at] = _Watched(serving, lost, one.kind)
+    return found
+
+
+def _of_interest(frontends: Iterable[Frontend], situation: Situation) -> Iterable[Frontend]:
+    return (
+        one
+        for one in frontends
+        if one.service.protocol == UDP and one.service.family is situation.family
+    )
+
+
+def _targets(endpoints: Iterable[Endpoint]) -> frozenset[Target]:
+    return frozenset((one.address, one.port) for one in endpoints)
+
+
+def _is_stale(
+    entry: Entry,
+    watched: dict[Target, _Watched],
+    situation: Situation,
+    local: Collection[str],
+) -> bool:
+    sent = entry.original
+    if sent.protocol is not Protocol.UDP or entry.zone:
+        return False
+    at: _Watched | None = watched.get((sent.destination, sent.destination_port))
+    if at is None:
+        at = watched.get(("", sent.destination_port))
+        if at is None or not (sent.destination in local or is_loopback(sent.destination)):
+            return False
+        # To an address without NodePorts: it is the node's own business. But if it was translated,
+        # it came when that address still had them.
+        unserved = at.kind is Kind.NODE_PORT and not situation.node_ports.on(sent.destination)
+        if unserved and not entry.redirected:
+            return False
+    return at.is_lost((entry.reply.source, entry.reply.source_port))
