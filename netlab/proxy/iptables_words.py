@@ -8,14 +8,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 from netlab.proxy.addresses import Family
-from netlab.proxy.options import PodTraffic
+from netlab.proxy.options import LONGEST_INTERFACE, PodTraffic
 from netlab.proxy.ruleset import Block, Key, Sort
 
 FILTER = "filter"
 NAT = "nat"
 MANGLE = "mangle"
 
-LONGEST_INTERFACE = 15  # characters of an interface's name; IFNAMSIZ is 16 (linux/if.h)
 PROBABILITY_ONE = 1 << 31  # xt_statistic's unit; extensions/libxt_statistic.c
 LENGTHS = {Family.IPV4: 32, Family.IPV6: 128}
 REJECT = {
