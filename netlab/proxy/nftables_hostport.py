@@ -28,7 +28,7 @@ ONE_ADDRESS = "hostip_hostports"  # hostPorts with a hostIP
 ANY_ADDRESS = "hostports"
 MASQUERADING = "masquerading"
 
-_DISPATCH = (f"jump {ONE_ADDRESS}", f"fib daddr type local jump {ANY_ADDRESS}")
+_DISPATCH = tuple(f"fib daddr type local jump {one}" for one in (ONE_ADDRESS, ANY_ADDRESS))
 
 
 def hostport_frame(situation: Situation) -> list[Shared]:

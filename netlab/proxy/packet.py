@@ -141,11 +141,11 @@ def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node
         ports = {one.port for one in decision.health_checks if one.family is situation.family}
         if packet.port in ports:
             return Verdict.HOST
-    if situation.mode is Mode.IPTABLES:
+    if situation.mode is Mode.IPTABLES or (on_node and packet.interface):
         return Verdict.NO_MATCH
     cluster_ips = {one.address for one in decision.frontends if one.kind is Kind.CLUSTER_IP}
     if packet.address in cluster_ips:
         return Verdict.REJECTED
     # Nobody has the address, as far as this node has heard.
-    unused = not on_node and any(contains(one, packet.address) for one in situation.service_cidrs)
+    unused = any(contains(one, packet.address) for one in situation.service_cidrs)
     return Verdict.DROPPED if unused else Verdict.NO_MATCH
