@@ -5,6 +5,7 @@
     control_plane  objects in etcd: what is declared, the controllers, the scheduler
     node           one node: its lease, its bridge, its pods, its tunnel
     state          what the loops tell each other, and what `netlab status` reads
+    kubeproxy      what serves Services in one namespace; healthchecks, answers: the HTTP servers
     control        the control socket: declare, status, stop
     __main__       the process: `python -m netlab.agent RUN_DIRECTORY`
 

@@ -2,6 +2,7 @@
 
 `own`       netlab's own processes: started with a mark, found again by it, ended
 `commands`  `run`, the one door for programs that do one thing and end
+`holder`    who has a port that is taken
 """
 
 from netlab.processes.commands import MARK, START, Completed, installed, pasteable, run
