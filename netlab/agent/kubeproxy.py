@@ -64,9 +64,10 @@ class Pass(NamedTuple):
 class KubeProxy:
     """The proxy of one node with given options. `close` ends its health checks, no more."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, answering: bool = True) -> None:
+        """*answering*: health checks are answered, by a thread of this process."""
         self.options = options
-        self.health = HealthChecks()
+        self._health = HealthChecks() if answering else None
         self._objects: Objects | None = None
         self._programmes: dict[Family, Programme] = {}
         self._served: dict[Owner, Served] = {}
@@ -79,6 +80,11 @@ class KubeProxy:
     def warnings(self) -> list[str]:
         """What is left out of the objects, and why."""
         return self._objects.warnings if self._objects else []
+
+    @property
+    def health_checks(self) -> list[HealthCheck]:
+        """The health-check node ports there are to answer."""
+        return [check for served in self._served.values() for check in served.health_checks]
 
     @property
     def blocks(self) -> dict[Key, Block]:
@@ -124,7 +130,6 @@ class KubeProxy:
         Raises UsageError: a wrong option; KernelError, CapabilityError: the kernel refused.
         """
         steps = self.wanted(documents, node)
-        written = self._set_settings()
         kernel = KERNEL[self.options.mode]
         if self._seen is None or not generation.here().unchanged(self._seen):
             seen = generation.generation()
@@ -137,20 +142,24 @@ class KubeProxy:
                 self._seen = None  # who knows what is there
                 raise
         if not self._alone:
-            _remove([mode for mode in KERNEL if mode is not self.options.mode])
+            self._clear([mode for mode in KERNEL if mode is not self.options.mode])
             self._alone = True
+        written = self._set_settings()
         forgotten = self._sweep()
         return Pass(steps, forgotten, written, self._serve_health())
 
+    def _clear(self, modes: Iterable[Mode]) -> None:
+        """Remove the rules of other *modes*; what they needed set stays only if this one does."""
+        assert self._objects is not None
+        found = _there(modes)
+        kept = sysctls(self._objects.situations)
+        needless = after_cleanup(block for mine in found.values() for block in mine)
+        _set({name: value for name, value in needless.items() if name not in kept})
+        _remove(found)
+
     def _set_settings(self) -> dict[str, str]:
         assert self._objects is not None
-        written = {}
-        for name, value in sysctls(self._objects.situations).items():
-            held = settings.read(name)
-            if held is not None and held != value:
-                settings.write(name, value)
-                written[name] = value
-        return written
+        return _set(sysctls(self._objects.situations))
 
     def _sweep(self) -> list[conntrack.Entry]:
         """Delete the UDP entries that lead the *unswept* Services' clients astray."""
@@ -158,48 +167,68 @@ class KubeProxy:
         owners = self._served.keys() if self._unswept is None else self._unswept
         current = [one for owner in owners for one in _udp(self._served.get(owner, NOTHING))]
         deleted: list[conntrack.Entry] = []
-        for family, situation in self._objects.situations.items():
-            now = [one for one in current if one.service.family is family]
-            before = [one for one in self._former if one.service.family is family]
-            if now or before:
-                entries = conntrack.entries(family, UDP)
-                stale = staleness.stale(
-                    entries, now, situation, gone=before, local=local_addresses(family)
+        if current or self._former:
+            for family, situation in self._objects.situations.items():
+                entries = conntrack.entries(
+                    family, UDP, ports=staleness.ports([*current, *self._former])
                 )
-                conntrack.delete(stale)
-                deleted += stale
+                if entries:
+                    local = local_addresses(family)
+                    deleted += staleness.stale(
+                        entries, current, situation, gone=self._former, local=local
+                    )
+            conntrack.delete(deleted)
         self._unswept, self._former = set(), []
         return deleted
 
     def _serve_health(self) -> list[str]:
         assert self._objects is not None
-        checks: list[HealthCheck] = [
-            check for served in self._served.values() for check in served.health_checks
-        ]
-        return self.health.set(checks, self._objects.situations)
+        if self._health is None:
+            return []
+        return self._health.set(self.health_checks, self._objects.situations)
 
     def close(self) -> None:
         """Stop answering health checks; the rules stay."""
-        self.health.close()
+        if self._health is not None:
+            self._health.close()
 
 
 def _udp(served: Served) -> list[Frontend]:
     return [one for one in served.frontends if one.service.protocol == UDP]
 
 
-def _remove(modes: Iterable[Mode]) -> list[Step]:
-    done: list[Step] = []
-    for mode in modes:
-        steps = [Step(None, block) for block in KERNEL[mode].read(Family).values()]
-        if steps:
-            KERNEL[mode].write(steps)
-        done += steps
-    return done
+def _set(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Give the settings the values *wanted*, where the kernel has them; return those written."""
+    written = {}
+    for name, value in wanted.items():
+        held = settings.read(name)
+        if held is not None and held != value:
+            try:
+                settings.write(name, value)
+            except OSError as error:
+                raise KernelError(f"cannot set {name}={value}: {error.strerror}") from error
+            written[name] = value
+    return written
 
 
-def cleanup() -> list[Step]:
-    """Remove every rule of a kube-proxy from the namespace, of whichever mode; return which."""
-    done = _remove(KERNEL)
-    for name, value in after_cleanup([step.old for step in done if step.old]).items():
-        settings.write(name, value)
-    return done
+def _there(modes: Iterable[Mode]) -> dict[Mode, list[Block]]:
+    return {mode: list(KERNEL[mode].read(Family).values()) for mode in modes}
+
+
+def _remove(found: Mapping[Mode, list[Block]]) -> list[Block]:
+    """Remove the blocks *found* of each mode; return them all."""
+    blocks = [block for mine in found.values() for block in mine]
+    for mode, mine in found.items():
+        if mine:
+            KERNEL[mode].write([Step(None, block) for block in mine])
+    return blocks
+
+
+def cleanup() -> list[Block]:
+    """Remove every rule of a kube-proxy from the namespace, of whichever mode; return which.
+
+    Raises KernelError, CapabilityError.
+    """
+    found = _there(KERNEL)
+    _set(after_cleanup(block for mine in found.values() for block in mine))
+    return _remove(found)

@@ -198,7 +198,7 @@ def _inside(netns: str | None) -> AbstractContextManager[None]:
 def _printed(given: Given, chosen: Options) -> int:
     from netlab.agent.kubeproxy import KubeProxy
 
-    kube_proxy = KubeProxy(chosen)
+    kube_proxy = KubeProxy(chosen, answering=False)
     steps = kube_proxy.wanted(given.documents, given.node)
     for text in kube_proxy.texts(steps):
         sys.stdout.write(text)
@@ -217,15 +217,13 @@ def _warn(kube_proxy: KubeProxy, told: set[str]) -> None:
 def _once(given: Given, chosen: Options) -> int:
     from netlab.agent.kubeproxy import KubeProxy
 
-    kube_proxy = KubeProxy(chosen)
+    kube_proxy = KubeProxy(chosen, answering=False)
     begun = time.monotonic()
     done = kube_proxy.agree(given.documents, given.node)
     _warn(kube_proxy, set())
-    checks = kube_proxy.health.ports
-    kube_proxy.close()
-    if checks:
-        ports = ", ".join(map(str, checks))
-        print(f"note: health-check ports ({ports}) are answered with --watch", file=sys.stderr)
+    if ports := sorted({check.port for check in kube_proxy.health_checks}):
+        listed = ", ".join(map(str, ports))
+        print(f"note: health-check ports are answered with --watch: {listed}", file=sys.stderr)
     print(f"{_summary(chosen, done)} in {time.monotonic() - begun:.2f} s")
     return 0
 
