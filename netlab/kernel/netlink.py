@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -25,6 +26,7 @@ ACK_TLVS = 0x200
 REPLACE, EXCL, CREATE, DUMP = 0x100, 0x200, 0x400, 0x300
 ERROR, DONE = 2, 3  # NLMSG_*
 ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
+BATCH_BEGIN, BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
 NESTED = 0x8000  # NLA_F_NESTED
 
 SEND_CHUNK = 32 * 1024  # bytes; well below the default send buffer of 208 KiB
@@ -141,6 +143,10 @@ class Socket:
         except OSError:
             return 0
 
+    def room(self, size: int) -> None:
+        """Let one send have up to *size* bytes, or as many as the machine allows (socket(7))."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
     def send(self, requests: Sequence[bytes]) -> list[NetlinkError]:
         """Do all *requests* in order and return the errors, each with the index of its request."""
         errors: list[NetlinkError] = []
@@ -172,6 +178,48 @@ class Socket:
                         errors.append(refused)
                     if sequence == last:
                         return errors
+
+    def commit(self, subsystem: int, requests: Sequence[bytes]) -> list[NetlinkError]:
+        """Do all *requests* to a netfilter *subsystem* as one transaction, or none of them.
+
+        Returns why it was refused, [] when it is done; index -1: the transaction as a whole. They
+        must fit the send buffer together (OSError: EMSGSIZE).
+        Source: linux/netfilter/nfnetlink.h; net/netfilter/nfnetlink.c, nfnetlink_rcv_batch.
+        """
+        body = pack(">BBH", 0, 0, subsystem)
+        *but_last, last = requests
+        buffer = bytearray()
+        for request in (message(BATCH_BEGIN, 0, body), *but_last):
+            self._append(buffer, request)
+        base = self._sequence - len(but_last)
+        self._append(buffer, last, ACK)
+        end = self._sequence
+        self._append(buffer, message(BATCH_END, 0, body))
+        self.socket.send(buffer)
+        answered = False
+        errors: list[NetlinkError] = []
+        while True:
+            try:
+                replies = self.socket.recv(RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:  # the kernel has answered all before send(2) came back
+                return errors if errors or answered else [NetlinkError(errno.EIO, index=-1)]
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # of too many errors the first are there
+                    raise
+                continue
+            for kind, flags, sequence, answer in messages(replies):
+                if kind == ERROR and base <= sequence <= end:
+                    refused = _error(flags, answer, sequence - base - 1)
+                    answered = answered or refused is None
+                    errors += [refused] if refused is not None else []
+
+    def _append(self, buffer: bytearray, request: bytes, flag: int = 0) -> None:
+        start = len(buffer)
+        buffer += request
+        self._sequence += 1
+        _put_sequence(buffer, start + 8, self._sequence)
+        if flag:
+            _put_flags(buffer, start + 6, number(buffer[start + 6 : start + 8]) | flag)
 
     def ask(self, requests: Sequence[bytes]) -> list[bytes | NetlinkError]:
         """Return for each of *requests* the body of its one reply, or the error."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from netlab.errors import KernelError
-from netlab.kernel import netlink
+from netlab.kernel import netlink, nft_messages
 from netlab.kernel.generation import here
+from netlab.kernel.nft_expressions import Unencodable
 from netlab.processes.commands import Completed, run
 from netlab.proxy import nft_text
 from netlab.proxy.addresses import Family
+from netlab.proxy.nft_portions import portions
 from netlab.proxy.nft_text import FAMILY_WORD, TABLES, Statement, Table
 from netlab.proxy.ruleset import Block, Key, Sort, Step
 
+FEW = 2000  # statements; encoding more takes longer than nft does
 PATIENCE = 120.0  # seconds; 10,000 Services take two on an idle machine
+
+_log = logging.getLogger("netlab.nftables")
 
 _GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
 _TABLE_NAME = 1  # NFTA_TABLE_NAME
@@ -42,19 +50,64 @@ def counters(families: Iterable[Family]) -> Mapping[tuple[Key, int], tuple[int, 
 def write(steps: Sequence[Step]) -> None:
     """Make the *steps* true, all at once or, when the kernel refuses one, none.
 
-    A table none of whose blocks is left goes too. Raises KernelError, which names the block and
+    A table none of whose blocks is left goes too. Without root a big write is done in portions:
+    refused, it leaves blocks that nothing leads to. Raises KernelError, which names the block and
     the line that was refused.
     """
     remade = nft_text.rebuilt(steps)
     if remade:
         steps = _whole(steps, remade)
-    lines = nft_text.work(steps, dropped=remade | _emptied(steps)).statements
-    if not lines:
+    todo = nft_text.work(steps, dropped=remade | _emptied(steps))
+    if not todo.statements:
         return
-    with here().ours(expected=1):
-        done = run(("nft", "-f", "-"), input=nft_text.text(lines), check=False, timeout=PATIENCE)
-        if done.returncode:
-            raise _refused(lines, done)
+    try:
+        _commit([todo.statements])
+    except _TooLongError:
+        try:
+            _commit(portions(todo))
+        except _TooLongError as error:
+            hint = "as root: sysctl -w net.core.wmem_max=212992"
+            raise KernelError("the rules do not fit a message", hint=hint) from error
+
+
+class _TooLongError(Exception):
+    """The kernel takes no transaction of this size from us."""
+
+
+def _commit(transactions: Sequence[Sequence[Statement]]) -> None:
+    """Do all *transactions*, one after the other. Raises _TooLongError, KernelError."""
+    with here().ours(expected=len(transactions)):
+        for statements in transactions:
+            refused = _send(statements)
+            if refused is None:
+                _run(statements)
+            elif refused:
+                # nft says better what is wrong. Should it find nothing wrong, the fault is ours.
+                _run(statements)
+                _log.warning("nft alone could do: %s", refused)
+
+
+def _send(statements: Sequence[Statement]) -> str | None:
+    """Return why our own messages were refused, "" when all is done, None if there are none."""
+    if len(statements) > FEW:
+        return None
+    try:
+        return nft_messages.refusal(nft_messages.batch(statements))
+    except Unencodable as what:
+        _log.debug("for nft: %s", what)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise KernelError(f"cannot write the rules: {error.strerror}") from error
+    return None
+
+
+def _run(statements: Sequence[Statement]) -> None:
+    text = nft_text.text(statements)
+    done = run(("nft", "-f", "-"), input=text, check=False, timeout=PATIENCE)
+    if done.returncode and os.strerror(errno.EMSGSIZE) in done.stderr:
+        raise _TooLongError
+    if done.returncode:
+        raise _refused(statements, done)
 
 
 def _tables(families: Iterable[Family]) -> list[Table]:

@@ -25,7 +25,7 @@ FAMILIES = {word: family for family, word in FAMILY_WORD.items()}
 # plugins/meta/portmap/portmap_nftables.go, forwardPorts (v1.6).
 TABLES = {"kube-proxy": "rules for kube-proxy", "cni_hostport": "CNI portmap plugin"}
 
-ELEMENTS_PER_LINE = 200  # so that they fit one netlink message, of at most 64 KiB
+ELEMENTS_PER_LINE = 150  # so that they fit one netlink message, of at most 64 KiB
 
 Table = tuple[Family, str]
 
