@@ -16,6 +16,7 @@ from netlab import __version__, processes
 from netlab.agent.control_plane import ControlPlane, Declaration
 from netlab.agent.loop import Loop
 from netlab.agent.node import Node
+from netlab.agent.services import ServiceProxy
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.errors import NetlabError
@@ -23,6 +24,8 @@ from netlab.kernel import Kernel, netns, real
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
 from netlab.pods.control import Servers
+from netlab.proxy import ruleset
+from netlab.proxy.ruleset import Step
 from netlab.store.etcd import PORT, Etcd
 from netlab.world import MASTER
 
@@ -49,6 +52,7 @@ class Agent:
         )
         self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
         self._nodes: dict[str, Node] = {}
+        self._proxies: dict[str, ServiceProxy] = {}
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
         self._restore()
@@ -71,19 +75,33 @@ class Agent:
         with self._lock:
             for name in [name for name in self._nodes if name not in declared]:
                 self._nodes.pop(name).end()
+                self._proxies.pop(name).end()
                 self.state.forget(name)
             for name in declared - set(self._nodes):
-                self._nodes[name] = Node(self.state, name, self.kernel, self.servers)
-                self._nodes[name].recorded = [] if self.world.recorded is not None else None
-                self._nodes[name].start()
-            loops: list[Loop] = [self.control_plane, *self._nodes.values()]
+                self._start(name)
+            loops: list[Loop] = [
+                self.control_plane,
+                *self._nodes.values(),
+                *self._proxies.values(),
+            ]
         for loop in loops:
             loop.wake()
 
+    def _start(self, name: str) -> None:
+        """Start the loops of a node."""
+        proxy = self._proxies[name] = ServiceProxy(self.state, name)
+        node = self._nodes[name] = Node(
+            self.state, name, self.kernel, self.servers, rules_changed=proxy.wake
+        )
+        if self.world.recorded is not None:
+            node.recorded, proxy.steps = [], []
+        node.start()
+        proxy.start()
+
     def _wake_node(self, name: str) -> None:
         with self._lock:
-            loop = self._nodes.get(name)
-        if loop is not None:
+            loops = [loops[name] for loops in (self._nodes, self._proxies) if name in loops]
+        for loop in loops:
             loop.wake()
 
     def stop(self) -> None:
@@ -94,7 +112,12 @@ class Agent:
         """
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         with self._lock:
-            loops: list[Loop] = [self.world, self.control_plane, *self._nodes.values()]
+            loops: list[Loop] = [
+                self.world,
+                self.control_plane,
+                *self._nodes.values(),
+                *self._proxies.values(),
+            ]
         for loop in loops:
             loop.end()
         deadline = time.monotonic() + LOOPS_END
@@ -119,6 +142,8 @@ class Agent:
         clock = _Clock()
         for loop in self._acting():
             loop.recorded = []
+        for proxy in self._programming():
+            proxy.steps = []
         changes = [] if self.state.lab == lab else [f"lab {lab.name}"]
         path = self.run / "lab.json"
         path.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
@@ -135,11 +160,14 @@ class Agent:
         clock.lap("objects")
         problems = self._converged(declaration.revision, patience, say)
         clock.lap("nodes and pods")
-        operations = self._recorded()
+        operations, steps = self._recorded()
         return {
             "changes": changes + declaration.changes,
-            "operations": len(operations),
-            "words": [line for op in operations for line in words(op)]
+            "operations": len(operations) + len(steps),
+            "words": [
+                *(line for op in operations for line in words(op)),
+                *(ruleset.words(step) for step in steps),
+            ]
             if request.get("words")
             else [],
             "seconds": clock.laps,
@@ -189,17 +217,25 @@ class Agent:
             *self.state.problems(revision=revision),
         ]
 
-    def _recorded(self) -> list[Op]:
+    def _recorded(self) -> tuple[list[Op], list[Step]]:
         """Return what the loops did since the declaration began, and stop recording."""
-        operations = []
+        operations: list[Op] = []
+        steps: list[Step] = []
         for loop in self._acting():
             operations += loop.recorded or []
             loop.recorded = None
-        return operations
+        for proxy in self._programming():
+            steps += proxy.steps or []
+            proxy.steps = None
+        return operations, steps
 
     def _acting(self) -> list[World | Node]:
         with self._lock:
             return [self.world, *self._nodes.values()]
+
+    def _programming(self) -> list[ServiceProxy]:
+        with self._lock:
+            return list(self._proxies.values())
 
     def status(self) -> dict[str, Any]:
         """Return the lab's state, as `netlab status -o json` prints it."""

@@ -24,7 +24,7 @@ from netlab.errors import StoreError
 from netlab.flannel import lease, subnets, vxlan
 from netlab.flannel.config import SUBNETS, Config, resolve
 from netlab.flannel.lease import Lease
-from netlab.kernel import Kernel, netns
+from netlab.kernel import Kernel, generation, netns
 from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
@@ -44,8 +44,19 @@ ECHO = 1.0  # seconds after a change of ours in which everything is compared onc
 class Node(Loop):
     """Keeps the node called *node* of the state's lab."""
 
-    def __init__(self, state: State, node: str, kernel: Kernel, servers: Servers) -> None:
+    def __init__(
+        self,
+        state: State,
+        node: str,
+        kernel: Kernel,
+        servers: Servers,
+        *,
+        rules_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*rules_changed* is called when somebody else may have altered the node's rules."""
         super().__init__(node)
+        self._rules_changed = rules_changed
+        self._rules_seen = 0  # their generation
         self.state = state
         self.node = node
         self.kubelet = Kubelet(state.run, node, servers, log=self.log)
@@ -189,6 +200,8 @@ class Node(Loop):
         if "pods" in self._suspect:
             self._full = min(self._full, max(time.monotonic(), self._changed + ECHO))
         full = self._full_look_due()
+        if full:
+            self._rules_changed()
         if full and self._events is None and self._agreed:
             self._events = self.kernel.watch(state.netns)  # before looking, so nothing is missed
         suspects = {
@@ -269,7 +282,15 @@ class Node(Loop):
 
     def _drain_kernel(self) -> None:
         assert self._events is not None
-        self._suspect |= self._events.drain()
+        heard = self._events.drain()
+        if "rules" in heard:
+            commits, since = generation.here(), self._rules_seen
+            self._rules_seen = generation.generation()
+            if commits.unchanged(since):
+                heard.discard("rules")  # all of it was our own: this loop's, or the proxy's
+            else:
+                self._rules_changed()
+        self._suspect |= heard
 
     def _report(self, version: int, away: StoreError | None) -> None:
         held = self._held

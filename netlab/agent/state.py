@@ -34,6 +34,15 @@ class NodeReport(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class ServicesReport(msgspec.Struct, frozen=True):
+    """Which Services and slices a node's rules follow; see `fingerprint`."""
+
+    count: int = -1
+    latest: int = 0
+    mode: str = ""
+    error: str = ""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """What a node's loop works from: the cluster, its own pods' documents, their version."""
 
@@ -59,6 +68,8 @@ class State:
         self._versions: dict[str, int] = {}
         self._documents: dict[str, tuple[Document, ...]] = {}
         self._reports: dict[str, NodeReport] = {}
+        self._services: dict[str, ServicesReport] = {}
+        self._fingerprint = (0, 0)  # of the Services and slices published
 
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
         """Make *cluster* the current one and wake the nodes for which it differs."""
@@ -66,7 +77,11 @@ class State:
         for document in cluster.documents:
             if document["kind"] == "Pod":
                 by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
+        services = fingerprint(
+            [one for one in cluster.documents if one["kind"] in ("Service", "EndpointSlice")]
+        )
         with self.changed:
+            self._fingerprint = services
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
             self.cluster, self.stable = cluster, stable
             touched = [
@@ -101,6 +116,18 @@ class State:
             names = [node.name for node in self.lab.nodes] if self.lab else []
             return {name: self._reports.get(name, NodeReport()) for name in names}
 
+    def report_services(self, node: str, report: ServicesReport) -> None:
+        """Take what a node's proxy says of itself."""
+        with self.changed:
+            if self._services.get(node) != report:
+                self._services[node] = report
+                self.changed.notify_all()
+
+    def services_report(self, node: str) -> ServicesReport:
+        """Return the latest report of a node's proxy."""
+        with self.changed:
+            return self._services.get(node, ServicesReport())
+
     def calm(self) -> bool:
         """Return whether every node has made its newest snapshot true."""
         with self.changed:
@@ -112,7 +139,7 @@ class State:
     def forget(self, node: str) -> None:
         """Drop everything known of a node that is no longer declared."""
         with self.changed:
-            for table in (self._versions, self._documents, self._reports):
+            for table in (self._versions, self._documents, self._reports, self._services):
                 table.pop(node, None)
 
     def problems(self, *, revision: int = 0) -> list[str]:
@@ -164,7 +191,23 @@ class State:
             problems.append(f"node {name}: knows {report.peers} of {wanted} other leases")
         elif report.settled != self._versions.get(name, 0):
             problems.append(f"node {name}: still changing")
+        services = self._services.get(name, ServicesReport())
+        if services.error:
+            problems.append(f"node {name}: services: {services.error}")
+        elif (services.count, services.latest) != self._fingerprint:
+            problems.append(f"node {name}: its rules do not follow the Services yet")
+        elif services.mode != self.lab.proxyMode:
+            problems.append(f"node {name}: its rules are still those of mode {services.mode}")
         return problems
+
+
+def fingerprint(documents: Sequence[Document]) -> tuple[int, int]:
+    """Return how many *documents* there are, and the newest's resourceVersion.
+
+    Any change of stored objects changes the pair.
+    """
+    latest = max((int(one["metadata"]["resourceVersion"]) for one in documents), default=0)
+    return len(documents), latest
 
 
 def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:

@@ -1,0 +1,178 @@
+"""The loop of one node's kube-proxy: Services and their endpoints from etcd into rules.
+
+1. A loop of its own, as kube-proxy is a process of its own: a change of Services waits for no pod,
+   and a change of pods for no rules.
+2. It lives in the node's namespace and asks etcd from there, so a node that is cut off keeps the
+   rules it has. They are still repaired then.
+3. etcd is asked only after its watch said something, or when the connection is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from netlab.agent.kubeproxy import KubeProxy
+from netlab.agent.loop import Loop
+from netlab.agent.state import ServicesReport, State, fingerprint
+from netlab.errors import StoreError
+from netlab.kernel import netns
+from netlab.model.kubernetes import Document, registry_key, view
+from netlab.model.lab import Lab
+from netlab.model.services import ProxyNode
+from netlab.proxy import DetectLocal, Mode, Options
+from netlab.proxy.ruleset import Step, words
+from netlab.store import registry
+from netlab.store.etcd import PORT, Etcd
+from netlab.store.watch import Watch
+
+SERVICES, SLICES = "/registry/services/specs/", "/registry/endpointslices/"
+ETCD_SILENCE = 1.0  # seconds
+TOLD = 20  # changes told one by one in the log
+
+
+def options(lab: Lab) -> Options:
+    """Return the options of every kube-proxy of *lab*."""
+    return Options(
+        mode=Mode(lab.proxyMode),
+        detect_local=DetectLocal.CLUSTER_CIDR,
+        pod_cidrs=(lab.network.Network,),
+        service_cidrs=(lab.serviceCIDR,),
+    )
+
+
+class ServiceProxy(Loop):
+    """Keeps the rules of the node called *node*."""
+
+    def __init__(self, state: State, node: str) -> None:
+        super().__init__(f"{node}.proxy")
+        self.state = state
+        self.node = node
+        self.steps: list[Step] | None = None  # what was done, while somebody wants to know
+        self._home = (0, "")
+        self._etcd: Etcd | None = None
+        self._watch: Watch | None = None
+        self._stale = True  # whether etcd has something this loop has not read
+        self._documents: list[Document] = []
+        self._own: ProxyNode | None = None  # its Node object
+        self._proxy: KubeProxy | None = None
+        self._warned: set[str] = set()
+
+    def once(self) -> None:
+        lab = self.state.lab
+        if lab is None or not netns.exists(lab.netns(self.node)):
+            return
+        self._enter(lab)
+        away = self._learn(lab)
+        if self._own is None:
+            if away is not None:
+                raise away
+            return  # its Node object is not stored yet; the watch will tell
+        proxy = self._proxied(lab)
+        done = proxy.agree([*self._documents, *self._pods_with_host_ports()], self._own)
+        self._tell(done.steps, [*proxy.warnings, *done.problems])
+        self.state.report_services(
+            self.node, ServicesReport(*fingerprint(self._documents), mode=lab.proxyMode)
+        )
+        if away is not None:
+            raise away
+
+    def _enter(self, lab: Lab) -> None:
+        """Move into the node's namespace as it is now."""
+        name = lab.netns(self.node)
+        home = (netns.identity(name), lab.master.address)
+        if home != self._home:
+            self.close()
+            netns.move(name)
+            self._home = home
+
+    def _learn(self, lab: Lab) -> StoreError | None:
+        """Read what changed in etcd; return why etcd is away, if it is."""
+        if not self.state.etcd_ready.is_set():
+            return StoreError("etcd is not up yet")
+        node = registry_key({"kind": "Node", "apiVersion": "v1", "metadata": {"name": self.node}})
+        try:
+            if self._etcd is None or self._watch is None:
+                self._disconnect()
+                self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
+                self._watch = self._etcd.watch([SERVICES, SLICES, node])
+            if not self._stale:
+                return None
+            services, _ = registry.documents(self._etcd, prefix=SERVICES)
+            slices, _ = registry.documents(self._etcd, prefix=SLICES)
+            own, _ = registry.documents(self._etcd, prefix=node)
+        except StoreError as error:
+            self._disconnect()
+            return error
+        self._documents = [*services, *slices]
+        mine = [one for one in own if one["metadata"]["name"] == self.node]
+        self._own = view(mine[0], ProxyNode) if mine else None
+        self._stale = False
+        return None
+
+    def _pods_with_host_ports(self) -> list[Document]:
+        """Return the node's own pods that want a port of the node."""
+        snapshot = self.state.snapshot(self.node)
+        return [
+            pod
+            for pod in (snapshot.documents if snapshot else ())
+            if any(
+                port.get("hostPort")
+                for container in pod["spec"].get("containers", ())
+                for port in container.get("ports") or ()
+            )
+        ]
+
+    def _proxied(self, lab: Lab) -> KubeProxy:
+        """Return the proxy with the lab's options, another one when they changed."""
+        wanted = options(lab)
+        if self._proxy is None or self._proxy.options != wanted:
+            if self._proxy is not None:
+                self._proxy.close()
+                self.log.info("mode %s instead of %s", wanted.mode, self._proxy.options.mode)
+            self._proxy = KubeProxy(wanted)
+        return self._proxy
+
+    def _tell(self, steps: list[Step], warnings: list[str]) -> None:
+        for step in steps[:TOLD]:
+            self.log.info("%s", words(step))
+        if len(steps) > TOLD:
+            self.log.info("and %d more chains, sets and maps", len(steps) - TOLD)
+        for warning in warnings:
+            if warning not in self._warned:
+                self.log.warning("%s", warning)
+        self._warned = set(warnings)
+        if self.steps is not None:
+            self.steps += steps
+
+    # -- sleeping
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+
+    def _drain(self) -> None:
+        assert self._watch is not None
+        self._stale = True
+        try:
+            self._watch.drain()
+        except StoreError:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        for connection in (self._watch, self._etcd):
+            if connection is not None:
+                connection.close()
+        self._watch = self._etcd = None
+        self._stale = True
+
+    def _failed(self, message: str) -> None:
+        super()._failed(message)
+        reported = self.state.services_report(self.node)
+        self.state.report_services(self.node, msgspec.structs.replace(reported, error=message))
+
+    def close(self) -> None:
+        self._disconnect()
+        if self._proxy is not None:
+            self._proxy.close()
+            self._proxy = None
