@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rendered import all_decisions, blocks, parts
 from service_objects import CIDR, NODE, decide, endpoint, service, slice_
 
 from netlab.kernel import listing
 from netlab.model.kubernetes import view
 from netlab.model.services import ProxyNode
-from netlab.proxy import Mode, Options, Situation, iptables
+from netlab.proxy import Frontend, Kind, Mode, Options, Situation, iptables
 from netlab.proxy.addresses import Family
+from netlab.proxy.iptables_words import one_in
 from netlab.proxy.options import situations
 from netlab.proxy.ruleset import Block, Key, Sort
 
@@ -115,11 +117,41 @@ def test_every_frame_lists_as_written(netns: str, options: dict[str, Any], famil
     assert_lists_as_written(netns, blocks(iptables.frame(here), []), family)
 
 
+def test_chances_are_what_becomes_of_kube_proxys(netns: str) -> None:
+    """Each is rounded thrice: to ten decimals, to 31 bits, to eleven decimals."""
+    numbers = range(2, 1001)
+    given = [f"-A FORWARD -m statistic --mode random --probability {1 / n:.10f}" for n in numbers]
+    run(netns, "iptables-nft-restore", given="\n".join(["*filter", *given, "COMMIT", ""]))
+    listed = listing.chains(run(netns, "iptables-nft-save"))["filter", "FORWARD"]
+    assert listed == tuple(one_in(number).strip() for number in numbers)
+
+
 def test_many_endpoints_list_as_written(netns: str) -> None:
-    """Each probability has its own rounding: by kube-proxy, by iptables, by the listing."""
     pods = [endpoint(f"10.244.{one >> 8}.{one & 255}") for one in range(1000)]
     found = decide([service(sessionAffinity="ClientIP")], [slice_(*pods)], **CIDR)
     here = found.situations[Family.IPV4]
     given = parts(iptables, found, Family.IPV4, large=False)
     wanted = blocks(iptables.frame(here), given)
     assert_lists_as_written(netns, wanted, Family.IPV4)
+
+
+def test_the_longest_names_list_as_written(netns: str) -> None:
+    """A comment has room for 255 characters; a longer one would refuse all rules."""
+    ports = [{"port": 80, "name": "p" * 15, "protocol": "SCTP", "nodePort": 30080}]
+    given = service("s" * 63, type="NodePort", externalTrafficPolicy="Local", ports=ports)
+    given["metadata"]["namespace"] = "n" * 63
+    pods = slice_(endpoint("10.244.1.5"), of="s" * 63, ports=[{**ports[0], "port": 65535}])
+    pods["metadata"]["namespace"] = "n" * 63
+    found = decide([given], [pods], **CIDR)
+    long_pod = replace(
+        found.frontends[0].service,
+        name="p" * 253,
+        local=(),
+        cluster=found.frontends[0].service.known,
+    )
+    host_port = Frontend(long_pod, Kind.HOST_PORT, "", 9000, (), None)
+    here = found.situations[Family.IPV4]
+    shared = [*iptables.frame(here), *iptables.hostport_frame(here)]
+    given_parts = parts(iptables, found, Family.IPV4, large=False)
+    given_parts.append(iptables.part([host_port], [], here, large=False))
+    assert_lists_as_written(netns, blocks(shared, given_parts), Family.IPV4)

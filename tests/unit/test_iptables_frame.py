@@ -185,6 +185,15 @@ def test_a_host_port_in_ipv6_has_no_rule_for_loopback() -> None:
     )
 
 
+def test_the_mark_of_host_ports_is_the_plugins() -> None:
+    here = situations(view(NODE, ProxyNode), Options())[V6]
+    found = {one.block.name: one.block.lines for one in iptables.hostport_frame(here)}
+    marked = '-m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000'
+    assert found["CNI-HOSTPORT-SETMARK"] == (marked,)
+    assert found["CNI-HOSTPORT-MASQ"] == ("-m mark --mark 0x2000/0x2000 -j MASQUERADE",)
+    assert found["CNI-HOSTPORT-DNAT"] == ()
+
+
 def test_the_jumps_of_host_ports_stand_beside_those_of_services() -> None:
     here = situations(view(NODE, ProxyNode), Options())[V4]
     frame = {one.block.key: one.block for one in iptables.frame(here)}

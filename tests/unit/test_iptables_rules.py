@@ -35,9 +35,13 @@ BALANCED = {"type": "LoadBalancer", "ingress": ["203.0.113.7"]}
 
 
 def rules(decision: Decision, family: Family = V4, *, large: bool = False) -> list[str]:
-    """Return the rules of the one Service in *decision*, sorted, as `TABLE CHAIN RULE`."""
+    """Return the rules of the one Service in *decision*, sorted, as `TABLE CHAIN RULE`.
+
+    An empty chain, of which there should be none, is `TABLE CHAIN`.
+    """
     (part,) = parts(iptables, decision, family, large=large)
     found = [f"{one.table} {one.name} {line}" for one in part.blocks for line in one.lines]
+    found += [f"{one.table} {one.name}" for one in part.blocks if not one.lines]
     found += [f"{key[2]} {key[3]} {line}" for key, lines in part.entries for line in lines]
     names = {}
     for one in decision.frontends:
