@@ -14,6 +14,7 @@
     ruleset    blocks of rules, and the steps from one state to another
     names      what upstream calls chains
     iptables, nftables   the renderers: from frontends to blocks, in upstream's words
+    iptables_frame, iptables_words, hostport_rules   parts of the first
     programme  all blocks of a node, kept as Services change
 
 Nothing above the gap knows a rule's syntax; nothing below it decides.
