@@ -192,6 +192,8 @@ class State:
         elif report.settled != self._versions.get(name, 0):
             problems.append(f"node {name}: still changing")
         services = self._services.get(name, ServicesReport())
+        if problems:
+            return problems
         if services.error:
             problems.append(f"node {name}: services: {services.error}")
         elif (services.count, services.latest) != self._fingerprint:
@@ -206,7 +208,7 @@ def fingerprint(documents: Sequence[Document]) -> tuple[int, int]:
 
     Any change of stored objects changes the pair.
     """
-    latest = max((int(one["metadata"]["resourceVersion"]) for one in documents), default=0)
+    latest = max((int(one["metadata"].get("resourceVersion", 0)) for one in documents), default=0)
     return len(documents), latest
 
 

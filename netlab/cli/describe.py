@@ -249,8 +249,6 @@ def other_facts(document: Document, scene: Scene) -> Facts:
             for p in pods
         ]
         found.append((f"Pods ({len(pods)})", lines))
-    if kind.effect:
-        found.append(("Note", f"kept; {kind.effect}"))
-    elif not kind.effective:
+    if not kind.effective:
         found.append(("Note", f"{kind.plural} are kept and shown; they have no effect yet"))
     return found

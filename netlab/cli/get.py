@@ -145,8 +145,6 @@ def print_groups(query: Query, groups: dict[Kind, list[Document]], scene: Scene)
         for kind, group in groups.items():
             if group and not kind.effective:
                 note = f"note: {kind.plural} are kept and shown; they have no effect yet"
-                if kind.effect:
-                    note = f"note: {kind.kind}: kept; {kind.effect}"
                 print(note, file=sys.stderr)
 
 

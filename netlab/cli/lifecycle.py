@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from netlab.lab import Report
     from netlab.topology import Declaration
 
-PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
+PROXY_MODES = ("iptables", "nftables")
 NOTES = Path(netlab.__file__).parent.parent / "topologies" / "notes.yaml"
 
 

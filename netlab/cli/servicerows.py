@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netlab.model.endpoints import SERVICE_NAME, refusal
-from netlab.model.kinds import BY_KIND
 from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def facts(document: Document, scene: Scene) -> list[tuple[str, Any]]:
     found.append((f"Endpoints ({len(lines)})", sorted(lines)))
     if why := refusal(document):
         found.append(("Refused", why))
-    return [*found, ("Note", f"kept; {BY_KIND['Service'].effect}")]
+    return found
 
 
 def _port_facts(port: Document, held: Sequence[Document]) -> list[tuple[str, Any]]:

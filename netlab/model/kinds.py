@@ -14,8 +14,7 @@ class Kind(msgspec.Struct, frozen=True):
     registry: str  # below /registry/
     namespaced: bool = True
     short: tuple[str, ...] = ()
-    effective: bool = False  # False: kept and shown, without all of its effect yet
-    effect: str = ""  # what it has of it
+    effective: bool = False  # False: kept and shown, without effect yet
 
 
 _RBAC = "rbac.authorization.k8s.io/v1"
@@ -30,30 +29,14 @@ KINDS: tuple[Kind, ...] = (
     Kind("Pod", "pods", "v1", "pods", True, ("po",), True),
     Kind("Deployment", "deployments", "apps/v1", "deployments", True, ("deploy",), True),
     Kind("ReplicaSet", "replicasets", "apps/v1", "replicasets", True, ("rs",), True),
-    Kind(
-        "Service",
-        "services",
-        "v1",
-        "services/specs",
-        True,
-        ("svc",),
-        effect="its endpoints are followed, no rules are programmed yet",
-    ),
-    Kind(
-        "Endpoints",
-        "endpoints",
-        "v1",
-        "services/endpoints",
-        True,
-        ("ep",),
-        effect="mirrored into slices, no rules are programmed yet",
-    ),
+    Kind("Service", "services", "v1", "services/specs", True, ("svc",), True),
+    Kind("Endpoints", "endpoints", "v1", "services/endpoints", True, ("ep",), True),
     Kind(
         "EndpointSlice",
         "endpointslices",
         "discovery.k8s.io/v1",
         "endpointslices",
-        effect="no rules are programmed yet",
+        effective=True,
     ),
     Kind("StatefulSet", "statefulsets", "apps/v1", "statefulsets", True, ("sts",)),
     Kind("DaemonSet", "daemonsets", "apps/v1", "daemonsets", True, ("ds",)),

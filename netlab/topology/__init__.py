@@ -132,6 +132,5 @@ def _notes(found: Sequence[Piece]) -> list[str]:
         kind = kind_of(document)
         if kind is None or not kind.effective:
             place = f"{origin.source}:{origin.line()}"
-            effect = f"; {kind.effect}" if kind and kind.effect else ", but has no effect yet"
-            notes.append(f"{place}: {cross.title(document)} is kept{effect}")
+            notes.append(f"{place}: {cross.title(document)} is kept, but has no effect yet")
     return notes

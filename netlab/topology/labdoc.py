@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
 
-from netlab.model.lab import API_VERSION, PROXY_MODES, SERVICE_CIDR, Backend, Lab, Outside
+from netlab.model.lab import (
+    API_VERSION,
+    LATER_PROXY_MODES,
+    PROXY_MODES,
+    SERVICE_CIDR,
+    Backend,
+    Lab,
+    Outside,
+)
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields
 
@@ -91,7 +99,7 @@ SHAPE = Fields(
         "network": _NETWORK,
         "outside": Fields({"internet": values.interface, "client": values.interface}),
         "serviceCIDR": values.network,
-        "proxyMode": values.one_of(PROXY_MODES),
+        "proxyMode": values.one_of(PROXY_MODES, later=LATER_PROXY_MODES),
     },
     required=("metadata", "nodes"),
 )

@@ -14,7 +14,7 @@ from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import PORTION, portions
 from netlab.agent.kubelet import pod_status
 from netlab.agent.loop import Loop
-from netlab.agent.state import NodeReport, State, status
+from netlab.agent.state import NodeReport, ServicesReport, State, fingerprint, status
 from netlab.cluster import PodState, cluster
 from netlab.controllers import Change, Verb
 from netlab.errors import NetlabError
@@ -145,6 +145,7 @@ def converged(state: State) -> None:
         assert snapshot is not None
         subnet = LEASES[LAB.node(name).address][0]
         state.report(name, NodeReport(snapshot.version, subnet, 1, True))
+        state.report_services(name, ServicesReport(0, 0, LAB.proxyMode))
 
 
 def test_a_lab_whose_nodes_have_settled_has_no_problems(tmp_path: Path) -> None:
@@ -180,6 +181,35 @@ def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, prob
     assert state.problems() == [f"node n2: {problem}"]
 
 
+@pytest.mark.parametrize(
+    ("report", "problem"),
+    [
+        (ServicesReport(), "its rules do not follow the Services yet"),
+        (ServicesReport(1, 0, "iptables"), "its rules do not follow the Services yet"),
+        (ServicesReport(0, 1, "iptables"), "its rules do not follow the Services yet"),
+        (ServicesReport(0, 0, "nftables"), "its rules are still those of mode nftables"),
+        (ServicesReport(0, 0, "iptables", "no nft"), "services: no nft"),
+    ],
+)
+def test_rules_behind_the_services_are_a_problem(
+    tmp_path: Path, report: ServicesReport, problem: str
+) -> None:
+    state = State(tmp_path)
+    converged(state)
+    state.report_services("n2", report)
+    assert state.problems() == [f"node n2: {problem}"]
+
+
+def test_any_change_of_services_is_seen(tmp_path: Path) -> None:
+    def at(revision: str) -> dict[str, Any]:
+        return {"metadata": {"name": "s", "resourceVersion": revision}}
+
+    stored = [at("3"), at("5")]
+    changed = ([at("3")], [at("5")], [at("3"), at("6")], [at("3"), at("5"), at("6")], [])
+    assert all(fingerprint(other) != fingerprint(stored) for other in changed)
+    assert fingerprint(stored[::-1]) == fingerprint(stored)
+
+
 def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
     state = State(tmp_path)
     converged(state)
@@ -195,6 +225,8 @@ def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
         service["status"] = {"conditions": conditions}
         seen = cluster(LAB, documents, leases=LEASES, revision=7)
         state.publish(seen, stable=True, wake=lambda _: None)
+        for name in ("n1", "n2"):
+            state.report_services(name, ServicesReport(1, 0, LAB.proxyMode))
         assert state.problems() == problems
 
 

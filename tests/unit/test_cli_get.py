@@ -74,7 +74,6 @@ def test_a_deployment_counts_the_pods_of_its_replica_sets(netlab: Netlab) -> Non
 def test_kinds_without_effect_carry_a_note(room: FakeRoom, netlab: Netlab) -> None:
     room.labs["notes"].stored.append(simple("ConfigMap", "c"))
     assert "configmaps are kept and shown; they have no effect yet" in netlab("get", "cm")[2]
-    assert "note: Service: kept; its endpoints are followed" in netlab("get", "svc")[2]
     assert netlab("get", "pods")[2] == ""
 
 
@@ -491,7 +490,6 @@ def test_describe_tells_who_answers_for_a_service(room: FakeRoom, netlab: Netlab
         "Endpoints (4): 10.244.1.2 pod/a on node1 in east ready 10.244.2.2 not ready "
         "10.244.2.3 terminating, not serving 10.244.3.2 ready",
         "Refused: nodePort 1 is not in range",
-        "Note: kept; its endpoints are followed, no rules are programmed yet",
     ):
         assert piece in out, out
     assert "10.244.9.9" not in out
