@@ -26,12 +26,11 @@ LIFE = 5.0  # seconds from a client's connection to its end
 HEAD_BYTES = 8192  # of a request
 IGNORED_BYTES = 1 << 20  # of what comes after it
 MOST_CLIENTS = 256
-ACCEPTS_AT_ONCE = 32  # then the others get their turn
 PAUSE = 0.05  # seconds without new clients, when there is no descriptor left for one
 
 _REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) [!-~]+ HTTP/1\.[0-9]\r?\n")
 _END = re.compile(rb"\n\r?\n")
-_UNPRINTABLE = re.compile(rb"[^ -~]")
+_UNPRINTABLE = re.compile(rb"[^ -~]")  # a line's end too
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -50,7 +49,7 @@ def reply(head: bytes, answer: Answer) -> bytes | None:
     """
     asked = head.lstrip(b"\r\n")  # RFC 9112, 2.2
     line = _REQUEST.match(asked)
-    if line is None and (b"\n" in asked or _UNPRINTABLE.search(asked.rstrip(b"\r"))):
+    if line is None and _UNPRINTABLE.search(asked.rstrip(b"\r")):
         return _error(HTTPStatus.BAD_REQUEST)
     if line is not None and _END.search(asked, line.end() - 1):
         return _written(answer, with_body=line[1] != b"HEAD")
@@ -159,13 +158,13 @@ class Answers:
         while not self._ended:
             events = self._poll.poll(self._patience())
             with self._lock:
-                for descriptor, _ in events:
-                    # One that was closed meanwhile may be here still, or its number be another's:
-                    # asking a socket in vain does no harm.
-                    if descriptor in self._listening:
-                        self._accept(self._listening[descriptor])
-                    elif descriptor in self._clients:
-                        self._hear(self._clients[descriptor])
+                # One that was closed meanwhile may be among them, or its number be another's by
+                # now: asking a socket in vain does no harm.
+                ready = [descriptor for descriptor, _ in events]
+                for client in [self._clients[one] for one in ready if one in self._clients]:
+                    self._hear(client)
+                for port in [self._listening[one] for one in ready if one in self._listening]:
+                    self._accept(port)
                 self._part()
             if self._full:
                 time.sleep(PAUSE)
@@ -173,35 +172,40 @@ class Answers:
     def _patience(self) -> float | None:
         """Return the seconds until the oldest client's time is over; None: there is none."""
         with self._lock:
-            oldest = next(iter(self._clients.values()), None)
-        return None if oldest is None else max(0.0, oldest.end - time.monotonic())
+            end = self._oldest().end if self._clients else None
+        return None if end is None else max(0.0, end - time.monotonic())
 
     def _part(self) -> None:
         """Close the connections whose time is over."""
         now = time.monotonic()
-        while (oldest := next(iter(self._clients.values()), None)) and oldest.end <= now:
-            self._drop(oldest)
+        while self._clients and self._oldest().end <= now:
+            self._drop(self._oldest())
 
     def _accept(self, port: _Port) -> None:
-        self._full = False
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                sock, _ = port.sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in _FULL:
-                    continue  # the client is gone already
-                self._full = not self._clients
-                if self._full:
-                    return
-                self._drop(next(iter(self._clients.values())))
-                continue
-            if len(self._clients) >= MOST_CLIENTS:
-                self._drop(next(iter(self._clients.values())))
+        """Take in one client; whoever is next is told of again. Where there is no room, make it."""
+        if len(self._clients) >= MOST_CLIENTS:
+            self._drop(self._oldest())
+        sock = self._accepted(port)
+        if sock is None and self._full and self._clients:
+            self._drop(self._oldest())
+            sock = self._accepted(port)
+        if sock is not None:
             sock.setblocking(False)
             self._clients[sock.fileno()] = _Client(sock, port)
             self._poll.register(sock, select.EPOLLIN)
+
+    def _accepted(self, port: _Port) -> socket.socket | None:
+        """Return a new connection, None: there is none, or no descriptor for it (`_full`)."""
+        try:
+            sock, _ = port.sock.accept()
+        except OSError as error:  # it went away, or
+            self._full = error.errno in _FULL
+            return None
+        self._full = False
+        return sock
+
+    def _oldest(self) -> _Client:
+        return next(iter(self._clients.values()))
 
     def _hear(self, client: _Client) -> None:
         try:
