@@ -116,7 +116,10 @@ class Programme:
         if not entries and not tail:
             return block
         lines = [*block.lines, *_in_order(entries or {}), *tail]
-        return Block(*block.key, block.head, tuple(lines))
+        # Two Services may have one cluster IP, at different ports: a set has it once.
+        return Block(
+            *block.key, block.head, tuple(lines if block.ordered else dict.fromkeys(lines))
+        )
 
     def _put(self, key: Key, new: Block | None, steps: dict[Key, Step]) -> None:
         old = self.blocks.get(key)
