@@ -125,7 +125,10 @@ def _match(word: str, words: _Words) -> bytes:
         )
     if field.value is address and "/" in operand:
         return _prefix(field, operand, unequal=unequal)
-    return loads + nft.compare(field.value(operand), unequal=unequal)
+    data = field.value(operand)
+    if len(data) > field.size:  # an address of the other family
+        raise Unencodable(words.rule)
+    return loads + nft.compare(data, unequal=unequal)
 
 
 def _field(word: str, words: _Words) -> _Field:

@@ -6,18 +6,19 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from netlab.errors import KernelError
 from netlab.kernel import netlink, nft_messages
 from netlab.kernel.generation import here
 from netlab.kernel.nft_expressions import Unencodable
+from netlab.kernel.nft_rules import NUMBER
 from netlab.processes.commands import Completed, run
-from netlab.proxy import nft_text
+from netlab.proxy import nft_tables, nft_text
 from netlab.proxy.addresses import Family
 from netlab.proxy.nft_portions import portions
 from netlab.proxy.nft_text import FAMILY_WORD, TABLES, Statement, Table
-from netlab.proxy.ruleset import Block, Key, Sort, Step
+from netlab.proxy.ruleset import Block, Key, Step
 
 FEW = 2000  # statements; encoding more takes longer than nft does
 PATIENCE = 120.0  # seconds; 10,000 Services take two on an idle machine
@@ -26,7 +27,6 @@ _log = logging.getLogger("netlab.nftables")
 
 _GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
 _TABLE_NAME = 1  # NFTA_TABLE_NAME
-_NUMBER = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
 
 def read(families: Iterable[Family]) -> dict[Key, Block]:
@@ -54,9 +54,9 @@ def write(steps: Sequence[Step]) -> None:
     refused, it leaves blocks that nothing leads to. Raises KernelError, which names the block and
     the line that was refused.
     """
-    remade = nft_text.rebuilt(steps)
+    remade = nft_tables.rebuilt(steps)
     if remade:
-        steps = _whole(steps, remade)
+        steps = nft_tables.anew(steps, remade, read({family for family, _ in remade}))
     todo = nft_text.work(steps, dropped=remade | _emptied(steps))
     if not todo.statements:
         return
@@ -120,7 +120,7 @@ def _tables(families: Iterable[Family]) -> list[Table]:
                 netlink.message(
                     _GET_TABLE,
                     0,
-                    bytes((_NUMBER[family], 0, 0, 0)) + netlink.text(_TABLE_NAME, name),
+                    bytes((NUMBER[family], 0, 0, 0)) + netlink.text(_TABLE_NAME, name),
                 )
                 for family, name in asked
             ]
@@ -138,41 +138,12 @@ def _listing(table: Table, *options: str) -> str:
     return done.stdout
 
 
-def _whole(steps: Sequence[Step], remade: Collection[Table]) -> list[Step]:
-    """Return *steps* with those of the *remade* tables completed by all else they hold."""
-    there = read({family for family, _ in remade})
-    wanted = {key: block for key, block in there.items() if (key[0], key[2]) in remade}
-    others = []
-    for step in steps:
-        block = step.new or step.old
-        assert block is not None
-        if (block.family, block.table) not in remade:
-            others.append(step)
-        elif step.new is None:
-            wanted.pop(block.key, None)
-        else:
-            wanted[block.key] = block
-    return [*others, *(Step(block, None) for block in wanted.values())]
-
-
 def _emptied(steps: Sequence[Step]) -> set[Table]:
     """Return the tables that hold nothing any more once the *steps* are done."""
-    gone: dict[Table, set[Key]] = {}
-    kept: set[Table] = set()
-    hooks: set[Table] = set()
-    for new, old in steps:
-        if new is not None:
-            kept.add((new.family, new.table))
-        elif old is not None:
-            table = (old.family, old.table)
-            gone.setdefault(table, set()).add(old.key)
-            if old.sort is Sort.CHAIN and old.head:
-                hooks.add(table)
-    # No table is without base chains: unless one goes, there is no need to look.
     return {
         table
-        for table in hooks - kept
-        if nft_text.blocks(_listing(table, "-s", "-t")).keys() <= gone[table]
+        for table, gone in nft_tables.maybe_emptied(steps).items()
+        if nft_text.blocks(_listing(table, "-s", "-t")).keys() <= gone
     }
 
 

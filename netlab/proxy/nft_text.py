@@ -94,23 +94,6 @@ def work(steps: Sequence[Step], *, dropped: Collection[Table] = ()) -> Work:
     )
 
 
-def rebuilt(steps: Iterable[Step]) -> set[Table]:
-    """Return the tables that must be made anew, as the kernel cannot change a head in place.
-
-    A base chain is nobody's target and can be deleted and added in one transaction; a regular
-    chain, a set or a map cannot while rules refer to it. A set's timeout can be changed.
-    """
-    return {
-        _place(new)
-        for new, old in steps
-        if new is not None
-        and old is not None
-        and new.head != old.head
-        and not (is_base(new) and is_base(old))
-        and _without_timeout(new) != _without_timeout(old)
-    }
-
-
 def is_base(block: Block) -> bool:
     """Return whether *block* is a chain that the kernel itself calls, by a hook."""
     return block.sort is Sort.CHAIN and any(line.startswith("type ") for line in block.head)
@@ -123,10 +106,6 @@ def is_dynamic(head: Iterable[str]) -> bool:
 
 def _place(block: Block) -> Table:
     return block.family, block.table
-
-
-def _without_timeout(block: Block) -> list[str]:
-    return [line for line in block.head if not line.startswith("timeout ")]
 
 
 def _tables(made: Iterable[Block], dropped: Collection[Table]) -> Iterator[Statement]:
