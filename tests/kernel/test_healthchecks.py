@@ -117,6 +117,14 @@ def await_route(address: str) -> None:
             time.sleep(0.005)
 
 
+def await_descriptors(number: int) -> None:
+    """Wait until the process, clients and servers being in it, has so many open."""
+    deadline = time.monotonic() + SECONDS
+    while len(os.listdir("/proc/self/fd")) != number:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def is_left(connection: socket.socket) -> bool:
     """Return whether the other side ends the connection, and earlier than it does at the latest."""
     connection.settimeout(answers.LIFE / 2)
@@ -358,8 +366,9 @@ def test_clients_that_reset_do_no_harm(health: HealthChecks) -> None:
 def test_without_descriptors_left_the_oldest_client_makes_room(health: HealthChecks) -> None:
     health.set([check()], on())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_before = len(os.listdir("/proc/self/fd"))
     waiting = [connect() for _ in range(3)]
-    status()  # those that wait were accepted before it, so the numbers they have are below the last
+    await_descriptors(open_before + 2 * len(waiting))
     asking = [socket.socket() for _ in range(3)]
     lowest = os.open("/dev/null", os.O_RDONLY)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
