@@ -24,7 +24,6 @@ from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
-REGISTRY = "/registry/"
 ETCD_START = 0.5  # seconds
 PORTION = 250  # changes written and published at a time
 TOLD = 50  # changes told one by one in the log
@@ -69,7 +68,7 @@ class ControlPlane(Loop):
         etcd = self._connected(lab)
         config = resolve(lab.network)
         self._write_config(etcd, config)
-        objects, revision = registry.objects(etcd, warn=self.log.warning)
+        objects, revision = self._objects(etcd)
         while self._declarations:
             objects, revision = self._declared(etcd, lab, self._declarations[0], objects)
             self._declarations.pop(0).done.set()
@@ -94,6 +93,9 @@ class ControlPlane(Loop):
             wake=self.wake_node,
         )
 
+    def _objects(self, etcd: Etcd) -> tuple[Objects, int]:
+        return registry.objects(etcd, watch=self._watch, warn=self.log.warning)
+
     def _connected(self, lab: Lab) -> Etcd:
         """Return the connection to etcd, made in the master's namespace as it is now."""
         name = lab.netns(world.MASTER)
@@ -102,7 +104,7 @@ class ControlPlane(Loop):
             self._disconnect()
             netns.move(name)
             self._etcd, self._home = Etcd(lab.master.address, PORT), home
-            self._watch = self._etcd.watch([REGISTRY, SUBNETS])
+            self._watch = self._etcd.watch()
         return self._etcd
 
     def _disconnect(self) -> None:
@@ -136,8 +138,8 @@ class ControlPlane(Loop):
             # What is refused was written by somebody else meanwhile: look again, decide again.
             refused = registry.write(etcd, changes)
             declaration.changes += [described(c) for c in changes if c not in refused]
-            stored, _ = registry.objects(etcd, warn=self.log.warning)
-        stored, declaration.revision = registry.objects(etcd, warn=self.log.warning)
+            stored, _ = self._objects(etcd)
+        stored, declaration.revision = self._objects(etcd)
         return stored, declaration.revision
 
     def _drop_lease(self, etcd: Etcd, node: Document) -> None:
@@ -165,7 +167,7 @@ class ControlPlane(Loop):
             self._tell(changes)
             for part in portions(changes):
                 registry.write(etcd, part)
-                objects, revision = registry.objects(etcd, warn=self.log.warning)
+                objects, revision = self._objects(etcd)
                 if len(part) == PORTION:
                     self._publish(etcd, lab, objects, revision, stable=False)
         return objects, revision

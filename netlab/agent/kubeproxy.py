@@ -56,6 +56,7 @@ class Pass(NamedTuple):
     """What one pass did."""
 
     steps: list[Step]
+    repaired: list[Step]  # those of them that undo what somebody else did
     forgotten: list[conntrack.Entry]  # UDP entries deleted
     settings: dict[str, str]  # those written
     problems: list[str]  # what does not work although it should, in words
@@ -131,9 +132,12 @@ class KubeProxy:
         """
         steps = self.wanted(documents, node)
         kernel = KERNEL[self.options.mode]
+        repaired: list[Step] = []
         if self._seen is None or not generation.here().unchanged(self._seen):
+            news, first = {_key(step) for step in steps}, self._seen is None
             seen = generation.generation()
             steps = list(difference(self.blocks, kernel.read(Family)))
+            repaired = [] if first else [step for step in steps if _key(step) not in news]
             self._seen = seen
         if steps:
             try:
@@ -146,7 +150,7 @@ class KubeProxy:
             self._alone = True
         written = self._set_settings()
         forgotten = self._sweep()
-        return Pass(steps, forgotten, written, self._serve_health())
+        return Pass(steps, repaired, forgotten, written, self._serve_health())
 
     def _clear(self, modes: Iterable[Mode]) -> None:
         """Remove the rules of other *modes*; what they needed set stays only if this one does."""
@@ -191,6 +195,11 @@ class KubeProxy:
         """Stop answering health checks; the rules stay."""
         if self._health is not None:
             self._health.close()
+
+
+def _key(step: Step) -> Key | None:
+    block = step.new or step.old
+    return block.key if block else None
 
 
 def _udp(served: Served) -> list[Frontend]:

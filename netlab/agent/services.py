@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from netlab.agent.kubeproxy import KubeProxy
+from netlab.agent.kubeproxy import KubeProxy, Pass
 from netlab.agent.loop import Loop
 from netlab.agent.state import ServicesReport, State, fingerprint
 from netlab.errors import StoreError
@@ -42,6 +42,19 @@ def options(lab: Lab) -> Options:
     )
 
 
+def with_host_ports(pods: Iterable[Document]) -> list[Document]:
+    """Return those of *pods* that want a port of their node."""
+    return [
+        pod
+        for pod in pods
+        if any(
+            port.get("hostPort")
+            for container in pod["spec"].get("containers", ())
+            for port in container.get("ports") or ()
+        )
+    ]
+
+
 class ServiceProxy(Loop):
     """Keeps the rules of the node called *node*."""
 
@@ -65,13 +78,15 @@ class ServiceProxy(Loop):
             return
         self._enter(lab)
         away = self._learn(lab)
-        if self._own is None:
+        snapshot = self.state.snapshot(self.node)
+        if self._own is None or snapshot is None:
             if away is not None:
                 raise away
-            return  # its Node object is not stored yet; the watch will tell
+            return  # not stored, or not published yet; that will wake this loop
         proxy = self._proxied(lab)
-        done = proxy.agree([*self._documents, *self._pods_with_host_ports()], self._own)
-        self._tell(done.steps, [*proxy.warnings, *done.problems])
+        pods = with_host_ports(snapshot.documents)
+        done = proxy.agree([*self._documents, *pods], self._own)
+        self._tell(done, [*proxy.warnings, *done.problems])
         self.state.report_services(
             self.node, ServicesReport(*fingerprint(self._documents), mode=lab.proxyMode)
         )
@@ -111,19 +126,6 @@ class ServiceProxy(Loop):
         self._stale = False
         return None
 
-    def _pods_with_host_ports(self) -> list[Document]:
-        """Return the node's own pods that want a port of the node."""
-        snapshot = self.state.snapshot(self.node)
-        return [
-            pod
-            for pod in (snapshot.documents if snapshot else ())
-            if any(
-                port.get("hostPort")
-                for container in pod["spec"].get("containers", ())
-                for port in container.get("ports") or ()
-            )
-        ]
-
     def _proxied(self, lab: Lab) -> KubeProxy:
         """Return the proxy with the lab's options, another one when they changed."""
         wanted = options(lab)
@@ -134,11 +136,14 @@ class ServiceProxy(Loop):
             self._proxy = KubeProxy(wanted)
         return self._proxy
 
-    def _tell(self, steps: list[Step], warnings: list[str]) -> None:
-        for step in steps[:TOLD]:
-            self.log.info("%s", words(step))
-        if len(steps) > TOLD:
-            self.log.info("and %d more chains, sets and maps", len(steps) - TOLD)
+    def _tell(self, done: Pass, warnings: list[str]) -> None:
+        for step in done.repaired[:TOLD]:
+            self.log.info("repaired: %s", words(step))
+        steps = done.steps
+        if len(steps) > len(done.repaired):
+            self.log.info("%d chains, sets and maps changed", len(steps) - len(done.repaired))
+        if done.forgotten:
+            self.log.info("%d UDP flows forgotten", len(done.forgotten))
         for warning in warnings:
             if warning not in self._warned:
                 self.log.warning("%s", warning)

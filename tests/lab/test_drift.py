@@ -56,7 +56,7 @@ DRIFTS = [
     ),
     (
         "masquerade jump",
-        "iptables-nft -t nat -D POSTROUTING 1",
+        "iptables-nft -t nat -D POSTROUTING 2",
         "iptables-nft -t nat -S POSTROUTING | grep FLANNEL-POSTRTG",
     ),
     ("all rules", "nft flush ruleset", "iptables-nft -t nat -S POSTROUTING | grep FLANNEL-POSTRTG"),
