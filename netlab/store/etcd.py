@@ -13,28 +13,20 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from netlab.errors import StoreError
 from netlab.store.http import Connection
 from netlab.store.watch import Watch
+from netlab.store.wire import KeyValue as KeyValue
+from netlab.store.wire import Refusal, Response, key_values
 
 PREFIXES = ("/v3", "/v3beta", "/v3alpha")  # of the gateway's paths: 3.4 and later, 3.3, 3.2
 OPS_PER_TRANSACTION = 128  # etcd's default --max-txn-ops
 PORT = 2379
-
-
-class KeyValue(msgspec.Struct, frozen=True):
-    """One key as etcd has it. Bytes of the key that are not UTF-8 are surrogate escapes."""
-
-    key: str
-    value: bytes
-    mod_revision: int = 0
-    create_revision: int = 0
-    version: int = 0
-    lease: int = 0
+EVERYTHING = ("",)  # prefixes of all keys
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -88,46 +80,6 @@ def version_is(key: str, number: int) -> Compare:
 def unchanged(key: str, mod_revision: int) -> Compare:
     """Return the condition that *key* was last written at *mod_revision*; 0: not there."""
     return Compare(key, "mod_revision", mod_revision)
-
-
-class _Header(msgspec.Struct):
-    revision: int = 0
-
-
-class _Wire(msgspec.Struct):
-    """KeyValue as the gateway sends it: base64, numbers in quotes, zeros left out."""
-
-    key: bytes
-    value: bytes = b""
-    mod_revision: int = 0
-    create_revision: int = 0
-    version: int = 0
-    lease: int = 0
-
-
-class _Response(msgspec.Struct):
-    """What any of the gateway's answers may hold, as far as it is read here."""
-
-    header: _Header = msgspec.field(default_factory=_Header)
-    kvs: list[_Wire] = []
-    count: int = 0
-    succeeded: bool = False
-    responses: list[dict[str, _Response]] = []
-    ID: int = 0
-    TTL: int = 0
-    deleted: int = 0
-
-
-class _Refusal(msgspec.Struct):
-    error: str = ""
-    message: str = ""
-
-
-T = TypeVar("T")
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogateescape")
 
 
 def encoded(key: str) -> bytes:
@@ -184,12 +136,8 @@ def _transaction_fields(
     }
 
 
-def _listing(response: _Response) -> Listing:
-    items = [
-        KeyValue(_text(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.version, kv.lease)
-        for kv in response.kvs
-    ]
-    return Listing(response.header.revision, items, response.count)
+def _listing(response: Response) -> Listing:
+    return Listing(response.header.revision, key_values(response.kvs), response.count)
 
 
 class Etcd:
@@ -207,6 +155,7 @@ class Etcd:
         prefixes: Sequence[str] = PREFIXES,
     ) -> None:
         self.host, self.port, self.timeout = host, port, timeout
+        self.revision = 0  # the store's, as of the last answer
         self._prefixes = list(prefixes)
         self._connection = Connection(host, port, timeout=timeout)
 
@@ -307,8 +256,11 @@ class Etcd:
         """Return the seconds a lease has left; -1 when there is no such lease."""
         return self._call("/kv/lease/timetolive", {"ID": str(lease)}).TTL
 
-    def watch(self, prefixes: Sequence[str]) -> Watch:
-        """Return a watch on all keys below *prefixes*, established: list *after* this."""
+    def watch(self, prefixes: Sequence[str] = EVERYTHING) -> Watch:
+        """Return a watch on all keys below *prefixes*, established: list *after* this.
+
+        Only one on everything can say what has changed since a listing: see Watch.since.
+        """
         self.get("\0")  # finds the gateway's prefix, and says at once if nobody is there
         bodies = [{"create_request": range_fields(prefix)} for prefix in prefixes]
         return Watch(
@@ -318,6 +270,7 @@ class Etcd:
             body=b"\n".join(map(msgspec.json.encode, bodies)),
             count=len(prefixes),
             timeout=self.timeout,
+            whole=tuple(prefixes) == EVERYTHING,
         )
 
     def healthy(self) -> bool:
@@ -332,15 +285,17 @@ class Etcd:
         """Return the error that says *what* this etcd did."""
         return StoreError(f"{self!r}: {what}", hint="is its machine up, and the way to it?")
 
-    def _call(self, path: str, fields: dict[str, Any]) -> _Response:
+    def _call(self, path: str, fields: dict[str, Any]) -> Response:
         status, body = self._exchange(path, msgspec.json.encode(fields))
         if status != 200:
             raise StoreError(f"{self!r}: {path}: {_refusal(body) or f'HTTP status {status}'}")
         try:
             # etcd's 64-bit numbers come as strings.
-            return msgspec.json.decode(body, type=_Response, strict=False)
+            response = msgspec.json.decode(body, type=Response, strict=False)
         except msgspec.DecodeError as error:
             raise StoreError(f"{self!r}: {path}: cannot read the answer: {error}") from error
+        self.revision = response.header.revision or self.revision
+        return response
 
     def _exchange(self, path: str, body: bytes) -> tuple[int, bytes]:
         answer = (404, b"")
@@ -359,7 +314,7 @@ class Etcd:
 def _refusal(body: bytes) -> str:
     """Return why the gateway refused, "" when *body* is not one of its answers."""
     try:
-        refusal = msgspec.json.decode(body, type=_Refusal)
+        refusal = msgspec.json.decode(body, type=Refusal)
     except msgspec.DecodeError:
         return ""
     return refusal.message or refusal.error

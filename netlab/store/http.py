@@ -105,6 +105,32 @@ class Reader:
             raise ConnectionError("the answer's length is no number") from None
 
 
+class Chunks:
+    """A chunked body that arrives piece by piece, on a socket that nobody waits for."""
+
+    def __init__(self, begun: bytes = b"") -> None:
+        self._buffer = bytearray(begun)
+
+    def take(self, data: bytes = b"") -> bytes:
+        """Return what *data* adds to the body. Raises ConnectionError at its end."""
+        self._buffer += data
+        body = bytearray()
+        at = 0
+        while (end := self._buffer.find(b"\r\n", at)) >= 0:
+            try:
+                size = int(self._buffer[at:end].partition(b";")[0], 16)
+            except ValueError:
+                raise ConnectionError("the answer is badly chunked") from None
+            if not size:
+                raise ConnectionError("ended by the peer")
+            if len(self._buffer) < end + size + 4:
+                break
+            body += self._buffer[end + 2 : end + 2 + size]
+            at = end + size + 4
+        del self._buffer[:at]
+        return bytes(body)
+
+
 class Connection:
     """One kept HTTP connection, opened when first needed, reopened once when found closed.
 
