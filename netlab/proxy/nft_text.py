@@ -224,7 +224,22 @@ def _chain(family: Family, table: str, name: str, content: list[str]) -> Block:
     while heads < len(content) and content[heads].startswith(("type ", "comment ", "flags ")):
         heads += 1
     head, rules = content[:heads], content[heads:]
-    return Block(family, Sort.CHAIN, table, name, tuple(head), tuple(rules))
+    return Block(family, Sort.CHAIN, table, name, tuple(map(_as_old, head)), tuple(rules))
+
+
+# What nft after 1.0.8 prints otherwise (bugzilla.netfilter.org 1694); it takes the old words too.
+_OUTPUT = {
+    "hook output priority dstnat;": "hook output priority -100;",
+    "hook output priority dstnat - 10;": "hook output priority -110;",
+}
+
+
+def _as_old(line: str) -> str:
+    """Return a *line* of a head in the words of nft 1.0.6, which any later one takes."""
+    for new, old in _OUTPUT.items():
+        line = line.replace(new, old)
+    # nft 1.1.2 tells how many elements there are.
+    return line.partition("#")[0].rstrip() if line.startswith("size ") else line
 
 
 def _set(family: Family, table: str, name: str, content: list[str]) -> Block:
@@ -243,7 +258,7 @@ def _with_elements(sort: Sort, family: Family, table: str, name: str, content: l
             if not is_dynamic(head):
                 elements = _split(" ".join(content[number:]))
             break
-        head.append(line)
+        head.append(_as_old(line))
     return Block(family, sort, table, name, tuple(head), elements)
 
 

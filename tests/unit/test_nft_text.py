@@ -317,3 +317,31 @@ ELEMENTS = {
 @pytest.mark.parametrize(("element", "key"), ELEMENTS.items(), ids=ELEMENTS)
 def test_what_finds_an_element(element: str, key: str) -> None:
     assert nft_text.key(element) == key
+
+
+NEWER = """table ip kube-proxy {
+\tset affinity-x {
+\t\ttype ipv4_addr
+\t\tsize 65535\t# count 2
+\t\tflags dynamic,timeout
+\t\ttimeout 3h
+\t}
+
+\tchain nat-output {
+\t\ttype nat hook output priority dstnat; policy accept;
+\t}
+
+\tchain filter-output-pre-dnat {
+\t\ttype filter hook output priority dstnat - 10; policy accept;
+\t}
+}
+"""
+
+
+def test_newer_listings_read_as_older_ones() -> None:
+    found = nft_text.blocks(NEWER).values()
+    assert [block.head for block in found] == [
+        affinity("3h").head,
+        ("type nat hook output priority -100; policy accept;",),
+        ("type filter hook output priority -110; policy accept;",),
+    ]
