@@ -31,7 +31,7 @@ from netlab.proxy.options import Mode, Options
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 from netlab.proxy.service import NOTHING, Served
-from netlab.proxy.settings import after_cleanup, sysctls
+from netlab.proxy.settings import after_cleanup, sysctls, without_guard
 
 
 class RuleSets(Protocol):
@@ -139,6 +139,7 @@ class KubeProxy:
             steps = list(difference(self.blocks, kernel.read(Family)))
             repaired = [] if first else [step for step in steps if _key(step) not in news]
             self._seen = seen
+        closed = _set(without_guard(steps))
         if steps:
             try:
                 kernel.write(steps)
@@ -148,7 +149,7 @@ class KubeProxy:
         if not self._alone:
             self._clear([mode for mode in KERNEL if mode is not self.options.mode])
             self._alone = True
-        written = self._set_settings()
+        written = closed | self._set_settings()
         forgotten = self._sweep()
         return Pass(steps, repaired, forgotten, written, self._serve_health())
 

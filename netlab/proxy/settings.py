@@ -20,7 +20,7 @@ from netlab.proxy.addresses import Family
 from netlab.proxy.iptables_frame import GUARD
 from netlab.proxy.iptables_words import FILTER
 from netlab.proxy.options import Situation
-from netlab.proxy.ruleset import Block, Sort
+from netlab.proxy.ruleset import Block, Sort, Step
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 GUARD_KEY = (Family.IPV4, Sort.CHAIN, FILTER, GUARD)
@@ -46,11 +46,18 @@ def sysctls(situations: Mapping[Family, Situation]) -> dict[str, str]:
 
 
 def after_cleanup(removed: Iterable[Block]) -> dict[str, str]:
-    """Return the settings to make before the blocks *removed* go: none without the guard.
+    """Return the settings to make before the blocks *removed* go: none needs the guard any more.
 
     Of kubelet's guard, which is alike, nothing is left either; whoever wants `ROUTE_LOCALNET`
     after that must set it and guard it.
     """
-    if any(one.key == GUARD_KEY and one.lines for one in removed):
-        return {ROUTE_LOCALNET: "0"}
+    return without_guard(Step(None, block) for block in removed)
+
+
+def without_guard(steps: Iterable[Step]) -> dict[str, str]:
+    """Return the settings to make before *steps*: the hole is closed before its guard goes."""
+    for new, old in steps:
+        guarded = old is not None and old.key == GUARD_KEY and bool(old.lines)
+        if guarded and not (new is not None and new.lines):
+            return {ROUTE_LOCALNET: "0"}
     return {}
