@@ -121,7 +121,7 @@ def service_document(words: Words) -> Words:
             "clusterIPs": words["cluster_ips"],
             "ports": [
                 {
-                    "name": one.get("name", ""),
+                    **({"name": one["name"]} if "name" in one else {}),
                     "port": one["port"],
                     "protocol": one["protocol"],
                     "nodePort": one.get("node_port", 0),
