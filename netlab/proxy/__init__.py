@@ -17,6 +17,9 @@
     iptables_frame, iptables_words, hostport_rules   parts of the first
     programme  all blocks of a node, kept as Services change
 
+    staleness  which UDP flows a change leads astray
+    settings   the node's settings that rules rely on
+
 Nothing above the gap knows a rule's syntax; nothing below it decides.
 """
 
