@@ -188,13 +188,13 @@ def _interface(word: str) -> bytes:
 
 
 def _prefix(field: _Field, operand: str, *, unequal: bool) -> bytes:
-    """Return the match of a prefix: of whole bytes only those are loaded, as nft does."""
+    """Return the match of a prefix: of whole bytes only those are loaded, as nft does it."""
     base, _, length = operand.partition("/")
     bits, data = int(length), address(base)
     size = len(data)
-    if not 0 < bits < 8 * size or size != field.size:
+    if not 0 <= bits < 8 * size or size != field.size:
         raise ValueError(operand)
-    if bits % 8 == 0:
+    if bits % 8 == 0 and bits:
         # The length of what is loaded is the last number of the expression.
         short = field.load(1)[:-4] + (bits // 8).to_bytes(4, "big")
         return short + nft.compare(data[: bits // 8], unequal=unequal)

@@ -16,6 +16,8 @@
     iptables, nftables   the renderers: from frontends to blocks, in upstream's words
     iptables_frame, iptables_words, hostport_rules   parts of the first
     programme  all blocks of a node, kept as Services change
+    nft_text   steps as nft transactions, and its listings as blocks
+    nft_tables, nft_portions   tables that go as wholes; transactions that are too big
 
     staleness  which UDP flows a change leads astray
     settings   the node's settings that rules rely on
