@@ -56,7 +56,11 @@ def test_a_namespace_gets_settings_of_its_own(inside: None) -> None:
     assert all(settings.read(one) == MADE[one] for one in MADE.keys() - lacking)
 
 
-@pytest.mark.parametrize("after", [OFF, Options(mode=Mode.NFTABLES), None], ids=str)
+@pytest.mark.parametrize(
+    "after",
+    [OFF, Options(mode=Mode.NFTABLES), None],
+    ids=["no-localhost-node-ports", "the-other-mode", "cleanup"],
+)
 def test_the_loopback_is_routable_no_longer_than_its_guard(
     inside: None, after: Options | None
 ) -> None:
