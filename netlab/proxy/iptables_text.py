@@ -22,7 +22,6 @@ from netlab.proxy.addresses import Family
 from netlab.proxy.ruleset import Block, Key, Sort, Step
 
 TOOLS = {Family.IPV4: "iptables-nft", Family.IPV6: "ip6tables-nft"}
-TABLES = ("mangle", "filter", "nat")  # in the order they are committed
 
 PORTION = 600  # chains in one text; 300 to 1,500 are equally quick
 MANY = 2000  # changed chains (0.6 s in one text) from which not all of them change at once
@@ -185,8 +184,6 @@ def _edits(old: Block, new: Block) -> list[str]:
     if min(len(old.lines), len(new.lines)) < LONG:
         return []
     before, after = set(old.lines), set(new.lines)
-    if len(before) < len(old.lines) or len(after) < len(new.lines):
-        return []  # equal lines: which of them would go?
     if len(before ^ after) > EDITS:
         return []
     if [line for line in old.lines if line in after] != [it for it in new.lines if it in before]:
@@ -201,34 +198,34 @@ def _edits(old: Block, new: Block) -> list[str]:
 def _transaction(argv: tuple[str, ...], portion: _Portion) -> Transaction:
     """Return the text of a portion.
 
-    Within a table: our jumps go, chains are declared, which empties them, lines are edited, rules
-    appended, jumps put in, unwanted chains deleted. Declarations are sorted: the tool is a third
+    Within a table: chains are declared, which empties them, lines edited, rules appended, jumps
+    taken out and put in, unwanted chains deleted. Declarations are sorted: the tool is a third
     quicker then.
     """
     tables: dict[str, list[list[str]]] = {}
 
     def at(table: str, stage: int) -> list[str]:
-        return tables.setdefault(table, [[] for _ in range(6)])[stage]
+        return tables.setdefault(table, [[] for _ in range(5)])[stage]
 
     for block in joined(portion.made, portion.gone):
-        at(block.table, 1).append(f":{block.name} - [0:0]")
+        at(block.table, 0).append(f":{block.name} - [0:0]")
     for block, lines in portion.edited:
-        at(block.table, 2).extend(lines)
+        at(block.table, 1).extend(lines)
     for block in portion.made:
-        at(block.table, 3).extend(f"-A {block.name} {line}" for line in block.lines)
+        at(block.table, 2).extend(f"-A {block.name} {line}" for line in block.lines)
     for new, old in portion.jumps:
         if old:
-            at(old.table, 0).extend(f"-D {old.name} {line}" for line in old.lines)
+            at(old.table, 3).extend(f"-D {old.name} {line}" for line in old.lines)
         if new:
             numbered = enumerate(new.lines, start=1)
-            at(new.table, 4).extend(f"-I {new.name} {nr} {line}" for nr, line in numbered)
+            at(new.table, 3).extend(f"-I {new.name} {nr} {line}" for nr, line in numbered)
     for block in portion.gone:
-        at(block.table, 5).append(f"-X {block.name}")
+        at(block.table, 4).append(f"-X {block.name}")
     text: list[str] = []
-    for table in sorted(tables, key=TABLES.index):
-        tables[table][1].sort()
-        text += [f"*{table}", *joined.from_iterable(tables[table]), "COMMIT", ""]
-    return Transaction(argv, "\n".join(text), len(tables))
+    for table in sorted(tables):
+        tables[table][0].sort()
+        text += [f"*{table}", *joined.from_iterable(tables[table]), "COMMIT"]
+    return Transaction(argv, "\n".join(text) + "\n", len(tables))
 
 
 def place(text: str, number: int) -> Place:
@@ -274,10 +271,10 @@ def counters(saved: str, family: Family) -> dict[tuple[Key, int], tuple[int, int
 def _rules(saved: str, family: Family) -> Iterator[tuple[Key, str | None, str]]:
     """Yield block, rule and `[packets:bytes] ` of each rule of ours; without a rule, each chain."""
     table = ""
-    keys: dict[str, Key] = {}  # of this table's chains that may have rules of ours
+    keys: dict[str, Key] = {}  # of the table's chains that may have rules of ours
     for line in saved.splitlines():
         if line.startswith("*"):
-            table, keys = line[1:].strip(), {}
+            table = line[1:].strip()
         elif line.startswith(":"):
             name, policy = line[1:].split(" ", 2)[:2]
             if policy != "-":
@@ -290,4 +287,4 @@ def _rules(saved: str, family: Family) -> Iterator[tuple[Key, str | None, str]]:
             name, _, rule = rest.partition(" ")
             key = keys.get(name) if flag and counter[:1] in ("", "[") else None
             if key and (key[1] is Sort.CHAIN or is_ours(target(rule))):
-                yield key, rule.strip(), counter
+                yield key, rule, counter
