@@ -26,6 +26,7 @@ class Sort(StrEnum):
     """What a packet with a token is."""
 
     REQUEST = "request"
+    DATA = "data"  # of a TCP connection
     ACCEPTED = "accepted"  # SYN and ACK, INIT ACK
     RESET = "reset"
     PORT_UNREACHABLE = "port-unreachable"
@@ -67,6 +68,10 @@ def wire(packet: Packet) -> bytes:
     if packet.ipv6:
         head = struct.pack("!IHBB", 6 << 28, len(body), packet.protocol, 64)
         return head + _raw(packet.source) + _raw(packet.destination) + body
+    return _in_ipv4(packet, body)
+
+
+def _in_ipv4(packet: Packet, body: bytes) -> bytes:
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, packet.protocol, 0)
     head += _raw(packet.source) + _raw(packet.destination)
     return head[:10] + struct.pack("!H", _sum(head)) + head[12:] + body
@@ -82,11 +87,24 @@ def _transport(packet: Packet) -> bytes:
         body, at = ports + struct.pack("!HH", 16, 0) + MARK + token, 6
     else:
         body, at = ports + token + struct.pack("!IBBHHH", 0, 5 << 4, _SYN, 64240, 0, 0), 16
-    pseudo = struct.pack("!HH", packet.protocol, len(body))
-    checksum = _sum(_raw(packet.source) + _raw(packet.destination) + pseudo + body)
-    if packet.protocol == UDP:
-        checksum = checksum or 0xFFFF  # RFC 768: zero says that there is none
-    return body[:at] + struct.pack("!H", checksum) + body[at + 2 :]
+    return body[:at] + _checksum(packet, body) + body[at + 2 :]
+
+
+def _checksum(packet: Packet, body: bytes) -> bytes:
+    """Return the checksum of a TCP segment or UDP datagram that has zero in its place."""
+    ends = _raw(packet.source) + _raw(packet.destination)
+    found = _sum(ends + struct.pack("!HH", packet.protocol, len(body)) + body)
+    # RFC 768: zero says that there is none.
+    return struct.pack("!H", found or (0xFFFF if packet.protocol == UDP else 0))
+
+
+def segment(packet: Packet, sequence: int) -> bytes:
+    """Return a TCP segment of an open connection, with IPv4 header, that carries the token."""
+    body = struct.pack(
+        "!HHIIBBHHH", *(packet.source_port, packet.port, sequence, 1), 5 << 4, _ACK, 1, 0, 0
+    )
+    body += MARK + packet.token.to_bytes(4, "big")
+    return _in_ipv4(packet, body[:16] + _checksum(packet, body) + body[18:])
 
 
 def _raw(address: str) -> bytes:
@@ -153,7 +171,10 @@ def _error(source: str, destination: str, protocol: int, body: bytes) -> Error |
 def _of_tcp(body: bytes) -> tuple[int, Sort] | None:
     if len(body) < 20:  # quoted by an ICMP error that gives no more than RFC 792 asks for
         return (int.from_bytes(body[4:8], "big"), Sort.REQUEST) if len(body) >= 8 else None
-    number, acknowledged, _, flags = struct.unpack_from("!IIBB", body, 4)
+    number, acknowledged, offset, flags = struct.unpack_from("!IIBB", body, 4)
+    payload = body[(offset >> 4) * 4 :]
+    if payload[:4] == MARK and len(payload) == 8:
+        return int.from_bytes(payload[4:], "big"), Sort.DATA
     match flags & (_SYN | _RST | _ACK):
         case 0x02:
             return number, Sort.REQUEST

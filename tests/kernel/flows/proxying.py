@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ class Refused(Exception):
     """`netlab proxy` said no; the text is what it printed."""
 
 
-def objects_file(given: Words, directory: Path) -> Path:
+def objects_file(given: Words, directory: Path, beside: Sequence[Words] = ()) -> Path:
     """Return a file in *directory* with the objects of a case, as `kubectl get -o json` prints."""
-    items = {"apiVersion": "v1", "kind": "List", "items": documents(given)}
+    items = {"apiVersion": "v1", "kind": "List", "items": [*documents(given), *beside]}
     path = directory / "objects.json"
     path.write_text(json.dumps(items))
     return path
@@ -51,9 +51,14 @@ def arguments(words: Words, mode: Mode, place: Place, file: Path) -> list[str]:
     return [*found, "--localhost-nodeports", str(words["localhost_nodeports"]).lower()]
 
 
-def programme(given: Words, mode: Mode, place: Place, directory: Path) -> str:
-    """Run the command to its end, in this process; return what it printed. Raises Refused."""
-    command = arguments(given["proxy"], mode, place, objects_file(given, directory))
+def programme(
+    given: Words, mode: Mode, place: Place, directory: Path, *, beside: Sequence[Words] = ()
+) -> str:
+    """Run the command to its end, in this process; return what it printed. Raises Refused.
+
+    *beside*: objects that are there too.
+    """
+    command = arguments(given["proxy"], mode, place, objects_file(given, directory, beside))
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = run(command)

@@ -68,9 +68,12 @@ class Traffic:
     def send(self, place: Place, packets: Iterable[Packet]) -> None:
         """Send *packets* as a process in *place* would."""
         for packet in packets:
-            sender = self._sender(place, packet.ipv6)
-            with suppress(PermissionError):  # dropped on its way out: the sender is told, once
-                sender.sendto(wire(packet), (packet.destination, 0))
+            self.send_raw(place, wire(packet), packet.destination)
+
+    def send_raw(self, place: Place, data: bytes, destination: str) -> None:
+        """Send one packet, given with its IP header."""
+        with suppress(PermissionError):  # dropped on its way out, of which only the sender is told
+            self._sender(place, ":" in destination).sendto(data, (destination, 0))
 
     def inject(self, place: Place, packets: Iterable[Packet], node: Place) -> None:
         """Put *packets* on the wire to the card of *node*, whatever routing would say to them."""
