@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from netlab.errors import KernelError
-from netlab.kernel import netlink, nft_messages
+from netlab.kernel import nft_messages, nft_names
 from netlab.kernel.generation import here
 from netlab.kernel.nft_expressions import Unencodable
-from netlab.kernel.nft_rules import NUMBER
 from netlab.processes.commands import Completed, run
 from netlab.proxy import nft_tables, nft_text
 from netlab.proxy.addresses import Family
@@ -24,9 +23,6 @@ FEW = 2000  # statements; encoding more takes longer than nft does
 PATIENCE = 120.0  # seconds; 10,000 Services take two on an idle machine
 
 _log = logging.getLogger("netlab.nftables")
-
-_GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
-_TABLE_NAME = 1  # NFTA_TABLE_NAME
 
 
 def read(families: Iterable[Family]) -> dict[Key, Block]:
@@ -111,23 +107,7 @@ def _run(statements: Sequence[Statement]) -> None:
 
 
 def _tables(families: Iterable[Family]) -> list[Table]:
-    """Return those of our tables that are there."""
-    asked = [(family, name) for family in families for name in TABLES]
-    connection = netlink.Socket(netlink.NETFILTER)
-    try:
-        replies = connection.ask(
-            [
-                netlink.message(
-                    _GET_TABLE,
-                    0,
-                    bytes((NUMBER[family], 0, 0, 0)) + netlink.text(_TABLE_NAME, name),
-                )
-                for family, name in asked
-            ]
-        )
-    finally:
-        connection.close()
-    return [it for it, reply in zip(asked, replies, strict=True) if isinstance(reply, bytes)]
+    return nft_names.those_there((family, name) for family in families for name in TABLES)
 
 
 def _listing(table: Table, *options: str) -> str:
@@ -140,11 +120,8 @@ def _listing(table: Table, *options: str) -> str:
 
 def _emptied(steps: Sequence[Step]) -> set[Table]:
     """Return the tables that hold nothing any more once the *steps* are done."""
-    return {
-        table
-        for table, gone in nft_tables.maybe_emptied(steps).items()
-        if nft_text.blocks(_listing(table, "-s", "-t")).keys() <= gone
-    }
+    maybe = nft_tables.maybe_emptied(steps)
+    return {table for table, gone in maybe.items() if nft_names.holds_only(table, gone)}
 
 
 def _refused(lines: Sequence[Statement], done: Completed) -> KernelError:

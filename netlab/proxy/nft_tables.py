@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from netlab.proxy.nft_text import Table, is_base
+from netlab.proxy.nft_text import DYNAMIC_SIZE, Table, is_base, is_dynamic
 from netlab.proxy.ruleset import Block, Key, Step
 
 
@@ -28,12 +28,17 @@ def rebuilt(steps: Iterable[Step]) -> set[Table]:
         and old is not None
         and new.head != old.head
         and not (is_base(new) and is_base(old))
-        and _without_timeout(new) != _without_timeout(old)
+        and _fixed(new) != _fixed(old)
     }
 
 
-def _without_timeout(block: Block) -> list[str]:
-    return [line for line in block.head if not line.startswith("timeout ")]
+def _fixed(block: Block) -> list[str]:
+    dynamic = is_dynamic(block.head)
+    return [
+        line
+        for line in block.head
+        if not line.startswith("timeout ") and not (dynamic and line == DYNAMIC_SIZE)
+    ]
 
 
 def anew(

@@ -352,11 +352,21 @@ def test_clients_stay_where_they_are_when_all_else_changes(inside: None, way: in
     assert "timeout 1h" in listed
 
 
+def test_a_set_has_room_for_as_many_clients_as_its_head_says(inside: None, way: int) -> None:
+    """It is not said to the kernel, which would make room for all of them at once."""
+    user = chain("a", "update @affinity-x { ip saddr }")
+    nftables.write(made(affinity("3h"), user))
+    assert nftables.read([IPV4])[affinity("3h").key] == affinity("3h")
+    small = affinity("3h", size=7)
+    nftables.write([Step(small, affinity("3h"))])
+    assert nftables.read([IPV4])[small.key] == small
+
+
 def test_a_set_of_another_kind_makes_its_table_anew(inside: None, way: int) -> None:
     """Rules refer to it, so the kernel would not let it go."""
     run(["nft", "-f", "-"], input=OTHERS)
     foreign = ruleset()
-    user = chain("a", "ip saddr @affinity-x goto b")
+    user = chain("a", "update @affinity-x { ip saddr }", "goto b")
     nftables.write(made(affinity("3h", size=7), user, chain("b", "drop")))
     before = nftables.read(Family)
     nftables.write([Step(affinity("3h"), affinity("3h", size=7)), Step(chain("c"), None)])
@@ -375,7 +385,13 @@ def test_a_table_that_still_holds_something_stays(inside: None, way: int) -> Non
     nftables.write([Step(None, hook)])
     assert list(nftables.read(Family)) == [chain("a").key]
     nftables.write(made(hook))
+    run(["nft", "add", "counter", "ip", TABLE, "somebodys"])
     nftables.write([Step(None, hook), Step(None, chain("a"))])
+    assert "counter somebody" in ruleset()
+    run(["nft", "flush", "ruleset"])
+    own_map = chain("a", "numgen random mod 2 vmap { 0 : drop, 1 : accept }")
+    nftables.write(made(hook, own_map))
+    nftables.write([Step(None, hook), Step(None, own_map)])
     assert ruleset() == ""
 
 

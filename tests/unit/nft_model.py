@@ -76,10 +76,10 @@ class Model:
     def _declare(self, name: Name, one: Statement) -> None:
         assert one.block is not None
         old = self.there.get(name)
-        head = [line for line in one.what if not line.startswith("timeout ")]
-        if old is not None and head != [x for x in old.head if not x.startswith("timeout ")]:
+        assert {*one.block.head} - {*one.what} <= {"size 65535"}  # the kernel says that by itself
+        if old is not None and _fixed(one.block) != _fixed(old):
             raise RefusedError(f"there, and another: {one.text}")
-        self.there[name] = Block(*one.block.key, one.what)
+        self.there[name] = Block(*one.block.key, one.block.head)
         self.lines.setdefault(name, [])
 
     def _add(self, name: Name, one: Statement) -> None:
@@ -100,6 +100,10 @@ class Model:
             for (where, by), lines in self.lines.items()
             if where == table and by != wanted and any(wanted in targets(it) for it in lines)
         ]
+
+
+def _fixed(block: Block) -> list[str]:
+    return [line for line in block.head if not line.startswith("timeout ")]
 
 
 def targets(line: str) -> list[str]:

@@ -103,7 +103,7 @@ TRANSACTIONS = [
     ),
     pytest.param(
         [Step(affinity("1h", "10.1.1.1"), affinity("3h"))],
-        ["set affinity-x { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1h; }"],
+        ["set affinity-x { type ipv4_addr; flags dynamic,timeout; timeout 1h; }"],
         id="a-timeout-changes-and-clients-stay",
     ),
     pytest.param(
@@ -135,6 +135,8 @@ def test_a_dropped_table_is_made_anew_of_what_is_wanted() -> None:
     ]
 
 
+NO_SIZE = ("type ipv4_addr", "flags dynamic,timeout", "timeout 1h")
+SMALL = ("type ipv4_addr", "size 7", "flags dynamic,timeout", "timeout 1h")
 REBUILT = [
     pytest.param(chain("a"), chain("a", head=('comment "x"',)), True, id="comment-of-a-chain"),
     pytest.param(base("a"), chain("a"), True, id="hook-for-a-chain"),
@@ -143,6 +145,8 @@ REBUILT = [
     pytest.param(
         affinity("1h"), replace(affinity("1h"), head=("type ipv6_addr",)), True, id="type"
     ),
+    pytest.param(affinity("1h"), replace(affinity("1h"), head=NO_SIZE), False, id="no-size-yet"),
+    pytest.param(affinity("1h"), replace(affinity("1h"), head=SMALL), True, id="another-size"),
     pytest.param(chain("a", "drop"), chain("a"), False, id="rules"),
 ]
 
