@@ -124,6 +124,11 @@ def test_transaction(steps: list[Step], expected: list[str]) -> None:
     assert text(*steps) == expected
 
 
+def test_the_size_of_a_set_that_no_rule_fills_is_told() -> None:
+    given = Block(IPV4, Sort.SET, "kube-proxy", "s", ("type ipv4_addr", "size 65535"))
+    assert text(Step(given, None))[1:] == ["set s { type ipv4_addr; size 65535; }"]
+
+
 def test_a_dropped_table_is_made_anew_of_what_is_wanted() -> None:
     steps = [Step(chain("a", "drop"), chain("a", "accept")), Step(None, chain("b"))]
     assert nft_text.transaction(steps, dropped={TABLE}).splitlines() == [
