@@ -16,6 +16,7 @@ from netlab.proxy import Decision, DetectLocal, Mode, Options, Packet, Verdict
 from netlab.proxy.addresses import address
 
 TABLE = Path(__file__).parents[1] / "data" / "flows" / "cases.yaml"
+MORE = TABLE.with_name("more.yaml")  # rows of our own, in the same words
 DETECT_LOCAL = {"bridge-interface": "bridge", "interface-name-prefix": "interface-prefix"}
 CNI = "eth9"  # an interface nobody detects pods by
 
@@ -197,7 +198,7 @@ def pod_document(words: Words) -> Words:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": words["pod"], "namespace": "default"},
+        "metadata": {"name": words["pod"].replace(":", "-"), "namespace": "default"},
         "spec": {"nodeName": words["node"], "containers": [{"name": "c", "ports": [port]}]},
         "status": {"podIP": words["pod"], "phase": "Running"},
     }
@@ -244,6 +245,7 @@ def options(words: Words, mode: Mode) -> Options:
         masquerade_all=words["masquerade_all"],
         node_port_addresses=tuple(listed) if isinstance(listed, list) else (),
         localhost_node_ports=words["localhost_nodeports"],
+        service_cidrs=tuple(words.get("service_cidrs", ())),
     )
 
 

@@ -6,12 +6,12 @@ import json
 from collections import Counter
 
 import pytest
-from flow_cases import Row, cases, decision, masquerades, outcome, rows
+from flow_cases import MORE, Row, cases, decision, masquerades, outcome, rows
 
 from netlab.proxy import Mode, Verdict
 from netlab.proxy.addresses import Family
 
-ROWS = list(rows())
+ROWS = [*rows(), *(row for row in rows(MORE) if not row.flow.get("running"))]
 
 # What only live packets can tell, beside what is decided here.
 LIVE_TOO = {

@@ -7,5 +7,8 @@ sensors     sockets that see what arrives at a pod, what a node's stack was deli
 traffic     bursts of packets, and what became of each one
 proxying    a case's objects in a file, and the command that programs a node from it
 judging     what a row of the table expects, against what became of its packets
+capability  what a case needs of the kernel
+twins       IPv4 cases said again in IPv6
+connections real sockets at both ends, for what lasts
 table       one case in one mode, from its namespaces to its last step
 """

@@ -39,7 +39,7 @@ SETTINGS = {
     "net.ipv4.conf.default.send_redirects": "0",
     "net.ipv4.icmp_ratemask": "0",
     "net.ipv4.icmp_ratelimit": "0",
-    "net.ipv6.icmp.ratelimit": "0",
+    "net.ipv6.icmp.ratemask": "255",  # the types that are rationed: one that nobody has
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv6.conf.all.accept_dad": "0",
@@ -55,6 +55,7 @@ NODE_SETTINGS = {
 }
 EVERYWHERE = {4: "default", 6: "::/0"}
 BITS = {4: 32, 6: 128}
+TENTATIVE = 0x40  # linux/if_addr.h, IFA_F_TENTATIVE
 _KERNEL = RealKernel()
 
 
@@ -68,6 +69,15 @@ def built(world: Topology, case: Words, prefix: str) -> Iterator[None]:
         yield
     finally:
         _KERNEL.apply([Op(Verb.DELETE, Netns(name)) for name in names if netns.exists(name)])
+
+
+def usable(world: Topology) -> bool:
+    """Return whether the kernel is done with making the IPv6 addresses, as it is a while later."""
+    for place in world.places.values():
+        with netns.entered(place.netns), open("/proc/thread-self/net/if_inet6") as lines:
+            if any(int(line.split()[4], 16) & TENTATIVE for line in lines):
+                return False
+    return True
 
 
 def _objects(world: Topology, case: Words, fabric: str) -> Iterator[Object]:

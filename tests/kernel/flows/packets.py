@@ -19,6 +19,10 @@ MARK = b"flow"  # begins every datagram, before its token
 
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10  # RFC 9293
 _INIT, _ABORT = 1, 6  # SCTP chunk types, RFC 9260
+# ICMP types: destination unreachable; of IPv6 also parameter problem, which a host says to a
+# protocol it does not have. Then type and code of port unreachable. RFC 792, RFC 4443.
+_ERRORS = {ICMP: (3,), ICMPV6: (1, 4)}
+_NO_PORT = {ICMP: (3, 3), ICMPV6: (1, 4)}
 _CRC_OF_BYTE: list[int] = []  # for SCTP's checksum
 
 
@@ -158,13 +162,13 @@ def transported(source: str, destination: str, protocol: int, body: bytes) -> Pa
 
 
 def _error(source: str, destination: str, protocol: int, body: bytes) -> Error | None:
-    if len(body) < 8 or body[0] != (3 if protocol == ICMP else 1):  # destination unreachable
+    if len(body) < 8 or body[0] not in _ERRORS[protocol]:
         return None
     quoted = seen(body[8:])
     if not isinstance(quoted, Packet):
         return None
-    code = 3 if protocol == ICMP else 4  # port unreachable
-    sort = Sort.PORT_UNREACHABLE if body[1] == code else Sort.UNREACHABLE
+    is_port = (body[0], body[1]) == _NO_PORT[protocol]
+    sort = Sort.PORT_UNREACHABLE if is_port else Sort.UNREACHABLE
     return Error(source, destination, quoted, sort)
 
 

@@ -48,6 +48,8 @@ def arguments(words: Words, mode: Mode, place: Place, file: Path) -> list[str]:
         found.append("--masquerade-all")
     if isinstance(listed, list):
         found += ["--nodeport-addresses", ",".join(listed)]
+    if "service_cidrs" in words:
+        found += ["--service-cidr", ",".join(words["service_cidrs"])]
     return [*found, "--localhost-nodeports", str(words["localhost_nodeports"]).lower()]
 
 

@@ -61,7 +61,7 @@ def failures(
     groups: dict[str, set[str]] = {}
     with standing(case, prefix) as traffic:
         for given, flows in steps(case):
-            rows = [flow for flow in flows if mode in flow.get("modes", [mode])]
+            rows = _rows(flows, mode)
             with ExitStack() as meanwhile:
                 for flow in rows:
                     if flow.get("keep_sending"):
@@ -74,6 +74,15 @@ def failures(
         if traffic.lost:
             found.append(f"{case['id']}/{mode}: the sensors lost {traffic.lost} frames")
     return found
+
+
+def count(case: Words, mode: Mode) -> int:
+    """Return how many rows of *case* there are in *mode*."""
+    return sum(len(_rows(flows, mode)) for _, flows in steps(case))
+
+
+def _rows(flows: list[Words], mode: Mode) -> list[Words]:
+    return [flow for flow in flows if mode in flow.get("modes", [mode])]
 
 
 def _programmed(case: Words, world: Topology) -> list[Place]:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 
 from netlab.kernel.netns import entered
 
+from .cabling import usable
 from .packets import UDP, Packet, Sort, wire
 from .sensors import Sensor, Sighting
 from .topology import OVERLAY, UPLINK, Place, Topology, version
@@ -108,19 +109,19 @@ class Traffic:
         self._wait_for(set(tokens))
 
     def warm_up(self) -> None:
-        """Return when every cable carries packets both ways. Raises TimeoutError.
+        """Return when every cable carries packets both ways, in both families.
 
-        The kernel readies a new card in the background, which may take it a second where others
-        make cards too; what is sent before is lost.
+        The kernel readies new cards and addresses in the background, which may take it a second
+        where others make some too; what is sent before is lost. Raises TimeoutError.
         """
         left = dict(self._trials())
         deadline = time.monotonic() + PATIENCE
-        while left:
+        while left or not usable(self.world):
             for packet, place in left.items():
                 self.send(place, [packet])
             self.look()
             left = {one: place for one, place in left.items() if one.token not in self._seen}
-            if left and time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"no packet gets through: {list(left)}")
             self._poll.poll(PAUSE)
         self._seen.clear()
