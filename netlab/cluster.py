@@ -7,11 +7,13 @@ document, the Kubernetes documents and the leases in etcd; no kernel state is in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 
 import msgspec
 
 from netlab import world
+from netlab.model.inventory import Inventory, inventory
 from netlab.model.kubernetes import Container, Document, Pod, view
 from netlab.model.lab import Lab, LabNode
 
@@ -75,7 +77,7 @@ class Cluster(msgspec.Struct, frozen=True):
     lab: Lab
     nodes: tuple[NodeState, ...]
     pods: tuple[PodState, ...]
-    documents: tuple[Document, ...] = ()
+    documents: Inventory = msgspec.field(default_factory=Inventory)
     revision: int = 0
 
     def node(self, name: str) -> NodeState:
@@ -137,7 +139,7 @@ def _identity(document: Document) -> tuple[str, str]:
 
 def cluster(
     lab: Lab,
-    documents: tuple[Document, ...],
+    documents: Iterable[Document],
     *,
     leases: dict[str, tuple[str, str]],
     revision: int = 0,
@@ -151,16 +153,20 @@ def cluster(
         NodeState(node, lab.netns(node.name), *leases.get(node.address, ("", "")))
         for node in lab.nodes
     )
-    known = (
-        {(pod.uid, pod.version): pod for pod in before.pods}
-        if before is not None and before.lab == lab
-        else {}
-    )
+    objects = inventory(documents)
+    known = before if before is not None and before.lab == lab else Cluster(lab, nodes, ())
+    return Cluster(lab, nodes, _pods(lab, objects, known), objects, revision)
+
+
+def _pods(lab: Lab, objects: Inventory, before: Cluster) -> tuple[PodState, ...]:
+    """Return the placed pods, those of *before* whose documents are still the same."""
+    listed = objects.of("Pod")
+    if listed is before.documents.of("Pod"):
+        return before.pods
+    known = {(pod.uid, pod.version): pod for pod in before.pods}
     pods = [
         state
-        for document in documents
-        if document["kind"] == "Pod"
-        and (state := known.get(_identity(document)) or pod_state(lab, document))
+        for document in listed
+        if (state := known.get(_identity(document)) or pod_state(lab, document))
     ]
-    pods.sort(key=lambda pod: (pod.namespace, pod.name))
-    return Cluster(lab, nodes, tuple(pods), documents, revision)
+    return tuple(sorted(pods, key=lambda pod: (pod.namespace, pod.name)))

@@ -13,11 +13,12 @@ from netlab import controllers, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
-from netlab.controllers import Change, Objects, Verb
+from netlab.controllers import Change, Verb
 from netlab.errors import StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
 from netlab.kernel import netns
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.store import registry
@@ -51,7 +52,7 @@ class ControlPlane(Loop):
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
         self._declarations: list[Declaration] = []
-        self._settled: Objects = {}  # about which the controllers had nothing left to say
+        self._settled = Inventory()  # about which the controllers had nothing left to say
         self._settled_in: Lab | None = None
 
     def declare(self, declaration: Declaration) -> None:
@@ -76,7 +77,7 @@ class ControlPlane(Loop):
         self._publish(etcd, lab, objects, revision, stable=True)
 
     def _publish(
-        self, etcd: Etcd, lab: Lab, objects: Objects, revision: int, *, stable: bool
+        self, etcd: Etcd, lab: Lab, objects: Inventory, revision: int, *, stable: bool
     ) -> None:
         """Tell the nodes what etcd holds; *stable*: the controllers have nothing left to do."""
         listing = etcd.range(SUBNETS)
@@ -84,7 +85,7 @@ class ControlPlane(Loop):
         self.state.publish(
             cluster(
                 lab,
-                tuple(objects.values()),
+                objects,
                 leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
                 revision=revision,
                 before=self.state.cluster,
@@ -93,7 +94,7 @@ class ControlPlane(Loop):
             wake=self.wake_node,
         )
 
-    def _objects(self, etcd: Etcd) -> tuple[Objects, int]:
+    def _objects(self, etcd: Etcd) -> tuple[Inventory, int]:
         return registry.objects(etcd, watch=self._watch, warn=self.log.warning)
 
     def _connected(self, lab: Lab) -> Etcd:
@@ -125,11 +126,11 @@ class ControlPlane(Loop):
             etcd.put(CONFIG_KEY, wanted)
 
     def _declared(
-        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Objects
-    ) -> tuple[Objects, int]:
+        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory
+    ) -> tuple[Inventory, int]:
         wanted = [*controllers.declared(lab), *declaration.documents]
         for _ in range(MAX_ROUNDS):
-            changes = controllers.declaration_changes(wanted, list(stored.values()))
+            changes = controllers.declaration_changes(wanted, stored)
             if not changes:
                 break
             for change in changes:
@@ -152,10 +153,10 @@ class ControlPlane(Loop):
                 self.log.info("node %s left: lease %s deleted", node["metadata"]["name"], item.key)
 
     def _controlled(
-        self, etcd: Etcd, lab: Lab, objects: Objects, revision: int
-    ) -> tuple[Objects, int]:
+        self, etcd: Etcd, lab: Lab, objects: Inventory, revision: int
+    ) -> tuple[Inventory, int]:
         if lab != self._settled_in:
-            self._settled, self._settled_in = {}, lab
+            self._settled, self._settled_in = Inventory(), lab
         room = {node.name: lab.network.pods_per_node for node in lab.nodes}
         for _ in range(MAX_ROUNDS):
             changes = controllers.changes(

@@ -17,6 +17,7 @@ import msgspec
 
 from netlab.cluster import Cluster, PodState
 from netlab.model.endpoints import refusal
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 
@@ -38,7 +39,7 @@ class ServicesReport(msgspec.Struct, frozen=True):
     """Which Services and slices a node's rules follow; see `fingerprint`."""
 
     count: int = -1
-    latest: int = 0
+    versions: int = 0
     mode: str = ""
     error: str = ""
 
@@ -73,13 +74,11 @@ class State:
 
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
         """Make *cluster* the current one and wake the nodes for which it differs."""
+        objects = cluster.documents
         by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.nodes}
-        for document in cluster.documents:
-            if document["kind"] == "Pod":
-                by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
-        services = fingerprint(
-            [one for one in cluster.documents if one["kind"] in ("Service", "EndpointSlice")]
-        )
+        for document in objects.of("Pod"):
+            by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
+        services = fingerprint(objects)
         with self.changed:
             self._fingerprint = services
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
@@ -154,7 +153,8 @@ class State:
                 return ["etcd holds no objects yet"]
             if self.cluster.revision < revision or not self.stable:
                 return ["the controllers are still at work"]
-            stored = {d["metadata"]["name"] for d in self.cluster.documents if d["kind"] == "Node"}
+            objects = self.cluster.documents
+            stored = {one["metadata"]["name"] for one in objects.of("Node")}
             if lost := [node.name for node in self.lab.nodes if node.name not in stored]:
                 return [
                     f"etcd has lost node {lost[0]}, and maybe more: `netlab up` with the lab's "
@@ -168,14 +168,14 @@ class State:
             ]
             problems += [p for pod in self.cluster.pods if (p := pod_problem(pod))]
             problems += [
-                f"pod {d['metadata']['namespace']}/{d['metadata']['name']}: no node fits"
-                for d in self.cluster.documents
-                if d["kind"] == "Pod" and not d.get("spec", {}).get("nodeName")
+                f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: no node fits"
+                for one in objects.of("Pod")
+                if not one.get("spec", {}).get("nodeName")
             ]
             problems += [
-                f"service {d['metadata'].get('namespace', '')}/{d['metadata']['name']}: {reason}"
-                for d in self.cluster.documents
-                if d["kind"] == "Service" and (reason := refusal(d))
+                f"service {one['metadata'].get('namespace', '')}/{one['metadata']['name']}: {why}"
+                for one in objects.of("Service")
+                if (why := refusal(one))
             ]
             return problems
 
@@ -196,20 +196,23 @@ class State:
             return problems
         if services.error:
             problems.append(f"node {name}: services: {services.error}")
-        elif (services.count, services.latest) != self._fingerprint:
+        elif (services.count, services.versions) != self._fingerprint:
             problems.append(f"node {name}: its rules do not follow the Services yet")
         elif services.mode != self.lab.proxyMode:
             problems.append(f"node {name}: its rules are still those of mode {services.mode}")
         return problems
 
 
-def fingerprint(documents: Sequence[Document]) -> tuple[int, int]:
-    """Return how many *documents* there are, and the newest's resourceVersion.
+def fingerprint(*parts: Inventory) -> tuple[int, int]:
+    """Return how many Services and slices *parts* hold, and the sum of their resourceVersions.
 
     Any change of stored objects changes the pair.
     """
-    latest = max((int(one["metadata"].get("resourceVersion", 0)) for one in documents), default=0)
-    return len(documents), latest
+    kinds = [(part, kind) for part in parts for kind in ("Service", "EndpointSlice")]
+    return (
+        sum(len(part.of(kind)) for part, kind in kinds),
+        sum(part.versions(kind) for part, kind in kinds),
+    )
 
 
 def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:

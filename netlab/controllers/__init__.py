@@ -32,21 +32,22 @@ from netlab.controllers import (
 )
 from netlab.controllers.change import Change, Verb, born
 from netlab.controllers.declaration import declaration_changes, declared
-from netlab.controllers.draft import Draft, Objects
+from netlab.controllers.draft import Draft
+from netlab.model.inventory import Inventory
 from netlab.model.lab import SERVICE_CIDR
 
-__all__ = ["Change", "Objects", "Verb", "born", "changes", "declaration_changes", "declared"]
+__all__ = ["Change", "Verb", "born", "changes", "declaration_changes", "declared"]
 
 ROUNDS_MAX = 20  # a change of template takes three
-NOTHING: Objects = {}
+NOTHING = Inventory()
 
 
 def changes(
-    objects: Objects,
+    objects: Inventory,
     *,
     capacity: Mapping[str, int],
     service_cidr: str = SERVICE_CIDR,
-    settled: Objects = NOTHING,
+    settled: Inventory = NOTHING,
 ) -> list[Change]:
     """Return what the controllers change about *objects*; nothing once all is as it should be.
 
@@ -56,16 +57,17 @@ def changes(
     """
     draft = Draft(objects, settled)
     for _ in range(ROUNDS_MAX):
-        if not _round(draft, capacity, service_cidr):
+        _round(draft, capacity, service_cidr)
+        if not draft.turn():
             break
     return draft.changes()
 
 
-def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> bool:
-    """Let each controller whose kinds have news act on *draft* in turn; return whether any did."""
+def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> None:
+    """Let each controller whose kinds have news act on *draft* in turn."""
     of = draft.of
     steps: tuple[tuple[tuple[str, ...], Callable[[], list[Change]]], ...] = (
-        ((), lambda: garbage.collected(concern.homeless(draft), draft.all())),
+        ((), lambda: garbage.collected(concern.homeless(draft), draft.objects)),
         (
             ("Deployment", "ReplicaSet", "Pod"),
             lambda: deployment.replica_sets(of("Deployment"), of("ReplicaSet"), of("Pod")),
@@ -76,12 +78,9 @@ def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> bool
         (("Service", "Pod", "Node", "EndpointSlice"), lambda: _slices(draft)),
         (("Endpoints", "Service", "EndpointSlice"), lambda: _mirrored(draft)),
     )
-    acted = False
     for kinds, act in steps:
         if (not kinds or draft.stirs(kinds)) and (found := act()):
             draft.make(found)
-            acted = True
-    return acted
 
 
 def _allocated(draft: Draft, service_cidr: str) -> list[Change]:

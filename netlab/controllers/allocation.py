@@ -91,9 +91,8 @@ class _Claim:
         self.filled: Document = document.get("spec") or {}
         self.spec = ServiceSpec()
         try:
-            view(document, Service)
             self.filled = defaults.filled(self.filled)
-            self.spec = msgspec.convert(self.filled, ServiceSpec)
+            self.spec = view({**document, "spec": self.filled}, Service).spec
         except (msgspec.ValidationError, AttributeError, TypeError) as error:
             self.problems.append(f"cannot be read: {error}")
 
@@ -124,51 +123,51 @@ class _Pool:
         self.cidr = cidr
         self.addresses = addresses(cidr)
         self._address_band = address_band(cidr)
-        self._address_of: dict[str, str] = {}
-        self._port_of: dict[int, str] = {}
+        self._address_of: dict[str, Document] = {}
+        self._port_of: dict[int, Document] = {}
 
     def hold(self, service: Document) -> None:
         """Reserve what *service* has, which was settled."""
-        spec, title = service["spec"], _title(service)
+        spec = service["spec"]
         if spec["type"] != EXTERNAL_NAME and spec["clusterIP"] != HEADLESS:
-            self._address_of[canonical(spec["clusterIP"])] = title
+            self._address_of[canonical(spec["clusterIP"])] = service
         for port in spec.get("ports") or ():
             if port.get("nodePort"):
-                self._port_of[port["nodePort"]] = title
+                self._port_of[port["nodePort"]] = service
         if spec["type"] == "LoadBalancer" and spec["externalTrafficPolicy"] == "Local":
-            self._port_of[spec["healthCheckNodePort"]] = title
+            self._port_of[spec["healthCheckNodePort"]] = service
 
     def reserved(self, claim: _Claim) -> list[str]:
         """Reserve what *claim* names; return what it cannot have, each with the reason."""
         spec, problems = claim.spec, _family_problems(claim.spec)
         given = spec.clusterIP or next(iter(spec.clusterIPs), "")
-        if spec.addressed and given and (wrong := self._address_problem(given, claim.title)):
+        if spec.addressed and given and (wrong := self._address_problem(given, claim.document)):
             problems.append(f"clusterIP {wrong}")
         for port in spec.ports:
-            if port.nodePort and (wrong := self._port_problem(port.nodePort, claim.title)):
+            if port.nodePort and (wrong := self._port_problem(port.nodePort, claim.document)):
                 problems.append(f"nodePort {wrong}")
         if spec.healthCheckNodePort and spec.health_checked:
             own = any(port.nodePort == spec.healthCheckNodePort for port in spec.ports)
-            wrong = self._port_problem(spec.healthCheckNodePort, claim.title)
+            wrong = self._port_problem(spec.healthCheckNodePort, claim.document)
             if wrong or own:
                 reason = wrong or f"{spec.healthCheckNodePort} is also one of its nodePorts"
                 problems.append(f"healthCheckNodePort {reason}")
         return problems
 
-    def _address_problem(self, text: str, title: str) -> str:
+    def _address_problem(self, text: str, service: Document) -> str:
         address = canonical(text)
         if not address or ":" in address:
             return f"{text} is not an IPv4 address"
         if int(IPv4Address(address)) not in self.addresses:
             return f"{text} is not a host's address of {self.cidr}"
-        holder = self._address_of.setdefault(address, title)
-        return "" if holder == title else f"{text} belongs to Service {holder}"
+        holder = self._address_of.setdefault(address, service)
+        return "" if holder is service else f"{text} belongs to Service {_title(holder)}"
 
-    def _port_problem(self, port: int, title: str) -> str:
+    def _port_problem(self, port: int, service: Document) -> str:
         if port not in NODE_PORTS:
             return f"{port} is not in {NODE_PORTS.start}-{NODE_PORTS[-1]}"
-        holder = self._port_of.setdefault(port, title)
-        return "" if holder == title else f"{port} belongs to Service {holder}"
+        holder = self._port_of.setdefault(port, service)
+        return "" if holder is service else f"{port} belongs to Service {_title(holder)}"
 
     def completed(self, claim: _Claim) -> Document:
         """Return the spec of *claim* with all that it needs; notes what has run out."""
@@ -209,7 +208,7 @@ class _Pool:
         for number in _candidates(self.addresses, self._address_band, claim.title):
             address = str(IPv4Address(number))
             if address not in self._address_of:
-                self._address_of[address] = claim.title
+                self._address_of[address] = claim.document
                 return address
         claim.problems.append(f"clusterIP: no address of {self.cidr} is free")
         return ""
@@ -217,7 +216,7 @@ class _Pool:
     def _new_port(self, claim: _Claim, purpose: str) -> int:
         for number in _candidates(NODE_PORTS, port_band(), f"{claim.title}:{purpose}"):
             if number not in self._port_of:
-                self._port_of[number] = claim.title
+                self._port_of[number] = claim.document
                 return number
         text = f"nodePort: no port of {NODE_PORTS.start}-{NODE_PORTS[-1]} is free"
         claim.problems.append(text)

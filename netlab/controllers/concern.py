@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from netlab.controllers.draft import Draft, Name, uid
@@ -37,10 +37,16 @@ def services(draft: Draft) -> set[Name] | None:
     return names.union(_selecting(draft, labels)) if labels else names
 
 
-def slices(draft: Draft, names: set[Name] | None) -> list[Document]:
+def slices(draft: Draft, names: set[Name] | None) -> Sequence[Document]:
     """Return the slices of the Services called *names*; None: all of them."""
     listed = draft.of("EndpointSlice")
-    return listed if names is None else [one for one in listed if _followed(one) in names]
+    if names is None:
+        return listed
+    some = {name for _, name in names}
+    near = [
+        one for one in listed if (one["metadata"].get("labels") or {}).get(SERVICE_NAME) in some
+    ]
+    return [one for one in near if _followed(one) in names]
 
 
 def _followed(document: Document) -> Name:
@@ -56,11 +62,11 @@ def homeless(draft: Draft) -> Collection[Document]:
     all, no pod's is missed.
     """
     if draft.fresh or draft.stirs(("Node",)):
-        return draft.all()
+        return draft.objects
     found = []
     for old, new in draft.news():
         if old is not None and (new is None or uid(new) != uid(old)):
-            return draft.all()
+            return draft.objects
         if new is not None:
             found.append(new)
     return found
@@ -73,5 +79,6 @@ def _selecting(draft: Draft, labels: set[Label]) -> Iterator[Name]:
         if selector and isinstance(selector, dict):
             meta = service["metadata"]
             space = meta.get("namespace", "")
-            if all((space, *pair) in labels for pair in selector.items()):
+            pairs = selector.items()
+            if all(isinstance(of, str) and (space, key, of) in labels for key, of in pairs):
                 yield space, meta["name"]

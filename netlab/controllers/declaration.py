@@ -9,7 +9,7 @@ controllers made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from netlab.controllers.change import Change, Verb, born
@@ -53,7 +53,7 @@ def _node(node: LabNode) -> Document:
     }
 
 
-def declaration_changes(declared: Sequence[Document], stored: Sequence[Document]) -> list[Change]:
+def declaration_changes(declared: Iterable[Document], stored: Iterable[Document]) -> list[Change]:
     """Return what makes the user's objects among *stored* match *declared*.
 
     An object that no annotation marks as declared is left alone unless it is declared now. A pod

@@ -7,55 +7,41 @@ settled yet, everything is news.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 
 from netlab.controllers.change import Change, Verb
-from netlab.model.kinds import BY_KIND
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 
-Objects = Mapping[str, Document]  # by registry key
 Name = tuple[str, str]  # namespace and name
 
 
 class Draft:
-    """What *objects* become while controllers change them.
+    """What *objects* become while controllers change them, in rounds.
 
     *settled*: earlier objects, about which the controllers had nothing left to say. What is
-    unchanged since is the same document (`is`), not an equal one.
+    unchanged since is the same document (`is`), not an equal one. News in a round is what the round
+    before changed, for those who came before the change, and what was changed in the round itself.
     """
 
-    def __init__(self, objects: Objects, settled: Objects) -> None:
+    def __init__(self, objects: Inventory, settled: Inventory) -> None:
+        self.objects = objects
         self.fresh = not settled
         self._before = objects
-        self._objects = dict(objects)
-        self._settled = settled
         self._made: dict[str, None] = {}  # the keys of what was changed here, in order
-        self._lists: dict[str, list[Document]] = {}
-        known = settled.get
-        self._news = {key for key, document in objects.items() if known(key) is not document}
-        self._news.update(settled.keys() - objects.keys())
-        self._kinds = {one["kind"] for pair in self.news() for one in pair if one is not None}
+        self._news = objects.unlike(settled)  # by key, as it was
+        self._next: dict[str, Document | None] = {}
+        self._stirred = self._kinds()
 
-    def all(self) -> Collection[Document]:
-        """Return every object."""
-        return self._objects.values()
-
-    def of(self, kind: str) -> list[Document]:
+    def of(self, kind: str) -> Sequence[Document]:
         """Return the objects of one of Kubernetes' own kinds."""
-        found = self._lists.get(kind)
-        if found is None:
-            version = BY_KIND[kind].group
-            found = [one for one in self.all() if one["kind"] == kind]
-            found = [one for one in found if one["apiVersion"] == version]
-            self._lists[kind] = found
-        return found
+        return self.objects.of(kind)
 
-    def named(self, kind: str, names: Iterable[Name] | None) -> list[Document]:
+    def named(self, kind: str, names: Iterable[Name] | None) -> Sequence[Document]:
         """Return those objects of *kind*, a namespaced one, that *names* has; None: all of them."""
         if names is None:
             return self.of(kind)
-        prefix = f"/registry/{BY_KIND[kind].registry}"
-        found = (self._objects.get(f"{prefix}/{space}/{name}") for space, name in names)
+        found = (self.objects.named(kind, *name) for name in names)
         return [one for one in found if one is not None]
 
     def parted(self, kind: str) -> tuple[list[Document], list[Document]]:
@@ -68,26 +54,40 @@ class Draft:
         )
 
     def news(self) -> Iterator[tuple[Document | None, Document | None]]:
-        """Yield what differs from what was settled: each object as it was and as it is."""
-        for key in self._news:
-            yield self._settled.get(key), self._objects.get(key)
+        """Yield what is news: each object as it was, and as it is; None: it was, or is, not."""
+        for key, old in self._news.items():
+            yield old, self.objects.get(key)
+
+    def _kinds(self) -> set[str]:
+        return {one["kind"] for pair in self.news() for one in pair if one is not None}
 
     def stirs(self, kinds: Iterable[str]) -> bool:
         """Return whether there is news of *kinds*."""
-        return not self._kinds.isdisjoint(kinds)
+        return not self._stirred.isdisjoint(kinds)
 
     def make(self, changes: Iterable[Change]) -> None:
         """Make *changes* to the draft."""
+        written: dict[str, Document] = {}
+        gone: dict[str, None] = {}
         for change in changes:
             key = registry_key(change.document)
-            if change.verb is Verb.DELETE:
-                self._objects.pop(key, None)
-            else:
-                self._objects[key] = change.document
+            self._news.setdefault(key, self.objects.get(key))
+            self._next.setdefault(key, self.objects.get(key))
+            self._stirred.add(change.document["kind"])
             self._made[key] = None
-            self._news.add(key)
-            self._kinds.add(change.document["kind"])
-            self._lists.pop(change.document["kind"], None)
+            if change.verb is Verb.DELETE:
+                written.pop(key, None)
+                gone[key] = None
+            else:
+                written[key] = change.document
+                gone.pop(key, None)
+        self.objects = self.objects.altered(written, gone)
+
+    def turn(self) -> bool:
+        """Begin another round; return whether there is anything new in it."""
+        self._news, self._next = self._next, {}
+        self._stirred, self.fresh = self._kinds(), False
+        return bool(self._news)
 
     def changes(self) -> list[Change]:
         """Return what leads from the objects to the draft: deletes, then updates, then creates.
@@ -96,7 +96,7 @@ class Draft:
         """
         deletes, updates, creates = [], [], []
         for key in self._made:
-            old, new = self._before.get(key), self._objects.get(key)
+            old, new = self._before.get(key), self.objects.get(key)
             same = old is not None and new is not None and uid(old) == uid(new)
             if old is not None and not same:
                 deletes.append(Change(Verb.DELETE, old))

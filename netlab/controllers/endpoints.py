@@ -59,7 +59,7 @@ def slices(
                 document
             )
     listed = list(services)
-    index = _Pods(pods, _selecting_keys(listed))
+    index = _Pods(pods, _selected(listed))
     zones = {
         node["metadata"]["name"]: (node["metadata"].get("labels") or {}).get(ZONE_LABEL, "")
         for node in nodes
@@ -84,25 +84,23 @@ def followed(service: Document) -> bool:
     return bool(spec.get("selector")) or spec.get("type") == EXTERNAL_NAME
 
 
-def _selecting_keys(services: Iterable[Document]) -> set[str]:
-    """Return the keys of labels that occur in selectors."""
+def _selected(services: Iterable[Document]) -> set[tuple[str, str]]:
+    """Return the labels that occur in selectors, keys and values."""
     selectors = ((one.get("spec") or {}).get("selector") for one in services)
-    return {key for selector in selectors if isinstance(selector, dict) for key in selector}
+    pairs = (pair for one in selectors if isinstance(one, dict) for pair in one.items())
+    return {pair for pair in pairs if isinstance(pair[1], str)}
 
 
 class _Pods:
-    """The pods that may be endpoints, to be found by those of their labels that *keys* name."""
+    """The pods that may be endpoints, to be found by those of their labels that are selected."""
 
-    def __init__(self, pods: Iterable[Document], keys: set[str]) -> None:
+    def __init__(self, pods: Iterable[Document], labels: set[tuple[str, str]]) -> None:
         self._by_label: dict[tuple[str, str, str], list[Document]] = {}
         for pod in pods:
-            status = pod.get("status") or {}
-            if status.get("phase") in ENDED or not (status.get("podIP") or status.get("podIPs")):
-                continue
-            namespace = pod["metadata"]["namespace"]
-            labels = pod["metadata"].get("labels") or {}
-            for key in keys & labels.keys():
-                self._by_label.setdefault((namespace, key, labels[key]), []).append(pod)
+            meta = pod["metadata"]
+            for label in labels.intersection((meta.get("labels") or {}).items()):
+                if _reachable(pod):
+                    self._by_label.setdefault((meta["namespace"], *label), []).append(pod)
 
     def selected(self, service: Service) -> list[Document]:
         """Return the pods that *service* selects, in the order they came."""
@@ -113,6 +111,12 @@ class _Pods:
         if len(selector) == 1:
             return fewest
         return [pod for pod in fewest if matches(selector, pod["metadata"]["labels"])]
+
+
+def _reachable(pod: Document) -> bool:
+    status = pod.get("status") or {}
+    ended = status.get("phase") in ENDED
+    return not ended and bool(status.get("podIP") or status.get("podIPs"))
 
 
 def _changes(

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from netlab.controllers.change import Change, Verb, controller
 from netlab.controllers.declaration import NAMESPACES, reborn
-from netlab.model.kubernetes import Document, kind_of
+from netlab.model.inventory import Inventory
+from netlab.model.kubernetes import Document, kind_of, registry_key
 
 
-def collected(suspects: Iterable[Document], documents: Collection[Document]) -> list[Change]:
+def collected(suspects: Collection[Document], objects: Inventory) -> list[Change]:
     """Return what must happen to those *suspects* whose owner, namespace or node is gone.
 
-    That is, not among *documents*. They are deleted; but a pod its user declared, on a node that
+    That is, not among *objects*. They are deleted; but a pod its user declared, on a node that
     is gone, begins a new life with a new uid, to be scheduled elsewhere, unless the user named
     that very node.
     """
-    suspects = list(suspects)
-    owned = any("ownerReferences" in one["metadata"] for one in suspects)
-    uids = {one["metadata"].get("uid") for one in documents} if owned else set()
-    nodes = {one["metadata"]["name"] for one in documents if one["kind"] == "Node"}
-    namespaces = {one["metadata"]["name"] for one in documents if one["kind"] == "Namespace"}
+    nodes = {one["metadata"]["name"] for one in objects.of("Node")}
+    namespaces = {one["metadata"]["name"] for one in objects.of("Namespace")}
     namespaces.update(NAMESPACES)
     changes = []
     for document in suspects:
-        if _orphaned(document, uids) or not _at_home(document, namespaces):
+        if _orphaned(document, objects) or not _at_home(document, namespaces):
             changes.append(Change(Verb.DELETE, document))
         elif nodes and document["kind"] == "Pod" and _lost_node(document, nodes):
             changes += _moved(document)
     return changes
 
 
-def _orphaned(document: Document, uids: set[str | None]) -> bool:
+def _orphaned(document: Document, objects: Inventory) -> bool:
     reference = controller(document) if "ownerReferences" in document["metadata"] else None
-    return reference is not None and reference.get("uid") not in uids
+    if reference is None:
+        return False
+    where = {"name": reference.get("name"), "namespace": document["metadata"].get("namespace")}
+    named = {"apiVersion": reference.get("apiVersion"), "kind": reference.get("kind")}
+    owner = objects.get(registry_key({**named, "metadata": where}))
+    return owner is None or owner["metadata"].get("uid") != reference.get("uid")
 
 
 def _at_home(document: Document, namespaces: set[str]) -> bool:

@@ -16,6 +16,7 @@ from netlab.flannel.lease import Lease
 from netlab.kernel import real
 from netlab.lab.live import Live
 from netlab.lab.report import Report
+from netlab.model.inventory import inventory
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
@@ -69,8 +70,9 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
     """Return the objects once the controllers have nothing left to change."""
     room = {node.name: lab.network.pods_per_node for node in lab.nodes}
     while True:
-        objects = {registry_key(document): document for document in documents}
-        changes = controllers.changes(objects, capacity=room, service_cidr=lab.serviceCIDR)
+        changes = controllers.changes(
+            inventory(documents), capacity=room, service_cidr=lab.serviceCIDR
+        )
         if not changes:
             return documents
         documents = _after(documents, changes)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from netlab.errors import StoreError
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 from netlab.store import shapes
 from netlab.store.etcd import (
@@ -73,7 +74,7 @@ class _Seen(msgspec.Struct, frozen=True):
     connection: int = 0
     revision: int = 0
     items: dict[str, _Stored] = {}
-    objects: dict[str, Document] = {}
+    objects: Inventory = msgspec.field(default_factory=Inventory)
     listed: float = 0.0  # when etcd was last asked for it, monotonic seconds
 
 
@@ -84,8 +85,8 @@ _decoded: dict[str, _Stored] = {}
 
 def objects(
     etcd: Etcd, *, prefix: str = PREFIX, watch: Watch | None = None, warn: Warn = lambda _: None
-) -> tuple[Mapping[str, Document], int]:
-    """Return every object stored below *prefix* by its key, in their order, and the revision.
+) -> tuple[Inventory, int]:
+    """Return the objects stored below *prefix*, and the store's revision.
 
     *watch*: one on everything, by the same thread; what it knows etcd is not asked for.
     `metadata.resourceVersion` is the key's mod_revision. A value that is no Kubernetes object is
@@ -122,18 +123,12 @@ def _followed(etcd: Etcd, prefix: str, seen: _Seen, watch: Watch, warn: Warn) ->
 
 def _with(seen: _Seen, written: dict[str, _Stored], gone: set[str]) -> _Seen:
     """Return what was *seen* with what was *written*, and without what is *gone*."""
-    items, objects = seen.items | written, dict(seen.objects)
-    for key, one in written.items():
-        if one.document is not None:
-            objects[key] = one.document
-        else:
-            objects.pop(key, None)
+    items = seen.items | written
     for key in gone:
         items.pop(key, None)
-        objects.pop(key, None)
         _decoded.pop(key, None)
-    if written.keys() - seen.objects.keys():
-        objects = dict(sorted(objects.items()))
+    readable = {key: one.document for key, one in written.items() if one.document is not None}
+    objects = seen.objects.altered(readable, gone | (written.keys() - readable.keys()))
     return msgspec.structs.replace(seen, items=items, objects=objects)
 
 
@@ -147,18 +142,19 @@ def _listed(etcd: Etcd, prefix: str, seen: _Seen, warn: Warn) -> _Seen:
         items = _stored(listing, warn)
         for key in seen.items.keys() - items.keys():
             _decoded.pop(key, None)
-    if listing.items:
-        items = dict(sorted(items.items()))
-    objects = {key: one.document for key, one in items.items() if one.document is not None}
+    objects = seen.objects
+    if items != seen.items:
+        readable = {key: one.document for key, one in items.items() if one.document is not None}
+        objects = Inventory(readable)
     return _Seen(etcd.connections, listing.revision, items, objects, time.monotonic())
 
 
 def documents(
     etcd: Etcd, *, prefix: str = PREFIX, watch: Watch | None = None, warn: Warn = lambda _: None
 ) -> tuple[list[Document], int]:
-    """Return every object stored below *prefix*, as `objects` does, without the keys."""
+    """Return what `objects` does, as a list."""
     found, revision = objects(etcd, prefix=prefix, watch=watch, warn=warn)
-    return list(found.values()), revision
+    return list(found), revision
 
 
 def _stored(listing: Listing, warn: Warn) -> dict[str, _Stored]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from netlab import controllers
 from netlab.controllers import Change, Verb
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 
 CAPACITY = {"node1": 100, "node2": 100, "node3": 100}
@@ -37,8 +38,8 @@ class Store:
     def settle(self, capacity: dict[str, int] | None = None) -> list[str]:
         """Let the controllers finish; they must have nothing left to do."""
         room = CAPACITY if capacity is None else capacity
-        done = self.make(controllers.changes(self.objects, capacity=room))
-        assert controllers.changes(self.objects, capacity=room) == []
+        done = self.make(controllers.changes(Inventory(self.objects), capacity=room))
+        assert controllers.changes(Inventory(self.objects), capacity=room) == []
         return done
 
     def declare(self, *documents: Document) -> list[str]:

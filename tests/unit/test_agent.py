@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from netlab import cni, controllers, desired, world
@@ -20,6 +21,7 @@ from netlab.controllers import Change, Verb
 from netlab.errors import NetlabError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
+from netlab.model.inventory import inventory
 from netlab.model.kubernetes import Container, Meta
 from netlab.model.lab import Gateway, Lab, LabNode, Master, Network, Segment, Underlay
 from netlab.objects import Address, FdbEntry, IptablesChain, Route, Veth, Vxlan
@@ -201,13 +203,26 @@ def test_rules_behind_the_services_are_a_problem(
 
 
 def test_any_change_of_services_is_seen(tmp_path: Path) -> None:
-    def at(revision: str) -> dict[str, Any]:
-        return {"metadata": {"name": "s", "resourceVersion": revision}}
+    def stored(kind: str, *revisions: str) -> list[dict[str, Any]]:
+        group = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Pod": "v1"}[kind]
+        return [
+            {
+                "apiVersion": group,
+                "kind": kind,
+                "metadata": {"name": f"s{index}", "namespace": "x", "resourceVersion": one},
+            }
+            for index, one in enumerate(revisions)
+        ]
 
-    stored = [at("3"), at("5")]
-    changed = ([at("3")], [at("5")], [at("3"), at("6")], [at("3"), at("5"), at("6")], [])
-    assert all(fingerprint(other) != fingerprint(stored) for other in changed)
-    assert fingerprint(stored[::-1]) == fingerprint(stored)
+    def mark(*documents: dict[str, Any]) -> tuple[int, int]:
+        return fingerprint(inventory(documents))
+
+    services, slices = stored("Service", "3", "5"), stored("EndpointSlice", "4")
+    for revisions in (("3",), ("5",), ("3", "6"), ("3", "5", "6"), ()):
+        assert mark(*stored("Service", *revisions)) != mark(*services)
+        assert mark(*services, *stored("EndpointSlice", "4", *revisions)) != mark(*services)
+    assert mark(*services, *stored("Pod", "9")) == mark(*services)
+    assert fingerprint(inventory(services), inventory(slices)) == mark(*services, *slices)
 
 
 def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
@@ -257,6 +272,21 @@ def test_a_pod_that_runs_or_has_ended_is_no_problem(
     seen = cluster(LAB, pods, leases=LEASES)
     state.publish(seen, stable=True, wake=lambda _: None)
     assert ("pod default/b" not in " ".join(state.problems())) == settled
+
+
+def test_a_pod_that_is_the_same_is_taken_from_before() -> None:
+    a, b = document("a"), document("b")
+    first = cluster(LAB, inventory([a, b]), leases={})
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}
+    more = first.documents.altered({"/registry/services/specs/default/s": service})
+    assert cluster(LAB, more, leases={}, before=first).pods is first.pods
+    newer = {**b, "metadata": {**b["metadata"], "resourceVersion": "2"}, "spec": {"nodeName": "n2"}}
+    after = cluster(LAB, [a, newer], leases={}, before=first)
+    assert after.pods[0] is first.pods[0]
+    assert [pod.node for pod in after.pods] == ["n1", "n2"]
+    renamed = msgspec.structs.replace(LAB, metadata=Meta(name="u"))
+    other = cluster(renamed, first.documents, leases={}, before=first)
+    assert [pod.netns for pod in other.pods] == ["u.n1.default.a", "u.n1.default.b"]
 
 
 # -- what a node should hold

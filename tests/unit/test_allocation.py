@@ -12,6 +12,7 @@ from controlled import CAPACITY, Store, name
 from netlab import controllers
 from netlab.controllers import Change, Verb, allocation, defaults
 from netlab.model.endpoints import refusal
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 
 CIDR = "10.96.0.0/12"
@@ -465,6 +466,6 @@ def test_what_a_deleted_service_had_is_free_again() -> None:
 
 
 def test_a_lab_has_a_range_of_its_own() -> None:
-    objects = Store(service()).objects
+    objects = Inventory(Store(service()).objects)
     (change, *_) = controllers.changes(objects, capacity=CAPACITY, service_cidr="172.30.0.0/16")
     assert change.document["spec"]["clusterIP"].startswith("172.30.")

@@ -11,6 +11,7 @@ from controlled import CAPACITY, NODES, Store, deployment, name, node, pod
 
 from netlab import controllers, topology
 from netlab.controllers import Change, Verb, replicaset, scheduler
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 
 NOTES = str(Path(topology.__file__).parents[2] / "topologies" / "notes.yaml")
@@ -280,7 +281,7 @@ def test_nothing_the_controllers_read_is_changed(store: Store) -> None:
     store.declare(*declared_nodes(), deployment(9, image="b"))
     documents = store.documents
     before = copy.deepcopy(documents)
-    assert controllers.changes(store.objects, capacity=CAPACITY)
+    assert controllers.changes(Inventory(store.objects), capacity=CAPACITY)
     assert documents == before
 
 
