@@ -97,17 +97,23 @@ class KubeProxy:
 
         Nothing is done to the kernel. Raises UsageError: a wrong option.
         """
-        if self._objects is None or self._objects.node != node:
-            self._objects = Objects(node, self.options)
+        objects, before = self._objects, dict.fromkeys(self._served, NOTHING)
+        if objects is None or objects.node != node:
+            objects = Objects(node, self.options)
             self._programmes = {
                 family: Programme(RENDERER[self.options.mode], situation)
-                for family, situation in self._objects.situations.items()
+                for family, situation in objects.situations.items()
             }
             self._seen = None
             self._unswept = None
-        changed = self._objects.take(documents)
-        self._note(changed)
-        return [step for each in self._programmes.values() for step in each.update(changed)]
+        else:
+            before = {}
+        self._objects = None  # should this fail half-way, all is taken anew
+        changed = objects.take(documents)
+        self._note({**before, **changed})
+        steps = [step for each in self._programmes.values() for step in each.update(changed)]
+        self._objects = objects
+        return steps
 
     def _note(self, changed: Changed) -> None:
         """Remember what the *changed* had, until their UDP entries were looked at."""
@@ -131,21 +137,19 @@ class KubeProxy:
         Raises UsageError: a wrong option; KernelError, CapabilityError: the kernel refused.
         """
         steps = self.wanted(documents, node)
+        seen, self._seen = self._seen, None  # should this fail, who knows what is there
         kernel = KERNEL[self.options.mode]
         repaired: list[Step] = []
-        if self._seen is None or not generation.here().unchanged(self._seen):
-            news, first = {_key(step) for step in steps}, self._seen is None
+        if seen is None or not generation.here().unchanged(seen):
+            news, first = {_key(step) for step in steps}, seen is None
             seen = generation.generation()
             steps = list(difference(self.blocks, kernel.read(Family)))
             repaired = [] if first else [step for step in steps if _key(step) not in news]
-            self._seen = seen
+            self._alone = False  # it may have been a proxy of another mode
         closed = _set(without_guard(steps))
         if steps:
-            try:
-                kernel.write(steps)
-            except KernelError:
-                self._seen = None  # who knows what is there
-                raise
+            kernel.write(steps)
+        self._seen = seen
         if not self._alone:
             self._clear([mode for mode in KERNEL if mode is not self.options.mode])
             self._alone = True

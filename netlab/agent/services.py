@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from socket import socket
 
 import msgspec
 
@@ -17,8 +18,7 @@ from netlab.agent.kubeproxy import KubeProxy, Pass
 from netlab.agent.loop import Loop
 from netlab.agent.state import ServicesReport, State, fingerprint
 from netlab.errors import StoreError
-from netlab.kernel import netns
-from netlab.model.inventory import Inventory
+from netlab.kernel import netns, turns
 from netlab.model.kubernetes import Document, registry_key, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
@@ -65,10 +65,11 @@ class ServiceProxy(Loop):
         self.node = node
         self.steps: list[Step] | None = None  # what was done, while somebody wants to know
         self._home = (0, "")
+        self._post: socket | None = None  # by which other proxies know of this one
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
         self._stale = True  # whether etcd has something this loop has not read
-        self._services, self._slices = Inventory(), Inventory()
+        self._documents: list[Document] = []
         self._own: ProxyNode | None = None  # its Node object
         self._proxy: KubeProxy | None = None
         self._warned: set[str] = set()
@@ -86,10 +87,11 @@ class ServiceProxy(Loop):
             return  # not stored, or not published yet; that will wake this loop
         proxy = self._proxied(lab)
         pods = with_host_ports(snapshot.documents)
-        done = proxy.agree([*self._services, *self._slices, *pods], self._own)
+        done = proxy.agree([*self._documents, *pods], self._own)
         self._tell(done, [*proxy.warnings, *done.problems])
-        followed = fingerprint(self._services, self._slices)
-        self.state.report_services(self.node, ServicesReport(*followed, mode=lab.proxyMode))
+        self.state.report_services(
+            self.node, ServicesReport(*fingerprint(self._documents), mode=lab.proxyMode)
+        )
         if away is not None:
             raise away
 
@@ -100,6 +102,7 @@ class ServiceProxy(Loop):
         if home != self._home:
             self.close()
             netns.move(name)
+            self._post = turns.taken_post()
             self._home = home
 
     def _learn(self, lab: Lab) -> StoreError | None:
@@ -111,16 +114,16 @@ class ServiceProxy(Loop):
             if self._etcd is None or self._watch is None:
                 self._disconnect()
                 self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
-                self._watch = self._etcd.watch()
+                self._watch = self._etcd.watch([SERVICES, SLICES, node])
             if not self._stale:
                 return None
-            services, _ = registry.objects(self._etcd, prefix=SERVICES, watch=self._watch)
-            slices, _ = registry.objects(self._etcd, prefix=SLICES, watch=self._watch)
-            own, _ = registry.objects(self._etcd, prefix=node, watch=self._watch)
+            services, _ = registry.documents(self._etcd, prefix=SERVICES)
+            slices, _ = registry.documents(self._etcd, prefix=SLICES)
+            own, _ = registry.documents(self._etcd, prefix=node)
         except StoreError as error:
             self._disconnect()
             return error
-        self._services, self._slices = services, slices
+        self._documents = [*services, *slices]
         mine = [one for one in own if one["metadata"]["name"] == self.node]
         self._own = view(mine[0], ProxyNode) if mine else None
         self._stale = False
@@ -181,3 +184,7 @@ class ServiceProxy(Loop):
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None
+        if self._post is not None:
+            self._post.close()
+            self._post = None
+        self._home = (0, "")

@@ -130,7 +130,9 @@ def proxy(
     given = _given(sources, node_name, aloud=True)
     if dry_run:
         return _printed(given, chosen)
-    with _inside(netns):
+    from netlab.kernel import turns
+
+    with _inside(netns), turns.post() if watch else turns.turn():
         if watch:
             return _followed(sources, node_name, given, chosen)
         return _once(given, chosen)
@@ -303,9 +305,10 @@ def _stamp(sources: tuple[str, ...]) -> tuple[tuple[str, int, int, int], ...]:
 
 
 def _cleaned(netns: str | None) -> int:
-    with _inside(netns):
-        from netlab.agent import kubeproxy
+    from netlab.agent import kubeproxy
+    from netlab.kernel import turns
 
+    with _inside(netns), turns.turn():
         removed = kubeproxy.cleanup()
     print(f"{count(len(removed), 'block')} removed" if removed else "nothing to remove")
     return 0

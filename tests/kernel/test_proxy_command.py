@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,57 @@ BAD = [
     (("-f", "{file}", "--netns", "nltestnowhere"), 4, "no network namespace nltestnowhere"),
     (("-f", "-", "--watch"), 2, "standard input"),
 ]
+
+
+@contextmanager
+def watching(place: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`netlab proxy --watch` in *place*, once it has programmed it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netlab", "proxy", "--netns", place, "--watch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        while "written" not in (line := process.stdout.readline()):
+            assert line, "it ended"
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def test_beside_a_proxy_that_stays_no_other_writes(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(SERVICE)
+    with watching(place, "-f", str(path)) as one:
+        before = rules(place)
+        for words in (("-f", str(GOLDEN)), ("--cleanup",), ("-f", str(GOLDEN), "--watch")):
+            said = netlab(*words, "--netns", place, code=1).stderr
+            assert f"--watch -f {path} (pid {one.pid})" in said
+        assert rules(place) == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rules_of_another_mode_that_come_later_go(place: str, mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(SERVICE)
+    other = next(one for one in MODES if one != mode)
+    text = netlab("-f", str(GOLDEN), "--dry-run", "--proxy-mode", other, *AS_NODE).stdout
+    tool = ("nft", "-f", "-") if other == "nftables" else ("iptables-nft-restore", "--noflush")
+    text = text if other == "nftables" else text[: text.index("COMMIT\n") + len("COMMIT\n")]
+    with watching(place, "-f", str(path), "--proxy-mode", mode):
+        before = kube_names(place)
+        subprocess.run(["ip", "netns", "exec", place, *tool], input=text, text=True, check=True)
+        assert kube_names(place) != before
+        eventually(lambda: kube_names(place) == before, f"{other} rules stay")
+
+
+def kube_names(place: str) -> set[str]:
+    """Return the chains of iptables mode and the tables of nftables mode in *place*."""
+    words = set(rules(place).split())
+    return {one for one in words if one.startswith(("KUBE-", "kube-proxy"))}
 
 
 @pytest.mark.parametrize(("words", "code", "said"), BAD, ids=lambda value: str(value)[:60])
