@@ -1,7 +1,8 @@
 r"""hostPorts in iptables mode, as the CNI plugin portmap writes them.
 
 Its chains are in the nat table only, and there only when a pod has a hostPort, so that other nodes
-list what kube-proxy alone would have. Four things differ from the plugin:
+list what kube-proxy alone would have. Their names are our own (the plugin's begin with CNI-), so that
+a real plugin's on the same machine are never taken for ours. Four more things differ from it:
 
 1. It names a pod's chain for the sandbox's id; here, where pods have none, for namespace and name.
 2. Its rules are in the order in which pods came; here in the order of their names.
@@ -28,9 +29,9 @@ from netlab.proxy.ruleset import Block, Part, Shared, Sort
 MARK = "0x2000"  # bit 13: to be masqueraded
 NETWORK = "cbr0"  # the network's name in flannel's CNI configuration
 
-DNAT = "CNI-HOSTPORT-DNAT"
-SET_MARK = "CNI-HOSTPORT-SETMARK"
-MASQ = "CNI-HOSTPORT-MASQ"
+DNAT = "NETLAB-HOSTPORT-DNAT"
+SET_MARK = "NETLAB-HOSTPORT-SETMARK"
+MASQ = "NETLAB-HOSTPORT-MASQ"
 
 LONGEST_NAME = 28  # characters of a chain's name
 LONGEST_COMMENT = 255
@@ -73,8 +74,8 @@ def part(frontends: Sequence[Frontend]) -> Part:
 
 
 def chain_name(network: str, identity: str) -> str:
-    """Return `CNI-DN-…`, the chain of what is called *identity* in the *network*."""
-    return f"CNI-DN-{sha512((network + identity).encode()).hexdigest()}"[:LONGEST_NAME]
+    """Return `NETLAB-DN-…`, the chain of what is called *identity* in the *network*."""
+    return f"NETLAB-DN-{sha512((network + identity).encode()).hexdigest()}"[:LONGEST_NAME]
 
 
 def _entries(frontends: Sequence[Frontend], said: str, name: str) -> Iterator[str]:

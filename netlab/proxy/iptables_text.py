@@ -28,10 +28,9 @@ MANY = 2000  # changed chains (0.6 s in one text) from which not all of them cha
 LONG = 100  # lines from which a chain is edited, not written again (10,000 lines: 0.1 s, not 0.8 s)
 EDITS = 16  # lines that may differ then; each costs about 10 ms in so long a chain
 
-# kube-proxy's chains in any of its modes, and those of the CNI plugin portmap (hostPorts).
+# kube-proxy's chains in any of its modes, and netlab's own for hostPorts.
 # kubelet's (KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) and kube-router's (KUBE-ROUTER-...) are not.
-# Source: kubernetes pkg/proxy/iptables/proxier.go and pkg/proxy/ipvs/proxier.go, v1.34;
-# containernetworking/plugins plugins/meta/portmap/portmap_iptables.go, v1.7.
+# Source: kubernetes pkg/proxy/iptables/proxier.go and pkg/proxy/ipvs/proxier.go, v1.34.
 CHAINS = frozenset(
     f"KUBE-{name}"
     for name in (
@@ -43,7 +42,7 @@ CHAINS = frozenset(
 )
 PREFIXES = (
     *("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"),
-    *("CNI-HOSTPORT-", "CNI-DN-"),
+    *("NETLAB-HOSTPORT-", "NETLAB-DN-"),
 )
 
 _QUOTED = re.compile(r'--comment (?:"(?:\\.|[^"\\])*"|\S+)')

@@ -20,10 +20,9 @@ from netlab.proxy.ruleset import Block, Key, Sort, Step
 FAMILY_WORD = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 FAMILIES = {word: family for family, word in FAMILY_WORD.items()}
 
-# The tables that are ours by name, with the comments upstream gives them.
-# Source: kubernetes pkg/proxy/nftables/proxier.go, setupNFTables (v1.34); containernetworking
-# plugins/meta/portmap/portmap_nftables.go, forwardPorts (v1.6).
-TABLES = {"kube-proxy": "rules for kube-proxy", "cni_hostport": "CNI portmap plugin"}
+# The tables that are ours by name, with their comments; the first is upstream's.
+# Source: kubernetes pkg/proxy/nftables/proxier.go, setupNFTables (v1.34).
+TABLES = {"kube-proxy": "rules for kube-proxy", "netlab-hostport": "hostPorts of netlab's pods"}
 
 # What the kernel lets rules add to a set if nobody says, once there is such a rule. Told so, it
 # makes room for all of them at once: 2 MB and 5 ms per set, 10 s for 1,000 Services with affinity.

@@ -1,7 +1,8 @@
 """hostPorts in nftables mode, as the CNI plugin portmap writes them.
 
-They have a table of their own in each family, `ip cni_hostport` and `ip6 cni_hostport`, and only
-on a node where a pod has a hostPort. Five things differ from the plugin:
+They have a table of their own in each family, `ip netlab-hostport` and `ip6 netlab-hostport`, and
+only on a node where a pod has a hostPort; the plugin's is `inet cni_hostport`, and a real one's on
+the same machine is never taken for ours. Five more things differ from it:
 
 1. It names a pod's rules for the sandbox's id; here, where pods have none, for namespace and name.
 2. Its rules are in the order in which pods came; here in the order of their names.
@@ -23,7 +24,7 @@ from netlab.proxy.nftables_words import IP, LOOPBACK, base_chain, chain, chain_k
 from netlab.proxy.options import Situation
 from netlab.proxy.ruleset import Key, Part, Shared
 
-TABLE = "cni_hostport"
+TABLE = "netlab-hostport"
 ONE_ADDRESS = "hostip_hostports"  # hostPorts with a hostIP
 ANY_ADDRESS = "hostports"
 MASQUERADING = "masquerading"

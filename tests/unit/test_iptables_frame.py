@@ -125,9 +125,9 @@ def port(host: int, container: int = 8080, **others: Any) -> dict[str, Any]:
     return {"hostPort": host, "containerPort": container, **others}
 
 
-def test_a_chain_is_named_as_the_plugin_names_it() -> None:
+def test_a_chain_is_named_with_the_hash_the_plugin_gives_it() -> None:
     """Source: containernetworking/plugins pkg/utils, whose tests have this name and hash."""
-    assert hostport_rules.chain_name("test", "1234") == "CNI-DN-2bbe0c48b91a7d1b8a675"
+    assert hostport_rules.chain_name("test", "1234") == "NETLAB-DN-2bbe0c48b91a7d1b8a"
 
 
 def test_host_ports() -> None:
@@ -143,22 +143,22 @@ def test_host_ports() -> None:
     assert chain.lines == tuple(
         line.strip()
         for line in """
-        -s 10.244.1.5/32 -p tcp -m tcp --dport 9000 -j CNI-HOSTPORT-SETMARK
-        -s 127.0.0.0/8 -p tcp -m tcp --dport 9000 -j CNI-HOSTPORT-SETMARK
+        -s 10.244.1.5/32 -p tcp -m tcp --dport 9000 -j NETLAB-HOSTPORT-SETMARK
+        -s 127.0.0.0/8 -p tcp -m tcp --dport 9000 -j NETLAB-HOSTPORT-SETMARK
         -p tcp -m tcp --dport 9000 -j DNAT --to-destination 10.244.1.5:8080
-        -s 10.244.1.5/32 -p udp -m udp --dport 9001 -j CNI-HOSTPORT-SETMARK
-        -s 127.0.0.0/8 -p udp -m udp --dport 9001 -j CNI-HOSTPORT-SETMARK
+        -s 10.244.1.5/32 -p udp -m udp --dport 9001 -j NETLAB-HOSTPORT-SETMARK
+        -s 127.0.0.0/8 -p udp -m udp --dport 9001 -j NETLAB-HOSTPORT-SETMARK
         -p udp -m udp --dport 9001 -j DNAT --to-destination 10.244.1.5:53
-        -s 10.244.1.5/32 -d 192.168.50.11/32 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK
-        -s 127.0.0.0/8 -d 192.168.50.11/32 -p sctp -m sctp --dport 9000 -j CNI-HOSTPORT-SETMARK
+        -s 10.244.1.5/32 -d 192.168.50.11/32 -p sctp -m sctp --dport 9000 -j NETLAB-HOSTPORT-SETMARK
+        -s 127.0.0.0/8 -d 192.168.50.11/32 -p sctp -m sctp --dport 9000 -j NETLAB-HOSTPORT-SETMARK
         -d 192.168.50.11/32 -p sctp -m sctp --dport 9000 -j DNAT --to-destination 10.244.1.5:8081
-        -s 10.244.1.5/32 -p tcp -m tcp --dport 9002 -j CNI-HOSTPORT-SETMARK
-        -s 127.0.0.0/8 -p tcp -m tcp --dport 9002 -j CNI-HOSTPORT-SETMARK
+        -s 10.244.1.5/32 -p tcp -m tcp --dport 9002 -j NETLAB-HOSTPORT-SETMARK
+        -s 127.0.0.0/8 -p tcp -m tcp --dport 9002 -j NETLAB-HOSTPORT-SETMARK
         -p tcp -m tcp --dport 9002 -j DNAT --to-destination 10.244.1.5:8080
         """.strip().splitlines()
     )
     ((key, entries),) = part.entries
-    assert key == (V4, Sort.CHAIN, "nat", "CNI-HOSTPORT-DNAT")
+    assert key == (V4, Sort.CHAIN, "nat", "NETLAB-HOSTPORT-DNAT")
     said = r'-m comment --comment "dnat name: \"cbr0\" id: \"default/a\"" -m multiport --dports'
     assert list(entries) == [
         f"-p sctp {said} 9000 -j {chain.name}",
@@ -180,7 +180,7 @@ def test_one_rule_has_at_most_fifteen_ports() -> None:
 def test_a_host_port_in_ipv6_has_no_rule_for_loopback() -> None:
     (part,) = parts(iptables, host_ports(port(9000), ip="fd00:1::5"), V6, large=False)
     assert part.blocks[0].lines == (
-        "-s fd00:1::5/128 -p tcp -m tcp --dport 9000 -j CNI-HOSTPORT-SETMARK",
+        "-s fd00:1::5/128 -p tcp -m tcp --dport 9000 -j NETLAB-HOSTPORT-SETMARK",
         "-p tcp -m tcp --dport 9000 -j DNAT --to-destination [fd00:1::5]:8080",
     )
 
@@ -189,9 +189,9 @@ def test_the_mark_of_host_ports_is_the_plugins() -> None:
     here = situations(view(NODE, ProxyNode), Options())[V6]
     found = {one.block.name: one.block.lines for one in iptables.hostport_frame(here)}
     marked = '-m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000'
-    assert found["CNI-HOSTPORT-SETMARK"] == (marked,)
-    assert found["CNI-HOSTPORT-MASQ"] == ("-m mark --mark 0x2000/0x2000 -j MASQUERADE",)
-    assert found["CNI-HOSTPORT-DNAT"] == ()
+    assert found["NETLAB-HOSTPORT-SETMARK"] == (marked,)
+    assert found["NETLAB-HOSTPORT-MASQ"] == ("-m mark --mark 0x2000/0x2000 -j MASQUERADE",)
+    assert found["NETLAB-HOSTPORT-DNAT"] == ()
 
 
 def test_the_jumps_of_host_ports_stand_beside_those_of_services() -> None:
@@ -207,7 +207,7 @@ def test_the_jumps_of_host_ports_stand_beside_those_of_services() -> None:
         seen.add(name)
         if name == "POSTROUTING":
             masquerade = '-m comment --comment "CNI portfwd requiring masquerade"'
-            assert found == (f"{masquerade} -j CNI-HOSTPORT-MASQ", *theirs)
+            assert found == (f"{masquerade} -j NETLAB-HOSTPORT-MASQ", *theirs)
         else:
-            assert found == (*theirs, "-m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT")
+            assert found == (*theirs, "-m addrtype --dst-type LOCAL -j NETLAB-HOSTPORT-DNAT")
     assert seen == {"PREROUTING", "OUTPUT", "POSTROUTING"}
