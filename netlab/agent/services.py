@@ -19,6 +19,7 @@ from netlab.agent.loop import Loop
 from netlab.agent.state import ServicesReport, State, fingerprint
 from netlab.errors import StoreError
 from netlab.kernel import netns, turns
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
@@ -69,7 +70,7 @@ class ServiceProxy(Loop):
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
         self._stale = True  # whether etcd has something this loop has not read
-        self._documents: list[Document] = []
+        self._services, self._slices = Inventory(), Inventory()
         self._own: ProxyNode | None = None  # its Node object
         self._proxy: KubeProxy | None = None
         self._warned: set[str] = set()
@@ -87,11 +88,10 @@ class ServiceProxy(Loop):
             return  # not stored, or not published yet; that will wake this loop
         proxy = self._proxied(lab)
         pods = with_host_ports(snapshot.documents)
-        done = proxy.agree([*self._documents, *pods], self._own)
+        done = proxy.agree([*self._services, *self._slices, *pods], self._own)
         self._tell(done, [*proxy.warnings, *done.problems])
-        self.state.report_services(
-            self.node, ServicesReport(*fingerprint(self._documents), mode=lab.proxyMode)
-        )
+        followed = fingerprint(self._services, self._slices)
+        self.state.report_services(self.node, ServicesReport(*followed, mode=lab.proxyMode))
         if away is not None:
             raise away
 
@@ -114,16 +114,16 @@ class ServiceProxy(Loop):
             if self._etcd is None or self._watch is None:
                 self._disconnect()
                 self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
-                self._watch = self._etcd.watch([SERVICES, SLICES, node])
+                self._watch = self._etcd.watch()
             if not self._stale:
                 return None
-            services, _ = registry.documents(self._etcd, prefix=SERVICES)
-            slices, _ = registry.documents(self._etcd, prefix=SLICES)
-            own, _ = registry.documents(self._etcd, prefix=node)
+            services, _ = registry.objects(self._etcd, prefix=SERVICES, watch=self._watch)
+            slices, _ = registry.objects(self._etcd, prefix=SLICES, watch=self._watch)
+            own, _ = registry.objects(self._etcd, prefix=node, watch=self._watch)
         except StoreError as error:
             self._disconnect()
             return error
-        self._documents = [*services, *slices]
+        self._services, self._slices = services, slices
         mine = [one for one in own if one["metadata"]["name"] == self.node]
         self._own = view(mine[0], ProxyNode) if mine else None
         self._stale = False
