@@ -155,7 +155,8 @@ class KubeProxy:
             self._alone = True
         written = closed | self._set_settings()
         forgotten = self._sweep()
-        return Pass(steps, repaired, forgotten, written, self._serve_health())
+        problems = [*self._serve_health(), *_hidden()]
+        return Pass(steps, repaired, forgotten, written, problems)
 
     def _clear(self, modes: Iterable[Mode]) -> None:
         """Remove the rules of other *modes*; what they needed set stays only if this one does."""
@@ -205,6 +206,15 @@ class KubeProxy:
 def _key(step: Step) -> Key | None:
     block = step.new or step.old
     return block.key if block else None
+
+
+def _hidden() -> list[str]:
+    """Return what is said of rules that the nft variant of iptables does not show."""
+    tables = {table for family in Family for table in iptables.legacy_tables(family)}
+    if not tables:
+        return []
+    names = ", ".join(sorted(tables))
+    return [f"iptables-legacy has tables here ({names}), whose rules apply beside all others"]
 
 
 def _udp(served: Served) -> list[Frontend]:

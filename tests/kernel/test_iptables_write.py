@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from service_objects import NODE
 
+from netlab.agent.kubeproxy import KubeProxy
 from netlab.errors import CapabilityError, KernelError
 from netlab.kernel import generation, iptables, netns
 from netlab.model.kubernetes import Document, view
@@ -335,10 +336,14 @@ def test_counters_tell_which_rule_a_packet_met() -> None:
 @pytest.mark.skipif(not installed("iptables-legacy"), reason="no iptables-legacy")
 def test_legacy_tables_of_the_threads_namespace_are_told(inside: str) -> None:
     assert iptables.legacy_tables(V4) == iptables.legacy_tables(V6) == []
+    proxy, node = KubeProxy(Options()), view(NODE, ProxyNode)
+    assert proxy.agree([], node).problems == []
     if run(["iptables-legacy", "-t", "mangle", "-S"], check=False).returncode:
         pytest.skip("this kernel has no legacy tables")
     assert iptables.legacy_tables(V4) == ["mangle"]
     assert iptables.legacy_tables(V6) == []
+    (problem,) = proxy.agree([], node).problems
+    assert problem.startswith("iptables-legacy has tables here (mangle), ")
     netns.create(f"{inside}-2")
     try:
         with ThreadPoolExecutor(1) as elsewhere:

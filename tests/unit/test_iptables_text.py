@@ -340,7 +340,7 @@ def test_all_chains_of_a_proxy_are_ours() -> None:
 OTHERS = ("KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-MARK-DROP", "KUBE-ROUTER-INPUT")
 
 
-@pytest.mark.parametrize("name", [*OTHERS, "KUBE-NWPLCY-A", "FLANNEL-FWD", "CNI-FORWARD", "DOCKER"])
+@pytest.mark.parametrize("name", [*OTHERS, "KUBE-NWPLCY-A", "FLANNEL-FWD", "CNI-DN-A", "DOCKER"])
 def test_chains_of_others_are_not(name: str) -> None:
     assert not is_ours(name)
 
