@@ -6,6 +6,7 @@
     node           one node: its lease, its bridge, its pods, its tunnel
     state          what the loops tell each other, and what `netlab status` reads
     kubeproxy      what serves Services in one namespace; healthchecks, answers: the HTTP servers
+    rules          what a node's proxy has programmed, against what it should have
     control        the control socket: declare, status, stop
     __main__       the process: `python -m netlab.agent RUN_DIRECTORY`
 

@@ -25,6 +25,7 @@ Facts = list[tuple[str, Any]]  # a fact is text, a list of texts, or Facts again
     netlab describe pod pair
     netlab describe node/node1 pod/pair
     netlab describe deploy cart -n shop
+    netlab describe service web
     """,
 )
 @click.argument("kind", metavar="KIND|KIND/NAME", shell_complete=names.kinds)
@@ -33,6 +34,8 @@ Facts = list[tuple[str, Any]]  # a fact is text, a list of texts, or Facts again
 @click.pass_context
 def describe(ctx: click.Context, kind: str, name: tuple[str, ...], namespace: str) -> None:
     """Show an object, and where it lives: namespace, cables, lease, routes that lead to it.
+
+    Of a Service: which endpoints each node uses, and its rules there with how often they fired.
 
     Without NAME, every object of that kind in the namespace.
     """
@@ -98,7 +101,7 @@ def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
     owner_kind, owner_name = rows.owner(document)
     if owner_kind:
         common.append(("Controlled By", f"{owner_kind}/{owner_name}"))
-    more = {"Pod": pod_facts, "Service": servicerows.facts, "Node": node_facts}.get(
+    more = {"Pod": pod_facts, "Service": service_facts, "Node": node_facts}.get(
         kind.kind, other_facts
     )
     return common + more(document, scene)
@@ -154,6 +157,13 @@ def state_words(state: Document) -> str:
         ]
         return f"{name}: {', '.join(words)}" if words else name
     return ""
+
+
+def service_facts(document: Document, scene: Scene) -> Facts:
+    """Return a Service as kubectl has it, then what each node makes of it."""
+    from netlab.cli import servingrows
+
+    return [*servicerows.facts(document, scene), *servingrows.facts(document, scene)]
 
 
 def pod_place(document: Document, cluster: Cluster) -> Facts:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from netlab.cli import names, options, tables
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
@@ -35,6 +36,7 @@ class Query(NamedTuple):
     netlab get pod/pair deploy/web
     netlab get pods -A -w
     netlab get leases
+    netlab get rules node1 --service web -o wide
     netlab get labs
     """,
 )
@@ -49,6 +51,9 @@ class Query(NamedTuple):
 @click.option("-w", "--watch", is_flag=True, help="Go on printing rows that change, until ^C.")
 @click.option("--show-labels", is_flag=True, help="With a column for them.")
 @click.option("--no-headers", is_flag=True, help="Without the first line.")
+@click.option(
+    "--service", metavar="[NS/]NAME", default="", help="Of `rules`: only those of this Service."
+)
 @click.pass_context
 def get(
     ctx: click.Context,
@@ -61,11 +66,23 @@ def get(
     watch: bool,
     show_labels: bool,
     no_headers: bool,
+    service: str,
 ) -> int:
     """List objects: any Kubernetes kind (plural, singular, short), `all`, `leases`, `labs`.
 
+    `get rules [NODE...]` lists what the nodes' proxies have programmed, and how often it fired.
     -o json and yaml print Kubernetes objects, as a List when there are several.
     """
+    if kind in ("rules", "rule"):
+        from netlab.cli.rules import Which, print_rules
+
+        if watch:
+            raise UsageError("rules cannot be watched", hint="watch -n1 netlab get rules")
+        chosen = ctx.get_parameter_source("namespace") == ParameterSource.COMMANDLINE
+        which = Which(name, service, namespace if chosen and not everywhere else "", selector)
+        return print_rules(options.live_lab(ctx), which, output or "", headers=not no_headers)
+    if service:
+        raise UsageError("--service is for rules only", hint="netlab get rules --service web")
     if kind in ("labs", "lab"):
         from netlab.cli.labs import print_labs
 

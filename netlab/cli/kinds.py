@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 # What kubectl means by `all`; kinds without objects leave no trace in the output.
 ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job", "CronJob")
-COMMON = ("pods", "nodes", "leases", "deployments", "services", "namespaces", "labs", "all")
+COMMON = (
+    "pods",
+    "nodes",
+    "leases",
+    "deployments",
+    "services",
+    "namespaces",
+    "rules",
+    "labs",
+    "all",
+)
 # flannel's, from etcd; Kubernetes' own kind of that name is `leases.coordination.k8s.io`.
 LEASE = Kind("SubnetLease", "leases", "netlab/v1", "", False, ("lease",), True)
 
@@ -65,7 +75,7 @@ def asked_kind(word: str, documents: Sequence[Document]) -> Kind:
     from difflib import get_close_matches
 
     known = [word for kind in KINDS for word in (kind.plural, kind.kind.lower(), *kind.short)]
-    near = get_close_matches(low, [*known, "leases", "labs", "all"], n=1)
+    near = get_close_matches(low, [*known, "leases", "rules", "labs", "all"], n=1)
     raise UsageError(
         f"no kind {word!r}" + (f"; did you mean {near[0]}?" if near else ""),
         hint=f"kinds: {', '.join(COMMON)}, and any other kind of Kubernetes",

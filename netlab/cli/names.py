@@ -81,12 +81,14 @@ def _namespaces(ctx: click.Context) -> list[str]:
 def _kinds(ctx: click.Context) -> list[str]:
     from netlab.model.kubernetes import KINDS
 
-    return [*(kind.plural for kind in KINDS), "leases", "labs", "all"]
+    return [*(kind.plural for kind in KINDS), "leases", "rules", "labs", "all"]
 
 
 def _objects(ctx: click.Context) -> list[str]:
     from netlab.model.kubernetes import kind_named
 
+    if first(ctx, "kind") in ("rules", "rule"):
+        return [node.name for node in _cluster(ctx).nodes]
     kind = kind_named(first(ctx, "kind"))
     if kind is None:
         return []

@@ -39,6 +39,16 @@ class Programme:
         """Whether a node must be programmed in this family: it has an address, or Services do."""
         return bool(self.situation.address or self._served)
 
+    @property
+    def shared(self) -> tuple[Key, ...]:
+        """The blocks that all owners may add lines to, in the renderer's order."""
+        return tuple(self._shared)
+
+    @property
+    def parts(self) -> Mapping[Owner, Part]:
+        """What each owner has: blocks of its own, and its lines in shared ones."""
+        return self._parts
+
     def update(self, changed: Mapping[Owner, Served]) -> list[Step]:
         """Take what the *changed* owners have now; return what that changes about the blocks."""
         was_large = self._total > LARGE

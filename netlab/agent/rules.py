@@ -1,0 +1,220 @@
+"""The rules of the nodes' proxies: what should be there, against what is, and how often it fired.
+
+1. What is there comes from the kernel, by the tools' own listings; nothing is remembered.
+2. What should be there comes from the objects in etcd, by the same renderers that the agent uses;
+   so whose a rule is, is known from who asks for it, and no rule is parsed.
+3. Rules of the mode that the lab does not have would be shown, as not wanted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from netlab.agent.kubeproxy import RENDERER
+from netlab.agent.services import options
+from netlab.cluster import Cluster
+from netlab.errors import NotFoundError
+from netlab.kernel import iptables, netns, nftables
+from netlab.model.kubernetes import Document, view
+from netlab.model.services import ProxyNode
+from netlab.proxy import Frontend, HealthCheck, Options
+from netlab.proxy.addresses import Family
+from netlab.proxy.claims import Owner
+from netlab.proxy.objects import Objects
+from netlab.proxy.programme import Programme
+from netlab.proxy.ruleset import Block, Blocks, Key, Sort, same
+
+Counts = Mapping[tuple[Key, int], tuple[int, int]]  # packets and bytes by block and place in it
+
+_KINDS = ("Service", "EndpointSlice", "Pod")
+_TABLES = ("nat", "filter", "mangle")  # as packets of Services meet what is done to them
+_SORTS = (Sort.JUMPS, Sort.CHAIN, Sort.MAP, Sort.SET)
+
+
+class State(StrEnum):
+    """How what is there compares with what should be."""
+
+    OK = "ok"
+    MISSING = "missing"
+    DIFFERENT = "different"
+    UNWANTED = "unwanted"
+
+
+class Rule(NamedTuple):
+    """A rule, or an element of a set or map, as the mode's tool lists it."""
+
+    text: str
+    state: State = State.OK  # not DIFFERENT
+    owners: tuple[Owner, ...] = ()  # who asks for it; (): nobody in particular
+    packets: int | None = None  # that it fired for since it was written; None: it has no counter
+    bytes: int | None = None
+
+
+class Programmed(NamedTuple):
+    """A chain, set or map of a node's proxy."""
+
+    node: str
+    block: Block  # as it is there; MISSING: as it should be
+    state: State
+    owner: Owner | None  # None: all share it
+    rules: tuple[Rule, ...]  # there, then those that are missing
+
+    @property
+    def packets(self) -> int | None:
+        """How often its rules fired, None if none of them has a counter."""
+        counted = [rule.packets for rule in self.rules if rule.packets is not None]
+        return sum(counted) if counted else None
+
+    @property
+    def owners(self) -> set[Owner]:
+        """Whose rules are in it."""
+        found = {owner for rule in self.rules for owner in rule.owners}
+        return found | ({self.owner} if self.owner else set())
+
+
+class Desired:
+    """What the proxy of *node* is to programme for *documents*. Raises UsageError."""
+
+    def __init__(self, documents: Iterable[Document], node: ProxyNode, chosen: Options) -> None:
+        objects = Objects(node, chosen)
+        changed = objects.take(documents)
+        self.frontends: dict[Owner, list[Frontend]] = {}
+        self.health_checks: dict[Owner, list[HealthCheck]] = {}
+        for owner, served in changed.items():
+            self.frontends[owner] = served.frontends
+            self.health_checks[owner] = served.health_checks
+        self.blocks: dict[Key, Block] = {}
+        self.owner: dict[Key, Owner] = {}
+        self.owners: dict[tuple[Key, str], tuple[Owner, ...]] = {}  # of lines in shared blocks
+        self._order: dict[Key, int] = {}
+        for situation in objects.situations.values():
+            programme = Programme(RENDERER[chosen.mode], situation)
+            programme.update(changed)
+            self._take(programme)
+
+    def _take(self, programme: Programme) -> None:
+        self.blocks.update(programme.blocks)
+        keys = list(programme.shared)
+        for owner in sorted(programme.parts):
+            part = programme.parts[owner]
+            for block in part.blocks:
+                self.owner[block.key] = owner
+                keys.append(block.key)
+            for key, lines in part.entries:
+                for line in lines:
+                    self.owners[key, line] = (*self.owners.get((key, line), ()), owner)
+        for key in keys:
+            self._order.setdefault(key, len(self._order))
+
+    def place(self, key: Key, block: Block) -> tuple[object, ...]:
+        """Return where a block comes in a listing: who reads down follows a packet.
+
+        What all share first, in each table what the kernel calls first; then Service by Service,
+        from the chains of its frontends to those of its endpoints; then what nobody wants.
+        """
+        family, sort, table, name = key
+        where = self._order.get(key, len(self._order))
+        if key in self.owner:
+            return family, 1, where, name
+        if key not in self.blocks:
+            return family, 2, table, name
+        entered = sort is Sort.JUMPS or any(" hook " in line for line in block.head)
+        rank = _TABLES.index(table) if table in _TABLES else 0
+        return family, 0, rank, not entered, _SORTS.index(sort), where, name
+
+
+def node_of(documents: Iterable[Document], name: str) -> ProxyNode:
+    """Return the Node object called *name*. Raises NotFoundError."""
+    for document in documents:
+        if document["kind"] == "Node" and document["metadata"]["name"] == name:
+            return view(document, ProxyNode)
+    raise NotFoundError(f"nodes {name!r} not found")
+
+
+def desired(cluster: Cluster, node: str) -> Desired:
+    """Return what the proxy of the *node* of a lab is to programme. Raises NotFoundError."""
+    documents = [one for one in cluster.documents if one["kind"] in _KINDS]
+    return Desired(documents, node_of(cluster.documents, node), options(cluster.lab))
+
+
+def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]]:
+    """Return a proxy's blocks, of any mode, in the calling thread's namespace, and their counts.
+
+    Raises KernelError.
+    """
+    blocks: dict[Key, Block] = {}
+    counts: dict[tuple[Key, int], tuple[int, int]] = {}
+    for kernel in (iptables, nftables):
+        blocks.update(kernel.read(Family))
+        counts.update(kernel.counters(Family))
+    return blocks, counts
+
+
+def programmed(
+    cluster: Cluster, node: str, *, only: Collection[Owner] | None = None
+) -> list[Programmed]:
+    """Return the chains, sets and maps of the proxy of *node*, in the order packets meet them.
+
+    *only*: with no rules but those of these owners. Raises NotFoundError, KernelError.
+    """
+    wanted = desired(cluster, node)
+    name = cluster.lab.netns(node)
+    if not netns.exists(name):
+        raise NotFoundError(f"node {node} is not up", hint="`netlab up` with its files repairs it")
+    with netns.entered(name):
+        there, counts = observed()
+    found = compared(node, wanted, there, counts)
+    return found if only is None else list(_only(found, only))
+
+
+def compared(node: str, wanted: Desired, there: Blocks, counts: Counts) -> list[Programmed]:
+    """Return what is *there* and what is *wanted*, block by block, with what was counted."""
+    every = {**wanted.blocks, **there}
+    return [
+        _compared(node, wanted, block, there.get(key), counts)
+        for key, block in sorted(every.items(), key=lambda pair: wanted.place(*pair))
+    ]
+
+
+def _compared(
+    node: str, wanted: Desired, block: Block, found: Block | None, counts: Counts
+) -> Programmed:
+    key = block.key
+    goal = wanted.blocks.get(key)
+    owner = wanted.owner.get(key)
+    left = Counter(goal.lines if goal else ())
+    rules = []
+    for number, line in enumerate(found.lines if found else ()):
+        packets, size = counts.get((key, number), (None, None))
+        state = State.OK if left[line] > 0 else State.UNWANTED
+        left[line] -= 1
+        rules.append(Rule(line, state, _owners(wanted, key, line), packets, size))
+    rules += [Rule(line, State.MISSING, _owners(wanted, key, line)) for line in (+left).elements()]
+    return Programmed(node, block, _state(goal, found), owner, tuple(rules))
+
+
+def _owners(wanted: Desired, key: Key, line: str) -> tuple[Owner, ...]:
+    owner = wanted.owner.get(key)
+    return (owner,) if owner else wanted.owners.get((key, line), ())
+
+
+def _state(wanted: Block | None, found: Block | None) -> State:
+    if wanted is None:
+        return State.UNWANTED
+    if found is None:
+        return State.MISSING
+    return State.OK if same(wanted, found) else State.DIFFERENT
+
+
+def _only(found: Sequence[Programmed], owners: Collection[Owner]) -> Iterator[Programmed]:
+    """Yield what of the blocks *found* is of *owners*: whole, or the lines they have in it."""
+    for one in found:
+        if one.owner in owners:
+            yield one
+        elif rules := tuple(rule for rule in one.rules if set(rule.owners) & set(owners)):
+            states = {rule.state for rule in rules} - {State.OK}
+            state = one.state if states else State.OK
+            yield one._replace(rules=rules, state=state)
