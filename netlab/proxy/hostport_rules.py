@@ -1,8 +1,8 @@
 r"""hostPorts in iptables mode, as the CNI plugin portmap writes them.
 
 Its chains are in the nat table only, and there only when a pod has a hostPort, so that other nodes
-list what kube-proxy alone would have. Their names are our own (the plugin's begin with CNI-), so that
-a real plugin's on the same machine are never taken for ours. Four more things differ from it:
+list what kube-proxy alone would have. Their names are our own (the plugin's begin with CNI-), so
+that a real plugin's on the same machine are never taken for ours. Four more things differ from it:
 
 1. It names a pod's chain for the sandbox's id; here, where pods have none, for namespace and name.
 2. Its rules are in the order in which pods came; here in the order of their names.
