@@ -175,9 +175,10 @@ class RuleHit(msgspec.Struct, frozen=True):
 class Hop(msgspec.Struct, frozen=True):
     """One place a packet is expected at, and how it must look there; None: not checked.
 
-    `own`: it must be addressed to this device's MAC, as a bridge's port does not ask for.
-    `why` names what carries the packet on from here (a bridge, a route, a neighbour entry), so
-    that a verdict can say what to look at when it is seen here and not at the next hop.
+    A port is None where a masquerade chose it, and where no Service is on the way. `own`: it must
+    be addressed to this device's MAC, as a bridge's port does not ask for. `why` names what carries
+    the packet on from here (a bridge, a route, a neighbour entry), so that a verdict can say what
+    to look at when it is seen here and not at the next hop.
     """
 
     netns: str
@@ -191,6 +192,8 @@ class Hop(msgspec.Struct, frozen=True):
     destination_mac: str | None = None
     own: bool = False
     why: str = ""
+    source_port: int | None = None
+    destination_port: int | None = None
 
     @property
     def where(self) -> str:
@@ -200,7 +203,8 @@ class Hop(msgspec.Struct, frozen=True):
     @property
     def looks(self) -> str:
         """How the packet must look here: `10.244.1.2 -> 10.244.2.2 in VXLAN 192.168…`."""
-        inner = f"{self.source} -> {self.destination}"
+        ends = (self.source, self.source_port), (self.destination, self.destination_port)
+        inner = " -> ".join(f"{address}:{port}" if port else address for address, port in ends)
         if self.outer is None:
             return inner
         return f"{inner} in VXLAN {self.outer.vni}, {self.outer.source} -> {self.outer.destination}"
@@ -210,8 +214,10 @@ class Expectation(msgspec.Struct, frozen=True):
     """The way a flow should take: hops of the request, of the reply, and where it must not show.
 
     `ends` is empty for a flow that is to be answered; otherwise it says what stops the request
-    behind its last hop. `ports` are devices, by the beginning of their names, through which a
-    bridge may send a copy of a frame whose MAC it has not learned: no sign of a wrong way.
+    behind its last hop. `translated` is the flow behind the rewriting of a Service's address: its
+    ports, too, tell request from reply. `ports` are devices, by the beginning of their names,
+    through which a bridge may send a copy of a frame whose MAC it has not learned: no sign of a
+    wrong way.
     """
 
     flow: Flow
@@ -220,6 +226,7 @@ class Expectation(msgspec.Struct, frozen=True):
     forbidden: tuple[tuple[str, str], ...] = ()  # (netns, device)
     ends: str = ""
     ports: tuple[tuple[str, str], ...] = ()  # (netns, beginning of the device's name)
+    translated: Flow | None = None
 
 
 class Passage(msgspec.Struct, frozen=True):

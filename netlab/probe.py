@@ -9,7 +9,7 @@ the server's answer is missing, `SETTLED` once it has come to where it should be
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
@@ -149,7 +149,9 @@ def _shot(
     with send(source.netns, unbound(flow), mark) as sent:
         flow = msgspec.structs.replace(flow, source_port=sent.flow.source_port)
         expectation = paths.expected(cluster, source, destination, flow)
-        answer = followed(capture, sent, expectation, filtering=filtering, fired=fired)
+        answer = followed(
+            capture, sent, expectation, over=lambda: _has_fired(filtering, before=fired)
+        )
     capture.flush()
     answered = bool(answer and not answer.refused)
     sightings = seen(capture, sent.flow, mark, netns=source.netns, answered=answered)
@@ -195,10 +197,28 @@ def filtered_at(cluster: Cluster, expectation: Expectation) -> str:
     return cluster.lab.netns(world.GATEWAY) if stops else ""
 
 
+def _has_fired(filtering: str, *, before: int | None) -> bool:
+    """Return whether the firewall of namespace *filtering* has dropped a packet more than then."""
+    return bool(filtering) and before is not None and (counters.dropped(filtering) or 0) > before
+
+
+def _seen_so_far(capture: Capture, sent: Sent, expectation: Expectation) -> int:
+    """Return how often the flow was seen; a SYN that is to be stopped carries no token."""
+    found = len(capture.frames(sent.token))
+    if found or sent.flow.protocol is not Protocol.TCP:
+        return found
+    if not expectation.ends or not expectation.request:
+        return found
+    return len(capture.handshake(sent.flow, netns=expectation.request[0].netns))
+
+
 def followed(
-    capture: Capture, sent: Sent, expectation: Expectation, *, filtering: str, fired: int | None
+    capture: Capture, sent: Sent, expectation: Expectation, *, over: Callable[[], bool]
 ) -> Answer | None:
-    """Wait until the flow is over, one way or another; return its answer if there is one."""
+    """Wait until the flow is over, one way or another; return its answer if there is one.
+
+    *over* says whether something is known to have dropped it.
+    """
     began = last_news = time.monotonic()
     count = -1
     while True:
@@ -206,7 +226,7 @@ def followed(
         if answer is not None:
             return answer
         now = time.monotonic()
-        found = len(capture.frames(sent.token))
+        found = _seen_so_far(capture, sent, expectation)
         if found != count:
             count, last_news = found, now
         patience = STALL
@@ -214,7 +234,7 @@ def followed(
             patience = SETTLED if expectation.ends else PATIENCE
         if now - last_news > patience or now - began > 2 * PATIENCE:
             return None
-        if filtering and fired is not None and (counters.dropped(filtering) or 0) > fired:
+        if over():
             return None
         capture.wait(LOOK)
 

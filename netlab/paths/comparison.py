@@ -20,19 +20,24 @@ from netlab.packets import (
 SHOWN = 3  # sightings off the way that a verdict names
 
 
-def leg_of(flow: Flow, sighting: Sighting) -> Leg | None:
+def leg_of(flow: Flow, sighting: Sighting, translated: Flow | None = None) -> Leg | None:
     """Return which half of *flow* a sighting belongs to; None for an ICMP error about it.
 
-    Ports decide, because NAT changes addresses: the request keeps its destination port unless a
-    Service rewrites it, the reply has it as its source.
+    Ports decide, because NAT changes addresses: the request keeps its destination port, or has
+    that of *translated* once a Service's address was rewritten; the reply has it as its source.
     """
     if flow.protocol is Protocol.ICMP:
         return {"echo-request": Leg.REQUEST, "echo-reply": Leg.REPLY}.get(sighting.icmp)
     if sighting.icmp:
         return None
-    if sighting.flow.destination_port == flow.destination_port:
+    ports = {one.destination_port for one in (flow, translated) if one is not None}
+    if sighting.flow.destination_port in ports:
         return Leg.REQUEST
-    return Leg.REPLY if sighting.flow.source_port == flow.destination_port else None
+    return Leg.REPLY if sighting.flow.source_port in ports else None
+
+
+def _leg(expectation: Expectation, sighting: Sighting) -> Leg | None:
+    return leg_of(expectation.flow, sighting, expectation.translated)
 
 
 def difference(hop: Hop, sighting: Sighting) -> str:
@@ -43,6 +48,11 @@ def difference(hop: Hop, sighting: Sighting) -> str:
             f"seen there as {flow.source} -> {flow.destination}, "
             f"not {hop.source} -> {hop.destination}"
         )
+    for name in ("source_port", "destination_port"):
+        port = getattr(hop, name)
+        if port is not None and port != getattr(flow, name):
+            words = name.replace("_", " ")
+            return f"seen there with {words} {getattr(flow, name)}, not {port}"
     if hop.outer is None and sighting.outer is not None:
         return (
             f"seen there inside VXLAN {sighting.outer.source} -> {sighting.outer.destination}, "
@@ -108,7 +118,7 @@ def stray(
     """Return the sightings at places where the flow has no hop, in order of time."""
     places = {passage.hop.where for passage in found}
     return sorted(
-        (s for s in sightings if s.where not in places and leg_of(expectation.flow, s)),
+        (s for s in sightings if s.where not in places and _leg(expectation, s)),
         key=lambda sighting: sighting.time,
     )
 
@@ -117,18 +127,24 @@ def forbidden_sighting(expectation: Expectation, sightings: Sequence[Sighting]) 
     """Return a sighting of the flow itself on a device where it must not show."""
     for sighting in sightings:
         shown = (sighting.netns, sighting.device)
-        if shown in expectation.forbidden and leg_of(expectation.flow, sighting):
+        if shown in expectation.forbidden and _leg(expectation, sighting):
             return sighting
     return None
 
 
-def bare_sighting(found: Sequence[Passage], sightings: Sequence[Sighting]) -> Sighting | None:
+def bare_sighting(
+    expectation: Expectation, found: Sequence[Passage], sightings: Sequence[Sighting]
+) -> Sighting | None:
     """Return a sighting outside VXLAN where the flow may only be inside: on such a device, or on
-    any device of a namespace that the flow only crosses wrapped."""
+    any device of a namespace that the flow only crosses wrapped; not where that half of the
+    conversation has a hop outside (a client's request to a node that sends it on to another)."""
     wrapped = {(p.hop.netns, p.hop.device) for p in found if p.hop.outer is not None}
+    bare = {(p.leg, p.hop.where) for p in found if p.hop.outer is None}
     crossed = {netns for netns, _ in wrapped} - {p.hop.netns for p in found if not p.hop.outer}
     for sighting in sightings:
         if sighting.outer or (sighting.icmp and not sighting.icmp.startswith("echo-")):
+            continue
+        if (_leg(expectation, sighting), sighting.where) in bare:
             continue
         if sighting.netns in crossed or (sighting.netns, sighting.device) in wrapped:
             return sighting
@@ -180,7 +196,7 @@ def compare(
     flow = expectation.flow
     legs: dict[Leg | None, list[Sighting]] = {Leg.REQUEST: [], Leg.REPLY: [], None: []}
     for sighting in sightings:
-        legs[leg_of(flow, sighting)].append(sighting)
+        legs[_leg(expectation, sighting)].append(sighting)
     found = passages(Leg.REQUEST, expectation.request, legs[Leg.REQUEST])
     found += passages(Leg.REPLY, expectation.reply, legs[Leg.REPLY])
 
@@ -220,7 +236,7 @@ def compare(
                 f"{passage.hop.where} as {passage.hop.looks}"
                 + (f" ({before.hop.why})" if before and before.hop.why else ""),
             )
-    bare = bare_sighting(found, sightings)
+    bare = bare_sighting(expectation, found, sightings)
     if bare is not None:
         return verdict(
             Outcome.FAIL,

@@ -32,6 +32,8 @@ class Way:
         self.lab = lab
         self.source = source
         self.destination = destination
+        self.source_port: int | None = None  # checked where a Service is on the way
+        self.destination_port: int | None = None
         self.ttl = TTL
         self.outer: Outer | None = None
         self.hops: list[Hop] = []
@@ -61,6 +63,8 @@ class Way:
                 destination_mac=destination_mac,
                 own=own,
                 why=why,
+                source_port=self.source_port,
+                destination_port=self.destination_port,
             )
         )
 
@@ -207,7 +211,7 @@ def _follow(
     if sender != receiver:
         if _is_routing(start):
             way.forwarded()
-        _between(cluster, way, start, goal, hide=hide, ends=ends)
+        between(cluster, way, start, goal, hide=hide, ends=ends)
     elif start.pod and not goal.pod:
         way.carried_on(f"{goal.address} is an address of {goal.title}")
     if ends:
@@ -233,8 +237,14 @@ def _is_routing(start: Place) -> bool:
     return start.pod is not None or start.member in places.OUTSIDE
 
 
-def _between(
-    cluster: Cluster, way: Way, start: Place, goal: Place, *, hide: bool, ends: bool
+def between(
+    cluster: Cluster,
+    way: Way,
+    start: Place,
+    goal: Place,
+    *,
+    hide: bool = False,
+    ends: bool = False,
 ) -> None:
     """Follow a packet from the first machine of the underlay to the last."""
     sender = rules.machine(cluster, start)

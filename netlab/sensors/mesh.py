@@ -22,12 +22,16 @@ QUESTION = b"who am I\n"
 
 
 class Pair(NamedTuple):
-    """A question to ask: from the namespace *netns* to a server's address and port."""
+    """A question to ask: from the namespace *netns* to a server's address and port.
+
+    The same question may be asked often, under different numbers.
+    """
 
     netns: str
     address: str
     port: int
     protocol: Protocol
+    number: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):

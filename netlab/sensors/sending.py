@@ -60,6 +60,14 @@ class Sent:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def again(self, token: bytes) -> None:
+        """Send once more over UDP, from the same port and with another *token*."""
+        self.token, self._answer = token, None
+        try:
+            self._socket.send(token)
+        except OSError as error:
+            self.refuse(error)
+
     def refuse(self, error: OSError) -> None:
         """Take note that the kernel refused to send it."""
         self._answer = Answer(refused=(error.strerror or str(error)).lower())

@@ -18,7 +18,10 @@ class Path(msgspec.Struct, frozen=True):
     needs: str = ""
 
 
-SERVICES = "Services: kept, no effect yet"
+BALANCER = "a load balancer outside the nodes: not there yet"
+DNS = "DNS: not there yet"
+INGRESS = "an ingress controller: not there yet"
+MODES = "modes that a verification may change: not there yet"
 
 PATHS: tuple[Path, ...] = (
     Path(
@@ -66,21 +69,46 @@ PATHS: tuple[Path, ...] = (
         "all pods share one flat network",
         "every server saw the sender's own pod address",
     ),
-    Path("pod-clusterip", "pod to ClusterIP", "DNAT at the sender, fair shares", SERVICES),
-    Path("node-clusterip", "node to ClusterIP", "the same, from the OUTPUT hook", SERVICES),
+    Path(
+        "pod-clusterip",
+        "pods reach a Service by its cluster IP",
+        "sent to an endpoint by named rules at the sender's node; same node, other node, itself; "
+        "in fair shares",
+    ),
+    Path(
+        "node-clusterip",
+        "nodes reach a Service by its cluster IP",
+        "the same from the OUTPUT hook, masqueraded",
+    ),
     Path(
         "clusterip-outside",
         "cluster addresses mean nothing outside",
-        "client to a pod's address: not delivered, and where it stopped",
+        "client to a pod's address and to a cluster IP: not delivered, and where it stopped",
     ),
-    Path("no-endpoints", "a Service nobody serves", "refused at once, by a named rule", SERVICES),
-    Path("nodeport", "client to a node's port", "works on every node", SERVICES),
-    Path("loadbalancer", "client to a load balancer", "spreads over the nodes", SERVICES),
-    Path("externalname", "a Service that is a name", "a CNAME, no rule", SERVICES),
-    Path("dns-service", "names of Services", "answers through Service kube-dns", SERVICES),
-    Path("headless", "stable names of pods", "one A record per pod", SERVICES),
-    Path("endpoints-follow", "pods die and return", "no flow fails once settled", SERVICES),
-    Path("selectors", "relabel a pod", "it leaves and joins the endpoints", SERVICES),
+    Path(
+        "no-endpoints",
+        "a Service that nobody serves",
+        "refused at once, by a named rule, for pods and nodes",
+    ),
+    Path(
+        "nodeport",
+        "clients outside reach a Service by a port of every node",
+        "endpoints here and there, masqueraded; policy Local: the client's own address, or a drop",
+    ),
+    Path("loadbalancer", "client to a load balancer", "spreads over the nodes", BALANCER),
+    Path("externalname", "a Service that is a name", "a CNAME, no rule", DNS),
+    Path("dns-service", "names of Services", "answers through Service kube-dns", DNS),
+    Path("headless", "stable names of pods", "one A record per pod", DNS),
+    Path(
+        "endpoints-follow",
+        "a Service goes on while its pods die and return",
+        "100 flows/s: none fails once settled; the old address and its UDP entries are gone",
+    ),
+    Path(
+        "selectors",
+        "a Service's pods are those with its labels",
+        "a pod relabelled leaves the endpoints and every node's rules, and joins them again",
+    ),
     Path(
         "replicas",
         "a pod that dies is replaced",
@@ -108,9 +136,13 @@ PATHS: tuple[Path, ...] = (
         "the cluster is behind a firewall",
         "client to ports not published: stopped at the gateway by the named rule",
     ),
-    Path("ingress", "host names over HTTP", "virtual hosts reach their Service", SERVICES),
-    Path("affinity", "one client, one endpoint", "50 flows, one endpoint", SERVICES),
-    Path("proxy-modes", "four ways to serve Services", "all hold in each mode", SERVICES),
+    Path("ingress", "host names over HTTP", "virtual hosts reach their Service", INGRESS),
+    Path(
+        "affinity",
+        "one client stays at one endpoint",
+        "50 flows each over TCP and UDP, one endpoint, by named rules",
+    ),
+    Path("proxy-modes", "ways to serve Services", "all hold in each mode", MODES),
     Path(
         "backends",
         "other ways between the nodes",
@@ -123,7 +155,11 @@ PATHS: tuple[Path, ...] = (
         "each step seen in etcd, in order",
         "a kube-apiserver: not there yet",
     ),
-    Path("namespaces", "names divided by namespace", "no name collides", SERVICES),
+    Path(
+        "namespaces",
+        "two Services of one name in two namespaces",
+        "each its own endpoints, and no rule that serves both",
+    ),
 )
 BY_ID = {path.id: path for path in PATHS}
 

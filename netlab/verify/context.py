@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,18 @@ class Context:
         with self._etcd:
             return self.live.cluster()
 
+    def renew(self) -> None:
+        """Take the cluster as etcd has it now, for checks that come after a change."""
+        self.cluster = self.refreshed()
+        self.pods = usable(self.cluster)
+
     def pod_place(self, pod: PodState) -> Place:
         return of_pod(self.cluster, pod)
+
+    def watch(self, netns_names: Iterable[str]) -> None:
+        """Have the capture see these namespaces, too."""
+        with self._watching:
+            self.capture.add(netns_names)
 
     def shoot(
         self,
@@ -121,8 +131,7 @@ class Context:
         seen = cluster or self.cluster
         flow = probe.flow_between(seen, source, destination, protocol=protocol, port=port)
         names = probe.watched(seen, paths.expected(seen, source, destination, flow))
-        with self._watching:
-            self.capture.add([source.netns, *names])
+        self.watch([source.netns, *names])
         return probe.shoot(seen, self.capture, source, destination, protocol=protocol, port=port)
 
 

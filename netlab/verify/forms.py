@@ -53,7 +53,9 @@ def _hop(passage: Passage, began: int) -> dict[str, Any]:
     hop, sighting = passage.hop, passage.sighting
     expected: dict[str, Any] = {
         "source": hop.source,
+        "sourcePort": hop.source_port,
         "destination": hop.destination,
+        "destinationPort": hop.destination_port,
         "ttl": hop.ttl,
         "vxlan": None,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from netlab import world
 from netlab.cluster import NodeState, PodState
 from netlab.packets import Direction, Outcome, Protocol
+from netlab.paths import Place
 from netlab.paths.places import of_member, of_node
 from netlab.paths.rules import published
 from netlab.probe import Shot
@@ -32,7 +33,29 @@ def clusterip_outside(context: Context) -> Checked:
         checked.evidence.append(f"client -> {pod.title} {words}: {_stopped(context, shot, before)}")
         checked.evidence += shot.verdict.evidence[1:]
         checked.passages += shot.verdict.passages
+    for title, address, port in _cluster_ips(context)[:1]:
+        before = counters.dropped(context.lab.netns(world.GATEWAY))
+        shot = required(context.shoot(client, Place(address), protocol=Protocol.TCP, port=port))
+        checked.evidence.append(
+            f"client -> Service {title} {address}:{port}/tcp: {_stopped(context, shot, before)}"
+        )
+        checked.evidence += shot.verdict.evidence[1:]
+        checked.passages += shot.verdict.passages
     return checked
+
+
+def _cluster_ips(context: Context) -> list[tuple[str, str, int]]:
+    """Return title, address and port of the Services with a TCP port and an IPv4 cluster IP."""
+    found = []
+    for document in context.cluster.documents:
+        if document["kind"] != "Service":
+            continue
+        spec, meta = document["spec"], document["metadata"]
+        address = spec.get("clusterIP") or ""
+        ports = [p["port"] for p in spec.get("ports") or () if p.get("protocol", "TCP") == "TCP"]
+        if ports and "." in address:
+            found.append((f"{meta['namespace']}/{meta['name']}", address, ports[0]))
+    return found
 
 
 def _stopped(context: Context, shot: Shot, before: int | None) -> str:

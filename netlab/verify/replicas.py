@@ -44,7 +44,7 @@ def replicas(context: Context) -> Checked:
     before = context.refreshed()
     context.pods = usable(before)
     old = victim(context)
-    _somebody_replaces(context, old)
+    somebody_replaces(context, old)
     wanted = replicas_of(before, old)
     known = {pod.uid for pod in before.pods}
     began = time.monotonic()
@@ -92,7 +92,7 @@ def replicas_of(cluster: Cluster, pod: PodState) -> int:
     raise Failure(f"etcd has no {pod.owner}, which {pod.title} says it belongs to")
 
 
-def _somebody_replaces(context: Context, old: PodState) -> None:
+def somebody_replaces(context: Context, old: PodState) -> None:
     """Raise Failure when there is no agent to run the controllers: then nothing is deleted."""
     try:
         context.live.status(timeout=ANSWERS)

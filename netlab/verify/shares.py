@@ -52,6 +52,8 @@ class Shares(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """`6 endpoints answered 14 to 21 of 100 flows, χ² 2.36, p 0.80`."""
+        if len(self.counts) == 1 and not self.silent and not self.others:
+            return f"its one endpoint answered all {self.flows} flows"
         words = f"{len(self.counts)} endpoints answered"
         low, high = min(self.counts.values(), default=0), max(self.counts.values(), default=0)
         span = f"{low}" if low == high else f"{low} to {high}"

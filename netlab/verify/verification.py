@@ -16,7 +16,19 @@ from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.sensors import dissect, insides
 from netlab.sensors.capture import Capture
-from netlab.verify import flat, joining, leases, outside, pods, replicas, sharing
+from netlab.verify import (
+    flat,
+    following,
+    joining,
+    leases,
+    nodeports,
+    outside,
+    pods,
+    replicas,
+    selectors,
+    services,
+    sharing,
+)
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import (
     Checked,
@@ -40,6 +52,12 @@ WITHOUT_SENSORS: dict[str, Check] = {
 }
 WITH_SENSORS: dict[str, Check] = {
     "node-join": joining.node_join,
+    "pod-clusterip": services.pod_clusterip,
+    "node-clusterip": services.node_clusterip,
+    "nodeport": nodeports.nodeport,
+    "affinity": services.affinity,
+    "namespaces": services.namespaces,
+    "no-endpoints": services.no_endpoints,
     "pod-pod-cross-node": pods.cross_node,
     "egress-masquerade": outside.egress_masquerade,
     "firewall": outside.firewall,
@@ -48,7 +66,11 @@ WITH_SENSORS: dict[str, Check] = {
     "same-pod-lo": sharing.same_pod_lo,
     "clusterip-outside": outside.clusterip_outside,
 }
-AT_THE_END: dict[str, Check] = {"replicas": replicas.replicas}
+AT_THE_END: dict[str, Check] = {  # one after the other
+    "endpoints-follow": following.endpoints_follow,
+    "selectors": selectors.selectors,
+    "replicas": replicas.replicas,
+}
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = 6
 LOOK = 0.02  # seconds
@@ -109,8 +131,10 @@ def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) ->
             running += _started(pool, WITH_SENSORS, checks, context)
             for future in as_completed(running):
                 done(future.result())
-            for future in as_completed(_started(pool, AT_THE_END, checks, context)):
-                done(future.result())
+            for name, check in AT_THE_END.items():
+                for path in checks:
+                    if path.id == name:
+                        done(verdict_of(path, check, context))
 
 
 def _started(

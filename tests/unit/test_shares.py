@@ -72,6 +72,7 @@ def test_other_chances_are_not(name: str) -> None:
 def test_nobody_answering_is_not_fair() -> None:
     assert not shares({}, SIX).fair
     assert not shares({}, []).fair
+    assert not shares({"a": 5}, ["a", "b"]).fair  # though chance might do it: p 0.025
 
 
 def test_the_words_name_who_is_missing_and_who_is_not_meant() -> None:

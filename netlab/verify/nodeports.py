@@ -1,0 +1,105 @@
+"""Paths from outside to a port of every node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netlab import world
+from netlab.cluster import NodeState
+from netlab.packets import Outcome
+from netlab.paths import Place
+from netlab.paths.places import of_member
+from netlab.paths.rules import published
+from netlab.proxy import Frontend, Kind, Policy
+from netlab.proxy import Verdict as Sentence
+from netlab.sensors.ruletrace import RuleTrace
+from netlab.verify import serviceprobe
+from netlab.verify.context import Checked, Context, Refuted, Skip
+from netlab.verify.serving import Asking, Decisions, frontends, most_served, protocol_of, traced
+
+NODES = 5  # at most so many are asked
+
+
+def nodeport(context: Context) -> Checked:
+    decisions = Decisions(context)
+    nodes = [node for node in context.cluster.nodes if node.subnet]
+    if not nodes:
+        raise Skip("needs a node")
+    found = [
+        one
+        for one in frontends(context, decisions.of(nodes[0]), Kind.NODE_PORT)
+        if published(context.lab, one.port, protocol_of(one)) and one.service.reachable
+    ]
+    everywhere = most_served(one for one in found if not _is_local(one))
+    local = most_served(one for one in found if _is_local(one))
+    if not everywhere:
+        raise Skip("needs a NodePort Service with an endpoint, its port in gateway.publish")
+    client = of_member(context.cluster, world.CLIENT)
+    groups = [
+        [_asking(context, decisions, client, frontend, node) for node in _chosen(nodes, frontend)]
+        for frontend in (*everywhere, *local)
+    ]
+    checked = Checked()
+    with traced([one for group in groups for one in group]) as trace:
+        for group in groups:
+            _ask(group, trace, checked)
+    if not local:
+        checked.evidence.append("no Service with externalTrafficPolicy Local: not tried")
+    return checked
+
+
+def _is_local(frontend: Frontend) -> bool:
+    """Return whether clients from outside are only sent to endpoints of the node they ask."""
+    outside = frontend.ways[-1] if frontend.ways else None
+    return bool(frontend.refusal) or bool(outside and outside.policy is Policy.LOCAL)
+
+
+def _chosen(nodes: list[NodeState], frontend: Frontend) -> list[NodeState]:
+    """Return at most NODES nodes, with and without an endpoint among them."""
+    having = {one.address.rpartition(".")[0] for one in frontend.service.known}
+    ordered = sorted(nodes, key=lambda node: node.tunnel_address.rpartition(".")[0] in having)
+    return nodes if len(nodes) <= NODES else [*ordered[: NODES // 2], *ordered[-(NODES // 2) :]]
+
+
+def _asking(
+    context: Context, decisions: Decisions, client: Place, frontend: Frontend, node: NodeState
+) -> Asking:
+    """Return flows from *client* to *frontend* as *node* has it."""
+    made = decisions.of(node)
+    here = next(one for one in made.frontends if one.key == frontend.key)
+    return Asking(context, client, here, node=node, made=made, address=node.address)
+
+
+def _ask(group: Sequence[Asking], trace: RuleTrace, checked: Checked) -> None:
+    """Ask each node until all was seen that clients there are to see. Raises Refuted, Failure.
+
+    The rules are told of the first node that serves, and of the first that does not.
+    """
+    told: set[Sentence] = set()
+    for one in group:
+        rules = one.fate.verdict not in told
+        told.add(one.fate.verdict)
+        if one.fate.verdict is Sentence.ENDPOINTS:
+            seen = one.one_of_each(trace, rules=rules)
+            checked.evidence += seen.evidence
+            checked.passages += seen.passages
+        else:
+            _dropped(one, trace, checked, rules=rules)
+
+
+def _dropped(one: Asking, trace: RuleTrace, checked: Checked, *, rules: bool) -> None:
+    """Ask a node that has no endpoint of its own, and hear nothing. Raises Refuted, Failure."""
+    asked = one.ask(trace)
+    if asked.shot.verdict.outcome is not Outcome.PASS:
+        raise Refuted(asked.shot.verdict)
+    hit = serviceprobe.ending(asked)
+    refused = asked.shot.answer.refused if asked.shot.answer else ""
+    if hit is None or refused or "reject" in hit.rule.lower():
+        raise one.failure(
+            f"ended by {hit or 'no known rule'}"
+            + (f", the client was told {refused}" if refused else ""),
+            expected=f"a rule for {one.frontend.service.text} that drops it, in silence",
+        )
+    line = f"{one.title}: dropped in silence, as {one.node.name} has no endpoint"
+    checked.evidence += [line, *(serviceprobe.by_rules(asked) if rules else [])]
+    checked.passages += asked.shot.verdict.passages

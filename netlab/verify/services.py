@@ -1,0 +1,262 @@
+"""Paths to Services' cluster IPs: from pods, from nodes; unserved, sticky, alike in name."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from netlab.cluster import NodeState
+from netlab.packets import Outcome
+from netlab.paths import Place
+from netlab.paths.places import of_node
+from netlab.proxy import Decision, Frontend, Kind, Policy, Refusal
+from netlab.sensors.ruletrace import RuleTrace
+from netlab.verify import serviceprobe
+from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+from netlab.verify.serving import (
+    Asking,
+    Decisions,
+    frontends,
+    most_served,
+    pods_of,
+    traced,
+)
+
+REFUSED = ("connection refused", "operation not permitted")  # the latter: UDP, from the node itself
+REFUSED_TRIES = 4  # pods, until one is told: ICMP errors are rationed for each (icmp_ratelimit)
+STICKY_FLOWS = 50
+CLIENTS = 3
+LONGEST_WAIT = 3  # seconds of an affinity's timeout that a verification waits for
+
+
+def balanced(context: Context, made: Decision) -> list[Frontend]:
+    """Return the cluster IPs whose endpoints are to answer everybody in equal shares."""
+    return [
+        one
+        for one in frontends(context, made, Kind.CLUSTER_IP)
+        if one.service.cluster
+        and not one.service.affinity
+        and one.ways
+        and one.ways[0].policy is Policy.CLUSTER
+    ]
+
+
+def home_of(context: Context, place: Place) -> NodeState:
+    """Return the node that *place* is, or is on."""
+    if place.node is None:
+        raise Skip(f"needs {place.title} on a node")
+    return context.cluster.node(place.node.name)
+
+
+def asking(context: Context, decisions: Decisions, source: Place, frontend: Frontend) -> Asking:
+    """Return flows from a pod or node to a cluster IP."""
+    node = home_of(context, source)
+    return Asking(context, source, frontend, node=node, made=decisions.of(node))
+
+
+def pod_clusterip(context: Context) -> Checked:
+    decisions = Decisions(context)
+    found = most_served(balanced(context, _first(context, decisions)))
+    if not found:
+        raise Skip("needs a Service with a cluster IP and an endpoint")
+    # Best is an endpoint itself that has others on its node and elsewhere.
+    places = {one.key: [context.pod_place(pod) for pod in pods_of(context, one)] for one in found}
+    best = [_nearest_to_all(context, decisions, places[one.key], one) for one in found]
+    checked = _one_of_each_in_shares(best)
+    for one in best:
+        missing = {"itself", "same node", "other node"} - one.relations
+        if missing:
+            checked.evidence.append(f"{one.title}: no endpoint at: {', '.join(sorted(missing))}")
+    return checked
+
+
+def _nearest_to_all(
+    context: Context, decisions: Decisions, places: Sequence[Place], frontend: Frontend
+) -> Asking:
+    """Return flows from that one of *places* which has endpoints at the most different ones."""
+    tried = [asking(context, decisions, place, frontend) for place in places]
+    return max(tried, key=lambda one: len(one.relations))
+
+
+def _one_of_each_in_shares(flows: Sequence[Asking]) -> Checked:
+    checked = Checked()
+    with traced(flows) as trace:
+        for one in flows:
+            seen = one.one_of_each(trace)
+            checked.evidence += [*seen.evidence, one.fair_shares()]
+            checked.passages += seen.passages
+    return checked
+
+
+def _first(context: Context, decisions: Decisions) -> Decision:
+    if not context.cluster.nodes:
+        raise Skip("needs a node")
+    return decisions.of(context.cluster.nodes[0])
+
+
+def node_clusterip(context: Context) -> Checked:
+    decisions = Decisions(context)
+    found = most_served(balanced(context, _first(context, decisions)))
+    if not found:
+        raise Skip("needs a Service with a cluster IP and an endpoint")
+    nodes = [of_node(node) for node in context.cluster.nodes if node.subnet]
+    return _one_of_each_in_shares(
+        [_nearest_to_all(context, decisions, nodes, frontend) for frontend in found]
+    )
+
+
+# -- nobody serves
+
+
+def no_endpoints(context: Context) -> Checked:
+    decisions = Decisions(context)
+    made = _first(context, decisions)
+    found = most_served(
+        one
+        for one in frontends(context, made, Kind.CLUSTER_IP)
+        if not one.ways and one.refusal is Refusal.REJECT
+    )
+    if not found or not context.pods:
+        raise Skip("needs a Service without endpoints, and a pod")
+    pods = [context.pod_place(pod) for pod in context.pods][:REFUSED_TRIES]
+    node = of_node(context.cluster.nodes[0])
+    groups = [
+        [asking(context, decisions, place, frontend) for place in places]
+        for frontend in found
+        for places in (pods, [node])
+    ]
+    checked = Checked()
+    with traced([one for group in groups for one in group]) as trace:
+        for group in groups:
+            _refused_at_once(group, trace, checked)
+    return checked
+
+
+def _refused_at_once(group: Sequence[Asking], trace: RuleTrace, checked: Checked) -> None:
+    """Ask and be refused by a rule of the Service. Raises Failure, Refuted.
+
+    The next of *group* asks when one is not told: the kernel rations ICMP errors for each client.
+    """
+    told = ""
+    for one in group:
+        asked = one.ask(trace)
+        if asked.shot.verdict.outcome is not Outcome.PASS:
+            raise Refuted(asked.shot.verdict)
+        refusing = serviceprobe.ending(asked)
+        if refusing is None or "reject" not in refusing.rule.lower():
+            raise one.failure(
+                f"ended by {refusing or 'no known rule'}",
+                expected=f"a rule for {one.frontend.service.text} that rejects it",
+            )
+        told = asked.shot.answer.refused if asked.shot.answer else ""
+        if told in REFUSED[: 1 + (one.hook == "output")]:
+            checked.evidence.append(f"{one.title}: {told} after {asked.seconds * 1000:.0f} ms, by")
+            checked.evidence += serviceprobe.by_rules(asked)
+            checked.passages += asked.shot.verdict.passages
+            return
+    raise group[0].failure(
+        "nobody was told, though a rule rejects it" + (f"; instead: {told}" if told else ""),
+        expected=f"{REFUSED[0]}, at once",
+    )
+
+
+# -- affinity
+
+
+def affinity(context: Context) -> Checked:
+    decisions = Decisions(context)
+    found = most_served(
+        one
+        for one in frontends(context, _first(context, decisions), Kind.CLUSTER_IP)
+        if one.service.affinity and len(one.service.cluster) > 1
+    )
+    if not found or not context.pods:
+        raise Skip("needs a Service with sessionAffinity ClientIP and two endpoints")
+    some = context.pods[:: max(1, len(context.pods) // CLIENTS)][:CLIENTS]
+    clients = [
+        [asking(context, decisions, context.pod_place(pod), frontend) for pod in some]
+        for frontend in found
+    ]
+    checked = Checked()
+    with traced([flows[0] for flows in clients]) as trace:
+        for flows in clients:
+            checked.evidence += [_stays(one) for one in flows]
+            asked, _ = flows[0].proven(trace)
+            checked.evidence += serviceprobe.by_rules(asked)
+            checked.passages += asked.shot.verdict.passages
+    checked.evidence += [_until_timeout(context, decisions, frontend) for frontend in found]
+    return checked
+
+
+def _stays(one: Asking) -> str:
+    """Return in words that one client keeps its endpoint. Raises Failure."""
+    first = one.often(1)
+    answers = Counter(
+        f"{each.namespace}/{each.pod}" for each in first + one.often(STICKY_FLOWS - 1)
+    )
+    if len(answers) > 1:
+        raise one.failure(
+            f"{STICKY_FLOWS} flows of one client went to {len(answers)} endpoints: "
+            + ", ".join(f"{who} {count}" for who, count in answers.items()),
+            expected="one endpoint",
+        )
+    return f"{one.title}: {STICKY_FLOWS} of {STICKY_FLOWS} flows to {next(iter(answers))}"
+
+
+def _until_timeout(context: Context, decisions: Decisions, frontend: Frontend) -> str:
+    """Wait until the affinity ends, if that is soon, and see clients move. Raises Failure."""
+    text, seconds = frontend.service.text, frontend.service.affinity
+    if seconds > LONGEST_WAIT:
+        return f"{text}: for {seconds} s, which is not waited for here"
+    clients = [asking(context, decisions, context.pod_place(pod), frontend) for pod in context.pods]
+    before = [one.often(1)[0].pod for one in clients]
+    time.sleep(seconds + 1)  # xt_recent counts whole seconds
+    moved = sum(one.often(1)[0].pod != old for one, old in zip(clients, before, strict=True))
+    if not moved:
+        raise Failure(
+            f"{text}: none of {len(clients)} clients has moved {seconds + 1} s later",
+            expected_next=f"each chooses anew {seconds} s after its last flow",
+        )
+    return f"{text}: after {seconds} s of silence {moved} of {len(clients)} clients moved"
+
+
+# -- namespaces
+
+
+def namespaces(context: Context) -> Checked:
+    decisions = Decisions(context)
+    found = balanced(context, _first(context, decisions))
+    pair = next(
+        (
+            (one, other)
+            for one in found
+            for other in found
+            if one.service.name == other.service.name
+            and one.service.namespace < other.service.namespace
+            and one.service.protocol == other.service.protocol
+        ),
+        None,
+    )
+    if pair is None or not context.pods:
+        raise Skip("needs two Services of one name in two namespaces, both with endpoints")
+    client = context.pod_place(context.pods[0])
+    flows = [asking(context, decisions, client, frontend) for frontend in pair]
+    checked = Checked()
+    ways: list[set[tuple[str, str]]] = []
+    with traced(flows) as trace:
+        for one in flows:
+            checked.evidence.append(one.fair_shares())
+            asked, end = one.proven(trace)
+            checked.evidence += one.words(asked, end, rules=True)
+            checked.passages += asked.shot.verdict.passages
+            ways.append({(hit.chain, hit.verdict) for hit in serviceprobe.deciding(asked)})
+    # One verdict map leads both to chains of their own; a mark ("continue") is nobody's.
+    if shared := [way for way in ways[0] & ways[1] if way[1] != "continue"]:
+        raise Failure(
+            f"both Services called {pair[0].service.name} were led by "
+            + ", ".join(f"{chain} to {verdict}" for chain, verdict in shared),
+            expected_next="chains of their own for each",
+        )
+    checked.evidence.append("no rule served both; their names in DNS are left to dns-service")
+    return checked

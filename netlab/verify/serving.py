@@ -1,0 +1,313 @@
+"""Flows from one place to one frontend: proven one by one, or many at once and counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from netlab import paths
+from netlab.cluster import NodeState, PodState
+from netlab.packets import Flow, Outcome, Protocol
+from netlab.paths import Place, serviceways
+from netlab.proxy import Decision, Frontend, Kind
+from netlab.proxy.addresses import Family
+from netlab.sensors import mesh
+from netlab.sensors.ruletrace import RuleTrace
+from netlab.verify import serviceprobe
+from netlab.verify.context import Checked, Context, Failure, Refuted, all_listeners
+from netlab.verify.serviceprobe import Asked
+from netlab.verify.shares import Shares, flows_for, shares
+
+TRIES = 25  # probes per endpoint at most, until one of each place answered
+AGAIN = 4  # times as many flows, before unequal shares are no chance: 1 in 1000 of fair ones fails
+NEW_FLOWS = 4  # tries for one that the kernel does not remember: then no NAT rule is asked
+PROTOCOLS = (Protocol.TCP, Protocol.UDP)
+
+
+class Decisions:
+    """What the rules of each node are to do, worked out once. Several threads may ask."""
+
+    def __init__(self, context: Context) -> None:
+        self._cluster = context.cluster
+        self._made: dict[str, Decision] = {}
+        self._turn = threading.Lock()
+
+    def of(self, node: NodeState) -> Decision:
+        with self._turn:
+            if node.name not in self._made:
+                self._made[node.name] = serviceprobe.decided(self._cluster, node)
+            return self._made[node.name]
+
+
+# -- frontends
+
+
+def frontends(context: Context, made: Decision, kind: Kind) -> list[Frontend]:
+    """Return the frontends of *kind* that netlab's own servers answer for: IPv4, TCP or UDP."""
+    serving = {(one.pod.ip, one.port, one.protocol) for one in all_listeners(context)}
+    return [
+        one
+        for one in made.frontends
+        if one.kind is kind
+        and one.service.family is Family.IPV4
+        and one.service.protocol.lower() in PROTOCOLS
+        and all(
+            (end.address, end.port, protocol_of(one)) in serving for end in one.service.reachable
+        )
+    ]
+
+
+def protocol_of(frontend: Frontend) -> Protocol:
+    return Protocol(frontend.service.protocol.lower())
+
+
+def most_served(found: Iterable[Frontend]) -> list[Frontend]:
+    """Return one frontend of each protocol: that with the most endpoints."""
+    best: dict[Protocol, Frontend] = {}
+    for one in found:
+        held = best.get(protocol_of(one))
+        if held is None or len(one.service.reachable) > len(held.service.reachable):
+            best[protocol_of(one)] = one
+    return [best[protocol] for protocol in PROTOCOLS if protocol in best]
+
+
+def pods_of(context: Context, frontend: Frontend) -> list[PodState]:
+    """Return the pods that are endpoints of *frontend*."""
+    addresses = {one.address for one in frontend.service.reachable}
+    return [pod for pod in context.pods if pod.ip in addresses]
+
+
+# -- one place, one frontend
+
+
+class End(msgspec.Struct, frozen=True):
+    """An endpoint a flow may be sent to, and the client that it is to see then."""
+
+    text: str  # `10.244.1.2:80`
+    place: Place
+    masquerade: bool
+    client: str
+
+
+def relation(source: Place, node: NodeState, end: End) -> str:
+    """Return where the endpoint is, as *source* sees it, and *node* whose rules decide."""
+    if source.netns == end.place.netns:
+        return "itself"
+    return "same node" if node == end.place.node else "other node"
+
+
+class Asking:
+    """Flows from *source*, whose first rules are *node*'s, to *frontend* (on *address*).
+
+    `hook`: where those rules see them first.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        source: Place,
+        frontend: Frontend,
+        *,
+        node: NodeState,
+        made: Decision,
+        address: str = "",
+    ) -> None:
+        self.context, self.source, self.frontend = context, source, frontend
+        self.node, self.made = node, made
+        protocol = protocol_of(frontend)
+        to = Place(address or frontend.address)
+        own = paths.source_address(context.cluster, source, to)
+        self.flow = Flow(own, to.address, protocol, 0, frontend.port)
+        self.fate = serviceprobe.fate(context.cluster, source, self.flow, node, made)
+        self.hook = "output" if source.netns == node.netns else "prerouting"
+        self.ends = {text: self._end(text, hide) for text, hide in self.fate.endpoints.items()}
+        self.title = (
+            f"{source.title} -> {frontend.service.text} {to.address}:{frontend.port}/{protocol}"
+        )
+
+    def _end(self, text: str, masquerade: bool) -> End:
+        cluster = self.context.cluster
+        rewrite = serviceprobe.rewriting(cluster, self.node, text, masquerade=masquerade)
+        hidden = serviceways.hiding_address(cluster, rewrite)
+        return End(text, rewrite.endpoint, masquerade, hidden if masquerade else self.flow.source)
+
+    def ask(self, trace: RuleTrace) -> Asked:
+        """Send one probe and compare; the capture is watching, *trace* is open."""
+        asked = self._ask(trace)
+        assert asked is not None
+        return asked
+
+    def _ask(self, trace: RuleTrace, unless: Collection[str] = ()) -> Asked | None:
+        return serviceprobe.ask(
+            *(self.context.cluster, self.context.capture, self.source, self.flow),
+            node=self.node,
+            made=self.made,
+            trace=trace,
+            unless=unless,
+        )
+
+    def proven(self, trace: RuleTrace) -> tuple[Asked, End]:
+        """Send a probe that is to be answered; return it with its endpoint, if all was seen.
+
+        That is: every hop; the rule that sent it to its endpoint, at the first hook; the rule that
+        hid its source, if it is to be hidden; the pod that answered, and whom it saw.
+        Raises Refuted, Failure.
+        """
+        found = self._proven(trace, ())
+        assert found is not None
+        return found
+
+    def _proven(self, trace: RuleTrace, unless: Collection[str]) -> tuple[Asked, End] | None:
+        for _ in range(NEW_FLOWS):
+            asked = self._ask(trace, unless)
+            if asked is None:
+                return None
+            if asked.shot.verdict.outcome is not Outcome.PASS:
+                raise Refuted(asked.shot.verdict)
+            if serviceprobe.rewrite_hit(asked):
+                break
+        assert asked is not None
+        end = self.ends[asked.endpoint]
+        self._by_known_rules(asked, end)
+        says = asked.shot.answer.says if asked.shot.answer else {}
+        self._right_answer(
+            f"{says.get('namespace', '')}/{says.get('pod', '')}", str(says.get("client", "")), end
+        )
+        return asked, end
+
+    def _by_known_rules(self, asked: Asked, end: End) -> None:
+        hit = serviceprobe.rewrite_hit(asked)
+        if hit is None or hit.hook != self.hook:
+            raise self.failure(
+                f"{asked.shot.flow}: no rule of a proxy was seen to send it to {end.text}"
+                + (f" at {self.hook}, only {hit} at {hit.hook}" if hit else ""),
+                expected=f"a rule at {self.hook} that sends it to {end.text}",
+            )
+        hidden = serviceprobe.masquerade_hit(asked)
+        if (hidden is not None) != end.masquerade:
+            raise self.failure(
+                f"{asked.shot.flow}: "
+                + (f"masqueraded by {hidden}" if hidden else "masqueraded by no rule of a proxy"),
+                expected="a rule that masquerades it" if end.masquerade else "its own source kept",
+            )
+
+    def _right_answer(self, who: str, client: str, end: End) -> None:
+        if end.place.pod is None or who != end.place.pod.title:
+            raise self.failure(
+                f"sent to {end.text}, answered by {who.strip('/') or 'nobody'}",
+                expected=f"an answer of {end.place.title}",
+            )
+        if client != end.client:
+            raise self.failure(
+                f"{end.place.title} saw {client or 'nobody'}, not {end.client}",
+                expected=f"{end.place.title} sees {end.client}",
+            )
+
+    def failure(self, *evidence: str, expected: str, last: str = "") -> Failure:
+        """Return the failure of these flows, last seen at their node if nowhere else."""
+        first, *others = evidence
+        where = last or self.node.netns
+        return Failure(f"{self.title}: {first}", *others, last_seen=where, expected_next=expected)
+
+    @property
+    def relations(self) -> set[str]:
+        """Where its endpoints are: `itself`, `same node`, `other node`."""
+        return {self._relation(end) for end in self.ends.values()}
+
+    def _relation(self, end: End) -> str:
+        return relation(self.source, self.node, end)
+
+    def one_of_each(self, trace: RuleTrace, *, rules: bool = True) -> Checked:
+        """Probe until an endpoint of each place has answered, each flow proven; *trace* is open.
+
+        The evidence has the *rules* that decided about the first. Raises Refuted, Failure.
+        """
+        missing = self.relations
+        checked, most = Checked(), TRIES * len(self.ends)
+        for _ in range(most):
+            seen = [text for text, end in self.ends.items() if self._relation(end) not in missing]
+            found = self._proven(trace, seen)
+            if found is None:
+                continue
+            asked, end = found
+            missing.discard(self._relation(end))
+            checked.evidence += self.words(asked, end, rules=rules and not checked.evidence)
+            checked.passages += asked.shot.verdict.passages
+            if not missing:
+                return checked
+        raise self.failure(
+            f"of {most} flows none was sent to an endpoint at {' nor at '.join(sorted(missing))}",
+            expected=f"each of {', '.join(self.ends)}",
+        )
+
+    def words(self, asked: Asked, end: End, *, rules: bool) -> list[str]:
+        """Return the evidence of a flow that was proven, with the *rules* that decided about it."""
+        hidden = " (masqueraded)" if end.masquerade else ""
+        lines = [
+            f"{self.title}: sent to {end.place.title} {end.text} ({self._relation(end)}) "
+            f"by {self.node.name} at {self.hook}; it saw {end.client}{hidden}; "
+            f"the reply came as from {self.flow.destination}"
+        ]
+        return lines + (serviceprobe.by_rules(asked) if rules else [])
+
+    # -- many flows
+
+    def fair_shares(self) -> str:
+        """Ask as often as is needed to tell; return the shares in words. Raises Failure."""
+        flows = flows_for(len(self.ends))
+        found = self._shares(flows)
+        if not found.fair and not found.others:
+            found = self._shares(AGAIN * flows)
+        if not found.fair:
+            expected = f"equal shares for {len(self.ends)} endpoints, and nobody else"
+            raise self.failure(f"not in fair shares: {found}", expected=expected)
+        return f"{self.title}: {found}"
+
+    def _shares(self, flows: int) -> Shares:
+        by_title = {end.place.title: end for end in self.ends.values()}
+        answers = self.often(flows)
+        for one in answers:
+            who = f"{one.namespace}/{one.pod}"
+            if who in by_title:
+                self._right_answer(who, one.client, by_title[who])
+        return shares(Counter(f"{one.namespace}/{one.pod}" for one in answers), by_title)
+
+    def often(self, flows: int) -> list[mesh.Answer]:
+        """Return the answers of *flows* flows at once, none without one. Raises Failure."""
+        flow = self.flow
+        answers = mesh.answers(
+            [
+                mesh.Pair(
+                    *(self.source.netns, flow.destination, flow.destination_port, flow.protocol),
+                    number,
+                )
+                for number in range(flows)
+            ]
+        )
+        errors = [one.error or "no answer" for one in answers.values() if not one.client]
+        if errors:
+            raise self.failure(
+                f"{len(errors)} of {flows} flows failed: {errors[0]}",
+                last=self.source.netns,
+                expected="an answer to each",
+            )
+        return list(answers.values())
+
+
+@contextmanager
+def traced(flows: Sequence[Asking]) -> Iterator[RuleTrace]:
+    """Have the rules traced that *flows* meet first, and the capture see where they may go.
+
+    One trace for many of them: each is a change of the rule set, which the agent looks into.
+    """
+    for one in flows:
+        seen = serviceprobe.watched(one.context.cluster, [one.source], one.frontend)
+        one.context.watch(seen)
+    nodes = {one.node.name: one.node for one in flows}
+    targets = {msgspec.structs.replace(one.flow, source="") for one in flows}
+    with serviceprobe.tracing(nodes.values(), targets) as trace:
+        yield trace
