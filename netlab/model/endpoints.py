@@ -120,7 +120,11 @@ def managed_by(document: Document) -> str:
 
 def refusal(service: Document) -> str:
     """Return why *service* does not get its addresses or ports, "" if it has them."""
-    for condition in (service.get("status") or {}).get("conditions") or ():
+    status = service.get("status")
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    for condition in conditions if isinstance(conditions, list) else ():
+        if not isinstance(condition, dict):  # anybody may write to etcd
+            continue
         if condition.get("type") == REFUSED and condition.get("status") == "False":
             return str(condition.get("message", ""))
     return ""

@@ -18,7 +18,7 @@ from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Claims, Owner
 from netlab.proxy.hostport import host_ports
 from netlab.proxy.options import Options, Situation, situations
-from netlab.proxy.service import NOTHING, Served, served, service_name
+from netlab.proxy.service import NOTHING, Served, misnamed, served, service_name
 
 Changed = dict[Owner, Served]
 
@@ -97,8 +97,11 @@ class Objects:
         try:
             match document["kind"]:
                 case "Service":
-                    if not refusal(document):
-                        self._services[owner] = view(document, Service)
+                    service = view(document, Service)
+                    if wrong := misnamed(service):
+                        self._unread["Service", owner] = wrong
+                    elif not refusal(document):
+                        self._services[owner] = service
                     return {owner}
                 case "Pod":
                     return self._add_pod(owner, document)
@@ -142,4 +145,5 @@ class Objects:
 
 def _owner(document: Document) -> Owner:
     meta = document["metadata"]
-    return Owner(document["kind"] == "Pod", meta.get("namespace", ""), meta["name"])
+    # What is no text is refused once the document is read.
+    return Owner(document["kind"] == "Pod", str(meta.get("namespace", "")), str(meta["name"]))

@@ -6,6 +6,7 @@ Source: kube-proxy pkg/proxy/serviceport.go and {iptables,nftables}/proxier.go, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,9 @@ from netlab.proxy.frontend import (
 from netlab.proxy.options import Mode, Situation
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+# The names that get into rules, of one line with blanks between its words and 255 bytes to a
+# comment. An API server lets fewer in, but anybody may write to etcd.
+NAME = re.compile(r"[-._A-Za-z0-9]{1,63}", re.ASCII)
 
 
 class Served(NamedTuple):
@@ -47,6 +51,15 @@ def is_served(labels: Mapping[str, str]) -> bool:
 def service_name(one: EndpointSlice) -> tuple[str, str]:
     """Return namespace and name of the Service of slice *one*; no name: of none."""
     return one.metadata.namespace, one.metadata.labels.get(model.SERVICE_NAME_LABEL, "")
+
+
+def misnamed(service: Service) -> str:
+    """Return in words what about the name of *service* no rule can hold, "" if it is a name."""
+    meta = service.metadata
+    for what, name in (("namespace", meta.namespace), ("name", meta.name)):
+        if not NAME.fullmatch(name):
+            return f"Service {meta.namespace!r}/{meta.name!r}: {what}: no name; left out"
+    return ""
 
 
 def served(
@@ -86,9 +99,12 @@ def _is_sound(port: model.ServicePort, where: str, say: Say) -> bool:
         port.port in PORTS
         and (not port.nodePort or port.nodePort in PORTS)
         and port.protocol in PROTOCOLS
+        and (not port.name or bool(NAME.fullmatch(port.name)))
     )
     if not sound:
-        say(f"{where}: port {port.port}/{port.protocol}, node port {port.nodePort}: left out")
+        name = f" {port.name!r}" if port.name else ""
+        number = f"{port.port}/{port.protocol}"
+        say(f"{where}: port{name} {number}, node port {port.nodePort}: left out")
     return sound
 
 
