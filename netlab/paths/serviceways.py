@@ -55,7 +55,8 @@ def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> E
     node, endpoint = rewrite.node, rewrite.endpoint
     seen = hiding_address(cluster, rewrite) if rewrite.masquerade else flow.source
     switched = source.pod is not None and source.node == endpoint.node
-    apart = [(node.netns, world.UPLINK)] if source.node and endpoint.node == node else []
+    stays = bool(source.node) and endpoint.node == node
+    apart = [(node.netns, world.UPLINK), (node.netns, _tunnel(cluster))] if stays else []
     flooded = ((node.netns, node.declared.bridge),) if switched else ()
     return Expectation(
         flow,

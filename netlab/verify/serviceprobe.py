@@ -217,13 +217,14 @@ def tracing(nodes: Iterable[NodeState], targets: Iterable[Flow]) -> RuleTrace:
 
 
 def rewrite_hit(asked: Asked) -> RuleHit | None:
-    """Return the rule that gave the flow its endpoint, as far as the kernel named one."""
+    """Return the rule of a proxy's that gave the flow its endpoint, if the kernel named one."""
     to = (f"--to-destination {asked.endpoint}", f"dnat to {asked.endpoint}")
-    return next((hit for hit in asked.hits if asked.endpoint and hit.rule.endswith(to)), None)
+    hits = [hit for hit in asked.hits if asked.endpoint and of_proxy(hit)]
+    return next((hit for hit in hits if hit.rule.endswith(to)), None)
 
 
 def masquerade_hit(asked: Asked) -> RuleHit | None:
-    """Return the rule that hid the flow's source, as far as the kernel named one."""
+    """Return the rule of a proxy's that hid the flow's source, if the kernel named one."""
     hidden = [hit for hit in asked.hits if hit.hook == "postrouting" and of_proxy(hit)]
     return next((hit for hit in hidden if "masquerade" in hit.rule.lower()), None)
 
