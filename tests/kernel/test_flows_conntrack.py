@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from flow_cases import cases
 from flows import connections, proxying, table
-from flows.packets import PROTOCOLS, Packet, Sort
-from flows.traffic import Traffic, on_one_cpu, token
+from flows.breakage import Mistaken, without
+from flows.packets import PROTOCOLS, Packet
+from flows.traffic import Traffic, token
 
+from netlab.agent import kubeproxy
 from netlab.kernel import conntrack
 from netlab.kernel.netns import entered
 from netlab.proxy import Mode
@@ -116,21 +118,25 @@ def _remembered() -> set[int]:
     return {one.original.source_port for one in conntrack.entries(Family.IPV4)}
 
 
-@pytest.mark.parametrize("mode", table.modes(CASES["conntrack-invalid-drop"]))
-def test_segment_outside_the_window_ends_no_connection(mode: Mode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", [False, True], ids=["as-it-is", "with-the-rule-left-out"])
+def test_segment_outside_the_window_ends_no_connection(
+    wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the rule it reaches the client, untranslated, which must be seen here, too."""
     case = CASES["conntrack-invalid-drop"]
-    (flow,) = case["flows"]
+    assert table.modes(case) == [Mode.IPTABLES]
+    if wrong:
+        real = kubeproxy.RENDERER[Mode.IPTABLES]
+        renderer = Mistaken(real, without("KUBE-FORWARD", "INVALID"), [])
+        monkeypatch.setitem(kubeproxy.RENDERER, Mode.IPTABLES, renderer)
     with table.standing(case, PREFIX) as traffic:
-        places = traffic.world.places
-        client, server = places[flow["from"]["ip"]], places["10.180.0.1"]
-        proxying.programme(case["given"], mode, places["test-node"], tmp_path)
-        with connections.connected(client, ("172.30.0.41", 80), server, 80) as connection:
-            packet, raw = connections.astray(connection, server)
-            with on_one_cpu():
-                traffic.send_raw(server, raw, packet.destination)
-                traffic.settle(server)
-            assert not traffic.sightings(packet.token)
-            assert connection.works()
+        node, client, server = map(
+            traffic.world.places.__getitem__, ("test-node", "10.0.0.2", "10.180.0.1")
+        )
+        proxying.programme(case["given"], Mode.IPTABLES, node, tmp_path)
+        fate = connections.stray_segment(client, ("172.30.0.41", 80), server, traffic)
+    assert bool(fate.sightings) is wrong
+    assert fate.works is not wrong
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -158,15 +164,3 @@ def test_what_works_is_not_noticed_to_change(mode: Mode, tmp_path: Path) -> None
                 proxying.programme(given, mode, node, tmp_path)
                 assert connection.works()
                 assert beside.works()
-
-
-def test_segments_are_seen_where_nothing_drops_them() -> None:
-    """That the one outside the window is seen nowhere says something about the rules."""
-    case = CASES["conntrack-invalid-drop"]
-    with table.standing(case, PREFIX) as traffic:
-        client, server = traffic.world.places["10.0.0.2"], traffic.world.places["10.180.0.1"]
-        with connections.connected(client, (server.addresses[0], 80), server, 80) as connection:
-            packet, raw = connections.astray(connection, server)
-            traffic.send_raw(server, raw, packet.destination)
-            traffic.settle(server)
-        assert [one.what.sort for one in traffic.sightings(packet.token)] == [Sort.DATA]

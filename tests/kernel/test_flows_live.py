@@ -36,6 +36,12 @@ def test_every_row_holds(case: Words, mode: Mode, tmp_path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_what_is_masqueraded_passes_a_closed_firewall(tmp_path: Path) -> None:
+    (case,) = (one for one in cases() if one["id"] == table.FORWARDED)
+    found = table.failures_behind_firewall(case, f"nltest{os.getpid()}", tmp_path)
+    assert not found, "\n".join(found)
+
+
 def test_no_row_is_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
     rows = dict.fromkeys(Mode, 0)
     for case, mode in CASES:

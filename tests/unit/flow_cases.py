@@ -41,9 +41,9 @@ class Row(NamedTuple):
 
     @property
     def expected(self) -> str | list[str]:
-        by_mode: Words = self.flow.get("expect_by_mode", {})
-        found: str | list[str] = by_mode.get(self.mode, self.flow["expect"])
-        return found
+        by_mode: dict[str, str | list[str]] = self.flow.get("expect_by_mode", {})
+        expected: str | list[str] = self.flow["expect"]
+        return by_mode.get(self.mode, expected)
 
 
 @cache

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from netlab.kernel.netns import entered
 
 from .packets import TCP, Packet, segment
+from .sensors import Sighting
 from .topology import Place
-from .traffic import token
+from .traffic import Traffic, on_one_cpu, token
 
 PATIENCE = 5.0  # seconds; a deadline
 _ALL = 0x0003  # linux/if_ether.h, ETH_P_ALL
@@ -25,6 +26,7 @@ class Connection(NamedTuple):
     server: socket.socket
     peer: tuple[str, int]  # the client as the server sees it
     sequence: int = 0  # the server's first (TCP)
+    acknowledged: int = 0  # the client's next
 
     def works(self) -> bool:
         """Return whether data get through both ways."""
@@ -40,6 +42,13 @@ class Connection(NamedTuple):
         except OSError:
             return False
         return True
+
+
+class Fate(NamedTuple):
+    """What became of a segment, and whether its connection went on."""
+
+    sightings: list[Sighting]
+    works: bool
 
 
 @contextmanager
@@ -58,7 +67,7 @@ def connected(client: Place, to: tuple[str, int], server: Place, port: int) -> I
         accepted, peer = listening.accept()
         with accepted:
             accepted.settimeout(PATIENCE)
-            yield Connection(calling, accepted, peer, _first_sequence(wire, port))
+            yield Connection(calling, accepted, peer, *_numbers(wire, port))
 
 
 @contextmanager
@@ -86,11 +95,21 @@ def listening(place: Place, port: int) -> Iterator[None]:
         yield
 
 
-def astray(connection: Connection, server: Place) -> tuple[Packet, bytes]:
-    """Return a segment that the server might send, but far outside its window."""
+def stray_segment(client: Place, to: tuple[str, int], server: Place, traffic: Traffic) -> Fate:
+    """Have *server* send a segment far outside its window to a client that called *to*."""
+    with connected(client, to, server, 80) as connection:
+        packet, raw = _astray(connection)
+        with on_one_cpu():
+            traffic.send_raw(server, raw, packet.destination)
+            traffic.settle(server)
+        return Fate(traffic.sightings(packet.token), connection.works())
+
+
+def _astray(connection: Connection) -> tuple[Packet, bytes]:
     source, port = connection.server.getsockname()
     packet = Packet(source, port, *connection.peer, TCP, token())
-    return packet, segment(packet, (connection.sequence + (1 << 30)) & 0xFFFFFFFF)
+    sequence = (connection.sequence + (1 << 30)) & 0xFFFFFFFF
+    return packet, segment(packet, sequence, connection.acknowledged)
 
 
 def _opened(place: Place, kind: socket.SocketKind) -> socket.socket:
@@ -100,10 +119,10 @@ def _opened(place: Place, kind: socket.SocketKind) -> socket.socket:
     return opened
 
 
-def _first_sequence(wire: socket.socket, port: int) -> int:
-    """Return the sequence number of the first SYN and ACK sent from *port*."""
+def _numbers(wire: socket.socket, port: int) -> tuple[int, int]:
+    """Return the sequence and the acknowledged number of the first SYN and ACK from *port*."""
     while True:
         data = wire.recv(2048)
         ours = data[9] == TCP and data[20:22] == port.to_bytes(2, "big")
         if ours and data[33] & _SYN_ACK == _SYN_ACK:
-            return int.from_bytes(data[24:28], "big")
+            return int.from_bytes(data[24:28], "big"), int.from_bytes(data[28:32], "big")

@@ -175,8 +175,10 @@ def _sources(burst: Burst, sent: Packet, traffic: Traffic) -> Iterator[str]:
         source = world.masquerade(burst.translator, what.destination)
         if what.source != source:
             yield f"{endpoint(what)} saw {what.source}, not the node's {source}"
-    elif masqueraded is False and (what.source, what.source_port) != sent[:2]:
-        yield f"{endpoint(what)} saw {what.source}:{what.source_port}, not the client's own"
+    elif masqueraded is False and what.source != sent.source:
+        yield f"{endpoint(what)} saw {what.source}, not the client's {sent.source}"
+    elif masqueraded is False and what.source_port != sent.source_port:
+        yield f"{endpoint(what)} saw another port than the client's"
     # An answer that does not have to come back through the translating node may take another road.
     here = burst.translator in (burst.sender.node, world.places[place].node)
     if not (masqueraded or here) or "via" in burst.flow:

@@ -102,11 +102,11 @@ def _checksum(packet: Packet, body: bytes) -> bytes:
     return struct.pack("!H", found or (0xFFFF if packet.protocol == UDP else 0))
 
 
-def segment(packet: Packet, sequence: int) -> bytes:
+def segment(packet: Packet, sequence: int, acknowledged: int) -> bytes:
     """Return a TCP segment of an open connection, with IPv4 header, that carries the token."""
-    body = struct.pack(
-        "!HHIIBBHHH", *(packet.source_port, packet.port, sequence, 1), 5 << 4, _ACK, 1, 0, 0
-    )
+    ports = struct.pack("!HH", packet.source_port, packet.port)
+    flags = struct.pack("!BBHHH", 5 << 4, _ACK, 1, 0, 0)
+    body = ports + struct.pack("!II", sequence, acknowledged) + flags
     body += MARK + packet.token.to_bytes(4, "big")
     return _in_ipv4(packet, body[:16] + _checksum(packet, body) + body[18:])
 

@@ -16,9 +16,11 @@ from typing import Any
 from flow_cases import DETECT_LOCAL, documents
 
 from netlab.cli.program import run
+from netlab.kernel.netns import entered
 from netlab.proxy import Mode
 
 from .topology import Place
+from .traffic import SENTINEL
 
 Words = dict[str, Any]
 
@@ -67,6 +69,14 @@ def programme(
     if code:
         raise Refused(f"netlab {' '.join(command)}: exit code {code}\n{err.getvalue()}")
     return out.getvalue()
+
+
+def programme_behind_firewall(given: Words, mode: Mode, place: Place, directory: Path) -> None:
+    """Run the command on a node whose own firewall forwards nothing but what others accept."""
+    programme(given, mode, place, directory)
+    with entered(place.netns):
+        subprocess.run(["iptables", "-P", "FORWARD", "DROP"], check=True)
+        subprocess.run(["iptables", "-A", "FORWARD", "-d", SENTINEL, "-j", "ACCEPT"], check=True)
 
 
 @contextmanager

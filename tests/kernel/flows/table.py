@@ -20,7 +20,7 @@ from netlab.proxy.addresses import address, is_loopback
 from .cabling import built
 from .judging import Burst, chosen, complaints, goal
 from .packets import Packet
-from .proxying import following, programme
+from .proxying import following, programme, programme_behind_firewall
 from .sensors import close, sensors
 from .topology import Place, Topology, topology
 from .traffic import Traffic, fresh_port, on_one_cpu, token
@@ -29,6 +29,7 @@ Words = dict[str, Any]
 Programme = Callable[[Words, Mode, Place, Path], object]
 
 PER_ENDPOINT = 20  # packets; all of four endpoints are then seen but in 4 of 10 billion bursts
+FORWARDED = "masq-base-cluster"  # a case whose rows are masqueraded from all kinds of clients
 WITHOUT = 6  # packets of a flow that reaches none
 PACE = 0.001  # seconds between two packets of a flow that goes on
 
@@ -74,6 +75,17 @@ def failures(
         if traffic.lost:
             found.append(f"{case['id']}/{mode}: the sensors lost {traffic.lost} frames")
     return found
+
+
+def failures_behind_firewall(case: Words, prefix: str, directory: Path) -> list[str]:
+    """Return what does not hold, in iptables mode, where FORWARD lets nothing through by itself.
+
+    That is what KUBE-FORWARD is for, which accepts what is marked, and answers. Of *case* the rows
+    count that are masqueraded: only those are marked.
+    """
+    flows = [flow for flow in case["flows"] if flow["masqueraded"] is True]
+    less = {**case, "flows": flows}
+    return failures(less, Mode.IPTABLES, prefix, directory, with_=programme_behind_firewall)
 
 
 def count(case: Words, mode: Mode) -> int:
