@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from netlab.model import endpoints, services
 from netlab.model.kubernetes import Deployment, Document, Meta, Node, Pod, PodSpec, View, view
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)  # RFC 1123 subdomain
@@ -33,6 +34,12 @@ _VIEWS: dict[tuple[str, str], type[View]] = {
     ("apps/v1", "Deployment"): Deployment,
     ("apps/v1", "ReplicaSet"): Deployment,
 }
+# Of Services, the controllers and the proxies each read something else.
+_SERVED: dict[tuple[str, str], tuple[type[View], ...]] = {
+    ("v1", "Service"): (endpoints.Service, services.Service),
+    ("v1", "Endpoints"): (endpoints.Endpoints,),
+    ("discovery.k8s.io/v1", "EndpointSlice"): (services.EndpointSlice,),
+}
 
 
 def check(document: Document) -> None:
@@ -40,13 +47,13 @@ def check(document: Document) -> None:
 
     Kinds that have no effect are not looked at.
     """
-    kind = _VIEWS.get((document["apiVersion"], document["kind"]))
+    which = document["apiVersion"], document["kind"]
+    if which in _SERVED:
+        _served(document, _SERVED[which])
+    kind = _VIEWS.get(which)
     if kind is None:
         return
-    try:
-        seen = view(document, kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+    seen = _seen(document, kind)
     metadata = document["metadata"]
     _name(metadata["name"])
     if not metadata["uid"]:
@@ -60,6 +67,24 @@ def check(document: Document) -> None:
         _pod_spec(document["spec"]["template"]["spec"], seen.spec.template.spec)
         if not 0 <= seen.spec.replicas <= REPLICAS_MAX:
             raise ValueError(f"replicas: {seen.spec.replicas}")
+
+
+def _seen(document: Document, kind: type[View]) -> View:
+    try:
+        return view(document, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _served(document: Document, kinds: Iterable[type[View]]) -> None:
+    for kind in kinds:
+        seen = _seen(document, kind)
+        if isinstance(seen, endpoints.Service):
+            followed = bool(seen.spec.selector)
+        else:
+            followed = isinstance(seen, endpoints.Endpoints)
+        if followed and not document["metadata"]["uid"]:  # its slices name it as their owner
+            raise ValueError("it has no uid")
 
 
 def _name(name: str) -> None:
