@@ -10,6 +10,7 @@ import msgspec
 from netlab.model.kubernetes import Meta, View
 
 AFFINITY_TIMEOUT = 10800  # seconds; core/v1 DefaultClientIPServiceAffinitySeconds
+AFFINITY_TIMEOUTS = range(1, 86401)  # core/v1 MaxClientIPServiceAffinitySeconds; xt_recent has more
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"  # on a slice: the Service it belongs to
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"  # another proxy serves it
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -86,12 +87,15 @@ class Service(View):
 
     @property
     def affinity_timeout(self) -> int:
-        """For how many seconds a client stays at its endpoint; 0 without session affinity."""
+        """For how many seconds a client stays at its endpoint; 0 without session affinity.
+
+        What no API server would let in is as if it were not given: a tool refuses all rules for it.
+        """
         if self.spec.sessionAffinity != "ClientIP":
             return 0
         config = self.spec.sessionAffinityConfig
         given = config.clientIP.timeoutSeconds if config and config.clientIP else None
-        return given or AFFINITY_TIMEOUT
+        return given if given and given in AFFINITY_TIMEOUTS else AFFINITY_TIMEOUT
 
 
 class Conditions(View):

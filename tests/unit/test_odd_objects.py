@@ -12,6 +12,17 @@ from netlab.model.services import ProxyNode
 from netlab.proxy import Mode, Options
 
 NODE = ProxyNode(metadata=Meta(name="n1"))
+SLICE: Document = {
+    "kind": "EndpointSlice",
+    "metadata": {
+        "name": "web-1",
+        "namespace": "default",
+        "labels": {"kubernetes.io/service-name": "web"},
+    },
+    "addressType": "IPv4",
+    "ports": [{"name": "p", "port": 80}],
+    "endpoints": [{"addresses": ["10.244.0.2"]}],
+}
 
 
 def service(name: Any, number: int, **more: Any) -> Document:
@@ -75,3 +86,16 @@ def test_a_port_with_an_odd_name_does_not_take_its_service_along(mode: Mode) -> 
     assert proxy.blocks == whole.blocks
     (warning,) = proxy.warnings
     assert "'a b' 81/TCP" in warning
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("seconds", [-1, 0, 86401, 1 << 40])
+def test_an_affinity_no_tool_would_take_is_the_usual_one(mode: Mode, seconds: int) -> None:
+    def blocks(given: int | None) -> object:
+        proxy = KubeProxy(Options(mode=mode))
+        config = {"clientIP": {"timeoutSeconds": given}}
+        spec = ports("p") | {"sessionAffinity": "ClientIP", "sessionAffinityConfig": config}
+        proxy.wanted([service("web", 2, spec=spec), SLICE], NODE)
+        return proxy.blocks
+
+    assert blocks(seconds) == blocks(None) != blocks(600)
