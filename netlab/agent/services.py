@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from socket import socket
 
 import msgspec
@@ -117,16 +118,21 @@ class ServiceProxy(Loop):
                 self._watch = self._etcd.watch()
             if not self._stale:
                 return None
-            services, _ = registry.objects(self._etcd, prefix=SERVICES, watch=self._watch)
-            slices, _ = registry.objects(self._etcd, prefix=SLICES, watch=self._watch)
-            own, _ = registry.objects(self._etcd, prefix=node, watch=self._watch)
+            # What is no object is told by the loop that sees it first, be it this one.
+            read = partial(registry.objects, self._etcd, watch=self._watch, warn=self.log.warning)
+            services, _ = read(prefix=SERVICES)
+            slices, _ = read(prefix=SLICES)
+            own, _ = read(prefix=node)
         except StoreError as error:
             self._disconnect()
             return error
         self._services, self._slices = services, slices
         mine = [one for one in own if one["metadata"]["name"] == self.node]
-        self._own = view(mine[0], ProxyNode) if mine else None
         self._stale = False
+        try:
+            self._own = view(mine[0], ProxyNode) if mine else None
+        except msgspec.ValidationError as error:
+            self.log.warning("Node %s: %s: what it said before holds", self.node, error)
         return None
 
     def _proxied(self, lab: Lab) -> KubeProxy:

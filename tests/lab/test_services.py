@@ -311,6 +311,38 @@ def test_a_killed_agent_finds_its_rules_again(served: tuple[Cli, str]) -> None:
     assert rules(cli, "n1") == before
 
 
+ODD = {
+    "/registry/services/specs/default/odd": {"spec": 7},
+    "/registry/services/specs/default/orphan": {"spec": {"selector": {"tier": "web"}}},
+    "/registry/services/specs/default/two": {"status": {"conditions": [7]}, "spec": {}},
+    "/registry/endpointslices/default/odd": {"endpoints": 7},
+}
+
+
+def test_what_is_no_object_is_told_and_harms_nobody(served: tuple[Cli, str]) -> None:
+    cli, mode = served
+    master = cli.netns("master")
+    ctl = ("etcdctl", "--endpoints=http://192.168.50.10:2379")
+    for key, more in ODD.items():
+        _, _, kind, *_, name = key.split("/")
+        about = {"kind": "Service", "apiVersion": "v1"}
+        if kind == "endpointslices":
+            about = {"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1"}
+        metadata = {"name": name, "namespace": "default"}
+        inside(master, *ctl, "put", key, json.dumps({**about, "metadata": metadata, **more}))
+    try:
+        for key in ODD:
+            if not key.endswith("two"):
+                eventually(lambda key=key: f'"{key}" is no' in cli.log(), what=key)  # type: ignore[misc]
+        cli("delete", "svc", "nobody")
+        eventually(lambda: "10.96.0.60" not in "".join(rules(cli, "n1")), within=WITHIN)
+        assert "Traceback" not in cli.log()
+    finally:
+        for key in ODD:
+            inside(master, *ctl, "del", key)
+        cli("up", cli.file(declared(cli.lab, mode=mode)))
+
+
 def rules(cli: Cli, node: str) -> list[str]:
     """Return the node's rules, without counts and without what moves of itself."""
     saved = inside(cli.netns(node), "sh", "-c", "iptables-nft-save; nft -s list ruleset")
