@@ -145,11 +145,7 @@ class Agent:
         for proxy in self._programming():
             proxy.steps = []
         changes = [] if self.state.lab == lab else [f"lab {lab.name}"]
-        path = self.run / "lab.json"
-        path.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
-        path.with_suffix(".new").rename(path)
-        self.state.lab = lab
-        self.world.wake()
+        self._adopt(lab)
         say({"progress": "underlay and etcd"})
         self._wait(self.state.etcd_ready.is_set, patience)
         clock.lap("underlay and etcd")
@@ -175,6 +171,27 @@ class Agent:
             "problems": problems,
             "revision": declaration.revision,
         }
+
+    def _adopt(self, lab: Lab) -> None:
+        """Take *lab* for the one to be made, now and after a crash."""
+        path = self.run / "lab.json"
+        path.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
+        path.with_suffix(".new").rename(path)
+        self.state.lab = lab
+        self.world.wake()
+
+    def serve_by(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Make the nodes serve Services by another proxy mode; return the problems left.
+
+        *request*: `mode`; `patience` as of `declare`.
+        """
+        with self._declaring:
+            if self.state.lab is None:
+                raise NetlabError("no lab is declared yet")
+            self._adopt(msgspec.structs.replace(self.state.lab, proxyMode=request["mode"]))
+            self.control_plane.wake()
+            problems = self._converged(0, request.get("patience", PATIENCE), say)
+            return {"converged": not problems, "problems": problems}
 
     def _wait(self, true: Callable[[], bool], patience: float) -> None:
         deadline = time.monotonic() + patience

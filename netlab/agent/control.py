@@ -1,6 +1,7 @@
 """The agent's control socket: one JSON request per connection, JSON lines back.
 
     {"do": "declare", "lab": …, "documents": […]}   progress lines, then {"result": …}
+    {"do": "serve", "mode": …}                      progress lines, then {"result": …}
     {"do": "status"}                                {"result": …}
     {"do": "stop"}                                  {"result": …}, and the agent ends
 
@@ -68,6 +69,8 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
         request = msgspec.json.decode(line)
         if request["do"] == "declare":
             say({"result": agent.declare(request, say)})
+        elif request["do"] == "serve":
+            say({"result": agent.serve_by(request, say)})
         elif request["do"] == "status":
             say({"result": agent.status()})
         elif request["do"] == "stop":

@@ -113,6 +113,17 @@ class Live:
             registry.write(self.etcd(), changes)
             return changes
 
+    def serve_by(self, mode: str, *, timeout: float = 60.0) -> list[str]:
+        """Have the nodes serve Services by proxy *mode* until told otherwise; return what is left
+        to do. The lab's files do not know: the next `up` with them sets their own mode again."""
+        with lock(self.name):
+            request = {"do": "serve", "mode": mode}
+            for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
+                if "result" in message:
+                    self.lab = msgspec.structs.replace(self.lab, proxyMode=mode)
+                    return list(message["result"]["problems"])
+        raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
+
     def wait(self, *, revision: int = 0, timeout: float = 30.0) -> list[str]:
         """Wait until the lab has converged on what etcd held at *revision*; return the problems
         that are left after *timeout* seconds."""
