@@ -80,11 +80,13 @@ class Node(Loop):
         lab = self.state.lab
         if lab is None or not netns.exists(lab.netns(self.node)):
             return
+        if all(node.name != self.node for node in lab.nodes):
+            return  # it has left; this loop is about to be ended
         self._enter()
         config = resolve(lab.network)
         if self._held is None:
             self._join_underlay(lab)
-        away = self._learn(config)
+        away = self._learn(lab, config)
         snapshot = self._snapshot
         if away is not None and (snapshot is None or self._held is None):
             raise away
@@ -126,12 +128,10 @@ class Node(Loop):
         self.note(operations, agreed=())
         self.kernel.apply(operations)
 
-    def _learn(self, config: Config) -> StoreError | None:
+    def _learn(self, lab: Lab, config: Config) -> StoreError | None:
         """Ask etcd for leases and take the newest snapshot; return why etcd is away, if it is."""
         if not self.state.etcd_ready.is_set():
             return StoreError("etcd is not up yet")
-        lab = self.state.lab
-        assert lab is not None
         address = lab.node(self.node).address
         mac = vxlan.vtep_mac(lab.name, self.node, config.vni)
         try:

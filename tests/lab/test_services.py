@@ -396,3 +396,14 @@ def test_a_refused_service_is_not_programmed(cli: Cli) -> None:
     assert done.returncode != 0
     assert "10.96.0.50" in done.stderr
     assert answers(cli.netns("n1"), "10.96.0.50") == {"web-1", "web-2"}
+
+
+def test_nodes_come_with_all_services_and_go_without_a_word(cli: Cli) -> None:
+    two = declared(cli.lab)
+    last = "{name: n2, address: 192.168.50.102}\n"
+    three = two.replace(last, f"{last}  - {{name: n3, address: 192.168.50.103}}\n")
+    for _ in range(4):
+        cli("up", cli.file(three))
+        assert answers(cli.netns("n3"), "10.96.0.50") == {"web-1", "web-2"}
+        cli("up", cli.file(two))
+    assert "Traceback" not in cli.log()
