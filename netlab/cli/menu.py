@@ -46,6 +46,12 @@ COMMANDS = (
         "exec", "inside:exec_", "Change", "Run a command inside a pod, a node or the world around"
     ),
     Entry("proxy", "proxy:proxy", "Services", "Program one namespace as a kube-proxy, from files"),
+    Entry(
+        "diff-modes",
+        "diffmodes:diff_modes",
+        "Services",
+        "Show what iptables and nftables mode do differently",
+    ),
     Entry("verify", "prove:verify", "Prove", "Prove the paths of the notes with packets"),
     Entry("probe", "prove:probe", "Prove", "Send one flow and show the way it took"),
     Entry(

@@ -114,16 +114,16 @@ def proxy(
         raise UsageError("no objects given", hint="netlab proxy -f FILE|DIR|-")
     from netlab.proxy import Mode, Options
 
-    how, pods, interface = _detector(detect_local)
+    how, pods, interface = detector(detect_local)
     chosen = Options(
         mode=Mode(mode),
         detect_local=how,
         pod_cidrs=pods,
         interface=interface,
         masquerade_all=masquerade_all,
-        node_port_addresses=_parts(nodeport_addresses),
+        node_port_addresses=parts(nodeport_addresses),
         localhost_node_ports=localhost_nodeports,
-        service_cidrs=_parts(service_cidr),
+        service_cidrs=parts(service_cidr),
     )
     if watch and "-" in sources:
         raise UsageError("--watch cannot follow standard input", hint="name a file")
@@ -138,7 +138,7 @@ def proxy(
         return _once(given, chosen)
 
 
-def _detector(text: str) -> tuple[DetectLocal, tuple[str, ...], str]:
+def detector(text: str) -> tuple[DetectLocal, tuple[str, ...], str]:
     """Return how to detect local pods, their prefixes, and the name of an interface."""
     from netlab.proxy import DetectLocal
 
@@ -151,11 +151,11 @@ def _detector(text: str) -> tuple[DetectLocal, tuple[str, ...], str]:
     if how in (DetectLocal.CLUSTER_CIDR, DetectLocal.NODE_CIDR):
         if how is DetectLocal.CLUSTER_CIDR and not value:
             raise UsageError("--detect-local cluster-cidr needs a prefix", hint=DETECTORS)
-        return how, _parts(value), ""
+        return how, parts(value), ""
     return how, (), value
 
 
-def _parts(text: str | None) -> tuple[str, ...]:
+def parts(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 

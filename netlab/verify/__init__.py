@@ -5,6 +5,8 @@ verification  runs the checks, in the order and at the time that suits
 context       what the checks share
 turns         one verification of a lab at a time
 sharing, pods, flat, leases, joining, outside, replicas     the checks
+modes         where two proxy modes differ; trial: what is tried, stage: the namespaces for it,
+              waysin: what is tried from where, foreseen: what is expected
 forms         verdicts as JSON and JUnit
 """
 
