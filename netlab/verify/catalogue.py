@@ -21,7 +21,6 @@ class Path(msgspec.Struct, frozen=True):
 BALANCER = "a load balancer outside the nodes: not there yet"
 DNS = "DNS: not there yet"
 INGRESS = "an ingress controller: not there yet"
-MODES = "modes that a verification may change: not there yet"
 
 PATHS: tuple[Path, ...] = (
     Path(
@@ -142,7 +141,11 @@ PATHS: tuple[Path, ...] = (
         "one client stays at one endpoint",
         "50 flows each over TCP and UDP, one endpoint, by named rules",
     ),
-    Path("proxy-modes", "ways to serve Services", "all hold in each mode", MODES),
+    Path(
+        "proxy-modes",
+        "every proxy mode serves Services",
+        "the Services' paths in iptables and nftables mode; the lab changes its mode, and back",
+    ),
     Path(
         "backends",
         "other ways between the nodes",

@@ -35,6 +35,7 @@ class Live(Interface):
     def etcd(self) -> Etcd: ...
     def status(self, *, timeout: float = ...) -> dict[str, Any]: ...
     def delete(self, documents: Sequence[Document]) -> Any: ...
+    def serve_by(self, mode: str) -> list[str]: ...
 
 
 class Skip(Exception):
@@ -86,6 +87,7 @@ class Context:
         self.cluster = cluster
         self.capture = capture
         self.pods = usable(cluster)
+        self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self._etcd = threading.Lock()
         self.counting = threading.Lock()  # for flows that are masqueraded: rules count them all
         self._watching = threading.Lock()

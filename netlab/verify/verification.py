@@ -24,6 +24,7 @@ from netlab.verify import (
     nodeports,
     outside,
     pods,
+    proxymodes,
     replicas,
     selectors,
     services,
@@ -69,6 +70,7 @@ WITH_SENSORS: dict[str, Check] = {
 AT_THE_END: dict[str, Check] = {  # one after the other
     "endpoints-follow": following.endpoints_follow,
     "selectors": selectors.selectors,
+    "proxy-modes": proxymodes.proxy_modes,
     "replicas": replicas.replicas,
 }
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
@@ -121,6 +123,7 @@ def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) ->
         cluster = live.cluster()
         with Capture([]) as capture:
             context = Context(live, cluster, capture)
+            context.asked = frozenset(path.id for path in checks)
             crowd = _started(pool, CROWDED, checks, context)
             running = crowd + _started(pool, WITHOUT_SENSORS, checks, context)
             wait(crowd)

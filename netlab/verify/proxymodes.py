@@ -1,0 +1,80 @@
+"""The Services' paths in every proxy mode: the lab changes its mode, is asked, and changes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from netlab.model.lab import PROXY_MODES
+from netlab.verify import nodeports, services
+from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+
+PATHS: dict[str, Callable[[Context], Checked]] = {
+    "pod-clusterip": services.pod_clusterip,
+    "node-clusterip": services.node_clusterip,
+    "nodeport": nodeports.nodeport,
+    "affinity": services.affinity,
+    "no-endpoints": services.no_endpoints,
+}
+
+
+def proxy_modes(context: Context) -> Checked:
+    """Each of PATHS holds in each mode; those asked for beside are proven in the lab's own by that.
+
+    Raises Failure naming the mode and path; Skip when there is nothing to ask any mode for.
+    """
+    own = context.lab.proxyMode
+    checked = Checked()
+    try:
+        for mode in sorted(PROXY_MODES, key=lambda one: one != own):
+            names = [name for name in PATHS if mode != own or name not in context.asked]
+            there = context if mode == own else _changed(context, mode)
+            checked.evidence += _held(there, mode, names)
+            beside = [name for name in PATHS if name not in names]
+            if beside:
+                checked.evidence.append(f"{mode}, the lab's own: {', '.join(beside)} above")
+    finally:
+        if context.live.lab.proxyMode != own:
+            context.live.serve_by(own)
+    return checked
+
+
+def _changed(context: Context, mode: str) -> Context:
+    """Return the context of the same lab in *mode*. Raises Failure when it does not get there."""
+    problems = context.live.serve_by(mode)
+    if problems:
+        raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")
+    return Context(context.live, context.refreshed(), context.capture)
+
+
+def _held(context: Context, mode: str, names: list[str]) -> list[str]:
+    """Return the first evidence of each of the paths called *names*."""
+    if not names:
+        return []
+    lines, skipped = [], []
+    with ThreadPoolExecutor(len(names)) as pool:
+        running = {name: pool.submit(PATHS[name], context) for name in names}
+        for name, future in running.items():
+            try:
+                lines.append(f"{mode}: {name}: {future.result().evidence[0]}")
+            except Skip as skip:
+                skipped.append(str(skip))
+            except Refuted as refuted:
+                flow = refuted.verdict
+                raise Failure(
+                    f"{mode}: {name}: {flow.flow}",
+                    *flow.evidence,
+                    last_seen=flow.last_seen,
+                    expected_next=flow.expected_next,
+                ) from refuted
+            except Failure as failure:
+                first, *others = failure.evidence or ("",)
+                raise Failure(
+                    f"{mode}: {name}: {first}",
+                    *others,
+                    last_seen=failure.last_seen,
+                    expected_next=failure.expected_next,
+                ) from failure
+    if not lines:
+        raise Skip(skipped[0])
+    return lines
