@@ -110,7 +110,6 @@ class ServiceProxy(Loop):
         """Read what changed in etcd; return why etcd is away, if it is."""
         if not self.state.etcd_ready.is_set():
             return StoreError("etcd is not up yet")
-        node = registry_key({"kind": "Node", "apiVersion": "v1", "metadata": {"name": self.node}})
         try:
             if self._etcd is None or self._watch is None:
                 self._disconnect()
@@ -118,11 +117,7 @@ class ServiceProxy(Loop):
                 self._watch = self._etcd.watch()
             if not self._stale:
                 return None
-            # What is no object is told by the loop that sees it first, be it this one.
-            read = partial(registry.objects, self._etcd, watch=self._watch, warn=self.log.warning)
-            services, _ = read(prefix=SERVICES)
-            slices, _ = read(prefix=SLICES)
-            own, _ = read(prefix=node)
+            services, slices, own = self._read(self._etcd, self._watch)
         except StoreError as error:
             self._disconnect()
             return error
@@ -134,6 +129,23 @@ class ServiceProxy(Loop):
         except msgspec.ValidationError as error:
             self.log.warning("Node %s: %s: what it said before holds", self.node, error)
         return None
+
+    def _read(self, etcd: Etcd, watch: Watch) -> tuple[Inventory, Inventory, Inventory]:
+        """Return the Services, the slices, and the Node of this node, of one moment.
+
+        Each reading takes all that *watch* has heard, and nothing wakes this loop for that again:
+        so what came after the first is read once more.
+        """
+        node = registry_key({"kind": "Node", "apiVersion": "v1", "metadata": {"name": self.node}})
+        # What is no object is told by the loop that sees it first, be it this one.
+        read = partial(registry.objects, etcd, watch=watch, warn=self.log.warning)
+        while True:
+            services, _ = read(prefix=SERVICES)
+            heard = watch.revision
+            slices, _ = read(prefix=SLICES)
+            own, _ = read(prefix=node)
+            if watch.revision == heard:
+                return services, slices, own
 
     def _proxied(self, lab: Lab) -> KubeProxy:
         """Return the proxy with the lab's options, another one when they changed."""
