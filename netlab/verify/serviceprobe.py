@@ -168,7 +168,9 @@ def _expected(
         case Sentence.ENDPOINTS:
             chosen = endpoint or next(iter(possible.endpoints))
             rewrite = rewriting(
-                cluster, node, chosen, masquerade=possible.endpoints[chosen], why=_by(made, flow)
+                *(cluster, node, chosen),
+                masquerade=possible.endpoints[chosen],
+                why=f"the rules of {_by(made, flow)} on {node.name}",
             )
             return serviceways.expected(cluster, source, flow, rewrite)
         case Sentence.REJECTED:
@@ -224,8 +226,8 @@ def rewrite_hit(asked: Asked) -> RuleHit | None:
 
 
 def masquerade_hit(asked: Asked) -> RuleHit | None:
-    """Return the rule of a proxy's that hid the flow's source, if the kernel named one."""
-    hidden = [hit for hit in asked.hits if hit.hook == "postrouting" and of_proxy(hit)]
+    """Return the rule, a proxy's or not, that hid the flow's source, if the kernel named one."""
+    hidden = [hit for hit in asked.hits if hit.hook == "postrouting"]
     return next((hit for hit in hidden if "masquerade" in hit.rule.lower()), None)
 
 

@@ -188,11 +188,12 @@ class Asking:
                 expected=f"a rule at {self.hook} that sends it to {end.text}",
             )
         hidden = serviceprobe.masquerade_hit(asked)
-        if (hidden is not None) != end.masquerade:
+        if (hidden is not None and serviceprobe.of_proxy(hidden)) != end.masquerade:
             raise self.failure(
-                f"{asked.shot.flow}: "
-                + (f"masqueraded by {hidden}" if hidden else "masqueraded by no rule of a proxy"),
-                expected="a rule that masquerades it" if end.masquerade else "its own source kept",
+                f"{asked.shot.flow}: masqueraded by {hidden or 'no rule'}",
+                expected="a rule of a proxy's that masquerades it"
+                if end.masquerade
+                else "its own source kept",
             )
 
     def _right_answer(self, who: str, client: str, end: End) -> None:

@@ -126,6 +126,12 @@ def wide_open(lab: Broken) -> None:
     lab.on("gateway", "nft 'add chain ip firewall forward { policy accept; }'")
 
 
+def cluster_ips_from_outside(lab: Broken) -> None:
+    lab.on("gateway", "ip route add 10.96.0.0/12 via 192.168.50.11")
+    lab.on("gateway", "nft flush chain ip firewall forward")
+    lab.on("gateway", "nft 'add chain ip firewall forward { policy accept; }'")
+
+
 def swallowed(lab: Broken) -> None:
     """A route to the pods, and something that stops the packets and is no rule of the firewall."""
     gateway_routes(lab)
@@ -314,6 +320,11 @@ ROWS = {
         no_gateway_routes,
         {"clusterip-outside": ("gateway eth0 out", "never there")},
     ),
+    "cluster IPs reached from outside": Row(
+        cluster_ips_from_outside,
+        lambda lab: lab.on("gateway", "ip route del 10.96.0.0/12"),
+        {"clusterip-outside": ("gateway eth0 out", "never there")},
+    ),
     "stopped by nobody known": Row(
         swallowed, not_swallowed, {"clusterip-outside": ("client in", "has no route")}
     ),
@@ -364,6 +375,8 @@ ROWS = {
             "lease-in-etcd": ("1800 s to live", "renewed by node1 within 2 s"),
             "node-join": (PREFIX[:-1], "holds"),
             "replicas": ("", "an agent that runs the controllers"),
+            "endpoints-follow": ("", "an agent that runs the controllers"),
+            "selectors": ("rules of its proxy", "gone from the rules of every node"),
         },
     ),
 }  # fmt: skip
