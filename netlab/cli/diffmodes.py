@@ -103,10 +103,15 @@ def diff_modes(
     for note in given.notes:
         print(f"note: {note}", file=sys.stderr)
     options.be_root(create=True)
+    from netlab import rootless
+    from netlab.lab import RUN
     from netlab.verify.modes import compared
 
     begun = time.monotonic()
-    rows = compared(given)
+    try:
+        rows = compared(given)
+    finally:
+        rootless.leave_if_empty(RUN)
     differing = [row for row in rows if row.differs]
     surprising = [row for row in rows if row.surprises]
     if output == "json":

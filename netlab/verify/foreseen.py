@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from netlab.proxy import Decision, Packet, ServicePort, Situation, Verdict, outcome
+from netlab.proxy import Decision, Outcome, Packet, ServicePort, Situation, Verdict, outcome
 from netlab.proxy.addresses import family, is_loopback
 from netlab.sensors.calls import ICMP, Came
 from netlab.verify.stage import UPLINK, Stage
@@ -22,23 +22,16 @@ def foreseen(
     source = source_of(stage, way, caller)
     local = stage.own("here")
     situation = made["here"].situations[family(way.address)]
-    unsendable = Sight(Came.UNSENDABLE)
     on_node = way.address in local or is_loopback(way.address)
     if caller is Caller.LOOPBACK and not on_node and not situation.route_localnet:
-        return frozenset({unsendable}), False
-    node, verdict, found = NODE_OF[caller], Verdict.NO_MATCH, None
-    for node in dict.fromkeys((NODE_OF[caller], "here" if on_node else NODE_OF[caller])):
-        mine = caller in (Caller.POD, Caller.OTHER_POD) and node == NODE_OF[caller]
-        process = caller in (Caller.NODE, Caller.LOOPBACK)
-        by = "" if process else stage.bridge if mine else UPLINK
-        packet = Packet(source, way.address, way.port, way.protocol, by)
-        found = outcome(made[node], packet, local=stage.own(node))
-        verdict = found.verdict
-        if verdict is not Verdict.NO_MATCH:
-            break
-    assert found is not None
+        return frozenset({Sight(Came.UNSENDABLE)}), False
+    node = NODE_OF[caller]
+    found = _outcome(stage, made, node, way, caller, source)
+    if found.verdict is Verdict.NO_MATCH and on_node and node != "here":
+        node = "here"
+        found = _outcome(stage, made, node, way, caller, source)
     affine = any(one.affinity for one in _served(made[node], way))
-    match verdict:
+    match found.verdict:
         case Verdict.ENDPOINTS:
             return (
                 frozenset(
@@ -52,6 +45,17 @@ def foreseen(
         case Verdict.DROPPED:
             return frozenset({Sight(Came.SILENCE)}), False
     return frozenset({_untouched(stage, way, caller, on_node)}), False
+
+
+def _outcome(
+    stage: Stage, made: Mapping[str, Decision], node: str, way: Way, caller: Caller, source: str
+) -> Outcome:
+    """Return what the rules of *node* are to do with the first packet of a call."""
+    pod = caller in (Caller.POD, Caller.OTHER_POD) and node == NODE_OF[caller]
+    process = caller in (Caller.NODE, Caller.LOOPBACK)
+    by = "" if process else stage.bridge if pod else UPLINK
+    packet = Packet(source, way.address, way.port, way.protocol, by)
+    return outcome(made[node], packet, local=stage.own(node))
 
 
 def _served(made: Decision, way: Way) -> Iterator[ServicePort]:

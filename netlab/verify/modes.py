@@ -96,6 +96,8 @@ def compared(given: Given) -> list[Row]:
     }
     first, *_ = decisions.values()
     ways = [way for way in ways_in(first["here"], given.stage) if spoken(way.protocol)]
+    if not ways:
+        return []
     pairs = [(way, caller) for way in ways for caller in Caller if is_possible(way, caller)]
     expected: dict[Mode, dict[Pair, Sights]] = {}
     seen: dict[Mode, dict[Pair, Sights]] = {}

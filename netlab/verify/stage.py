@@ -29,7 +29,7 @@ BITS = {4: 32, 6: 128}
 VERSIONS = (4, 6)
 
 # Errors are not rationed: a refusal that was not sent would look like silence. IPv6 addresses are
-# used at once. Anybody may send echo requests without a raw socket.
+# used at once. Root may send echo requests by sockets that hear what comes of them.
 _SETTINGS = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
@@ -37,11 +37,12 @@ _SETTINGS = {
     "net.ipv4.conf.default.send_redirects": "0",
     "net.ipv4.icmp_ratemask": "0",
     "net.ipv4.icmp_ratelimit": "0",
-    "net.ipv4.ping_group_range": "0 2147483647",
+    "net.ipv4.ping_group_range": "0 0",
     "net.ipv6.icmp.ratelimit": "0",
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv6.conf.all.accept_dad": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
     "net.ipv6.conf.default.accept_dad": "0",
     "net.ipv6.conf.default.accept_ra": "0",
     "net.ipv6.conf.default.router_solicitations": "0",
