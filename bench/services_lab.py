@@ -59,7 +59,7 @@ def declaration(number: int) -> str:
     served[-1] = slice_of(number, ())
     for one in served:
         one["metadata"].pop("uid")
-    return "\n".join(json.dumps(one) for one in [*documents, *served])
+    return "\n---\n".join(json.dumps(one) for one in [*documents, *served])
 
 
 def slice_of(number: int, addresses: tuple[str, ...]) -> Document:
