@@ -14,22 +14,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from netlab.errors import KernelError
 from netlab.kernel import netns
+from netlab.kernel.addresses import has_tentative
 from netlab.kernel.real import RealKernel
 from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth
 from netlab.plan import Op, Verb, difference
 
 UPLINK = "eth0"
+PATIENCE = 10.0  # seconds for what takes milliseconds
+PAUSE = 0.002  # seconds
 EVERYWHERE = {4: "default", 6: "::/0"}
 BITS = {4: 32, 6: 128}
 VERSIONS = (4, 6)
 
 # Errors are not rationed: a refusal that was not sent would look like silence. IPv6 addresses are
-# used at once. Root may send echo requests by sockets that hear what comes of them.
+# used without asking whether anybody has them. Root may send echo requests by sockets that hear
+# what comes of them.
 _SETTINGS = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
@@ -42,7 +48,6 @@ _SETTINGS = {
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv6.conf.all.accept_dad": "0",
-    "net.ipv6.conf.default.accept_dad": "0",
     "net.ipv6.conf.default.accept_dad": "0",
     "net.ipv6.conf.default.accept_ra": "0",
     "net.ipv6.conf.default.router_solicitations": "0",
@@ -108,9 +113,25 @@ def built(stage: Stage) -> Iterator[None]:
     names = sorted({one.netns for one in objects})
     try:
         _KERNEL.apply(difference(objects, ()))
+        for place in _NUMBER:
+            with netns.entered(stage.netns(place)):
+                _wait_for_addresses()
         yield
     finally:
         _KERNEL.apply([Op(Verb.DELETE, Netns(name)) for name in names if netns.exists(name)])
+
+
+def _wait_for_addresses() -> None:
+    """Wait until the kernel has taken up every IPv6 address: a moment later, by a work queue.
+
+    Until then nothing can be bound to it, and another one is the source of what is sent.
+    Raises KernelError. Source: linux net/ipv6/addrconf.c, addrconf_dad_kick.
+    """
+    end = time.monotonic() + PATIENCE
+    while has_tentative():
+        if time.monotonic() > end:
+            raise KernelError("an IPv6 address is still tentative")
+        time.sleep(PAUSE)
 
 
 def version(address: str) -> int:
