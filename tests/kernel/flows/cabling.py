@@ -185,10 +185,12 @@ def _gateway(place: Place, link: str, via: Place, to: str, *, by: str = "") -> I
 
 
 def _neighbors(one: Place, other: Place) -> Iterator[Object]:
-    """Yield the entries for those addresses of *other* that *one* has on its own networks."""
+    """Yield how *one* reaches the addresses of *other*: on its own network, or by its card."""
     for ip in other.addresses:
         if any(on_one_link(ours, ip) for ours in one.addresses):
             yield Neighbor(one.netns, UPLINK, ip, other.mac(UPLINK))
+        elif other.is_node:
+            yield from _gateway(one, UPLINK, other, ip)
 
 
 def _alone(ip: str) -> str:

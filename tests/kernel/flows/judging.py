@@ -10,7 +10,7 @@ from flow_cases import masquerades
 
 from netlab.proxy.addresses import is_loopback
 
-from .packets import PROTOCOLS, Error, Packet, Sort
+from .packets import PROTOCOLS, SCTP, Error, Packet, Sort
 from .topology import OUTSIDE, Place, Topology, host
 from .traffic import Traffic
 
@@ -114,9 +114,10 @@ def _is_untouched(burst: Burst, sent: Packet, traffic: Traffic) -> bool:
     owner = _owner(burst, sent, traffic.world)
     if traffic.arrivals(sent.token) != [(owner or OUTSIDE, sent)]:
         return False
-    return not owner or any(
-        _is_answer(one.what, sent) for one in traffic.answers(sent.token, burst.sender.name)
-    )
+    if not owner or sent.protocol == SCTP:  # of which a sensor keeps the stack from answering
+        return True
+    answers = traffic.answers(sent.token, burst.sender.name)
+    return any(_is_answer(one.what, sent) for one in answers)
 
 
 def _owner(burst: Burst, sent: Packet, world: Topology) -> str:
