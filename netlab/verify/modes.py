@@ -177,6 +177,8 @@ def _seen(calls: Calls, stage: Stage, asks: Sequence[_Ask]) -> dict[Pair, Sights
     begun = dict.fromkeys(found, 0)
     left, quiet = list(asks), QUIET
     while left:
+        for ask in left:  # what was but slow is heard now, and silence comes again
+            found[ask.way, ask.caller].discard(Sight(Came.SILENCE))
         for batch in _batches(left, begun):
             for ask, number in batch:
                 begun[ask.way, ask.caller] += number

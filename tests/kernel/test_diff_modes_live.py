@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from netlab.agent.kubeproxy import KubeProxy, Pass
-from netlab.kernel import conntrack
+from netlab.kernel import conntrack, netns
 from netlab.model.kubernetes import Document
 from netlab.model.services import ProxyNode
 from netlab.proxy import Mode, Options
+from netlab.sensors.calls import Calls, Came, Reply
 from netlab.topology.stored import stored
 from netlab.verify import trial
 from netlab.verify.modes import compared
+from netlab.verify.stage import Host, Stage, built
 from netlab.verify.waysin import Caller
 
 pytestmark = pytest.mark.kernel
@@ -190,3 +192,22 @@ def test_a_mode_that_does_not_do_as_decided_is_reported(
     wrong = {row.way.title for row in rows if row.surprises == [Mode.NFTABLES]}
     assert {"ClusterIP 10.96.0.10:80/TCP", "ping of ClusterIP 10.96.0.10"} <= wrong
     assert not [row for row in rows if Mode.IPTABLES in row.surprises]
+
+
+def test_a_refusal_is_heard_although_it_comes_before_connect_returns() -> None:
+    here = Host("n1", ("192.168.50.11",), ("10.244.1.254",), ())
+    there = Host("n2", ("192.168.50.12",), ("10.244.2.254",), ())
+    client = ("198.51.100.254",)
+    stage = Stage(f"nltestmodes{os.getpid()}", here, there, ("10.96.0.9",), client, "docker0")
+    calls = Calls()
+    with built(stage):
+        try:
+            with netns.entered(stage.netns("here")):
+                words = ("iptables", "-A", "FORWARD", "-d", "10.96.0.9", "-j", "REJECT")
+                subprocess.run(words, check=True)
+            with netns.entered(stage.netns("here-pod")):
+                for _ in range(5):
+                    calls.call("refused", "TCP", "10.96.0.9", 80)
+            assert calls.replies(quiet=0.3) == {"refused": [Reply(Came.REFUSAL)] * 5}
+        finally:
+            calls.close()

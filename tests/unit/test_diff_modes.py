@@ -173,6 +173,7 @@ def sights(seen_as: str, *by: str) -> Sights:
         ("ClusterIP", Caller.OUTSIDE, sights("node", HERE, THERE), sights("node", HERE, THERE)),
         ("NodePort 30080/TCP on 127", Caller.NODE, sights("node", HERE, THERE), REFUSED),
         ("NodePort 30080/TCP on docker0", Caller.OUTSIDE, sights("node", HERE, THERE), REFUSED),
+        ("NodePort 30080/TCP on docker0", Caller.OTHER_POD, sights("node", HERE, THERE), REFUSED),
         ("unused", Caller.POD, ALONE, REFUSED),
         ("ping", Caller.OTHER_POD, ALONE, REFUSED),
     ],
@@ -205,6 +206,7 @@ def test_a_labs_files_are_brought_to_where_a_lab_would_be() -> None:
     assert found.options[Mode.NFTABLES].pod_cidrs == ("10.244.0.0/16",)
     assert found.stage.here.endpoints == ("10.244.1.2", "10.244.1.3")
     assert found.stage.there.endpoints == ("10.244.2.2", "10.244.2.3")
+    assert found.stage.here.pod[0] != found.stage.there.pod[0]  # of one prefix
     (service,) = found.stage.served
     assert service.startswith("10.")
 
