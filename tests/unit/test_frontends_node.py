@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
-from service_objects import CIDR, NODE, THERE, V4, V6, decide, endpoint, service, slice_
+from service_objects import CIDR, THERE, V4, V6, decide, endpoint, service, slice_
 
 from netlab import proxy
 from netlab.errors import UsageError
-from netlab.model.kubernetes import view
-from netlab.model.services import EndpointSlice, ProxyNode, Service
-from netlab.proxy import DetectLocal, Mode, Options, Verdict
+from netlab.proxy import DetectLocal, Mode, Verdict
 
 # The node
 
@@ -198,16 +195,3 @@ def test_pods_are_told_by_the_prefix_of_their_interface() -> None:
         found_one = proxy.outcome(found, packet, local=())
         assert found_one.verdict is Verdict.ENDPOINTS
         assert found_one.endpoints == {"10.244.1.5:8080": masqueraded}
-
-
-def test_ten_thousand_services_take_less_than_a_second() -> None:
-    services, slices = [], []
-    for i in range(10_000):
-        high, low = divmod(i, 100)
-        services.append(view(service(f"s{i}", ip=f"10.96.{high}.{low}"), Service))
-        two = (endpoint(f"10.244.{high}.{2 * low + k}") for k in (0, 1))
-        slices.append(view(slice_(*two, of=f"s{i}", name=f"s{i}"), EndpointSlice))
-    node = view(NODE, ProxyNode)
-    began = time.process_time()
-    assert len(proxy.frontends(services, slices, node, Options())) == 10_000
-    assert time.process_time() - began < 1

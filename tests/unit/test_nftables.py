@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -402,12 +401,3 @@ def test_host_ports() -> None:
         "hostports": (f"tcp dport 9000 counter dnat to [fd00:1::5]:8080 {said}",),
         "masquerading": (f"ip6 saddr fd00:1::5 ip6 daddr fd00:1::5 masquerade {said}",),
     }
-
-
-def test_rendering_ten_thousand_services_takes_less_than_a_second() -> None:
-    found, _ = rendered(endpoint("10.244.1.5"), endpoint("10.244.2.5", THERE))
-    (one,), here = found.frontends, found.situations[V4]
-    began = time.process_time()
-    for _ in range(10_000):
-        nftables.part([one], [], here, large=True)
-    assert time.process_time() - began < 1

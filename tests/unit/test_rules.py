@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from fake_lab import FakeRoom, simple
 
+from netlab.agent.rules import Desired, Programmed, State, compared
 from netlab.cli import rules as shown
 from netlab.cli.servingrows import why_not
-from netlab.agent.rules import Desired, Programmed, State, compared
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
 from netlab.proxy import Endpoint, Mode, Options, ServicePort
