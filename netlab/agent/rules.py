@@ -154,13 +154,18 @@ def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]
 
 
 def programmed(
-    cluster: Cluster, node: str, *, only: Collection[Owner] | None = None
+    cluster: Cluster,
+    node: str,
+    *,
+    only: Collection[Owner] | None = None,
+    wanted: Desired | None = None,
 ) -> list[Programmed]:
     """Return the chains, sets and maps of the proxy of *node*, in the order packets meet them.
 
-    *only*: with no rules but those of these owners. Raises NotFoundError, KernelError.
+    *only*: with no rules but those of these owners; *wanted*: what is desired, if it is known
+    already. Raises NotFoundError, KernelError.
     """
-    wanted = desired(cluster, node)
+    wanted = wanted or desired(cluster, node)
     name = cluster.lab.netns(node)
     if not netns.exists(name):
         raise NotFoundError(f"node {node} is not up", hint="`netlab up` with its files repairs it")

@@ -207,7 +207,7 @@ def words(sights: Sights, beside: Collection[Sights] = ()) -> str:
     if answers and sum(any(it.seen_as for it in one) for one in beside) > 1:
         seen = sorted({one.seen_as for one in answers})
         at = sorted({one.by for one in answers})
-        found = [f"answers by {', '.join(at)}, which see the {' or '.join(seen)}"]
+        found = [f"answers by {some(at)}, which see the {' or '.join(seen)}"]
     found += sorted({_PLAIN[(one.came.value, one.by != "")] for one in others})
     return ", or ".join(found) or "nothing seen"
 

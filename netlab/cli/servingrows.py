@@ -15,6 +15,7 @@ from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
+    from netlab.agent.rules import Desired
     from netlab.cli.rows import Scene
     from netlab.proxy import Endpoint, Frontend, ServicePort
     from netlab.proxy.claims import Owner
@@ -44,7 +45,7 @@ def facts(document: Document, scene: Scene) -> Facts:
         if checks := wanted.health_checks.get(owner):
             one = checks[0]
             mine.append(("Health check", f"port {one.port} answers {one.status}"))
-        mine.append(("Rules", rule_lines(scene, node.name, owner)))
+        mine.append(("Rules", rule_lines(scene, node.name, owner, wanted)))
         found.append((f"On {node.name}", mine))
     return found
 
@@ -108,12 +109,12 @@ def way_words(way: Way) -> str:
     return f"{words}, masqueraded: {way.masquerade}"
 
 
-def rule_lines(scene: Scene, node: str, owner: Owner) -> list[str]:
+def rule_lines(scene: Scene, node: str, owner: Owner, wanted: Desired) -> list[str]:
     """Return every rule of *owner* on *node* behind the packets it fired for, chain by chain."""
     from netlab.agent import rules
 
     try:
-        found = rules.programmed(scene.cluster, node, only=[owner])
+        found = rules.programmed(scene.cluster, node, only=[owner], wanted=wanted)
     except NotFoundError as error:
         return [f"unknown: {error}"]
     indent = " "  # of what heads a chain; `describe` puts its own before it

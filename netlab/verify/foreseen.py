@@ -79,6 +79,9 @@ def _at_endpoint(
     """Return what comes of a call that *node* sends to *endpoint*."""
     address = endpoint.rpartition(":")[0].strip("[]")
     at_here = address in stage.here.endpoints or address in stage.own("here")
+    process = caller in (Caller.NODE, Caller.LOOPBACK)
+    if address in stage.own(node) and not process:
+        masqueraded = False  # what is delivered here never comes to where sources are replaced
     wired = caller is Caller.LOOPBACK and address not in stage.own("here")
     if wired and not situation.route_localnet:
         # The kernel sends nothing from 127.0.0.1 over a wire; only of a datagram does it say so.
@@ -88,8 +91,7 @@ def _at_endpoint(
     back = node in (NODE_OF[caller], "here" if at_here else "there")
     if not (masqueraded or back):
         return Sight(Came.SILENCE)  # the answer takes another way, and nobody knows it
-    from_node = masqueraded or caller in (Caller.NODE, Caller.LOOPBACK)
-    return Sight(Came.ANSWER, endpoint, "node" if from_node else "client")
+    return Sight(Came.ANSWER, endpoint, "node" if masqueraded or process else "client")
 
 
 def _untouched(stage: Stage, way: Way, caller: Caller, on_node: bool) -> Sight:

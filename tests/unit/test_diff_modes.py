@@ -191,6 +191,22 @@ def test_each_mode_is_expected_to_do_as_decided(
         assert foreseen(one.stage, made, found, caller) == (wanted, False)
 
 
+def test_an_endpoint_that_is_the_node_itself_sees_the_client() -> None:
+    documents = objects()
+    documents[-1]["endpoints"][0]["addresses"] = ["192.168.50.11"]
+    one = trial.given(
+        documents, Options(detect_local=DetectLocal.NODE_CIDR), node=None, prefix="nltestmodes"
+    )
+    assert one.stage.here.endpoints == ()
+    made = {
+        place: decided(documents, at, one.options[Mode.IPTABLES])
+        for place, at in (("here", one.here), ("there", one.there))
+    }
+    (found,) = [it for it in ways_in(made["here"], one.stage) if it.title.startswith("Cluster")]
+    itself = Sight(Came.ANSWER, "192.168.50.11:8080", "client")
+    assert foreseen(one.stage, made, found, Caller.OUTSIDE)[0] == {itself} | sights("node", THERE)
+
+
 def test_a_labs_files_are_brought_to_where_a_lab_would_be() -> None:
     lab = msgspec.convert(LAB, Lab)
     template = {
