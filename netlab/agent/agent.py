@@ -32,6 +32,7 @@ from netlab.world import MASTER
 Say = Callable[[dict[str, Any]], None]
 ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
 LOOPS_END = 3.0  # seconds for the loops to finish what they are at
+LONG_PASS = 1.0  # seconds
 PATIENCE = 15.0  # seconds without progress after which a declaration's problems are told
 
 
@@ -152,7 +153,7 @@ class Agent:
         declaration = Declaration(request["documents"])
         self.control_plane.declare(declaration)
         say({"progress": "objects"})
-        self._wait(declaration.done.is_set, patience)
+        self._wait(declaration.done.is_set, patience, progress=declaration.changes.__len__)
         clock.lap("objects")
         problems = self._converged(declaration.revision, patience, say)
         clock.lap("nodes and pods")
@@ -193,9 +194,13 @@ class Agent:
             problems = self._converged(0, request.get("patience", PATIENCE), say)
             return {"converged": not problems, "problems": problems}
 
-    def _wait(self, true: Callable[[], bool], patience: float) -> None:
-        deadline = time.monotonic() + patience
+    def _wait(
+        self, true: Callable[[], bool], patience: float, *, progress: Callable[[], int] = int
+    ) -> None:
+        deadline, reached = time.monotonic() + patience, progress()
         while not true():
+            if (now := progress()) != reached:
+                deadline, reached = time.monotonic() + patience, now
             if time.monotonic() > deadline:
                 errors = [loop.error for loop in (self.world, self.control_plane) if loop.error]
                 raise NetlabError(
@@ -206,7 +211,7 @@ class Agent:
 
     def _converged(self, revision: int, patience: float, say: Say) -> list[str]:
         """Wait until nothing is left to do; return the problems that remain when they have not
-        become fewer for *patience* seconds."""
+        become fewer for *patience* seconds, nor a loop was in the middle of something long."""
         told = ""
         fewest = 0
         deadline = time.monotonic() + patience
@@ -215,7 +220,7 @@ class Agent:
             problems = self._problems(revision)
             if not problems or began > deadline:
                 return problems
-            if not fewest or len(problems) < fewest:
+            if not fewest or len(problems) < fewest or self._at_length():
                 fewest, deadline = len(problems), began + patience
             first = problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
             if first != told:
@@ -224,6 +229,11 @@ class Agent:
             time.sleep(2 * (time.monotonic() - began))  # leave the loops room in a large lab
             with self.state.changed:
                 self.state.changed.wait(timeout=0.1)
+
+    def _at_length(self) -> bool:
+        """Return whether a loop is at something long: 10,000 Services take seconds, or more."""
+        loops: list[Loop] = [self.control_plane, *self._programming()]
+        return any(loop.at_work(seconds=LONG_PASS) for loop in loops)
 
     def _problems(self, revision: int) -> list[str]:
         loops = (self.world, self.control_plane)

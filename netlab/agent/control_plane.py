@@ -137,8 +137,9 @@ class ControlPlane(Loop):
                 if change.verb is Verb.DELETE and change.document["kind"] == "Node":
                     self._drop_lease(etcd, change.document)
             # What is refused was written by somebody else meanwhile: look again, decide again.
-            refused = registry.write(etcd, changes)
-            declaration.changes += [described(c) for c in changes if c not in refused]
+            for part in portions(changes):
+                refused = registry.write(etcd, part)
+                declaration.changes += [described(c) for c in part if c not in refused]
             stored, _ = self._objects(etcd)
         stored, declaration.revision = self._objects(etcd)
         return stored, declaration.revision

@@ -56,6 +56,7 @@ class Loop(threading.Thread):
         self.log = logging.getLogger(f"netlab.agent.{name}")
         self.error = ""
         self.passes = 0
+        self._since: float | None = None  # when the pass that goes on began, monotonic seconds
         self.recorded: list[Op] | None = None  # what was done, while somebody wants to know
         self._ending = threading.Event()
         self._retry = 0.0
@@ -91,6 +92,11 @@ class Loop(threading.Thread):
         """Ask the loop to stop, from any thread."""
         self._ending.set()
         self.wake()
+
+    def at_work(self, *, seconds: float) -> bool:
+        """Return whether a pass has gone on for as many *seconds*, and the one before went well."""
+        since = self._since
+        return since is not None and not self.error and time.monotonic() - since > seconds
 
     @property
     def ended(self) -> bool:
@@ -143,12 +149,15 @@ class Loop(threading.Thread):
             self.close()
 
     def _pass(self, heard: list[Callable[[], None]]) -> float:
+        self._since = time.monotonic()
         try:
             for drain in heard:
                 drain()
             self.once()
         except Exception as error:
             return self._after(error)
+        finally:
+            self._since = None
         if self.error:
             self.log.info("recovered")
         self.error, self._retry = "", 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -72,3 +73,38 @@ def test_a_loop_that_has_ended_holds_no_descriptor_and_may_be_woken() -> None:
 )
 def test_which_operations_may_take_more_with_them(verb: Verb, thing: Object, more: bool) -> None:
     assert takes_more([Op(verb, thing)]) is more
+
+
+class Long(Loop):
+    """A loop each of whose passes lasts until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("long")
+        self.inside, self.go = threading.Event(), threading.Event()
+
+    def once(self) -> None:
+        self.inside.set()
+        self.go.wait(5)
+
+
+@pytest.mark.parametrize(("error", "expected"), [("", True), ("etcd is away", False)])
+def test_a_loop_is_at_work_in_a_long_pass_after_one_that_went_well(
+    error: str, expected: bool
+) -> None:
+    loop = Long()
+    loop.error = error
+    assert not loop.at_work(seconds=0)
+    loop.start()
+    try:
+        assert loop.inside.wait(5)
+        assert loop.at_work(seconds=0) == expected
+        assert not loop.at_work(seconds=60)
+        loop.go.set()
+        deadline = time.monotonic() + 5
+        while loop.passes < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert loop.passes and not loop.at_work(seconds=0)
+    finally:
+        loop.end()
+        loop.go.set()
+        loop.join(5)
