@@ -66,11 +66,15 @@ def run(
     """
     log(argv, netns=netns, input=input)
     marked_env = env is not None and MARK in env
-    with entered(netns) if netns else nullcontext(), program_errors(argv[0]):
+    with (
+        _whole(input) as stdin,
+        entered(netns) if netns else nullcontext(),
+        program_errors(argv[0]),
+    ):
         child = subprocess.Popen(
             list(argv),
             env=_environment() if env is None else dict(env),
-            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -80,7 +84,7 @@ def run(
         )
     with child:
         try:
-            stdout, stderr = child.communicate(input, timeout=timeout)
+            stdout, stderr = child.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             raise NetlabError(f"{shlex.join(argv)}: not done after {timeout:g} s") from None
         finally:
@@ -91,6 +95,25 @@ def run(
         where = f"{netns}: " if netns else ""
         raise NetlabError(f"{where}{shlex.join(argv)}: {_reason(done)}")
     return done
+
+
+@contextmanager
+def _whole(text: str | None) -> Iterator[int]:
+    """Have *text* as a file to be a program's input: were we killed, it would still read all.
+
+    Of a pipe it would read the beginning, which to nft may well be a transaction of its own.
+    """
+    if text is None:
+        yield subprocess.DEVNULL
+        return
+    descriptor = os.memfd_create("input", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _reason(done: Completed) -> str:

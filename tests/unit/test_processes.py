@@ -156,3 +156,12 @@ def test_command_is_logged_as_a_line_that_does_the_same(
     pasted = subprocess.run(["sh", "-c", caplog.messages[-1]], capture_output=True, text=True)
     assert pasted.stdout == first.stdout == text
     assert processes.pasteable(["ip", "link"], netns="demo.n1") == "ip netns exec demo.n1 ip link"
+
+
+def test_a_program_has_its_input_whole_before_it_starts() -> None:
+    # A pipe holds 64 KiB; somebody killed while feeding it would leave a program with a part.
+    text = "x" * (1 << 20)
+    size = "import os, stat; s = os.fstat(0); print(stat.S_ISREG(s.st_mode), s.st_size)"
+    assert run([sys.executable, "-c", size], input=text).stdout == f"True {len(text)}\n"
+    assert run(["cat"], input="ä\n").stdout == "ä\n"
+    assert run(["cat"], input="").stdout == ""
