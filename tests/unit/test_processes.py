@@ -162,6 +162,6 @@ def test_a_program_has_its_input_whole_before_it_starts() -> None:
     # A pipe holds 64 KiB; somebody killed while feeding it would leave a program with a part.
     text = "x" * (1 << 20)
     size = "import os, stat; s = os.fstat(0); print(stat.S_ISREG(s.st_mode), s.st_size)"
-    assert run([sys.executable, "-c", size], input=text).stdout == f"True {len(text)}\n"
-    assert run(["cat"], input="ä\n").stdout == "ä\n"
-    assert run(["cat"], input="").stdout == ""
+    assert processes.run([sys.executable, "-c", size], input=text).stdout == f"True {len(text)}\n"
+    assert processes.run(["cat"], input="ä\n").stdout == "ä\n"
+    assert processes.run(["cat"], input="").stdout == ""
