@@ -7,7 +7,7 @@ must change, writes that, and publishes the result to the nodes once nothing is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from netlab import controllers, world
 from netlab.agent.loop import Loop
@@ -19,16 +19,20 @@ from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
 from netlab.kernel import netns
 from netlab.model.inventory import Inventory
-from netlab.model.kubernetes import Document
+from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
 ETCD_START = 0.5  # seconds
-PORTION = 250  # changes written and published at a time
+PORTION = 1000  # changes written at a time
+PODS_PORTION = 250  # and new pods, which are published then
 TOLD = 50  # changes told one by one in the log
 MAX_ROUNDS = 50  # of changes in one pass; a fixed point is reached in a handful
+
+
+Made = Callable[[Sequence[Change]], None]
 
 
 class Declaration:
@@ -37,8 +41,17 @@ class Declaration:
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents = documents
         self.done = threading.Event()
-        self.changes: list[str] = []
+        self.changes: list[str] = []  # grows while they are made
         self.revision = 0
+
+    def taking(self, wanted: Iterable[Change]) -> Made:
+        """Return what takes those changes that are made to the objects of *wanted*."""
+        keys = {registry_key(change.document) for change in wanted}
+
+        def take(made: Sequence[Change]) -> None:
+            self.changes += [described(one) for one in made if registry_key(one.document) in keys]
+
+        return take
 
 
 class ControlPlane(Loop):
@@ -71,7 +84,8 @@ class ControlPlane(Loop):
         self._write_config(etcd, config)
         objects, revision = self._objects(etcd)
         while self._declarations:
-            objects, revision = self._declared(etcd, lab, self._declarations[0], objects)
+            declaration = self._declarations[0]
+            objects, revision = self._declared(etcd, lab, declaration, objects, revision)
             self._declarations.pop(0).done.set()
         objects, revision = self._controlled(etcd, lab, objects, revision)
         self._publish(etcd, lab, objects, revision, stable=True)
@@ -126,23 +140,23 @@ class ControlPlane(Loop):
             etcd.put(CONFIG_KEY, wanted)
 
     def _declared(
-        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory
+        self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory, revision: int
     ) -> tuple[Inventory, int]:
         wanted = [*controllers.declared(lab), *declaration.documents]
         for _ in range(MAX_ROUNDS):
-            changes = controllers.declaration_changes(wanted, stored)
-            if not changes:
+            first = controllers.declaration_changes(wanted, stored)
+            if not first:
                 break
-            for change in changes:
+            for change in first:
                 if change.verb is Verb.DELETE and change.document["kind"] == "Node":
                     self._drop_lease(etcd, change.document)
-            # What is refused was written by somebody else meanwhile: look again, decide again.
-            for part in portions(changes):
-                refused = registry.write(etcd, part)
-                declaration.changes += [described(c) for c in part if c not in refused]
-            stored, _ = self._objects(etcd)
-        stored, declaration.revision = self._objects(etcd)
-        return stored, declaration.revision
+            self._write(
+                etcd, lab, self._changes(lab, stored, first=first), made=declaration.taking(first)
+            )
+            # What was refused was changed by somebody else meanwhile: look again, decide again.
+            stored, revision = self._objects(etcd)
+        declaration.revision = revision
+        return stored, revision
 
     def _drop_lease(self, etcd: Etcd, node: Document) -> None:
         """Delete the subnet lease of a node that is no longer declared."""
@@ -156,23 +170,42 @@ class ControlPlane(Loop):
     def _controlled(
         self, etcd: Etcd, lab: Lab, objects: Inventory, revision: int
     ) -> tuple[Inventory, int]:
-        if lab != self._settled_in:
-            self._settled, self._settled_in = Inventory(), lab
-        room = {node.name: lab.network.pods_per_node for node in lab.nodes}
         for _ in range(MAX_ROUNDS):
-            changes = controllers.changes(
-                objects, capacity=room, service_cidr=lab.serviceCIDR, settled=self._settled
-            )
+            changes = self._changes(lab, objects)
             if not changes:
                 self._settled = objects
                 break
             self._tell(changes)
-            for part in portions(changes):
-                registry.write(etcd, part)
-                objects, revision = self._objects(etcd)
-                if len(part) == PORTION:
-                    self._publish(etcd, lab, objects, revision, stable=False)
+            self._write(etcd, lab, changes)
+            objects, revision = self._objects(etcd)
         return objects, revision
+
+    def _changes(
+        self, lab: Lab, objects: Inventory, *, first: Sequence[Change] = ()
+    ) -> list[Change]:
+        """Return what the controllers change about *objects* once *first* is made, with that."""
+        if lab != self._settled_in:
+            self._settled, self._settled_in = Inventory(), lab
+        room = {node.name: lab.network.pods_per_node for node in lab.nodes}
+        return controllers.changes(
+            objects,
+            capacity=room,
+            service_cidr=lab.serviceCIDR,
+            settled=self._settled,
+            first=first,
+        )
+
+    def _write(
+        self, etcd: Etcd, lab: Lab, changes: Sequence[Change], *, made: Made = lambda _: None
+    ) -> None:
+        """Write *changes*, publishing while many pods are being written; tell *made* which were."""
+        parts = list(portions(changes))
+        for part in parts:
+            refused = registry.write(etcd, part)
+            made([change for change in part if change not in refused])
+            objects, revision = self._objects(etcd)
+            if new_pod(part[-1]) and part is not parts[-1]:
+                self._publish(etcd, lab, objects, revision, stable=False)
 
     def _tell(self, changes: Sequence[Change]) -> None:
         for change in changes[:TOLD]:
@@ -191,20 +224,23 @@ class ControlPlane(Loop):
         self._disconnect()
 
 
+def new_pod(change: Change) -> bool:
+    """Return whether *change* makes a pod."""
+    return change.verb is Verb.CREATE and change.document["kind"] == "Pod"
+
+
 def portions(changes: Sequence[Change]) -> Iterator[list[Change]]:
-    """Yield *changes* in parts to be written and published one after another.
+    """Yield *changes* in parts to be written one after another.
 
     New pods come last, node by node, so that in a large lab the first nodes are at work while the
     others' pods are still being written.
     """
-
-    def place(change: Change) -> tuple[bool, str]:
-        new = change.verb is Verb.CREATE and change.document["kind"] == "Pod"
-        return new, change.document["spec"].get("nodeName", "") if new else ""
-
-    ordered = sorted(changes, key=place)
-    for first in range(0, len(ordered), PORTION):
-        yield ordered[first : first + PORTION]
+    pods = [change for change in changes if new_pod(change)]
+    pods.sort(key=lambda change: change.document["spec"].get("nodeName", ""))
+    others = [change for change in changes if not new_pod(change)]
+    for listed, size in ((others, PORTION), (pods, PODS_PORTION)):
+        for first in range(0, len(listed), size):
+            yield listed[first : first + size]
 
 
 def described(change: Change) -> str:

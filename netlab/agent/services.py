@@ -4,13 +4,12 @@
    and a change of pods for no rules.
 2. It lives in the node's namespace and asks etcd from there, so a node that is cut off keeps the
    rules it has. They are still repaired then.
-3. etcd is asked only after its watch said something, or when the connection is new.
+3. etcd is asked when the connection is new, and now and then; else its watch says what changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from socket import socket
 
 import msgspec
@@ -21,7 +20,7 @@ from netlab.agent.state import ServicesReport, State, fingerprint
 from netlab.errors import StoreError
 from netlab.kernel import netns, turns
 from netlab.model.inventory import Inventory
-from netlab.model.kubernetes import Document, registry_key, view
+from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
 from netlab.proxy import DetectLocal, Mode, Options
@@ -30,7 +29,6 @@ from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
-SERVICES, SLICES = "/registry/services/specs/", "/registry/endpointslices/"
 ETCD_SILENCE = 1.0  # seconds
 TOLD = 20  # changes told one by one in the log
 
@@ -70,9 +68,9 @@ class ServiceProxy(Loop):
         self._post: socket | None = None  # by which other proxies know of this one
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
-        self._stale = True  # whether etcd has something this loop has not read
-        self._services, self._slices = Inventory(), Inventory()
-        self._own: ProxyNode | None = None  # its Node object
+        self._objects = Inventory()  # as last read
+        self._read: list[Document] = []  # its Node object, if there is one
+        self._own: ProxyNode | None = None  # the same, as a proxy reads it
         self._proxy: KubeProxy | None = None
         self._warned: set[str] = set()
 
@@ -89,10 +87,12 @@ class ServiceProxy(Loop):
             return  # not stored, or not published yet; that will wake this loop
         proxy = self._proxied(lab)
         pods = with_host_ports(snapshot.documents)
-        done = proxy.agree([*self._services, *self._slices, *pods], self._own)
+        objects = self._objects
+        documents = [*objects.of("Service"), *objects.of("EndpointSlice"), *pods]
+        done = proxy.agree(documents, self._own)
         self._tell(done, [*proxy.warnings, *done.problems])
-        followed = fingerprint(self._services, self._slices)
-        self.state.report_services(self.node, ServicesReport(*followed, mode=lab.proxyMode))
+        followed = ServicesReport(*fingerprint(objects), mode=lab.proxyMode)
+        self.state.report_services(self.node, followed)
         if away is not None:
             raise away
 
@@ -115,37 +115,26 @@ class ServiceProxy(Loop):
                 self._disconnect()
                 self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
                 self._watch = self._etcd.watch()
-            if not self._stale:
-                return None
-            services, slices, own = self._read(self._etcd, self._watch)
+            # What is no object is told by the loop that sees it first, be it this one.
+            self._objects, _ = registry.objects(
+                self._etcd, watch=self._watch, warn=self.log.warning
+            )
         except StoreError as error:
             self._disconnect()
             return error
-        self._services, self._slices = services, slices
-        mine = [one for one in own if one["metadata"]["name"] == self.node]
-        self._stale = False
+        self._take_node()
+        return None
+
+    def _take_node(self) -> None:
+        """Read this node's Node object, if it is another one than before."""
+        mine = [one for one in self._objects.of("Node") if one["metadata"]["name"] == self.node]
+        if self._read == mine:
+            return
+        self._read = mine
         try:
             self._own = view(mine[0], ProxyNode) if mine else None
         except msgspec.ValidationError as error:
             self.log.warning("Node %s: %s: what it said before holds", self.node, error)
-        return None
-
-    def _read(self, etcd: Etcd, watch: Watch) -> tuple[Inventory, Inventory, Inventory]:
-        """Return the Services, the slices, and the Node of this node, of one moment.
-
-        Each reading takes all that *watch* has heard, and nothing wakes this loop for that again:
-        so what came after the first is read once more.
-        """
-        node = registry_key({"kind": "Node", "apiVersion": "v1", "metadata": {"name": self.node}})
-        # What is no object is told by the loop that sees it first, be it this one.
-        read = partial(registry.objects, etcd, watch=watch, warn=self.log.warning)
-        while True:
-            services, _ = read(prefix=SERVICES)
-            heard = watch.revision
-            slices, _ = read(prefix=SLICES)
-            own, _ = read(prefix=node)
-            if watch.revision == heard:
-                return services, slices, own
 
     def _proxied(self, lab: Lab) -> KubeProxy:
         """Return the proxy with the lab's options, another one when they changed."""
@@ -179,7 +168,6 @@ class ServiceProxy(Loop):
 
     def _drain(self) -> None:
         assert self._watch is not None
-        self._stale = True
         try:
             self._watch.drain()
         except StoreError:
@@ -190,7 +178,6 @@ class ServiceProxy(Loop):
             if connection is not None:
                 connection.close()
         self._watch = self._etcd = None
-        self._stale = True
 
     def _failed(self, message: str) -> None:
         super()._failed(message)

@@ -203,16 +203,13 @@ class State:
         return problems
 
 
-def fingerprint(*parts: Inventory) -> tuple[int, int]:
-    """Return how many Services and slices *parts* hold, and the sum of their resourceVersions.
+def fingerprint(objects: Inventory) -> tuple[int, int]:
+    """Return how many Services and slices there are, and the sum of their resourceVersions.
 
     Any change of stored objects changes the pair.
     """
-    kinds = [(part, kind) for part in parts for kind in ("Service", "EndpointSlice")]
-    return (
-        sum(len(part.of(kind)) for part, kind in kinds),
-        sum(part.versions(kind) for part, kind in kinds),
-    )
+    kinds = ("Service", "EndpointSlice")
+    return sum(len(objects.of(kind)) for kind in kinds), sum(map(objects.versions, kinds))
 
 
 def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:

@@ -18,7 +18,7 @@ none. One call already goes to the end: a new Deployment gives its ReplicaSet an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from netlab.controllers import (
     allocation,
@@ -48,14 +48,16 @@ def changes(
     capacity: Mapping[str, int],
     service_cidr: str = SERVICE_CIDR,
     settled: Inventory = NOTHING,
+    first: Iterable[Change] = (),
 ) -> list[Change]:
     """Return what the controllers change about *objects*; nothing once all is as it should be.
 
     *capacity*: how many pods each node has addresses for; *service_cidr*: the addresses that
     Services get; *settled*: earlier objects about which this had nothing to say, given the same
-    capacity and addresses. It then costs what differs from them.
+    capacity and addresses. It then costs what differs from them. *first*: changes that are made
+    before, and are part of the answer.
     """
-    draft = Draft(objects, settled)
+    draft = Draft(objects, settled, first)
     for _ in range(ROUNDS_MAX):
         _round(draft, capacity, service_cidr)
         if not draft.turn():

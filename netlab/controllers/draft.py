@@ -17,14 +17,16 @@ Name = tuple[str, str]  # namespace and name
 
 
 class Draft:
-    """What *objects* become while controllers change them, in rounds.
+    """What *objects* become while controllers change them, in rounds; *first* is made before.
 
     *settled*: earlier objects, about which the controllers had nothing left to say. What is
     unchanged since is the same document (`is`), not an equal one. News in a round is what the round
     before changed, for those who came before the change, and what was changed in the round itself.
     """
 
-    def __init__(self, objects: Inventory, settled: Inventory) -> None:
+    def __init__(
+        self, objects: Inventory, settled: Inventory, first: Iterable[Change] = ()
+    ) -> None:
         self.objects = objects
         self.fresh = not settled
         self._before = objects
@@ -32,6 +34,8 @@ class Draft:
         self._news = objects.unlike(settled)  # by key, as it was
         self._next: dict[str, Document | None] = {}
         self._stirred = self._kinds()
+        self.make(first)
+        self._next = {}
 
     def of(self, kind: str) -> Sequence[Document]:
         """Return the objects of one of Kubernetes' own kinds."""
@@ -76,7 +80,6 @@ class Draft:
             self._stirred.add(change.document["kind"])
             self._made[key] = None
             if change.verb is Verb.DELETE:
-                written.pop(key, None)
                 gone[key] = None
             else:
                 written[key] = change.document

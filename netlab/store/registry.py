@@ -79,27 +79,38 @@ class _Seen(msgspec.Struct, frozen=True):
 
 
 _NOTHING = _Seen()
-_seen: WeakKeyDictionary[Etcd, dict[str, _Seen]] = WeakKeyDictionary()  # and by prefix
+_seen: WeakKeyDictionary[Etcd, _Seen] = WeakKeyDictionary()
 _decoded: dict[str, _Stored] = {}
 
 
 def objects(
-    etcd: Etcd, *, prefix: str = PREFIX, watch: Watch | None = None, warn: Warn = lambda _: None
+    etcd: Etcd, *, watch: Watch | None = None, warn: Warn = lambda _: None
 ) -> tuple[Inventory, int]:
-    """Return the objects stored below *prefix*, and the store's revision.
+    """Return the stored objects, and the store's revision.
 
-    *watch*: one on everything, by the same thread; what it knows etcd is not asked for.
+    *watch*: one on everything, by the same thread; what it knows etcd is not asked for. It is
+    drained, and does not wake its loop again for what is returned here.
     `metadata.resourceVersion` is the key's mod_revision. A value that is no Kubernetes object is
     left out, and told to *warn* when it is first seen. What was not written since the last reading
     is the same document, and the documents are shared: do not change them.
     """
-    seen = _seen.setdefault(etcd, {}).get(prefix, _NOTHING)
-    found = None if watch is None else _followed(etcd, prefix, seen, watch, warn)
-    found = _seen[etcd][prefix] = found or _listed(etcd, prefix, seen, warn)
+    seen = _seen.get(etcd, _NOTHING)
+    found = None if watch is None else _followed(etcd, seen, watch, warn)
+    found = _seen[etcd] = found or _listed(etcd, seen, warn)
+    if watch is not None:
+        watch.forget(found.revision)
     return found.objects, found.revision
 
 
-def _followed(etcd: Etcd, prefix: str, seen: _Seen, watch: Watch, warn: Warn) -> _Seen | None:
+def documents(
+    etcd: Etcd, *, watch: Watch | None = None, warn: Warn = lambda _: None
+) -> tuple[list[Document], int]:
+    """Return what `objects` does, as a list."""
+    found, revision = objects(etcd, watch=watch, warn=warn)
+    return list(found), revision
+
+
+def _followed(etcd: Etcd, seen: _Seen, watch: Watch, warn: Warn) -> _Seen | None:
     """Return what was *seen* with what *watch* has heard since; None if it cannot say."""
     caught_up = watch.reaches(etcd.revision, seconds=ECHO_WITHIN)
     if not caught_up or etcd.connections != seen.connection:
@@ -110,7 +121,7 @@ def _followed(etcd: Etcd, prefix: str, seen: _Seen, watch: Watch, warn: Warn) ->
     written: dict[str, _Stored] = {}
     gone: set[str] = set()
     for item in news:
-        if not item.key.startswith(prefix):
+        if not item.key.startswith(PREFIX):
             continue
         if item.version:
             written[item.key] = _decode(item, warn)
@@ -132,13 +143,13 @@ def _with(seen: _Seen, written: dict[str, _Stored], gone: set[str]) -> _Seen:
     return msgspec.structs.replace(seen, items=items, objects=objects)
 
 
-def _listed(etcd: Etcd, prefix: str, seen: _Seen, warn: Warn) -> _Seen:
+def _listed(etcd: Etcd, seen: _Seen, warn: Warn) -> _Seen:
     """Return what etcd answers, asked for what was written since *seen* as long as that tells."""
-    listing = etcd.range(prefix, since=seen.revision + 1) if seen.revision else etcd.range(prefix)
+    listing = etcd.range(PREFIX, since=seen.revision + 1) if seen.revision else etcd.range(PREFIX)
     items = seen.items | _stored(listing, warn)
     restarted = etcd.connections != seen.connection or listing.revision < seen.revision
     if seen.revision and (restarted or len(items) != listing.count):
-        listing = etcd.range(prefix)
+        listing = etcd.range(PREFIX)
         items = _stored(listing, warn)
         for key in seen.items.keys() - items.keys():
             _decoded.pop(key, None)
@@ -147,14 +158,6 @@ def _listed(etcd: Etcd, prefix: str, seen: _Seen, warn: Warn) -> _Seen:
         readable = {key: one.document for key, one in items.items() if one.document is not None}
         objects = Inventory(readable)
     return _Seen(etcd.connections, listing.revision, items, objects, time.monotonic())
-
-
-def documents(
-    etcd: Etcd, *, prefix: str = PREFIX, watch: Watch | None = None, warn: Warn = lambda _: None
-) -> tuple[list[Document], int]:
-    """Return what `objects` does, as a list."""
-    found, revision = objects(etcd, prefix=prefix, watch=watch, warn=warn)
-    return list(found), revision
 
 
 def _stored(listing: Listing, warn: Warn) -> dict[str, _Stored]:

@@ -23,7 +23,7 @@ from netlab.errors import StoreError
 from netlab.store.http import CHUNK, Chunks, Reader, opened, request_bytes
 from netlab.store.wire import KeyValue, Line
 
-EVENTS_KEPT = 1024
+EVENTS_KEPT = 8192  # until they are read
 
 _decode = msgspec.json.Decoder(Line, strict=False).decode
 
@@ -120,6 +120,11 @@ class Watch:
         if not self._whole or not self._all_since <= revision <= self.revision:
             return None
         return [event for event in self._events if event.mod_revision > revision]
+
+    def forget(self, revision: int) -> None:
+        """Keep no longer what was written until *revision*."""
+        while self._events and self._events[0].mod_revision <= revision:
+            self._all_since = self._events.popleft().mod_revision
 
     def reaches(self, revision: int, *, seconds: float) -> bool:
         """Drain until everything up to *revision* was heard; return whether it was in time."""

@@ -70,17 +70,17 @@ def pairs(objects: Inventory) -> list[tuple[str, Any]]:
     return list(zip(objects.keys(), objects, strict=True))
 
 
-def fresh(process: EtcdProcess, prefix: str = registry.PREFIX) -> list[tuple[str, Any]]:
+def fresh(process: EtcdProcess) -> list[tuple[str, Any]]:
     """Return what a client that has seen nothing lists."""
     client = process.client()
     try:
-        return pairs(registry.objects(client, prefix=prefix)[0])
+        return pairs(registry.objects(client)[0])
     finally:
         client.close()
 
 
-def seen(etcd: Etcd, watch: Watch, **how: Any) -> list[tuple[str, Any]]:
-    return pairs(registry.objects(etcd, watch=watch, **how)[0])
+def seen(etcd: Etcd, watch: Watch) -> list[tuple[str, Any]]:
+    return pairs(registry.objects(etcd, watch=watch)[0])
 
 
 def test_what_the_watch_knows_etcd_is_not_asked(
@@ -129,7 +129,6 @@ def test_what_is_not_news_is_the_same(etcd: Etcd, watched: Watch) -> None:
 def test_whatever_happens_is_followed(process: EtcdProcess, etcd: Etcd, seed: int) -> None:
     chance = random.Random(seed)
     other = process.client()
-    prefixes = ("/registry/", "/registry/pods/default/p1", "/registry/pods/default/p2")
     names = [f"p{number}" for number in range(30)]
     with etcd.watch() as watch:
         for _ in range(60):
@@ -143,25 +142,38 @@ def test_whatever_happens_is_followed(process: EtcdProcess, etcd: Etcd, seed: in
             if chance.random() < 0.1:
                 etcd.close()
             etcd.get("/")
-            for prefix in chance.sample(prefixes, chance.randrange(1, 4)):
-                assert seen(etcd, watch, prefix=prefix) == fresh(process, prefix)
+            assert seen(etcd, watch) == fresh(process)
 
 
 def test_more_than_is_kept_is_listed(
-    process: EtcdProcess, etcd: Etcd, watched: Watch, asked: list[str]
+    process: EtcdProcess, etcd: Etcd, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch, "EVENTS_KEPT", 150)
     other = process.client()
+    with etcd.watch() as few:
+        registry.objects(etcd, watch=few)
+        for first in (0, 100):
+            names = [f"p{first + number}" for number in range(100)]
+            other.transaction(success=[Put(key(name), value(name)) for name in names])
+        etcd.get("/")
+        assert seen(etcd, few) == fresh(process)
+        assert asked == ["/registry/"] * 3
+        other.put(key("q"), value("q"))
+        etcd.get("/")
+        assert seen(etcd, few)[-1][0] == key("q")
+        assert asked == ["/registry/"] * 3
+
+
+def test_what_was_read_is_not_kept(etcd: Etcd, watched: Watch, asked: list[str]) -> None:
     registry.objects(etcd, watch=watched)
-    for first in range(0, watch.EVENTS_KEPT + 100, 100):
-        names = [f"p{first + number}" for number in range(100)]
-        other.transaction(success=[Put(key(name), value(name)) for name in names])
-    etcd.get("/")
-    assert seen(etcd, watched) == fresh(process)
-    assert asked == ["/registry/"] * 3
-    other.put(key("q"), value("q"))
-    etcd.get("/")
-    assert seen(etcd, watched)[-1][0] == key("q")
-    assert asked == ["/registry/"] * 3
+    before = watched.revision
+    etcd.put(key("p"), value("p"))
+    assert watched.reaches(etcd.revision, seconds=2.0)
+    known = watched.since(before)
+    assert known is not None and len(known) == 1
+    assert len(seen(etcd, watched)) == 1
+    assert watched.since(before) is None
+    assert asked == ["/registry/"]
 
 
 def test_a_watch_on_some_keys_is_no_witness(etcd: Etcd, asked: list[str]) -> None:

@@ -302,6 +302,27 @@ def test_the_notes_settle_and_a_second_declaration_changes_nothing() -> None:
     assert len(store.of("Pod")) == 14
 
 
+def test_a_declaration_and_what_follows_from_it_are_one_answer() -> None:
+    declaration = topology.load([NOTES])
+    lab = declaration.require_lab()
+    room = {one.name: lab.network.pods_per_node for one in lab.nodes}
+    wanted = [*controllers.declared(lab), *declaration.documents]
+    store = Store()
+    first = controllers.declaration_changes(wanted, ())
+    done = store.make(controllers.changes(Inventory(), capacity=room, first=first))
+    assert len(done) > len(first)
+    assert all(one.startswith("create ") for one in done), "nothing is made and then changed"
+    assert store.settle(room) == []
+    (web, *_) = [one for one in wanted if one["kind"] == "Pod"]
+    other = {**web, "spec": {**web["spec"], "hostname": "other"}}
+    changed = [other if one is web else one for one in wanted]
+    before = Inventory(store.objects)
+    first = controllers.declaration_changes(changed, before)
+    again = controllers.changes(before, capacity=room, settled=before, first=first)
+    assert store.make(again)[:2] == [f"delete Pod {name(web)}", f"create Pod {name(web)}"]
+    assert store.places()[name(web)]
+
+
 def test_a_lab_declares_its_nodes_and_namespaces() -> None:
     lab = topology.load([NOTES]).require_lab()
     documents = controllers.declared(lab)

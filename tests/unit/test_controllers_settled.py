@@ -270,16 +270,19 @@ def many() -> Store:
     return store
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, store: Store, news: Document) -> dict[str, list[int]]:
-    """Return how many objects each controller is asked about when *news* comes."""
-    found: dict[str, list[int]] = {}
+Calls = list[tuple[str, list[int]]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, many: Store) -> Calls:
+    """Return which controllers are asked from now on, and about how many objects of each kind."""
+    found: Calls = []
 
     def spied(module: Any, function: str) -> None:
         original = getattr(module, function)
 
         def spy(*lists: Any, **named: Any) -> Any:
-            sizes = [len(one) for one in lists if not isinstance(one, str)]
-            found[function] = max(sizes, found.get(function, [0]))
+            found.append((function, [len(one) for one in lists if not isinstance(one, str)]))
             return original(*lists, **named)
 
         monkeypatch.setattr(module, function, spy)
@@ -289,35 +292,57 @@ def asked(monkeypatch: pytest.MonkeyPatch, store: Store, news: Document) -> dict
     spied(mirroring, "mirrored")
     spied(deployments, "replica_sets")
     spied(garbage, "collected")
-    objects = store.objects | {registry_key(news): news}
-    answered(objects, store.objects)
     return found
 
 
-ALL = 503  # objects
-PODS, SLICES = 100, 200
-NEWS: dict[str, tuple[str, dict[str, list[int]]]] = {
-    "a slice kept by hand": ("/registry/endpointslices/default/e6", {"collected": [1, ALL]}),
-    "a pod": (
-        "/registry/pods/default/p6",
-        {"collected": [1, ALL], "replica_sets": [0, 0, PODS], "slices": [1, PODS, 3, 1]},
-    ),
+ALL, PODS = 503, 100
+COLLECTED, SLICES = ("collected", [1, ALL]), ("slices", [1, PODS, 3, 1])
+REPLICA_SETS = ("replica_sets", [0, 0, PODS])
+NEWS: dict[str, tuple[str, Calls]] = {
+    "a slice kept by hand": ("/registry/endpointslices/default/e6", [COLLECTED]),
+    "a pod": ("/registry/pods/default/p6", [COLLECTED, REPLICA_SETS, SLICES]),
     "a service": (
         "/registry/services/specs/default/s6",
-        {"collected": [1, ALL], "services": [1], "slices": [1, PODS, 3, 1]},
+        [COLLECTED, ("services", [1]), SLICES, COLLECTED, SLICES],
     ),
-    "an object of no controller": ("/registry/configmaps/default/c", {"collected": [1, ALL + 1]}),
+    "an object of no controller": (
+        "/registry/configmaps/default/c",
+        [("collected", [1, ALL + 1])],
+    ),
 }
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["written", "about to be written"])
 @pytest.mark.parametrize(("key", "expected"), NEWS.values(), ids=NEWS)
 def test_nobody_is_asked_about_what_is_settled(
-    monkeypatch: pytest.MonkeyPatch, many: Store, key: str, expected: dict[str, list[int]]
+    many: Store, asked: Calls, key: str, expected: Calls, first: bool
 ) -> None:
     old = many.objects.get(key) or born("ConfigMap", "c")
     meta = old["metadata"]
     new = {**old, "metadata": {**meta, "labels": {**meta.get("labels", {}), "new": "1"}}}
-    assert asked(monkeypatch, many, new) == expected
+    settled = Inventory(many.objects)
+    if first:
+        changes = [Change(Verb.UPDATE, new)]
+        controllers.changes(settled, capacity=CAPACITY, settled=settled, first=changes)
+    else:
+        objects = settled.altered({key: new})
+        controllers.changes(objects, capacity=CAPACITY, settled=settled)
+    assert asked == expected
+
+
+def test_a_second_round_is_about_what_the_first_changed(many: Store, asked: Calls) -> None:
+    lost = next(key for key in many.objects if "/endpointslices/default/s6-" in key)
+    rest = {key: one for key, one in many.objects.items() if key != lost}
+    (change,) = answered(rest)
+    assert change.verb is Verb.CREATE
+    assert asked == [
+        ("collected", [ALL - 1, ALL - 1]),
+        REPLICA_SETS,
+        ("services", [200]),
+        ("slices", [100, PODS, 3, 199]),
+        COLLECTED,
+        SLICES,
+    ]
 
 
 def test_what_was_refused_gets_what_becomes_free() -> None:
