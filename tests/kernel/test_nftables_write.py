@@ -512,7 +512,8 @@ def test_a_client_stays_at_its_endpoint(inside: None, no_nft: None, family: Fami
         nftables.write(made(*hook_rules(family, *choice, extra=extra)))
         for _ in range(20):
             connect(family)
-    assert sorted(hits(family).values()) == [0, 20]
+    never, always = sorted(hits(family).values())
+    assert never == 0 and always >= 20  # more when a segment was sent again
 
 
 # -- without root
