@@ -34,7 +34,6 @@ ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
 LOOPS_END = 3.0  # seconds for the loops to finish what they are at
 LONG_PASS = 1.0  # seconds
 PATIENCE = 15.0  # seconds without progress after which a declaration's problems are told
-PATIENCE_PER_OBJECT = 0.002  # seconds more for each object that is declared
 
 
 class Agent:
@@ -140,8 +139,7 @@ class Agent:
 
     def _declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         lab = msgspec.convert(request["lab"], Lab)
-        documents = request["documents"]
-        patience = request.get("patience", PATIENCE + len(documents) * PATIENCE_PER_OBJECT)
+        patience = request.get("patience", PATIENCE)
         clock = _Clock()
         for loop in self._acting():
             loop.recorded = []
@@ -152,7 +150,7 @@ class Agent:
         say({"progress": "underlay and etcd"})
         self._wait(self.state.etcd_ready.is_set, patience)
         clock.lap("underlay and etcd")
-        declaration = Declaration(documents)
+        declaration = Declaration(request["documents"])
         self.control_plane.declare(declaration)
         say({"progress": "objects"})
         self._wait(declaration.done.is_set, patience, progress=declaration.changes.__len__)

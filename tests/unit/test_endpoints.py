@@ -669,28 +669,3 @@ def test_no_slice_is_needed_without_endpoints_unless_asked_for() -> None:
     assert [one.verb for one in fitted({}, [], blank=blank)] == [Verb.CREATE]
 <<<<<<< HEAD
 =======
-
-
-def test_an_idle_pass_is_cheap() -> None:
-    """A hundredth of a first one on the machine this was written on."""
-    docs = [*NODES]
-    for number in range(1000):
-        meta = {"labels": {"app": f"a{number % 100}", "tier": "front"}}
-        address = f"10.244.{number // 250}.{number % 250 + 2}"
-        docs.append(pod(f"p{number}", ip=address, meta=meta))
-    docs += [service(f"s{n}", selector={"app": f"a{n}"}) for n in range(100)]
-    store = Store(*docs)
-    store.settle()
-    assert len(addresses(store)) == 1000
-    objects = Inventory(store.objects)
-
-    def best(settled: Inventory) -> float:
-        found = 1.0
-        for _ in range(10):
-            began = time.thread_time()
-            assert controllers.changes(objects, capacity={}, settled=settled) == []
-            found = min(found, time.thread_time() - began)
-        return found
-
-    assert best(objects) < best(Inventory()) / 10
->>>>>>> b78578a (wip)
