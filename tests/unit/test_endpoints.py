@@ -667,5 +667,3 @@ def test_no_slice_is_needed_without_endpoints_unless_asked_for() -> None:
     blank = {"kind": "EndpointSlice", "metadata": {"generateName": "x-"}, "addressType": "IPv4"}
     assert fitted({}, [], blank=blank, placeholder=False) == []
     assert [one.verb for one in fitted({}, [], blank=blank)] == [Verb.CREATE]
-<<<<<<< HEAD
-=======
