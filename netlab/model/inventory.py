@@ -70,6 +70,8 @@ class Inventory(Collection[Document]):
 
     def altered(self, written: Mapping[str, Document], gone: Collection[str] = ()) -> Inventory:
         """Return what there is once *written* is written, by key, and the keys *gone* deleted."""
+        if not written and not gone:
+            return self  # with what was asked of it already
         after = Inventory()
         after._objects = _altered(self._objects, written, gone)
         pairs = {

@@ -80,6 +80,8 @@ class Claims:
         self._served: dict[Owner, Served] = {}
         self._frontends: _Table[Frontend] = _Table()
         self._checks: _Table[HealthCheck] = _Table()
+        self._unsure: set[Owner] = set()  # whose disputes may have changed
+        self._disputes: dict[Owner, tuple[str, ...]] = {}  # of the others, where there are any
 
     def put(self, owner: Owner, served: Served) -> set[Owner]:
         """Take what *owner* claims now; return whose share may differ, itself among them."""
@@ -88,7 +90,9 @@ class Claims:
         concerned |= self._checks.put(owner, old.health_checks, served.health_checks)
         if served.frontends or served.health_checks:
             self._served[owner] = served
-        return concerned | {owner}
+        concerned.add(owner)
+        self._unsure |= concerned
+        return concerned
 
     def share(self, owner: Owner) -> Served:
         """Return what *owner* has of what it claims."""
@@ -101,6 +105,17 @@ class Claims:
     def owners(self) -> list[Owner]:
         """Return everybody who claims something: Services by name, then pods by name."""
         return sorted(self._served)
+
+    def all_disputes(self) -> Iterator[str]:
+        """Yield the disputes of all owners, in their order. It costs what changed since."""
+        for owner in self._unsure:
+            if lines := tuple(self.disputes(owner)):
+                self._disputes[owner] = lines
+            else:
+                self._disputes.pop(owner, None)
+        self._unsure.clear()
+        for owner in sorted(self._disputes):
+            yield from self._disputes[owner]
 
     def disputes(self, owner: Owner) -> Iterator[str]:
         """Yield, in words, what *owner* claims and somebody else has."""

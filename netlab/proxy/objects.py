@@ -42,18 +42,16 @@ class Objects:
     @property
     def warnings(self) -> list[str]:
         """What is left out, and why, as of the last `take`."""
-        disputes = [
-            line for owner in self._claims.owners() for line in self._claims.disputes(owner)
-        ]
         found = [line for _, lines in sorted(self._warnings.items()) for line in lines]
-        return list(dict.fromkeys([*self._unread.values(), *found, *disputes]))
+        return list(dict.fromkeys([*self._unread.values(), *found, *self._claims.all_disputes()]))
 
     def take(self, documents: Iterable[Document]) -> Changed:
         """Take all there is now; return what those Services and pods have that may differ.
 
         Other kinds are passed over.
         """
-        now = {id(document): document for document in documents}
+        listed = list(documents)
+        now = dict(zip(map(id, listed), listed, strict=True))
         before = self._documents
         self._documents = now
         touched: set[Owner] = set()

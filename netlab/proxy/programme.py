@@ -29,6 +29,7 @@ class Programme:
         self.blocks: dict[Key, Block] = {}
         self._shared: dict[Key, Shared] = {}
         self._served: dict[Owner, Served] = {}
+        self._pods: set[Owner] = set()  # those of them that are pods
         self._parts: dict[Owner, Part] = {}
         self._entries: dict[Key, dict[Owner, tuple[str, ...]]] = {}
         self._endpoints: dict[Owner, int] = {}
@@ -80,9 +81,12 @@ class Programme:
     def _take(self, owner: Owner, served: Served) -> None:
         self._total -= self._endpoints.pop(owner, 0)
         self._served.pop(owner, None)
+        self._pods.discard(owner)
         if served is NOTHING:
             return
         self._served[owner] = served
+        if owner.is_pod:
+            self._pods.add(owner)
         count = _endpoints(served.frontends)
         if count:
             self._endpoints[owner] = count
@@ -114,7 +118,7 @@ class Programme:
 
     def _frame(self) -> dict[Key, Shared]:
         shared = self.renderer.frame(self.situation)
-        if any(owner.is_pod for owner in self._served):
+        if self._pods:
             shared = [*shared, *self.renderer.hostport_frame(self.situation)]
         return {one.block.key: one for one in shared}
 

@@ -83,3 +83,8 @@ def test_a_listing_of_versions_changes_with_every_write() -> None:
         others = inventory([one("Pod", name, 6) for name in changed])
         assert (len(others), others.versions("Pod")) != (2, 8)
     assert objects.versions("Pod") == 8
+
+
+def test_nothing_altered_is_the_same_inventory() -> None:
+    stored = Inventory({})
+    assert stored.altered({}) is stored
