@@ -15,6 +15,7 @@ import msgspec
 
 from netlab.kernel.netns import entered
 from netlab.packets import Protocol
+from netlab.sensors.ports import MANY, Ports
 
 AT_ONCE = 400  # sockets open together; below the usual limit of 1024 files
 SILENCE = 1.1  # seconds without any answer, after which the rest is given up; ARP retries in 1 s
@@ -44,6 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 NOTHING = Answer()
+_ports = Ports(MANY)
 
 
 def answers(pairs: Sequence[Pair]) -> dict[Pair, Answer]:
@@ -98,6 +100,11 @@ def _opened(pair: Pair) -> socket.socket:
 def _start(
     sock: socket.socket, pair: Pair, poll: select.epoll, answers: dict[Pair, Answer]
 ) -> None:
+    try:
+        _ports.bind(sock, pair._replace(number=0), to=pair.port)
+    except OSError as error:
+        answers[pair] = Answer(error=(error.strerror or str(error)).lower())
+        return
     failed = sock.connect_ex((pair.address, pair.port))
     if failed not in (0, errno.EINPROGRESS):
         answers[pair] = Answer(error=os.strerror(failed).lower())

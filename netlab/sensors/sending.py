@@ -17,11 +17,13 @@ import msgspec
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
 from netlab.sensors import build
+from netlab.sensors.ports import SINGLE, Ports
 
 IP_RECVERR = 11  # linux/in.h: a connected UDP socket also reports unreachable networks and hosts
 ECHO_REPLY = 0  # ICMP type, RFC 792
 UNREACHABLE = 3
 RECEIVE = 65536  # bytes
+_ports = Ports(SINGLE)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -136,7 +138,7 @@ def _said(data: bytes) -> dict[str, Any]:
 def send(netns: str, flow: Flow, token: bytes) -> Sent:
     """Send a probe of *flow* from *netns*: an ICMP echo, a UDP datagram, a TCP connection.
 
-    A source port of 0 is chosen by the kernel and to be read from the returned probe's flow.
+    A source port of 0 is chosen (see `ports`) and to be read from the returned probe's flow.
     Raises KernelError when there is no such namespace.
     """
     with entered(netns):
@@ -144,7 +146,7 @@ def send(netns: str, flow: Flow, token: bytes) -> Sent:
             return _send_echo(flow, token)
         kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
         sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-        return _send_payload(sock, flow, token)
+        return _send_payload(sock, netns, flow, token)
 
 
 def _send_echo(flow: Flow, token: bytes) -> Sent:
@@ -160,14 +162,18 @@ def _send_echo(flow: Flow, token: bytes) -> Sent:
     return sent
 
 
-def _send_payload(sock: socket.socket, flow: Flow, token: bytes) -> Sent:
-    """Connect, so that the kernel tells us of ICMP errors and chooses the ports now."""
+def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> Sent:
+    """Connect, so that the kernel tells us of ICMP errors and chooses the address now."""
     sent = Sent(sock, flow, token)
     try:
         if flow.protocol is Protocol.UDP:
             sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
-        if flow.source or flow.source_port:
+        if flow.source_port:
             sock.bind((flow.source, flow.source_port))
+        else:
+            to = flow.destination_port
+            ends = (netns, flow.destination, to, flow.protocol)
+            _ports.bind(sock, ends, address=flow.source, to=to)
         failed = sock.connect_ex((flow.destination, flow.destination_port))
         if failed not in (0, errno.EINPROGRESS):
             raise OSError(failed, os.strerror(failed))
