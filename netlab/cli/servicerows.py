@@ -35,7 +35,8 @@ def external(document: Document, scene: Scene) -> str:
     if kind != "LoadBalancer":
         return ",".join(given)
     status = (document.get("status") or {}).get("loadBalancer") or {}
-    balanced = [str(one.get("ip") or one.get("hostname")) for one in status.get("ingress") or ()]
+    named = [one.get("ip") or one.get("hostname") for one in status.get("ingress") or ()]
+    balanced = sorted({str(name) for name in named if name})
     return ",".join([*balanced, *given]) or "<pending>"
 
 

@@ -132,8 +132,10 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
         merged["spec"] = stored["spec"]  # the same, with the scheduler's nodeName
     elif document["kind"] == "Service" and document["apiVersion"] == "v1":
         merged["spec"] = kept(document, last, stored)
-    if "status" in stored:
-        merged["status"] = {**stored["status"], **document.get("status", {})}
+    mine, others = document.get("status") or {}, stored.get("status") or {}
+    others = {key: value for key, value in others.items() if key not in (last.get("status") or {})}
+    if status := {**others, **mine}:
+        merged["status"] = status
     return merged
 
 

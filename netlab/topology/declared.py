@@ -1,7 +1,7 @@
 """From the trees of the files to objects: what each document is, and its fields against its shape.
 
 What an API server would fill in itself (uid, status, resourceVersion, …) is dropped, so that the
-output of `kubectl get -o yaml` can be declared as it is.
+output of `kubectl get -o yaml` can be declared as it is; but not the addresses of a load balancer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import API_VERSION
 from netlab.topology import labdoc, labrules, manifest, podrules, servicerules, values
 from netlab.topology.mistakes import Mistakes, Origin
+from netlab.topology.servicefields import LOAD_BALANCER
 from netlab.topology.shapes import walk
 from netlab.topology.tree import Node, Path, plain
 
@@ -145,6 +146,9 @@ def _piece(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
         document = without_nulls(document)
         if kind in RULES:
             RULES[kind](document, say)
+        if servicerules.status(document):
+            node = origin.node.value["status"].value["loadBalancer"]
+            walk(node, LOAD_BALANCER, ("status", "loadBalancer"), report)
     else:
         _check_metadata(origin, kind if known else "", report)
     metadata = document.get("metadata")
@@ -176,7 +180,8 @@ def _cleaned(document: Document, known: Kind | None) -> Document:
         metadata.pop("namespace", None)
     cleaned = {**document, "metadata": metadata}
     cleaned.pop("status", None)
-    return cleaned
+    status = servicerules.status(document) if known is not None else {}
+    return {**cleaned, "status": status} if status else cleaned
 
 
 def without_nulls(value: Any) -> Any:

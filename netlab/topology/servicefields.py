@@ -12,7 +12,7 @@ from typing import Any
 from netlab.controllers.allocation import NODE_PORTS
 from netlab.model.endpoints import HEADLESS, canonical
 from netlab.topology import values
-from netlab.topology.shapes import ANY_MAPPING, LABELS, Each, Fields, Shape
+from netlab.topology.shapes import ANY_LIST, ANY_MAPPING, LABELS, Each, Fields, Shape
 
 FAMILIES = ("IPv4", "IPv6")
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
@@ -63,6 +63,20 @@ def source_range(value: Any) -> str:
     return "" if "/" in value else f"{value} has no prefix length ({value.strip()}/32)"
 
 
+def balancer_ip(value: Any) -> str:
+    """Accept the address of a load balancer, with leading zeros, as Kubernetes does."""
+    if wrong := values.string(value):
+        return wrong
+    return "" if canonical(value) else f"{value} is not an IP address (such as 192.0.2.10)"
+
+
+def balancer_name(value: Any) -> str:
+    """Accept the DNS name of a load balancer."""
+    if isinstance(value, str) and canonical(value):
+        return f"{value} is an IP address (ip: {value})"
+    return values.subdomain(value)
+
+
 def endpoint_ip(value: Any) -> str:
     """Accept an address, with leading zeros, as Kubernetes does."""
     if wrong := values.string(value):
@@ -108,6 +122,22 @@ SERVICE_SPEC = Fields(
         "sessionAffinity": values.one_of(("None", "ClientIP")),
         "sessionAffinityConfig": _AFFINITY,
         "trafficDistribution": values.one_of(("PreferSameZone", "PreferSameNode", "PreferClose")),
+    }
+)
+
+# Of status.loadBalancer, which a file may give: a lab has no cloud that would.
+LOAD_BALANCER = Fields(
+    {
+        "ingress": Each(
+            Fields(
+                {
+                    "ip": balancer_ip,
+                    "hostname": balancer_name,
+                    "ipMode": values.one_of(("VIP", "Proxy")),
+                    "ports": ANY_LIST,
+                }
+            )
+        )
     }
 )
 

@@ -25,11 +25,26 @@ def check(document: dict[str, Any], say: Say) -> None:
     """Say everything in which *document* contradicts itself."""
     if document["kind"] == "Service":
         _check_service(mapping(document, "spec"), say)
+        for index, one in items(mapping(status(document), "loadBalancer").get("ingress")):
+            if one.get("ipMode") and not one.get("ip"):
+                path: Path = ("status", "loadBalancer", "ingress", index, "ipMode")
+                say(path, "is there without ip (which it is about)")
     elif document["kind"] == "EndpointSlice":
         _check_slice(document, say)
     elif document["kind"] == "Endpoints":
         for index, subset in items(document.get("subsets")):
             _check_ports(subset.get("ports"), ("subsets", index, "ports"), say)
+
+
+def status(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of the status of *document*: what a load balancer would give a Service.
+
+    Empty for other kinds and types. Source: ValidateLoadBalancerStatus of the same file.
+    """
+    if document["kind"] != "Service" or mapping(document, "spec").get("type") != "LoadBalancer":
+        return {}
+    given = mapping(document, "status").get("loadBalancer")
+    return {"loadBalancer": given} if given else {}
 
 
 def _check_service(spec: dict[str, Any], say: Say) -> None:

@@ -50,6 +50,7 @@ spec:
   externalTrafficPolicy: Local
   healthCheckNodePort: 31070
   ports: [{port: 80, nodePort: 30070}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.5}]}}
 """
 
 
@@ -263,6 +264,19 @@ while time.monotonic() < end:
         last = pod
     time.sleep(0.01)
 """
+
+
+def test_a_load_balancers_address_is_the_one_in_the_file(served: tuple[Cli, str]) -> None:
+    cli, _ = served
+    client = cli.netns("n1", "default", "client")
+    assert answers(client, "203.0.113.5") == {"web-1", "web-2"}
+    moved = SERVICES.rpartition("---")[2].replace("203.0.113.5", "203.0.113.6")
+    cli("apply", "-f", cli.file(moved))
+    assert answers(client, "203.0.113.6") == {"web-1", "web-2"}
+    rules = inside(cli.netns("n1"), "sh", "-c", "iptables-nft-save; nft list ruleset")
+    assert "203.0.113.6" in rules and "203.0.113.5" not in rules
+    cli("apply", "-f", cli.file(moved.replace("203.0.113.6", "203.0.113.5")))
+    assert cli.get("svc", "lb")["status"] == {"loadBalancer": {"ingress": [{"ip": "203.0.113.5"}]}}
 
 
 def test_a_udp_client_that_never_stops_follows_its_service(served: tuple[Cli, str]) -> None:

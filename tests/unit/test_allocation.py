@@ -469,3 +469,43 @@ def test_a_lab_has_a_range_of_its_own() -> None:
     objects = Inventory(Store(service()).objects)
     (change, *_) = controllers.changes(objects, capacity=CAPACITY, service_cidr="172.30.0.0/16")
     assert change.document["spec"]["clusterIP"].startswith("172.30.")
+
+
+def balanced(*ingress: Document) -> Document:
+    one = declared(service(type="LoadBalancer"))
+    return {**one, "status": {"loadBalancer": {"ingress": list(ingress)}}} if ingress else one
+
+
+def test_a_load_balancers_addresses_follow_the_file() -> None:
+    store = Store()
+    first, second = {"ip": "203.0.113.5"}, {"ip": "203.0.113.6", "ipMode": "Proxy"}
+    condition = {"type": "Other", "status": "True"}
+    for ingress in (first, second):
+        store.declare(balanced(ingress))
+        store.settle()
+        (found,) = store.of("Service")
+        assert found["status"]["loadBalancer"] == {"ingress": [ingress]}
+        found["status"]["conditions"] = [condition]
+    assert store.declare(balanced(second)) == []
+    store.declare(balanced())
+    (found,) = store.of("Service")
+    assert found["status"] == {"conditions": [condition]}
+
+
+def test_what_somebody_else_says_of_a_load_balancer_stays() -> None:
+    store = Store()
+    store.declare(balanced())
+    store.settle()
+    (found,) = store.of("Service")
+    found["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}
+    other = balanced()
+    other["spec"] = {**other["spec"], "externalTrafficPolicy": "Local"}
+    assert store.declare(other) == ["update Service web"]
+    (after,) = store.of("Service")
+    assert after["status"] == found["status"]
+    store.declare(balanced({"ip": "203.0.113.5"}))
+    (taken,) = store.of("Service")
+    assert taken["status"] == {"loadBalancer": {"ingress": [{"ip": "203.0.113.5"}]}}
+    store.declare(balanced())
+    (empty,) = store.of("Service")
+    assert "status" not in empty

@@ -430,6 +430,9 @@ def test_services_have_kubectls_columns(room: FakeRoom, netlab: Netlab) -> None:
     one = simple("Service", "s", spec={"type": "LoadBalancer", "selector": {"b": "2", "a": "1"}})
     one["status"] = {"loadBalancer": {"ingress": [{"ip": "203.0.113.5"}]}}
     assert shown(netlab, room, one, "svc", "-o", "wide")[3:] == ["203.0.113.5", "<none>", "a=1,b=2"]
+    several = [{"hostname": "lb.example.org"}, {"ip": "203.0.113.5"}, {"ip": "203.0.113.5"}, {}]
+    one["status"] = {"loadBalancer": {"ingress": several}}
+    assert shown(netlab, room, one, "svc")[3] == "203.0.113.5,lb.example.org"
 
 
 def test_endpoint_slices_have_kubectls_columns(room: FakeRoom, netlab: Netlab) -> None:

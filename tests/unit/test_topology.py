@@ -212,6 +212,38 @@ def test_services_and_slices_with_every_field_load() -> None:
     assert declared.notes == ()
 
 
+BALANCED = {
+    "an address": ("LoadBalancer", {"ingress": [{"ip": "203.0.113.5", "ipMode": "Proxy"}]}, True),
+    "a name": ("LoadBalancer", {"ingress": [{"hostname": "lb.example.org"}]}, True),
+    "leading zeros": ("LoadBalancer", {"ingress": [{"ip": "203.0.113.005"}]}, True),
+    "both families": (
+        "LoadBalancer",
+        {"ingress": [{"ip": "203.0.113.5"}, {"ip": "2001:db8::5", "ports": []}]},
+        True,
+    ),
+    "nothing yet": ("LoadBalancer", {}, False),
+    "another type": ("NodePort", {"ingress": [{"ip": "203.0.113.5"}]}, False),
+}
+
+
+@pytest.mark.parametrize(("kind", "given", "kept"), BALANCED.values(), ids=BALANCED)
+def test_a_load_balancers_addresses_are_kept_of_a_status(
+    kind: str, given: dict[str, Any], kept: bool
+) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "s"},
+        "spec": {"type": kind, "ports": [{"port": 80}]},
+        "status": {"loadBalancer": given, "conditions": [{"type": "x", "status": "True"}]},
+    }
+    (document,) = topology.load(["-"], stdin=io.StringIO(json.dumps(service))).documents
+    assert document.get("status") == ({"loadBalancer": given} if kept else None)
+    other = service | {"apiVersion": "serving.knative.dev/v1"}
+    (custom,) = topology.load(["-"], stdin=io.StringIO(json.dumps(other))).documents
+    assert "status" not in custom
+
+
 def test_the_notes_lab_is_what_the_notes_draw() -> None:
     declared = topology.load([str(TOPOLOGIES / "notes.yaml")])
     lab = declared.require_lab()
