@@ -145,9 +145,10 @@ def bench_follow(mode: Mode, number: int, rounds: int) -> None:
 def _follow(mode: Mode, number: int, count: int, up: float, log: Path) -> None:
     live = labs.connect(LAB)
     node = live.lab.netns("n1")
-    addresses = {pod.name: pod.ip for pod in live.cluster().pods}
     ears = {name: listening(live.lab.netns("n1", "default", name)) for name in PODS[1:]}
     etcd = live.etcd()
+    pods = [json.loads(item.value) for item in etcd.range("/registry/pods/").items]
+    addresses = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in pods}
     took, puts, ran = [], [], []
     at, other = "old", "new"
     put(etcd, slice_of(number, (addresses["kept"], addresses[at])))
