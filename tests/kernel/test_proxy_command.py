@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from netlab.cli.proxy import proxy
 from netlab.kernel import netns
 
 pytestmark = pytest.mark.kernel
@@ -293,3 +294,32 @@ def test_an_address_that_cannot_be_used_harms_nobody_else(place: str) -> None:
     assert "'10.96.0.300' is no address" in done.stderr
     assert "'x y' is no address" in done.stderr
     assert "10.244.1.12:8080" in rules(place) and "10.96.0.10" in rules(place)
+
+
+def test_the_examples_of_the_help_work_when_they_are_pasted(place: str, tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    for name in ("services.yaml", "objects/all.yaml"):
+        (tmp_path / name).write_text(GOLDEN.read_text())
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\ncat {GOLDEN}\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    lines = [line.strip() for line in proxy.example.strip().splitlines()]
+    assert len(lines) >= 5
+    for line in lines:
+        asked = line.replace("--netns n1", f"--netns {place}").replace("--node n1", "--node node-1")
+        if "--watch" in asked:
+            asked = f"timeout -s INT 2 {asked}"
+        elif "-f objects" not in asked and "-f services" in asked:
+            asked += " --node node-1"
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {asked}"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode in ((124, 130) if "--watch" in asked else (0,)), asked + done.stderr
