@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from netlab.cluster import Cluster, PodState
-from netlab.model.endpoints import refusal
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
+from netlab.model.services import refusal
 
 TURNS = 2  # nodes that compare and apply at once
 

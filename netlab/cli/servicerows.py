@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from netlab.model.endpoints import SERVICE_NAME, refusal
 from netlab.model.kubernetes import Document
+from netlab.model.services import SERVICE_NAME_LABEL, refusal
 
 if TYPE_CHECKING:
     from netlab.cli.rows import Scene
@@ -83,7 +83,7 @@ def slices(service: Document, scene: Scene) -> list[Document]:
         for one in scene.documents
         if one["kind"] == "EndpointSlice"
         and one["metadata"].get("namespace") == meta.get("namespace")
-        and (one["metadata"].get("labels") or {}).get(SERVICE_NAME) == meta["name"]
+        and (one["metadata"].get("labels") or {}).get(SERVICE_NAME_LABEL) == meta["name"]
     ]
 
 

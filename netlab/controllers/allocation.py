@@ -19,16 +19,16 @@ import msgspec
 
 from netlab.controllers import defaults
 from netlab.controllers.change import Change, Verb, now
-from netlab.model.endpoints import (
+from netlab.model.kubernetes import Document, view
+from netlab.model.services import (
     EXTERNAL_NAME,
-    HEADLESS,
+    NO_CLUSTER_IP,
     REFUSED,
     Service,
     ServiceSpec,
     canonical,
     refusal,
 )
-from netlab.model.kubernetes import Document, view
 
 NODE_PORTS = range(30000, 32768)  # kube-apiserver --service-node-port-range
 
@@ -102,7 +102,7 @@ class _Claim:
         spec = self.spec
         open_ends = (
             (spec.addressed and spec.clusterIPs != [spec.clusterIP])
-            or (spec.node_ports and any(not port.nodePort for port in spec.ports))
+            or (spec.node_ports and any(not port.nodePort for port in spec.ports or ()))
             or (spec.health_checked and not spec.healthCheckNodePort)
             or self.filled != self.document.get("spec")
         )
@@ -129,7 +129,7 @@ class _Pool:
     def hold(self, service: Document) -> None:
         """Reserve what *service* has, which was settled."""
         spec = service["spec"]
-        if spec["type"] != EXTERNAL_NAME and spec["clusterIP"] != HEADLESS:
+        if spec["type"] != EXTERNAL_NAME and spec["clusterIP"] != NO_CLUSTER_IP:
             self._address_of[canonical(spec["clusterIP"])] = service
         for port in spec.get("ports") or ():
             if port.get("nodePort"):
@@ -140,14 +140,14 @@ class _Pool:
     def reserved(self, claim: _Claim) -> list[str]:
         """Reserve what *claim* names; return what it cannot have, each with the reason."""
         spec, problems = claim.spec, _family_problems(claim.spec)
-        given = spec.clusterIP or next(iter(spec.clusterIPs), "")
+        given = spec.clusterIP or next(iter(spec.clusterIPs or ()), "")
         if spec.addressed and given and (wrong := self._address_problem(given, claim.document)):
             problems.append(f"clusterIP {wrong}")
-        for port in spec.ports:
+        for port in spec.ports or ():
             if port.nodePort and (wrong := self._port_problem(port.nodePort, claim.document)):
                 problems.append(f"nodePort {wrong}")
         if spec.healthCheckNodePort and spec.health_checked:
-            own = any(port.nodePort == spec.healthCheckNodePort for port in spec.ports)
+            own = any(port.nodePort == spec.healthCheckNodePort for port in spec.ports or ())
             wrong = self._port_problem(spec.healthCheckNodePort, claim.document)
             if wrong or own:
                 reason = wrong or f"{spec.healthCheckNodePort} is also one of its nodePorts"
@@ -178,7 +178,7 @@ class _Pool:
         if spec.headless:
             found["clusterIPs"] = [spec.clusterIP]
         else:
-            given = spec.clusterIP or next(iter(spec.clusterIPs), "")
+            given = spec.clusterIP or next(iter(spec.clusterIPs or ()), "")
             address = given or self._new_address(claim)
             found |= {"clusterIP": address, "clusterIPs": [address]}
         if spec.node_ports and spec.ports:
@@ -190,12 +190,13 @@ class _Pool:
     def _with_node_ports(self, claim: _Claim) -> list[Document]:
         """Return the ports of *claim*; one number over two protocols shares its node port."""
         known: dict[int, int] = {}
-        for port in claim.spec.ports:
+        ports = claim.spec.ports or []
+        for port in ports:
             if port.nodePort:
                 known.setdefault(port.port, port.nodePort)
-        used = {(port.nodePort, port.protocol) for port in claim.spec.ports if port.nodePort}
+        used = {(port.nodePort, port.protocol) for port in ports if port.nodePort}
         found: list[Document] = []
-        for document, port in zip(claim.filled["ports"], claim.spec.ports, strict=True):
+        for document, port in zip(claim.filled["ports"], ports, strict=True):
             number = port.nodePort or known.get(port.port, 0)
             if not port.nodePort and (not number or (number, port.protocol) in used):
                 number = self._new_port(claim, f"{port.port}/{port.protocol}")
@@ -238,7 +239,7 @@ def _families(spec: ServiceSpec) -> dict[str, Any]:
     """Return ipFamilies and ipFamilyPolicy in a cluster that has IPv4 only."""
     manual = spec.headless and not spec.selector
     policy = spec.ipFamilyPolicy or ("RequireDualStack" if manual else "SingleStack")
-    families = list(spec.ipFamilies) or ["IPv4"]
+    families = list(spec.ipFamilies or ()) or ["IPv4"]
     if manual and policy != "SingleStack" and len(families) == 1:
         families += ["IPv6" if families == ["IPv4"] else "IPv4"]
     return {"ipFamilies": families, "ipFamilyPolicy": policy}
@@ -251,7 +252,7 @@ def _family_problems(spec: ServiceSpec) -> list[str]:
     problems = []
     if spec.ipFamilyPolicy == "RequireDualStack":
         problems.append("ipFamilyPolicy RequireDualStack: the lab has IPv4 only")
-    if "IPv6" in spec.ipFamilies:
+    if "IPv6" in (spec.ipFamilies or ()):
         problems.append("ipFamilies IPv6: the lab has IPv4 only")
     return problems
 

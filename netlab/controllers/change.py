@@ -50,9 +50,10 @@ def born(document: Document) -> Document:
 
 def controller(document: Document) -> Mapping[str, Any] | None:
     """Return the reference to the object that made *document*, None if a user declared it."""
-    for reference in document["metadata"].get("ownerReferences") or ():
-        if reference.get("controller"):
-            return dict(reference)
+    references = document["metadata"].get("ownerReferences")
+    for reference in references if isinstance(references, list) else ():
+        if isinstance(reference, dict) and reference.get("controller"):
+            return reference
     return None
 
 

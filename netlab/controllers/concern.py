@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from netlab.controllers.draft import Draft, Name, uid
-from netlab.model.endpoints import SERVICE_NAME
 from netlab.model.kubernetes import Document
+from netlab.model.services import SERVICE_NAME_LABEL
 
 Label = tuple[str, str, str]  # namespace, key, value
 
@@ -42,17 +42,15 @@ def slices(draft: Draft, names: set[Name] | None) -> Sequence[Document]:
     listed = draft.of("EndpointSlice")
     if names is None:
         return listed
-    some = {name for _, name in names}
-    near = [
-        one for one in listed if (one["metadata"].get("labels") or {}).get(SERVICE_NAME) in some
-    ]
+    some, key = {name for _, name in names}, SERVICE_NAME_LABEL
+    near = [one for one in listed if (one["metadata"].get("labels") or {}).get(key) in some]
     return [one for one in near if _followed(one) in names]
 
 
 def _followed(document: Document) -> Name:
     """Return which Service's endpoints the slice *document* has; an empty name: none's."""
     meta = document["metadata"]
-    return meta.get("namespace", ""), (meta.get("labels") or {}).get(SERVICE_NAME, "")
+    return meta.get("namespace", ""), (meta.get("labels") or {}).get(SERVICE_NAME_LABEL, "")
 
 
 def homeless(draft: Draft) -> Collection[Document]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from netlab.model.endpoints import EXTERNAL_NAME, EXTERNAL_TYPES
 from netlab.model.kubernetes import Document
+from netlab.model.services import EXTERNAL_NAME, EXTERNAL_TYPES
 
 AFFINITY_TIMEOUT = 10800  # seconds, of ClientIP
 AFFINITY_NONE = "None"

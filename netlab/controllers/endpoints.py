@@ -17,11 +17,12 @@ from netlab.controllers.change import Change, Verb, controller, owned_by
 from netlab.controllers.declaration import last_declared
 from netlab.controllers.replicaset import ENDED
 from netlab.controllers.slices import Group, Ports, PortsKey, fitted, identity, ports_key
-from netlab.model.endpoints import (
+from netlab.model.kubernetes import Document, matches, view
+from netlab.model.services import (
     EXTERNAL_NAME,
     HEADLESS_LABEL,
-    MANAGED_BY,
-    SERVICE_NAME,
+    MANAGED_BY_LABEL,
+    SERVICE_NAME_LABEL,
     SLICE_CONTROLLER,
     ZONE_LABEL,
     Service,
@@ -31,13 +32,12 @@ from netlab.model.endpoints import (
     canonical,
     managed_by,
 )
-from netlab.model.kubernetes import Document, matches, view
 
 # trafficDistribution: whether the node is hinted at, beside the zone.
 CLOSE = {"PreferClose": False, "PreferSameZone": False, "PreferSameNode": True}
 # Older ways to ask for hints by the nodes' processors, which are not given here.
 HINTS_BY_CPU = ("service.kubernetes.io/topology-aware-hints", "service.kubernetes.io/topology-mode")
-RESERVED_LABELS = (SERVICE_NAME, MANAGED_BY, HEADLESS_LABEL)
+RESERVED_LABELS = (SERVICE_NAME_LABEL, MANAGED_BY_LABEL, HEADLESS_LABEL)
 
 
 def slices(
@@ -55,7 +55,7 @@ def slices(
     for document in slices:
         if managed_by(document) == SLICE_CONTROLLER and not last_declared(document):
             meta = document["metadata"]
-            held.setdefault((meta["namespace"], meta["labels"].get(SERVICE_NAME)), []).append(
+            held.setdefault((meta["namespace"], meta["labels"].get(SERVICE_NAME_LABEL)), []).append(
                 document
             )
     listed = list(services)
@@ -104,7 +104,7 @@ class _Pods:
 
     def selected(self, service: Service) -> list[Document]:
         """Return the pods that *service* selects, in the order they came."""
-        selector = service.spec.selector
+        selector = service.spec.selector or {}
         namespace = service.metadata.namespace
         found = [self._by_label.get((namespace, *pair), []) for pair in selector.items()]
         fewest = min(found, key=len)
@@ -150,13 +150,14 @@ def _blank(document: Document, service: Service, kind: str) -> Document:
     }
     if service.spec.headless:
         labels[HEADLESS_LABEL] = ""
+    own = {SERVICE_NAME_LABEL: meta["name"], MANAGED_BY_LABEL: SLICE_CONTROLLER}
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
             "generateName": f"{meta['name']}-",
             "namespace": meta["namespace"],
-            "labels": {**labels, SERVICE_NAME: meta["name"], MANAGED_BY: SLICE_CONTROLLER},
+            "labels": {**labels, **own},
             "ownerReferences": owned_by(document),
         },
         "addressType": kind,
@@ -167,8 +168,9 @@ def _groups(
     service: Service, pods: Sequence[Document], kind: str, zones: dict[str, str]
 ) -> dict[PortsKey, Group]:
     """Return the endpoints of *service* with addresses of *kind*, by the ports they serve."""
-    named = any(isinstance(port.targetPort, str) and port.targetPort for port in service.spec.ports)
-    common = [] if named else _ports(service.spec.ports, {})
+    listed = service.spec.ports or ()
+    named = any(isinstance(port.targetPort, str) and port.targetPort for port in listed)
+    common = [] if named else _ports(listed, {})
     common_key = ports_key(common)
     hints = _hints(service)
     groups: dict[PortsKey, Group] = {}
@@ -176,7 +178,7 @@ def _groups(
         endpoint = _endpoint(service, pod, kind, zones, hints)
         if endpoint is None:
             continue
-        ports = _ports(service.spec.ports, pod["spec"]) if named else common
+        ports = _ports(listed, pod["spec"]) if named else common
         key = ports_key(ports) if named else common_key
         group = groups.get(key)
         if group is None:
@@ -219,7 +221,7 @@ def _hints(service: Service) -> bool | None:
     asked = next((annotations[key] for key in HINTS_BY_CPU if key in annotations), "")
     if asked in ("Auto", "auto"):
         return None
-    return CLOSE.get(service.spec.trafficDistribution)
+    return CLOSE.get(service.spec.trafficDistribution or "")
 
 
 def _endpoint(

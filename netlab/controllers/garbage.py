@@ -33,8 +33,8 @@ def _orphaned(document: Document, objects: Inventory) -> bool:
     reference = controller(document) if "ownerReferences" in document["metadata"] else None
     if reference is None:
         return False
-    where = {"name": reference.get("name"), "namespace": document["metadata"].get("namespace")}
-    named = {"apiVersion": reference.get("apiVersion"), "kind": reference.get("kind")}
+    named = {key: str(reference.get(key)) for key in ("apiVersion", "kind", "name")}
+    where = {"name": named["name"], "namespace": document["metadata"].get("namespace")}
     owner = objects.get(registry_key({**named, "metadata": where}))
     return owner is None or owner["metadata"].get("uid") != reference.get("uid")
 

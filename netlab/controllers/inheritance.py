@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from netlab.model.endpoints import ServiceSpec, refusal
 from netlab.model.kubernetes import Document
+from netlab.model.services import ServiceSpec, refusal
 
 
 def kept(declared: Document, last: Document, stored: Document) -> Document:
@@ -34,8 +34,8 @@ def kept(declared: Document, last: Document, stored: Document) -> Document:
     if open_end and old.health_checked and old.healthCheckNodePort != before.healthCheckNodePort:
         found["healthCheckNodePort"] = old.healthCheckNodePort
     if new.node_ports and old.node_ports and new.ports:
-        chosen = {port.name: port.nodePort for port in old.ports}
-        for port in before.ports:
+        chosen = {port.name: port.nodePort for port in old.ports or ()}
+        for port in before.ports or ():
             if port.nodePort and chosen.get(port.name) == port.nodePort:
                 del chosen[port.name]
         found["ports"] = _kept_ports(spec["ports"], chosen)

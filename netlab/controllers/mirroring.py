@@ -15,17 +15,17 @@ import msgspec
 from netlab.controllers.change import Change, Verb, by_controller, owned_by
 from netlab.controllers.declaration import ANNOTATION, last_declared
 from netlab.controllers.slices import Group, Ports, PortsKey, fitted, identity, ports_key
-from netlab.model.endpoints import (
-    MANAGED_BY,
+from netlab.model.kubernetes import Document, view
+from netlab.model.services import (
+    MANAGED_BY_LABEL,
     MIRROR_CONTROLLER,
-    SERVICE_NAME,
+    SERVICE_NAME_LABEL,
     Endpoints,
     Subset,
     address_type,
     canonical,
     managed_by,
 )
-from netlab.model.kubernetes import Document, view
 
 ADDRESSES_MAX = 1000  # of one subset: --mirroring-max-endpoints-per-subset
 SKIP_LABEL = "endpointslice.kubernetes.io/skip-mirror"
@@ -88,7 +88,7 @@ def _changes(document: Document, held: Sequence[Document]) -> list[Change]:
 
 def _blank(document: Document, kind: str) -> Document:
     meta = document["metadata"]
-    labels = {SERVICE_NAME: meta["name"], MANAGED_BY: MIRROR_CONTROLLER}
+    labels = {SERVICE_NAME_LABEL: meta["name"], MANAGED_BY_LABEL: MIRROR_CONTROLLER}
     annotations = {
         key: value
         for key, value in (meta.get("annotations") or {}).items()

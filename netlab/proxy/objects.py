@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from netlab.model.endpoints import refusal
 from netlab.model.kubernetes import Document, Pod, view
-from netlab.model.services import EndpointSlice, ProxyNode, Service
+from netlab.model.services import EndpointSlice, ProxyNode, Service, refusal
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Claims, Owner
 from netlab.proxy.hostport import host_ports

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from netlab.model import endpoints, services
+from netlab.model import services
 from netlab.model.kubernetes import Deployment, Document, Meta, Node, Pod, PodSpec, View, view
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)  # RFC 1123 subdomain
@@ -34,11 +34,10 @@ _VIEWS: dict[tuple[str, str], type[View]] = {
     ("apps/v1", "Deployment"): Deployment,
     ("apps/v1", "ReplicaSet"): Deployment,
 }
-# Of Services, the controllers and the proxies each read something else.
-_SERVED: dict[tuple[str, str], tuple[type[View], ...]] = {
-    ("v1", "Service"): (endpoints.Service, services.Service),
-    ("v1", "Endpoints"): (endpoints.Endpoints,),
-    ("discovery.k8s.io/v1", "EndpointSlice"): (services.EndpointSlice,),
+_SERVED: dict[tuple[str, str], type[View]] = {
+    ("v1", "Service"): services.Service,
+    ("v1", "Endpoints"): services.Endpoints,
+    ("discovery.k8s.io/v1", "EndpointSlice"): services.EndpointSlice,
 }
 
 
@@ -76,15 +75,15 @@ def _seen(document: Document, kind: type[View]) -> View:
         raise ValueError(str(error)) from None
 
 
-def _served(document: Document, kinds: Iterable[type[View]]) -> None:
-    for kind in kinds:
-        seen = _seen(document, kind)
-        if isinstance(seen, endpoints.Service):
-            followed = bool(seen.spec.selector)
-        else:
-            followed = isinstance(seen, endpoints.Endpoints)
-        if followed and not document["metadata"]["uid"]:  # its slices name it as their owner
-            raise ValueError("it has no uid")
+def _served(document: Document, kind: type[View]) -> None:
+    seen = _seen(document, kind)
+    metadata = document["metadata"]
+    _name(metadata["namespace"])
+    owner = isinstance(seen, services.Endpoints)
+    if isinstance(seen, services.Service):
+        owner = bool(seen.spec.selector)
+    if owner and not metadata["uid"]:  # its slices name it
+        raise ValueError("it has no uid")
 
 
 def _name(name: str) -> None:

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from netlab.controllers.allocation import addresses
-from netlab.model.endpoints import HEADLESS
 from netlab.model.kubernetes import Document
+from netlab.model.services import NO_CLUSTER_IP
 from netlab.topology import values
 from netlab.topology.declared import Piece
 from netlab.topology.labrules import items
@@ -72,7 +72,7 @@ def _name(document: Document) -> str:
 def _claims(document: Document) -> Iterator[_Claim]:
     spec = mapping(document, "spec")
     address = spec.get("clusterIP")
-    if address != HEADLESS and not values.address(address):
+    if address != NO_CLUSTER_IP and not values.address(address):
         yield _Claim(str(address), ("spec", "clusterIP"), "the clusterIP")
     for index, port in items(spec.get("ports")):
         number = port.get("nodePort")

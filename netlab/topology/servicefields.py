@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from netlab.controllers.allocation import NODE_PORTS
-from netlab.model.endpoints import HEADLESS, canonical
+from netlab.model.services import NO_CLUSTER_IP, canonical
 from netlab.topology import values
 from netlab.topology.shapes import ANY_LIST, ANY_MAPPING, LABELS, Each, Fields, Shape
 
@@ -32,7 +32,7 @@ def target_port(value: Any) -> str:
 
 def cluster_ip(value: Any) -> str:
     """Accept an IPv4 address, None for a headless Service, or nothing for one to be chosen."""
-    if value in ("", HEADLESS):
+    if value in ("", NO_CLUSTER_IP):
         return ""
     wrong = values.address(value)
     return f"{wrong.removesuffix(')')}, or None: headless)" if wrong.endswith(")") else wrong

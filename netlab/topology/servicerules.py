@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from netlab.model.endpoints import EXTERNAL_NAME, EXTERNAL_TYPES, HEADLESS, address_type
+from netlab.model.services import EXTERNAL_NAME, EXTERNAL_TYPES, NO_CLUSTER_IP, address_type
 from netlab.topology import values
 from netlab.topology.labrules import Say, items
 from netlab.topology.podrules import DEFAULT_PROTOCOL, mapping
@@ -87,9 +87,9 @@ def _check_external_name(spec: dict[str, Any], say: Say) -> None:
 
 def _check_cluster_ips(spec: dict[str, Any], kind: str, say: Say) -> None:
     single, several = spec.get("clusterIP") or "", spec.get("clusterIPs")
-    if single == HEADLESS and kind != "ClusterIP":
+    if single == NO_CLUSTER_IP and kind != "ClusterIP":
         say(("spec", "clusterIP"), f"a Service of type {kind} needs one (not None)")
-    if not spec.get("ports") and single != HEADLESS:
+    if not spec.get("ports") and single != NO_CLUSTER_IP:
         say(("spec", "ports"), "is missing (at least one port; a headless Service needs none)")
     if not isinstance(several, list) or not several or not isinstance(single, str):
         return
@@ -109,7 +109,7 @@ def _check_families(spec: dict[str, Any], say: Say) -> None:
             say(("spec", "ipFamilies", index), f"{family} is given twice (each once)")
     if len(listed) > 1 and spec.get("ipFamilyPolicy") == "SingleStack":
         say(("spec", "ipFamilies"), "has several, but ipFamilyPolicy is SingleStack (one family)")
-    if spec.get("clusterIP") == HEADLESS and not spec.get("selector"):
+    if spec.get("clusterIP") == NO_CLUSTER_IP and not spec.get("selector"):
         return  # its user gives the endpoints, of whatever family
     if "IPv6" in listed:
         say(("spec", "ipFamilies", listed.index("IPv6")), "the lab has IPv4 only (IPv4)")

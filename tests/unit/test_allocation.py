@@ -11,9 +11,9 @@ from controlled import CAPACITY, Store, name
 
 from netlab import controllers
 from netlab.controllers import Change, Verb, allocation, defaults
-from netlab.model.endpoints import refusal
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
+from netlab.model.services import refusal
 
 CIDR = "10.96.0.0/12"
 UPPER = range(30086, 32768)  # above the band of 86 that is left to users

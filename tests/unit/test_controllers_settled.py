@@ -13,9 +13,9 @@ from controlled import CAPACITY, NODES, Store, deployment, name
 from netlab import controllers
 from netlab.controllers import Change, Verb, allocation, endpoints, garbage, mirroring
 from netlab.controllers import deployment as deployments
-from netlab.model.endpoints import refusal
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
+from netlab.model.services import refusal
 
 SPACES = ("default", "shop")
 APPS = ("a", "b", "c")

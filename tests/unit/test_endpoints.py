@@ -10,8 +10,8 @@ from controlled import Store, name, node
 
 from netlab.controllers import Change, Verb, endpoints, mirroring
 from netlab.controllers.slices import fitted
-from netlab.model.endpoints import canonical
 from netlab.model.kubernetes import Document, registry_key
+from netlab.model.services import canonical
 
 ZONE = "topology.kubernetes.io/zone"
 NODES = [node("node1", {ZONE: "east"}), node("node2", {ZONE: "west"}), node("node3")]
