@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -127,6 +128,9 @@ def proxy(
     )
     if watch and "-" in sources:
         raise UsageError("--watch cannot follow standard input", hint="name a file")
+    # What is read and made stays: to look through it for garbage, again and again, took as long as
+    # to make it (10,000 Services).
+    gc.disable()
     given = _given(sources, node_name, aloud=True)
     if dry_run:
         return _printed(given, chosen)
@@ -277,6 +281,9 @@ def _followed(
                         if problem not in told:
                             complain(f"problem: {problem}")
                             told.add(problem)
+                    if first:
+                        gc.freeze()
+                        gc.enable()
                     first, failing = False, ""
                 except KernelError as error:
                     if str(error) != failing:
