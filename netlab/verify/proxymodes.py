@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from netlab.errors import NetlabError
 from netlab.model.lab import PROXY_MODES
 from netlab.verify import nodeports, services
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+from netlab.verify.replicas import ANSWERS
 
 PATHS: dict[str, Callable[[Context], Checked]] = {
     "pod-clusterip": services.pod_clusterip,
@@ -40,7 +42,17 @@ def proxy_modes(context: Context) -> Checked:
 
 
 def _changed(context: Context, mode: str) -> Context:
-    """Return the context of the same lab in *mode*. Raises Failure when it does not get there."""
+    """Return the context of the same lab in *mode*. Raises Failure when it does not get there.
+
+    Without an agent that answers nothing is changed.
+    """
+    try:
+        context.live.status(timeout=ANSWERS)
+    except NetlabError as error:
+        raise Failure(
+            f"{mode}: not tried, as nobody would write its rules: {error}",
+            expected_next="an agent that writes each mode's rules",
+        ) from error
     problems = context.live.serve_by(mode)
     if problems:
         raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")

@@ -153,7 +153,7 @@ def wrong_server(lab: Broken) -> None:
     web = [p["status"]["podIP"] for p in lab.pods if p["metadata"]["name"].startswith("web-")]
     for address in web[1:]:
         lab.nodes(
-            f"iptables-nft -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to {web[0]}",
+            f"iptables-nft -t nat -A PREROUTING -d {address} -j DNAT --to {web[0]}",
         )
 
 
@@ -377,6 +377,7 @@ ROWS = {
             "replicas": ("", "an agent that runs the controllers"),
             "endpoints-follow": ("", "an agent that runs the controllers"),
             "selectors": ("rules of its proxy", "gone from the rules of every node"),
+            "proxy-modes": ("", "an agent that writes each mode's rules"),
         },
     ),
 }  # fmt: skip
