@@ -127,9 +127,7 @@ class KubeProxy:
 
     def texts(self, steps: Sequence[Step]) -> list[str]:
         """Return what the mode's tool is given to make *steps* true, in order."""
-        if self.options.mode is Mode.NFTABLES:
-            return [nft_text.transaction(steps)]
-        return [one.text for one in iptables_text.transactions(steps)]
+        return [text for _, text in given(self.options.mode, steps)]
 
     def agree(self, documents: Iterable[Document], node: ProxyNode) -> Pass:
         """Make the namespace serve *documents*; return what was done.
@@ -201,6 +199,15 @@ class KubeProxy:
         """Stop answering health checks; the rules stay."""
         if self._health is not None:
             self._health.close()
+
+
+def given(mode: Mode, steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """Return the commands of *mode*'s tool that make *steps* true, each with its input."""
+    if not steps:
+        return []
+    if mode is Mode.NFTABLES:
+        return [("nft -f -", nft_text.transaction(steps))]
+    return [(" ".join(one.argv), one.text) for one in iptables_text.transactions(steps)]
 
 
 def _key(step: Step) -> Key | None:

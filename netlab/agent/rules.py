@@ -13,19 +13,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from netlab.agent.kubeproxy import RENDERER
+from netlab.agent.kubeproxy import KERNEL, RENDERER, given
 from netlab.agent.services import options
-from netlab.cluster import Cluster
+from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
-from netlab.kernel import iptables, netns, nftables
+from netlab.kernel import iptables, netns, nftables, settings
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
-from netlab.proxy import Frontend, HealthCheck, Options
+from netlab.proxy import Frontend, HealthCheck, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
+from netlab.proxy.options import situations
 from netlab.proxy.programme import Programme
-from netlab.proxy.ruleset import Block, Blocks, Key, Sort, same
+from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
+from netlab.proxy.settings import sysctls
 
 Counts = Mapping[tuple[Key, int], tuple[int, int]]  # packets and bytes by block and place in it
 
@@ -223,3 +225,35 @@ def _only(found: Sequence[Programmed], owners: Collection[Owner]) -> Iterator[Pr
             states = {rule.state for rule in rules} - {State.OK}
             state = one.state if states else State.OK
             yield one._replace(rules=rules, state=state)
+
+
+class Rewriting(NamedTuple):
+    """What a node's proxy would do: how many operations, and the shell's words for them."""
+
+    operations: int
+    words: list[str]
+
+
+def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
+    """Return what the proxy of *node* would do to the rules and settings that are there now."""
+    wanted = desired(cluster, node.name)
+    mode = Mode(cluster.lab.proxyMode)
+    steps: dict[Mode, list[Step]] = {}
+    sets: dict[str, str] = {}
+    settled = sysctls(situations(node_of(cluster.documents, node.name), options(cluster.lab)))
+    if netns.exists(node.netns):
+        with netns.entered(node.netns):
+            for each, kernel in KERNEL.items():
+                blocks = wanted.blocks if each is mode else {}
+                steps[each] = list(difference(blocks, kernel.read(Family)))
+            sets = {
+                name: to for name, to in settled.items() if settings.read(name) not in (None, to)
+            }
+    else:
+        steps[mode] = list(difference(wanted.blocks, {}))
+        sets = settled
+    words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
+    for each in sorted(steps, key=lambda one: one is not mode):
+        for argv, text in given(each, steps[each]):
+            words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
+    return Rewriting(len(sets) + sum(map(len, steps.values())), words)

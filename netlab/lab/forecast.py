@@ -6,7 +6,8 @@ from ipaddress import IPv4Network
 
 from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import described
-from netlab.cluster import cluster
+from netlab.agent.rules import rewriting
+from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change
 from netlab.errors import NetlabError
 from netlab.flannel import lease as leases
@@ -37,13 +38,22 @@ def plan(declaration: Declaration) -> Report:
     changes = controllers.declaration_changes(wanted, stored)
     documents = _settled(_after(stored, changes), lab)
     held = _stand_in_leases(lab, config, held)
-    documents = _stand_in_addresses(lab, documents, held)
-    operations = _operations(lab, config, documents, held)
+    documents = _settled(_stand_in_addresses(lab, documents, held), lab)
+    seen = cluster(
+        lab,
+        tuple(documents),
+        leases={item.public_ip: (item.subnet, item.vtep_mac) for item in held},
+    )
+    operations = _operations(seen, config, held)
+    services = [rewriting(seen, state) for state in seen.nodes]
     relabelled = [] if known == lab else [f"lab {lab.name}"]
     return Report(
         changes=relabelled + [described(change) for change in changes],
-        operations=len(operations),
-        words=[line for op in operations for line in words(op)],
+        operations=len(operations) + sum(each.operations for each in services),
+        words=[
+            *(line for op in operations for line in words(op)),
+            *(line for each in services for line in each.words),
+        ],
     )
 
 
@@ -107,19 +117,16 @@ def _stand_in_addresses(lab: Lab, documents: list[Document], held: list[Lease]) 
             mine = [a for a in used if cni.in_subnet(a, subnet)]
             address = next(cni.free_addresses(subnet, mine))
             used.add(address)
-            status = {**document.get("status", {}), "podIP": address}
+            ready = [{"type": "Ready", "status": "True"}]
+            status = {**document.get("status", {}), "podIP": address, "conditions": ready}
             document = {**document, "status": status}
         found.append(document)
     return found
 
 
-def _operations(lab: Lab, config: Config, documents: list[Document], held: list[Lease]) -> list[Op]:
+def _operations(seen: Cluster, config: Config, held: list[Lease]) -> list[Op]:
+    lab = seen.lab
     by_address = {item.public_ip: item for item in held}
-    seen = cluster(
-        lab,
-        tuple(documents),
-        leases={item.public_ip: (item.subnet, item.vtep_mac) for item in held},
-    )
     wanted: dict[str, list[Object]] = {}
     for state in seen.nodes:
         own = by_address[state.address]
