@@ -64,11 +64,11 @@ class Live:
     def cluster(self) -> Cluster:
         """Return the lab as etcd has it now."""
         with self._inside():
-            documents, revision = registry.documents(self.etcd())
+            objects, revision = registry.objects(self.etcd())
             leases, _ = lease.peers(self.etcd().range(SUBNETS).items)
         return cluster(
             self.lab,
-            tuple(documents),
+            objects,
             leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
             revision=revision,
         )
