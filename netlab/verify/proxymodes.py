@@ -26,7 +26,7 @@ def proxy_modes(context: Context) -> Checked:
     Raises Failure naming the mode and path; Skip when there is nothing to ask any mode for.
     """
     own = context.lab.proxyMode
-    checked = Checked()
+    checked, last = Checked(), []
     try:
         for mode in sorted(PROXY_MODES, key=lambda one: one != own):
             names = [name for name in PATHS if mode != own or name not in context.asked]
@@ -34,7 +34,8 @@ def proxy_modes(context: Context) -> Checked:
             checked.evidence += _held(there, mode, names)
             beside = [name for name in PATHS if name not in names]
             if beside:
-                checked.evidence.append(f"{mode}, the lab's own: {', '.join(beside)} above")
+                last.append(f"{mode}, the lab's own: {', '.join(beside)} above")
+        checked.evidence += last
     finally:
         if context.live.lab.proxyMode != own:
             context.live.serve_by(own)

@@ -154,7 +154,10 @@ def _refused_at_once(group: Sequence[Asking], trace: RuleTrace, checked: Checked
             )
         told = asked.shot.answer.refused if asked.shot.answer else ""
         if told in REFUSED[: 1 + (one.hook == "output")]:
-            checked.evidence.append(f"{one.title}: {told} after {asked.seconds * 1000:.0f} ms, by")
+            took = f"{asked.seconds * 1000:.0f} ms"
+            checked.evidence.append(
+                f"{one.title}: {told} after {took}, by `{refusing.chain}: {refusing.rule}`"
+            )
             checked.evidence += serviceprobe.by_rules(asked)
             checked.passages += asked.shot.verdict.passages
             return
