@@ -23,6 +23,8 @@ from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd, Listing
 
+LISTING = 10.0  # seconds etcd may take to list all of a large lab: 20,000 objects need one or two
+
 
 class Live:
     """A running lab, read and written through its own etcd."""
@@ -45,7 +47,7 @@ class Live:
                     f"lab {self.name} is not running", hint="`netlab up` with its files repairs it"
                 )
             with netns.entered(master):
-                self._etcd = Etcd(self.lab.master.address, PORT)
+                self._etcd = Etcd(self.lab.master.address, PORT, timeout=LISTING)
                 self._etcd.get("\0")  # connects, while this thread is inside
         return self._etcd
 
