@@ -80,13 +80,13 @@ class Agent:
                 self.state.forget(name)
             for name in declared - set(self._nodes):
                 self._start(name)
-            loops: list[Loop] = [
-                self.control_plane,
-                *self._nodes.values(),
-                *self._proxies.values(),
-            ]
-        for loop in loops:
+        for loop in self._within():
             loop.wake()
+
+    def _within(self) -> list[Loop]:
+        """Return the loops that live in the world's namespaces: all but the world's own."""
+        with self._lock:
+            return [self.control_plane, *self._nodes.values(), *self._proxies.values()]
 
     def _start(self, name: str) -> None:
         """Start the loops of a node."""
@@ -112,13 +112,7 @@ class Agent:
         those its namespace got from outside are gone entirely.
         """
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        with self._lock:
-            loops: list[Loop] = [
-                self.world,
-                self.control_plane,
-                *self._nodes.values(),
-                *self._proxies.values(),
-            ]
+        loops = [self.world, *self._within()]
         for loop in loops:
             loop.end()
         deadline = time.monotonic() + LOOPS_END

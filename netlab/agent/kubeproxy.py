@@ -139,10 +139,10 @@ class KubeProxy:
         kernel = KERNEL[self.options.mode]
         repaired: list[Step] = []
         if seen is None or not generation.here().unchanged(seen):
-            news, first = {_key(step) for step in steps}, seen is None
+            news, first = {step.block.key for step in steps}, seen is None
             seen = generation.generation()
             steps = list(difference(self.blocks, kernel.read(Family)))
-            repaired = [] if first else [step for step in steps if _key(step) not in news]
+            repaired = [] if first else [step for step in steps if step.block.key not in news]
             self._alone = False  # it may have been a proxy of another mode
         closed = _set(without_guard(steps))
         if steps:
@@ -210,11 +210,6 @@ def given(mode: Mode, steps: Sequence[Step]) -> list[tuple[str, str]]:
     return [(" ".join(one.argv), one.text) for one in iptables_text.transactions(steps)]
 
 
-def _key(step: Step) -> Key | None:
-    block = step.new or step.old
-    return block.key if block else None
-
-
 def _hidden() -> list[str]:
     """Return what is said of rules that the nft variant of iptables does not show."""
     tables = {table for family in Family for table in iptables.legacy_tables(family)}
@@ -230,16 +225,19 @@ def _udp(served: Served) -> list[Frontend]:
 
 def _set(wanted: Mapping[str, str]) -> dict[str, str]:
     """Give the settings the values *wanted*, where the kernel has them; return those written."""
-    written = {}
-    for name, value in wanted.items():
-        held = settings.read(name)
-        if held is not None and held != value:
-            try:
-                settings.write(name, value)
-            except OSError as error:
-                raise KernelError(f"cannot set {name}={value}: {error.strerror}") from error
-            written[name] = value
+    written = unlike(wanted)
+    for name, value in written.items():
+        try:
+            settings.write(name, value)
+        except OSError as error:
+            raise KernelError(f"cannot set {name}={value}: {error.strerror}") from error
     return written
+
+
+def unlike(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the settings *wanted* that the kernel has, with another value."""
+    held = {name: settings.read(name) for name in wanted}
+    return {name: value for name, value in wanted.items() if held[name] not in (None, value)}
 
 
 def _there(modes: Iterable[Mode]) -> dict[Mode, list[Block]]:

@@ -13,18 +13,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from netlab.agent.kubeproxy import KERNEL, RENDERER, given
+from netlab.agent.kubeproxy import KERNEL, RENDERER, given, unlike
 from netlab.agent.services import options
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
-from netlab.kernel import iptables, netns, nftables, settings
+from netlab.kernel import iptables, netns, nftables
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
 from netlab.proxy import Frontend, HealthCheck, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
-from netlab.proxy.options import situations
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
 from netlab.proxy.settings import sysctls
@@ -83,6 +82,7 @@ class Desired:
     def __init__(self, documents: Iterable[Document], node: ProxyNode, chosen: Options) -> None:
         objects = Objects(node, chosen)
         changed = objects.take(documents)
+        self.situations = objects.situations
         self.frontends: dict[Owner, list[Frontend]] = {}
         self.health_checks: dict[Owner, list[HealthCheck]] = {}
         for owner, served in changed.items():
@@ -240,15 +240,13 @@ def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
     mode = Mode(cluster.lab.proxyMode)
     steps: dict[Mode, list[Step]] = {}
     sets: dict[str, str] = {}
-    settled = sysctls(situations(node_of(cluster.documents, node.name), options(cluster.lab)))
+    settled = sysctls(wanted.situations)
     if netns.exists(node.netns):
         with netns.entered(node.netns):
             for each, kernel in KERNEL.items():
                 blocks = wanted.blocks if each is mode else {}
                 steps[each] = list(difference(blocks, kernel.read(Family)))
-            sets = {
-                name: to for name, to in settled.items() if settings.read(name) not in (None, to)
-            }
+            sets = unlike(settled)
     else:
         steps[mode] = list(difference(wanted.blocks, {}))
         sets = settled

@@ -62,12 +62,11 @@ def write(steps: Sequence[Step]) -> None:
     try:
         _restore(iptables_text.transactions(steps))
     except KernelError:
-        blocks = [step.new or step.old for step in steps]
-        there = read({block.family for block in blocks if block})
+        there = read({step.block.family for step in steps})
         again = [
-            Step(step.new, there.get(block.key))
-            for step, block in zip(steps, blocks, strict=True)
-            if block and (step.new or block.key in there)
+            Step(step.new, there.get(step.block.key))
+            for step in steps
+            if step.new or step.block.key in there
         ]
         _restore(iptables_text.transactions(again, trusting=False))
 

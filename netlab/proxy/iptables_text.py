@@ -100,8 +100,8 @@ def transactions(steps: Sequence[Step], *, trusting: bool = True) -> list[Transa
 
 
 def _block(step: Step) -> Block:
-    block = step.new or step.old
-    if block is None or block.sort not in (Sort.CHAIN, Sort.JUMPS):
+    block = step.block
+    if block.sort not in (Sort.CHAIN, Sort.JUMPS):
         raise ValueError(f"no step of iptables: {step}")
     return block
 

@@ -10,9 +10,7 @@ from netlab.proxy.ruleset import Block, Key, Step
 
 def table(step: Step) -> Table:
     """Return the table that *step* changes."""
-    block = step.new or step.old
-    assert block is not None
-    return block.family, block.table
+    return step.block.family, step.block.table
 
 
 def rebuilt(steps: Iterable[Step]) -> set[Table]:

@@ -77,6 +77,13 @@ class Step(NamedTuple):
     new: Block | None
     old: Block | None
 
+    @property
+    def block(self) -> Block:
+        """The block it is about, as it is to be or, if it goes, as it was."""
+        block = self.new or self.old
+        assert block is not None, "a step from nothing to nothing"
+        return block
+
 
 class Renderer(Protocol):
     """A proxy mode's way to write rules: a module of functions."""
@@ -126,9 +133,7 @@ def same(one: Block, other: Block) -> bool:
 
 def words(step: Step) -> str:
     """Return a step in words: `nat KUBE-SVC-OPUYG6UFM4MDMSCF: 4 rules`."""
-    block = step.new or step.old
-    if block is None:
-        return "nothing"
+    block = step.block
     what = {Sort.CHAIN: "rule", Sort.JUMPS: "jump"}.get(block.sort, "element")
     title = f"{block.table} {block.name}"
     if block.family is Family.IPV6:
