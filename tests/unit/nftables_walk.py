@@ -14,7 +14,9 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
-from netlab.proxy import Outcome, Packet, Verdict
+from walking import Ways
+
+from netlab.proxy import Packet, Verdict
 from netlab.proxy.addresses import is_loopback
 from netlab.proxy.ruleset import Block, Sort
 
@@ -53,7 +55,7 @@ class State(NamedTuple):
 End = tuple[State, str]  # and the verdict it came to; "": none
 
 
-class Walk:
+class Walk(Ways):
     """The rules of one node and family."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
@@ -75,26 +77,6 @@ class Walk:
                 case Sort.MAP:
                     self.maps[one.table, one.name] = dict(map(element, one.lines))
         self.hooks = {key: sorted(found) for key, found in hooks.items()}
-
-    def outcome(
-        self, packet: Packet, *, local: Collection[str], remembered: Collection[str] = ()
-    ) -> Outcome:
-        """Return what becomes of *packet*; see `shares` for how often."""
-        paths = list(self.paths(packet, local, remembered))
-        verdicts = {verdict for verdict, _, _ in paths}
-        assert len(verdicts) == 1, f"by chance {verdicts}"
-        endpoints: dict[str, bool] = {}
-        for _, state, masquerade in paths:
-            if state.to:
-                assert endpoints.setdefault(state.to, masquerade) is masquerade
-        return Outcome(verdicts.pop(), endpoints)
-
-    def shares(self, packet: Packet, local: Collection[str]) -> dict[str, float]:
-        """Return how often *packet* goes to each endpoint."""
-        found: dict[str, float] = {}
-        for _, state, _ in self.paths(packet, local):
-            found[state.to] = found.get(state.to, 0.0) + state.chance
-        return found
 
     def paths(
         self, packet: Packet, local: Collection[str], remembered: Collection[str] = ()
