@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -108,6 +109,19 @@ class Frontend(msgspec.Struct, frozen=True):
     def key(self) -> tuple[Family, str, str, int]:
         """What only one frontend can have."""
         return self.service.family, self.address, self.service.protocol, self.port
+
+
+def by_port(frontends: Iterable[Frontend]) -> list[tuple[ServicePort, list[Frontend]]]:
+    """Return the ports that *frontends*, all of one Service and family, are of, each with its own.
+
+    In the order in which they first come.
+    """
+    found: dict[tuple[str, str], tuple[ServicePort, list[Frontend]]] = {}
+    for one in frontends:
+        service = one.service
+        key = (service.port_name, service.protocol)
+        found.setdefault(key, (service, []))[1].append(one)
+    return list(found.values())
 
 
 class HealthCheck(msgspec.Struct, frozen=True):

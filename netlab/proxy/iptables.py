@@ -26,6 +26,7 @@ from netlab.proxy.frontend import (
     Policy,
     Refusal,
     ServicePort,
+    by_port,
 )
 from netlab.proxy.hostport_rules import hostport_frame
 from netlab.proxy.iptables_frame import (
@@ -93,7 +94,7 @@ def part(
         return hostport_rules.part(frontends)
     blocks: list[Block] = []
     entries: dict[Key, list[str]] = {}
-    ports = _ports(frontends)
+    ports = [_port(service, mine) for service, mine in by_port(frontends)]
     for port in ports:
         blocks += _chains(port, situation, large)
         for one in port.frontends:
@@ -104,18 +105,9 @@ def part(
     return Part(tuple(blocks), tuple((key, tuple(lines)) for key, lines in entries.items()))
 
 
-def _ports(frontends: Sequence[Frontend]) -> list[_Port]:
-    """Return the ports that *frontends*, all of one Service and family, are of."""
-    found: dict[tuple[str, str], _Port] = {}
-    for one in frontends:
-        service = one.service
-        port = found.get((service.port_name, service.protocol))
-        if port is None:
-            suffix = iptables_chain("", service).rpartition("-")[2]
-            port = _Port(service, [], service.text, service.protocol.lower(), suffix)
-            found[service.port_name, service.protocol] = port
-        port.frontends.append(one)
-    return list(found.values())
+def _port(service: ServicePort, frontends: list[Frontend]) -> _Port:
+    suffix = iptables_chain("", service).rpartition("-")[2]
+    return _Port(service, frontends, service.text, service.protocol.lower(), suffix)
 
 
 def _dispatch(port: _Port, frontend: Frontend) -> Iterator[Line]:

@@ -33,6 +33,7 @@ from netlab.proxy.frontend import (
     Policy,
     Refusal,
     ServicePort,
+    by_port,
 )
 from netlab.proxy.names import nft_chain, nft_endpoint
 from netlab.proxy.nftables_frame import (
@@ -102,25 +103,13 @@ def part(
         return nftables_hostport.part(frontends)
     blocks: list[Block] = []
     entries: dict[Key, dict[str, None]] = {}
-    for port in _ports(frontends):
+    for service, mine in by_port(frontends):
+        port = _Port(service, mine, service.protocol.lower(), nft_chain("", service)[1:])
         blocks += _blocks(port, situation)
         for one in port.frontends:
             for key, element in _elements(port, one):
                 entries.setdefault(key, {})[element] = None
     return Part(tuple(blocks), tuple((key, tuple(lines)) for key, lines in entries.items()))
-
-
-def _ports(frontends: Sequence[Frontend]) -> list[_Port]:
-    """Return the ports that *frontends*, all of one Service and family, are of."""
-    found: dict[tuple[str, str], _Port] = {}
-    for one in frontends:
-        service = one.service
-        port = found.get((service.port_name, service.protocol))
-        if port is None:
-            port = _Port(service, [], service.protocol.lower(), nft_chain("", service)[1:])
-            found[service.port_name, service.protocol] = port
-        port.frontends.append(one)
-    return list(found.values())
 
 
 def _elements(port: _Port, frontend: Frontend) -> Iterator[Line]:
