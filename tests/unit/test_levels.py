@@ -9,7 +9,7 @@ import pytest
 
 NETLAB = Path(__file__).parents[2] / "netlab"
 ROOMS = {
-    "data": ["errors", "model", "objects", "packets"],
+    "data": ["errors", "journeys", "model", "objects", "packets"],
     "pure": [
         "topology",
         "world",

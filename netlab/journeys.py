@@ -1,0 +1,173 @@
+"""What a trace tells: one conversation, packet by packet, and of each packet step by step.
+
+A `Journey` is what was seen, not what was expected: it is put together from the sightings of the
+packets on devices, the kernel's rule traces and its connection tracking. Every form of a trace
+(text, JSON, a picture) is made from this and from nothing else.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from netlab.packets import Direction, Entry, Flow, Leg, Outer, RuleHit
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a step happened: a namespace, in the lab's words.
+
+    `kind` is `pod`, `node` or `member` (underlay, gateway, internet, client, master); `name` what
+    a person calls it: `default/web-1`, `node2`, `gateway`. `node`: the one a pod is on.
+    """
+
+    netns: str
+    kind: str
+    name: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        """`pod default/web-1 on node2`, `node2`, `gateway`."""
+        return f"pod {self.name} on {self.node}" if self.kind == "pod" else self.name
+
+
+class Seen(msgspec.Struct, frozen=True, tag_field="step", tag="device"):
+    """The packet on a device. *time*: ns since the epoch. *outer*: it is in that envelope.
+
+    `length` is that of the (inner) IP packet, in bytes; `mtu` the device's, 0 when not known.
+    `frame` is the whole frame as it was on the device, envelope included.
+    """
+
+    place: Place
+    time: int
+    device: str
+    direction: Direction
+    flow: Flow
+    ttl: int
+    length: int
+    mtu: int = 0
+    source_mac: str = ""
+    destination_mac: str = ""
+    outer: Outer | None = None
+    icmp: str = ""  # `echo-request`, `port-unreachable`, …
+    foreign: bool = False  # addressed to another card's MAC: a bridge floods, nobody takes it
+    frame: bytes = b""
+
+
+class Rule(msgspec.Struct, frozen=True, tag_field="step", tag="rule"):
+    """A rule that the packet met. *fitted*: false for those that it did not fit.
+
+    `means` is what the rule is for, in Kubernetes' words, "" when that is not known:
+    `Service default/web:http`, `endpoint default/web-2 10.244.3.2:80, 2 of 3, p 0.5`.
+    """
+
+    place: Place
+    hit: RuleHit
+    fitted: bool = True
+    means: str = ""
+
+
+class RewriteKind(StrEnum):
+    """What was changed, and whether it is a first change or the undoing of one in a reply."""
+
+    DNAT = "dnat"  # the destination
+    SNAT = "snat"  # the source: masquerading
+    UN_DNAT = "un-dnat"  # a reply's source, back to what was asked
+    UN_SNAT = "un-snat"  # a reply's destination, back to who asked
+
+
+class Rewrite(msgspec.Struct, frozen=True, tag_field="step", tag="rewrite"):
+    """The packet's ends were changed. `conntrack` is the id of the kernel's entry, 0: not known.
+
+    `before`, `after`: the whole flow as it was and as it is. `means`: who is meant by the new end.
+    """
+
+    place: Place
+    kind: RewriteKind
+    before: Flow
+    after: Flow
+    conntrack: int = 0
+    means: str = ""
+
+
+class Envelope(msgspec.Struct, frozen=True, tag_field="step", tag="envelope"):
+    """The packet was put into a VXLAN envelope on *device*, or (*opened*) taken out of it."""
+
+    place: Place
+    device: str
+    outer: Outer
+    opened: bool = False
+
+
+class Fate(StrEnum):
+    DELIVERED = "delivered"
+    DROPPED = "dropped"
+    REFUSED = "refused"
+    LOST = "lost"  # last seen here, and nothing says why
+
+
+class End(msgspec.Struct, frozen=True, tag_field="step", tag="end"):
+    """Where the packet's way ended, and what became of it there."""
+
+    place: Place
+    fate: Fate
+    words: str = ""  # `to default/web-2 80/tcp`, `by rule …`
+
+
+Step = Seen | Rule | Rewrite | Envelope | End
+
+
+class Track(msgspec.Struct, frozen=True):
+    """One packet and its steps, in order. `name`: `SYN`, `SYN ACK`, `data 24 bytes`, `query`, …
+
+    `flow` is the packet as first seen. `same_as`: the number of an earlier packet of the
+    conversation (from 0) that took the same way over the same devices, -1 if none did.
+    """
+
+    name: str
+    leg: Leg
+    flow: Flow
+    steps: tuple[Step, ...]
+    same_as: int = -1
+
+    @property
+    def sightings(self) -> list[Seen]:
+        return [step for step in self.steps if isinstance(step, Seen)]
+
+    @property
+    def nanoseconds(self) -> int:
+        """From its first sighting to its last."""
+        seen = [step.time for step in self.sightings]
+        return max(seen) - min(seen) if seen else 0
+
+
+class NamedEntry(msgspec.Struct, frozen=True):
+    """What the kernel of *place* remembers of the flow."""
+
+    place: Place
+    entry: Entry
+
+
+class Journey(msgspec.Struct, frozen=True):
+    """One conversation: what was sent, whom it reached, its packets in order.
+
+    `service`: `default/web:http`, "" when the destination is no Service's; `endpoint`:
+    `default/web-2 10.244.3.2:80`. `refused`: what the sender was told instead of an answer.
+    `says`: what a server of netlab's answered of itself. `lost`: frames and rule messages that
+    the sensors had no room for. `notes`: what else a reader should know.
+    """
+
+    source: str  # title: `default/pair`
+    destination: str
+    flow: Flow
+    tracks: tuple[Track, ...]
+    service: str = ""
+    endpoint: str = ""
+    answered: bool = False
+    refused: str = ""
+    says: dict[str, Any] = {}
+    seconds: float = 0.0
+    entries: tuple[NamedEntry, ...] = ()
+    lost: int = 0
+    notes: tuple[str, ...] = ()
