@@ -161,6 +161,7 @@ class RuleHit(msgspec.Struct, frozen=True):
     state: str = (
         ""  # what conntrack says of it, `new`, `established`; "": not asked yet, or unknown
     )
+    handle: int = 0  # the kernel's number for the rule, 0: none, as for a policy
 
     @property
     def where(self) -> str:
@@ -170,6 +171,47 @@ class RuleHit(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """`notes.node1 nat KUBE-SERVICES: -d 10.96.0.1/32 … -j KUBE-SVC-…`."""
         return f"{self.where}: {self.rule or self.verdict}"
+
+
+Identity = tuple[Protocol, bytes]
+
+
+def identity(protocol: Protocol, transport: bytes) -> Identity:
+    """Return what no rewrite of addresses and ports changes in a packet whose transport header
+    begins *transport* (20 bytes count): by it a packet is known again, anywhere.
+
+    Of TCP its numbers and flags; of UDP and ICMP how the payload begins; of an ICMP error how the
+    packet it quotes begins, up to where NAT would change that.
+    """
+    match protocol:
+        case Protocol.TCP:
+            return protocol, transport[4:14]
+        case Protocol.SCTP:
+            return protocol, transport[4:8] + transport[12:20]  # without the checksum
+        case Protocol.UDP:
+            return protocol, transport[8:20]
+    return protocol, transport[:1] + transport[8:18]
+
+
+class Passing(msgspec.Struct, frozen=True):
+    """One packet's way through one base chain of a namespace, told by the kernel.
+
+    `flow` is the packet as it came to the chain, `incoming` and `outgoing` the devices, "" for
+    none; `hits` the rules it fitted, in their order. `conntrack` is the id of the kernel's entry
+    for it, 0 where that is not told.
+    """
+
+    netns: str
+    hook: str
+    table: str
+    flow: Flow
+    identity: Identity
+    incoming: str
+    outgoing: str
+    hits: tuple[RuleHit, ...]
+    conntrack: int = 0
+    opens: bool = False  # it is a TCP SYN
+    icmp_error: bool = False
 
 
 class Hop(msgspec.Struct, frozen=True):

@@ -55,12 +55,16 @@ class Capture:
     """A context manager: from its start to its end, nothing on these namespaces' wires is missed.
 
     May be used by several threads at once. *netns_names* are namespaces' names; a name twice
-    counts once. Raises KernelError when one does not exist.
+    counts once. *program*: a filter (see `sieve`) whose frames are all kept. Raises KernelError
+    when a namespace does not exist.
     """
 
-    def __init__(self, netns_names: Iterable[str], *, frames: int = FRAMES) -> None:
+    def __init__(
+        self, netns_names: Iterable[str], *, frames: int = FRAMES, program: bytes = b""
+    ) -> None:
         self._names = list(dict.fromkeys(netns_names))
         self._frames = frames
+        self._program = program
         self._rings: dict[str, Ring] = {}
         self._devices: dict[str, dict[int, str]] = {}
         self._kept: deque[Kept] = deque()
@@ -94,7 +98,7 @@ class Capture:
             for name in netns_names:
                 if name not in self._rings and name not in added:
                     with entered(name):
-                        added[name] = open_ring()
+                        added[name] = open_ring(self._program)
                         self._devices[name] = dict(socket.if_nameindex())
                         self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             if added:
@@ -131,7 +135,7 @@ class Capture:
                 for frame in ring.frames():
                     if FLUSH_MARK in frame.data:
                         self._flushed[name] = int(frame.data.rpartition(b":")[2])
-                    elif MARK in frame.data or opens_tcp(frame.data):
+                    elif self._program or MARK in frame.data or opens_tcp(frame.data):
                         self._keep(Kept(name, frame))
 
     def _keep(self, kept: Kept) -> None:
@@ -188,7 +192,7 @@ class Capture:
         """Return the sightings of the packets that have *needle* in them, oldest first."""
         found = []
         for netns, frame in self.frames(needle):
-            device = self._device(netns, frame.ifindex)
+            device = self.device(netns, frame.ifindex)
             sighting = dissect.sighting(frame, netns=netns, device=device)
             if sighting is not None:
                 found.append(sighting)
@@ -226,8 +230,8 @@ class Capture:
                 return int.from_bytes(kept.frame.data[38:42], "big")
         return None
 
-    def _device(self, netns: str, ifindex: int) -> str:
-        """The device's name; a device that appeared later makes the names be read again."""
+    def device(self, netns: str, ifindex: int) -> str:
+        """Return the device's name; a device that appeared later makes the names be read again."""
         names = self._devices[netns]
         if ifindex not in names:
             with entered(netns):

@@ -138,11 +138,14 @@ class Ring:
         self._socket.close()
 
 
-def open_ring() -> Ring:
-    """Return a ring for the namespace the calling thread is in; it is silent until `start`."""
-    code = sieve.program()
-    program = ctypes.create_string_buffer(code)
-    described = struct.pack("HL", len(code) // 8, ctypes.addressof(program))
+def open_ring(program: bytes = b"") -> Ring:
+    """Return a ring for the namespace the calling thread is in; it is silent until `start`.
+
+    *program*: the filter, an array of struct sock_filter; without it, what may be a probe's passes.
+    """
+    code = program or sieve.program()
+    kept = ctypes.create_string_buffer(code)
+    described = struct.pack("HL", len(code) // 8, ctypes.addressof(kept))
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)

@@ -44,6 +44,13 @@ class RuleTexts:
             self._chains[key] = _texts(*key)
         return self._chains[key].get(handle, f"(rule with handle {handle}, which is gone)")
 
+    def chain(self, family: str, table: str, chain: str) -> Texts:
+        """Return the rules of a chain in their order, as far as they are known, else listed now."""
+        key = (family, table, chain)
+        if key not in self._chains:
+            self._chains[key] = _texts(*key)
+        return self._chains[key]
+
     def hook(self, family: str, table: str, chain: str) -> str:
         """Return where a base chain is called: `prerouting`, …; "" when it is gone."""
         key = (family, table, chain)

@@ -15,8 +15,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import socket
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
@@ -26,7 +27,7 @@ import msgspec
 from netlab.errors import CapabilityError
 from netlab.kernel import netlink
 from netlab.kernel.netns import entered
-from netlab.packets import Flow, RuleHit
+from netlab.packets import Flow, Passing, RuleHit
 from netlab.sensors import traces
 from netlab.sensors.ruletext import RuleTexts
 from netlab.sensors.traces import Event, Traced
@@ -117,6 +118,24 @@ class RuleTrace:
                     found += self._opened[name].hits(name, mine)
         return found
 
+    def passes(self, wanted: Callable[[Traced], bool]) -> list[Passing]:
+        """Return what was traced of the packets that *wanted* chooses: by namespace, in order."""
+        found: list[Passing] = []
+        for name, place in self._opened.items():
+            mine = [run for run in place.runs() if wanted(run.packet)]
+            if mine:
+                with entered(name):
+                    found += place.passes(name, mine)
+        return found
+
+    def passed_over(self, hit: RuleHit) -> list[str]:
+        """Return the rules before the one of *hit* in its chain, which the packet met first and
+        did not fit, in their order; all of them for a policy or the end of a chain."""
+        place = self._places[hit.netns]
+        assert place is not None
+        with entered(hit.netns):
+            return place.rules_before(hit)
+
 
 def _narrowed(selector: Selector, flow: Flow | None, token: bytes) -> Selector | None:
     """Return *selector* for nothing but the probe; None when it is for another protocol."""
@@ -179,27 +198,53 @@ class _Place:
 
     def hits(self, netns: str, runs: Iterable[Run]) -> Iterator[RuleHit]:
         """Yield the hits of *runs*. The calling thread is in the namespace, called *netns*."""
+        for one in self.passes(netns, runs):
+            yield from one.hits
+
+    def passes(self, netns: str, runs: Iterable[Run]) -> Iterator[Passing]:
+        """Yield *runs* but for those through our own table, the rules in words. The calling thread
+        is in the namespace, called *netns*."""
         for family, table, base, packet, events in runs:
             if table.startswith(PREFIX):
                 continue
             hook = self._texts.hook(family, table, base)
-            for event in events:
-                at = (event.family, event.table, event.chain)
-                yield RuleHit(
+            incoming, outgoing = self._device(packet.incoming), self._device(packet.outgoing)
+            hits = tuple(
+                RuleHit(
                     netns=netns,
                     family=event.family,
                     table=event.table,
                     hook=hook,
                     base=base,
                     chain=event.chain,
-                    rule=self._texts.text(*at, event.handle) if event.handle else "",
+                    rule=self._text(event),
                     verdict=event.verdict,
                     flow=packet.flow,
                     mark=event.mark,
-                    incoming=self._device(packet.incoming),
-                    outgoing=self._device(packet.outgoing),
+                    incoming=incoming,
+                    outgoing=outgoing,
                     state=packet.state,
+                    handle=event.handle,
                 )
+                for event in events
+            )
+            yield Passing(
+                *(netns, hook, table, packet.flow, packet.fingerprint, incoming, outgoing, hits),
+                conntrack=packet.conntrack,
+                opens=packet.opens,
+                icmp_error=packet.icmp_error,
+            )
+
+    def _text(self, event: Event) -> str:
+        if not event.handle:
+            return ""
+        return self._texts.text(event.family, event.table, event.chain, event.handle)
+
+    def rules_before(self, hit: RuleHit) -> list[str]:
+        """Return the rules of a chain before that of *hit*. The calling thread is there."""
+        listed = self._texts.chain(hit.family, hit.table, hit.chain)
+        before = itertools.takewhile(lambda pair: pair[0] != hit.handle, listed.items())
+        return [rule for _, rule in before]
 
     def _device(self, index: int) -> str:
         if index and index not in self._devices:

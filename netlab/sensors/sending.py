@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,10 +21,18 @@ from netlab.sensors import build
 from netlab.sensors.ports import SINGLE, Ports
 
 IP_RECVERR = 11  # linux/in.h: a connected UDP socket also reports unreachable networks and hosts
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2  # linux/in.h: never cut to pieces (DF), RFC 1191
+# linux/tcp.h: a socket that is being restored may be told its sequence number; so may a new one
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
+TCP_SEND_QUEUE = 2
 ECHO_REPLY = 0  # ICMP type, RFC 792
 UNREACHABLE = 3
 RECEIVE = 65536  # bytes
 _ports = Ports(SINGLE)
+
+
+# From what was read so far, and whether that is all: what the server says, None: not all yet
+Hearing = Callable[[bytes, bool], dict[str, Any] | None]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -42,9 +51,12 @@ class Answer(msgspec.Struct, frozen=True):
 class Sent:
     """A probe on its way. Close it when the answer is there or no longer waited for."""
 
-    def __init__(self, sock: socket.socket, flow: Flow, token: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, flow: Flow, token: bytes, *, heard: Hearing | None = None
+    ) -> None:
         self.flow = flow
         self.token = token
+        self._heard = heard
         self._socket = sock
         self._unsent = b""
         self._read = b""
@@ -89,7 +101,9 @@ class Sent:
         if self.flow.protocol is Protocol.ICMP:
             return self._echo()
         if self.flow.protocol is Protocol.UDP:
-            return Answer(self.flow.destination, _said(self._socket.recv(RECEIVE)))
+            data = self._socket.recv(RECEIVE)
+            says = _said(data) if self._heard is None else self._heard(data, True)
+            return Answer(self.flow.destination, says or {})
         return self._line()
 
     def _echo(self) -> Answer | None:
@@ -118,6 +132,9 @@ class Sent:
             self._unsent = self._unsent[sent:]
         part = self._socket.recv(RECEIVE)
         self._read += part
+        if self._heard is not None:
+            says = self._heard(self._read, not part)
+            return None if says is None else Answer(self.flow.destination, says)
         *lines, _ = self._read.split(b"\n")
         # A server that was kept waiting first answers by itself; ours is the line with our token.
         ours = [line for line in lines if self.token in line or not _said(line)]
@@ -135,39 +152,62 @@ def _said(data: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def send(netns: str, flow: Flow, token: bytes) -> Sent:
+class Question(msgspec.Struct, frozen=True):
+    """What a probe says beside its token: nothing more, if all is empty.
+
+    *payload*: instead of the token, which it should begin with or hold; *sequence*: the number its
+    TCP connection begins with; *whole*: it must not be cut to pieces on its way (DF); *heard*:
+    tells from what was read whether it is the answer.
+    """
+
+    payload: bytes = b""
+    sequence: int | None = None
+    whole: bool = False
+    heard: Hearing | None = None
+
+
+def send(netns: str, flow: Flow, token: bytes, question: Question | None = None) -> Sent:
     """Send a probe of *flow* from *netns*: an ICMP echo, a UDP datagram, a TCP connection.
 
     A source port of 0 is chosen (see `ports`) and to be read from the returned probe's flow.
     Raises KernelError when there is no such namespace.
     """
+    asked = question or Question()
     with entered(netns):
         if flow.protocol is Protocol.ICMP:
-            return _send_echo(flow, token)
+            return _send_echo(flow, token, asked)
         kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
         sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-        return _send_payload(sock, netns, flow, token)
+        return _send_payload(sock, netns, flow, token, asked)
 
 
-def _send_echo(flow: Flow, token: bytes) -> Sent:
+def _send_echo(flow: Flow, token: bytes, asked: Question) -> Sent:
     sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 1)
     sent = Sent(sock, flow, token)
     try:
+        if asked.whole:
+            sock.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
         if flow.source:
             sock.bind((flow.source, 0))
         ident = struct.unpack("=H", os.urandom(2))[0]
-        sock.sendto(build.echo_request(token, ident=ident), (flow.destination, 0))
+        message = build.echo_request(asked.payload or token, ident=ident)
+        sock.sendto(message, (flow.destination, 0))
     except OSError as error:
         sent.refuse(error)
     return sent
 
 
-def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> Sent:
+def _send_payload(
+    sock: socket.socket, netns: str, flow: Flow, token: bytes, asked: Question
+) -> Sent:
     """Connect, so that the kernel tells us of ICMP errors and chooses the address now."""
-    sent = Sent(sock, flow, token)
+    sent = Sent(sock, flow, token, heard=asked.heard)
     try:
-        if flow.protocol is Protocol.UDP:
-            sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        if asked.whole:
+            sock.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        if asked.sequence is not None:
+            begin_with(sock, asked.sequence)
         if flow.source_port:
             sock.bind((flow.source, flow.source_port))
         else:
@@ -175,17 +215,32 @@ def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> 
             ends = (netns, flow.destination, to, flow.protocol)
             _ports.bind(sock, ends, address=flow.source, to=to)
         failed = sock.connect_ex((flow.destination, flow.destination_port))
-        if failed not in (0, errno.EINPROGRESS):
-            raise OSError(failed, os.strerror(failed))
         source, source_port = sock.getsockname()
         sent.flow = msgspec.structs.replace(flow, source=source, source_port=source_port)
+        if failed not in (0, errno.EINPROGRESS):
+            raise OSError(failed, os.strerror(failed))
         if flow.protocol is Protocol.UDP:
-            sock.send(token)
+            sock.send(asked.payload or token)
         else:
-            sent._unsent = token + b"\n"
+            sent._unsent = asked.payload or token + b"\n"
     except OSError as error:
         sent.refuse(error)
     return sent
+
+
+def begin_with(sock: socket.socket, sequence: int) -> None:
+    """Have a TCP socket that is not connected yet begin with the number *sequence*, not 0.
+
+    Source: net/ipv4/tcp.c, TCP_QUEUE_SEQ; net/ipv4/tcp_ipv4.c, tcp_v4_connect, which keeps a
+    number that is set. Raises OSError.
+    """
+    for option, value in (
+        (TCP_REPAIR, 1),
+        (TCP_REPAIR_QUEUE, TCP_SEND_QUEUE),
+        (TCP_QUEUE_SEQ, sequence),
+        (TCP_REPAIR, 0),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, struct.pack("I", value))
 
 
 def inject(netns: str, packets: list[bytes], destination: str) -> None:

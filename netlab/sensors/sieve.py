@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 
 LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 EVERYTHING = 65535  # bytes
@@ -24,7 +25,7 @@ VXLAN = 0x08000000  # RFC 7348: flags with the I bit alone, reserved zeroes
 
 # Codes: LD word, half, byte at k; at X + k. LDX 4 * (byte & 0xf), an IP header's length.
 _LENGTH, _WORD, _HALF, _BYTE = 0x80, 0x20, 0x28, 0x30
-_WORD_X, _BYTE_X, _HEADER = 0x40, 0x50, 0xB1
+_WORD_X, _HALF_X, _BYTE_X, _HEADER = 0x40, 0x48, 0x50, 0xB1
 _AND, _SHIFT, _ADD_X, _TO_X = 0x54, 0x74, 0x0C, 0x07
 _EQUAL, _GREATER, _ANY, _RETURN = 0x15, 0x25, 0x45, 0x06
 
@@ -69,12 +70,80 @@ def _packet(ip: int, name: str, *, tunnel: str) -> Program:
 
 def program() -> bytes:
     """Return the filter as an array of struct sock_filter."""
+    return assembled(
+        [
+            _plain(_LENGTH, 0),
+            (_GREATER, LONGEST, "drop", ""),
+            *_packet(ETHERNET, "outer", tunnel="inner"),
+            "inner",
+            *_packet(INNER, "inner", tunnel="drop"),
+        ]
+    )
+
+
+def conversation(window: int | None, opening: bytes, ports: Iterable[int]) -> bytes:
+    """Return a filter for one conversation, both ways, in VXLAN too, and for ARP and ICMP.
+
+    *window*: what the upper half of its TCP sequence numbers is; None: it is UDP or ICMP, which
+    begins with *opening*, and whose other packets have one of *ports*.
+    """
+    word = int.from_bytes(opening[:4], "big")
+    wanted = sorted(set(ports))
+    return assembled(
+        [
+            _plain(_HALF, ETHERNET - 2),
+            (_EQUAL, 0x0806, "keep", ""),
+            *_conversing(ETHERNET, "outer", window, word, wanted, tunnel="inner"),
+            "inner",
+            *_conversing(INNER, "inner", window, word, wanted, tunnel="drop"),
+        ]
+    )
+
+
+def _conversing(
+    ip: int, name: str, window: int | None, word: int, ports: Sequence[int], *, tunnel: str
+) -> Program:
+    if window is None:
+        own: Program = [
+            (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            _plain(_HEADER, ip),
+            _plain(_WORD_X, ip + 8),
+            (_EQUAL, VXLAN, tunnel, ""),
+            (_EQUAL, word, "keep", ""),
+            (_EQUAL, TOKEN, "keep", ""),
+        ]
+        for port in ports:
+            for offset in (0, 2):
+                own += [_plain(_HALF_X, ip + offset), (_EQUAL, port, "keep", "")]
+    else:
+        own = [
+            (_EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
+            _plain(_HEADER, ip),
+            _plain(_HALF_X, ip + 4),
+            (_EQUAL, window, "keep", ""),
+            _plain(_HALF_X, ip + 8),
+            (_EQUAL, window, "keep", "drop"),
+            f"{name} udp",
+            (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            _plain(_HEADER, ip),
+            _plain(_WORD_X, ip + 8),
+            (_EQUAL, VXLAN, tunnel, ""),
+            (_EQUAL, TOKEN, "keep", ""),
+        ]
+    return [
+        _plain(_HALF, ip - 2),
+        (_EQUAL, 0x0800, "", "drop"),
+        _plain(_BYTE, ip + 9),
+        (_EQUAL, socket.IPPROTO_ICMP, "keep", ""),
+        *own,
+        _plain(_RETURN, 0),
+    ]
+
+
+def assembled(program: Program) -> bytes:
+    """Return *program* as an array of struct sock_filter; it may jump to `keep` and `drop`."""
     steps: Program = [
-        _plain(_LENGTH, 0),
-        (_GREATER, LONGEST, "drop", ""),
-        *_packet(ETHERNET, "outer", tunnel="inner"),
-        "inner",
-        *_packet(INNER, "inner", tunnel="drop"),
+        *program,
         "keep",
         _plain(_RETURN, EVERYTHING),
         "drop",

@@ -12,14 +12,14 @@ from struct import unpack_from
 import msgspec
 
 from netlab.kernel import netlink
-from netlab.packets import Flow, Protocol
+from netlab.packets import Flow, Identity, Protocol, identity
 
 GROUP = 9  # NFNLGRP_NFTRACE
 MESSAGE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6  # NFTA_TRACE_*
 _NETWORK, _TRANSPORT, _IN, _OUT, _MARK, _POLICY = 8, 9, 10, 12, 14, 16
-_CT_STATE = 21  # since Linux 6.16
+_CT_ID, _CT_STATE = 18, 21  # since Linux 6.16
 _POLICY_TYPE = 1  # NFT_TRACETYPE_POLICY
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _VERDICTS = {  # linux/netfilter.h, NF_*; below zero NFT_*
@@ -44,6 +44,7 @@ _PROTOCOLS = {
     132: Protocol.SCTP,
 }
 _SYN, _ACK = 0x02, 0x10
+_ICMP_ERRORS = (3, 4, 5, 11, 12)  # RFC 792: types that quote the packet they are about
 
 
 class Traced(msgspec.Struct, frozen=True):
@@ -54,12 +55,14 @@ class Traced(msgspec.Struct, frozen=True):
     """
 
     flow: Flow
-    fingerprint: tuple[Protocol, bytes]
+    fingerprint: Identity
     payload: bytes = b""
     opens: bool = False  # it is a TCP SYN
     incoming: int = 0  # interface indexes, 0: none
     outgoing: int = 0
     state: str = ""
+    conntrack: int = 0  # the id of the kernel's entry, 0: not told
+    icmp_error: bool = False
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -130,20 +133,15 @@ def _packet(held: Mapping[int, bytes]) -> Traced | None:
         return None
     source, destination = (socket.inet_ntop(family, end) for end in ends)
     ports = (0, 0) if protocol is Protocol.ICMP else unpack_from("!HH", transport)
-    payload, opens = b"", False
-    if protocol is Protocol.TCP:
-        what, opens = transport[4:14], (transport[13] & (_SYN | _ACK)) == _SYN
-    elif protocol is Protocol.SCTP:
-        what = transport[4:8] + transport[12:]  # without the checksum
-    else:
-        payload = transport[8:]
-        what = payload if protocol is Protocol.UDP else transport[:1] + payload
+    tcp = protocol is Protocol.TCP
     return Traced(
         Flow(source, destination, protocol, *ports),
-        (protocol, what),
-        payload,
-        opens,
+        identity(protocol, transport),
+        transport[8:] if protocol in (Protocol.UDP, Protocol.ICMP) else b"",
+        tcp and len(transport) > 13 and (transport[13] & (_SYN | _ACK)) == _SYN,
         _big(held, _IN),
         _big(held, _OUT),
         _STATES.get(_big(held, _CT_STATE), ""),
+        _big(held, _CT_ID),
+        protocol is Protocol.ICMP and transport[0] in _ICMP_ERRORS,
     )

@@ -4,6 +4,8 @@
    (NFT_TABLE_F_OWNER, Linux 5.12) and goes with it, whatever ends the process. Where the kernel
    knows no owners, the next user removes what ended processes left, known by its name.
 2. It does nothing but set the trace bit, before any other hook is called (raw is at -300).
+   To know the replies of a UDP flow again it remembers, in a set of its own, how the flow leaves
+   the namespace: what comes back is the reverse of that, whatever NAT made of it.
 3. No nft(8): it would end, and the table with it.
 
 Source: linux/netfilter/nf_tables.h; Documentation of nft(8), `meta nftrace`.
@@ -16,7 +18,7 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import pack
 
 import msgspec
@@ -29,16 +31,28 @@ from netlab.sensors.traces import Traced
 
 PREFIX = "netlab-trace-"
 PRIORITY = -350
+LATE = 350  # behind source NAT, at 100
 HOOKS = {"prerouting": 0, "output": 3}  # linux/netfilter.h, NF_INET_*
+LEAVING = {"input": 1, "postrouting": 4}  # where a packet has the ends it leaves with
+WINDOW = 65536  # bytes of a conversation's request that its sequence numbers tell
+INNER_TRANSPORT = 8 + 8 + 14 + 20  # bytes from an envelope's UDP header to the inner one's
+QUOTED_TRANSPORT = 8 + 20  # bytes from an ICMP error's header to that of the packet it quotes
 TOKEN_SEEN = 12  # bytes of a UDP or ICMP payload that a rule compares and a trace shows
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 1, 2, 3, 6  # NFT_MSG_*
+_NEW_SET = 9
 _BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
 _OWNER = 0x2  # NFT_TABLE_F_OWNER
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
 _NFTRACE, _L4PROTO = 12, 16  # NFT_META_*
 _REGISTER = 1  # NFT_REG_1, 16 bytes
+_WORDS = (8, 9, 10, 11)  # NFT_REG32_00 to _03: the four words of NFT_REG_1
+_DYNAMIC = 0x20  # NFT_SET_EVAL: rules add elements
+_ENDS = "ends"  # the set's name
+_KEY = 16  # bytes: two addresses, two ports of four bytes each
+_KEY_TYPE = ((7 << 6 | 7) << 6 | 13) << 6 | 13  # nft's: ipv4_addr twice, inet_service twice
+_FLOWS = 1024  # elements
 _SYN, _ACK = 0x02, 0x10
 PROTOCOLS = {Protocol.ICMP: 1, Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 ICMPV6 = 58
@@ -51,11 +65,16 @@ class Selector(msgspec.Struct, frozen=True):
 
     Of TCP only the one that opens a connection, unless *whole*. *token*: what the payload of UDP
     and ICMP begins with (12 bytes of it count).
+
+    With a *conversation* all packets of it, both ways and however rewritten, alone, in VXLAN's
+    envelope or quoted by an ICMP error: of TCP by that sequence number, a multiple of `WINDOW`,
+    which the sender begins with; of UDP and ICMP by the token. The flow's ends do not matter then.
     """
 
     flow: Flow
     token: bytes = b""
     whole: bool = False
+    conversation: int | None = None
 
     @property
     def ipv6(self) -> bool:
@@ -106,25 +125,39 @@ class Switch:
         made = []
         for family in self._families:
             made.append(_message(_NEW_TABLE, family, text(1, self.name), _u32(2, flags), new=True))
+            if any(_remembers(one) for one in selectors):
+                made.append(_set(family, self.name))
             for hook, number in HOOKS.items():
-                made.append(
-                    _message(
-                        *(_NEW_CHAIN, family, text(1, self.name), text(3, hook)),
-                        *(nest(4, _u32(1, number), _u32(2, PRIORITY)), text(7, "filter")),
-                        new=True,
-                    )
-                )
+                made.append(self._chain(family, hook, number, PRIORITY))
                 for one in selectors:
                     if _family(one) == family:
-                        expressions = nest(4, *_expressions(one))
-                        made.append(
-                            _message(
-                                *(_NEW_RULE, family, text(1, self.name), text(2, hook)),
-                                expressions,
-                                new=True,
-                            )
-                        )
+                        made += [self._rule(family, hook, each) for each in _rules(one)]
+            followed = [one for one in selectors if _remembers(one) and _family(one) == family]
+            made += self._remembering(family, followed)
         return made
+
+    def _chain(self, family: int, name: str, number: int, priority: int) -> bytes:
+        hooked = nest(4, _u32(1, number), _u32(2, priority))
+        named = text(1, self.name), text(3, name)
+        return _message(_NEW_CHAIN, family, *named, hooked, text(7, "filter"), new=True)
+
+    def _rule(self, family: int, chain: str, expressions: Iterable[bytes]) -> bytes:
+        named = text(1, self.name), text(2, chain)
+        return _message(_NEW_RULE, family, *named, nest(4, *expressions), new=True)
+
+    def _remembering(self, family: int, selectors: Sequence[Selector]) -> Iterator[bytes]:
+        """Yield what has the ends of *selectors* remembered as their packets leave, and the
+        replies traced."""
+        if not selectors:
+            return
+        for hook, number in LEAVING.items():
+            yield self._chain(family, hook, number, LATE)
+            for one in selectors:
+                yield self._rule(family, hook, [*_carries(one), *_remember_reverse()])
+        for hook in HOOKS:
+            yield self._rule(family, hook, [*_is_udp(), *_remembered(0), *_trace()])
+            inside = [*_is_udp(), *_remembered(INNER_TRANSPORT), *_trace()]
+            yield self._rule(family, hook, inside)
 
     def close(self) -> None:
         """Switch the traces off."""
@@ -202,41 +235,126 @@ def _commit(connection: netlink.Socket, messages: list[bytes]) -> None:
         raise errors[0]
 
 
-def _expressions(selector: Selector) -> Iterator[bytes]:
-    """Yield the expressions of a rule that sets the trace bit on what *selector* fits."""
+def _set(family: int, table: str) -> bytes:
+    return _message(
+        *(_NEW_SET, family, text(1, table), text(2, _ENDS), _u32(3, _DYNAMIC)),
+        *(_u32(4, _KEY_TYPE), _u32(5, _KEY), nest(9, _u32(1, _FLOWS)), _u32(10, 1)),
+        new=True,
+    )
+
+
+def _rules(selector: Selector) -> Iterator[list[bytes]]:
+    """Yield the expressions of each rule that sets the trace bit on what *selector* fits."""
+    if selector.conversation is None:
+        yield [*_ends(selector), *_trace()]
+        return
+    yield [*_carries(selector), *_trace()]
+    if selector.flow.protocol is Protocol.TCP:
+        yield [*_number(PROTOCOLS[Protocol.TCP]), *_in_window(selector, 8), *_trace()]
+        for field in (4, 8):
+            inner = _in_window(selector, INNER_TRANSPORT + field)
+            yield [*_is_udp(), *inner, *_trace()]
+        quoted = _in_window(selector, QUOTED_TRANSPORT + 4)
+    else:
+        inner = _equal(_TRANSPORT, INNER_TRANSPORT + 8, selector._token)
+        yield [*_is_udp(), *inner, *_trace()]
+        quoted = _equal(_TRANSPORT, QUOTED_TRANSPORT + 8, selector._token)
+    yield [*_number(PROTOCOLS[Protocol.ICMP]), *quoted, *_trace()]
+
+
+def _remembers(selector: Selector) -> bool:
+    """Return whether replies can only be known by the ends of what was asked."""
+    return selector.conversation is not None and selector.flow.protocol is Protocol.UDP
+
+
+def _carries(selector: Selector) -> Iterator[bytes]:
+    """Yield what fits a packet of the asking side of a conversation."""
+    yield from _number(PROTOCOLS[selector.flow.protocol])
+    if selector.flow.protocol is Protocol.TCP:
+        yield from _in_window(selector, 4)
+    else:
+        yield from _equal(_TRANSPORT, 8, selector._token)
+
+
+def _in_window(selector: Selector, offset: int) -> Iterator[bytes]:
+    """Yield what fits a sequence number of the conversation at *offset* of the transport header."""
+    mask, value = pack("!I", 2**32 - WINDOW), pack("!I", selector.conversation or 0)
+    yield _payload(_TRANSPORT, offset, 4)
+    yield _masked(mask)
+    yield _compare(value)
+
+
+def _number(protocol: int) -> Iterator[bytes]:
+    yield _expression("meta", _u32(1, _REGISTER), _u32(2, _L4PROTO))
+    yield _compare(bytes([protocol]))
+
+
+def _is_udp() -> Iterator[bytes]:
+    yield from _number(PROTOCOLS[Protocol.UDP])
+
+
+def _remember_reverse() -> Iterator[bytes]:
+    """Yield what puts the ends that an answer will have into the set."""
+    parts = (_NETWORK, 16, 4), (_NETWORK, 12, 4), (_TRANSPORT, 2, 2), (_TRANSPORT, 0, 2)
+    for register, part in zip(_WORDS, parts, strict=True):
+        yield _payload(*part, register=register)
+    update = 1  # NFT_DYNSET_OP_UPDATE
+    yield _expression("dynset", text(1, _ENDS), _u32(2, 1), _u32(3, update), _u32(4, _REGISTER))
+
+
+def _remembered(inner: int) -> Iterator[bytes]:
+    """Yield what fits a packet whose ends are in the set, or one *inner* bytes behind UDP's."""
+    if inner:
+        parts = [(_TRANSPORT, inner - 8, 4), (_TRANSPORT, inner - 4, 4)]
+    else:
+        parts = [(_NETWORK, 12, 4), (_NETWORK, 16, 4)]
+    parts += [(_TRANSPORT, inner, 2), (_TRANSPORT, inner + 2, 2)]
+    for register, part in zip(_WORDS, parts, strict=True):
+        yield _payload(*part, register=register)
+    yield _expression("lookup", text(1, _ENDS), _u32(2, _REGISTER), _u32(4, 1))
+
+
+def _trace() -> Iterator[bytes]:
+    yield _expression("immediate", _u32(1, _REGISTER), nest(2, attribute(1, b"\1")))
+    yield _expression("meta", _u32(2, _NFTRACE), _u32(3, _REGISTER))
+
+
+def _ends(selector: Selector) -> Iterator[bytes]:
+    """Yield what fits packets with the ends of *selector*'s flow, and its token."""
     flow = selector.flow
     ipv6 = selector.ipv6
     family, at = (socket.AF_INET6, (8, 24)) if ipv6 else (socket.AF_INET, (12, 16))
     for address, offset in zip((flow.source, flow.destination), at, strict=True):
         if address:
             yield from _equal(_NETWORK, offset, socket.inet_pton(family, address))
-    number = ICMPV6 if ipv6 and flow.protocol is Protocol.ICMP else PROTOCOLS[flow.protocol]
-    yield _expression("meta", _u32(1, _REGISTER), _u32(2, _L4PROTO))
-    yield _compare(bytes([number]))
+    icmpv6 = ipv6 and flow.protocol is Protocol.ICMP
+    yield from _number(ICMPV6 if icmpv6 else PROTOCOLS[flow.protocol])
     for port, offset in ((flow.source_port, 0), (flow.destination_port, 2)):
         if port:
             yield from _equal(_TRANSPORT, offset, pack("!H", port))
     if flow.protocol is Protocol.TCP and not selector.whole:
         yield _payload(_TRANSPORT, 13, 1)
-        yield _expression(
-            *("bitwise", _u32(1, _REGISTER), _u32(2, _REGISTER), _u32(3, 1)),
-            nest(4, attribute(1, bytes([_SYN | _ACK]))),
-            nest(5, attribute(1, bytes([0]))),
-        )
+        yield _masked(bytes([_SYN | _ACK]))
         yield _compare(bytes([_SYN]))
     if selector._token:
         yield from _equal(_TRANSPORT, 8, selector._token)
-    yield _expression("immediate", _u32(1, _REGISTER), nest(2, attribute(1, b"\1")))
-    yield _expression("meta", _u32(2, _NFTRACE), _u32(3, _REGISTER))
+
+
+def _masked(mask: bytes) -> bytes:
+    return _expression(
+        *("bitwise", _u32(1, _REGISTER), _u32(2, _REGISTER), _u32(3, len(mask))),
+        nest(4, attribute(1, mask)),
+        nest(5, attribute(1, bytes(len(mask)))),
+    )
 
 
 def _expression(name: str, *attributes: bytes) -> bytes:
     return nest(1, text(1, name), nest(2, *attributes))
 
 
-def _payload(base: int, offset: int, length: int) -> bytes:
+def _payload(base: int, offset: int, length: int, *, register: int = _REGISTER) -> bytes:
     return _expression(
-        "payload", _u32(1, _REGISTER), _u32(2, base), _u32(3, offset), _u32(4, length)
+        "payload", _u32(1, register), _u32(2, base), _u32(3, offset), _u32(4, length)
     )
 
 
@@ -247,3 +365,12 @@ def _compare(value: bytes) -> bytes:
 def _equal(base: int, offset: int, value: bytes) -> Iterator[bytes]:
     yield _payload(base, offset, len(value))
     yield _compare(value)
+
+
+def has_tables() -> bool:
+    """Return whether the calling thread's namespace has rules of anybody's but our own."""
+    connection = netlink.Socket(netlink.NETFILTER)
+    try:
+        return any(not name.startswith(PREFIX) for _, name in _tables(connection))
+    finally:
+        connection.close()

@@ -21,9 +21,10 @@ ROOMS = {
         "plan",
         "paths",
         "proxy",
+        "telling",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
-    "loops": ["agent", "lab", "probe", "verify"],
+    "loops": ["agent", "lab", "probe", "tracing", "verify"],
     "cli": ["cli", "__main__"],
 }
 LEVEL = {module: level for level, room in enumerate(ROOMS.values()) for module in room}

@@ -1,0 +1,363 @@
+"""Sightings and rule traces of one conversation, put together as tracks: packet by packet.
+
+1. Devices have a time, the kernel's traces of rules have none, but both come in order. So each
+   pass through a base chain is put where the kernel makes it: `prerouting` behind the device the
+   packet came in by, `postrouting` before the one it goes out by, and none before the one before.
+2. br_netfilter calls the IP hooks for what a bridge's port takes in, before the bridge device
+   shows it.
+3. A rewrite is a difference between two views of one packet: a device's, or a chain's.
+4. A packet that is sent again is another packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
+
+from netlab.journeys import (
+    End,
+    Envelope,
+    Fate,
+    Rewrite,
+    RewriteKind,
+    Rule,
+    Seen,
+    Step,
+    Track,
+)
+from netlab.packets import Direction, Flow, Identity, Leg, Passing, Protocol, RuleHit, Sighting
+from netlab.telling.naming import Names
+from netlab.telling.selecting import ECHOES, Caught, Chosen, envelope_of
+
+AGAIN = 150_000_000  # ns; TCP repeats after 200 ms at the earliest (TCP_RTO_MIN), ARP lets wait 1 s
+_FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x10, "ACK"))
+Means = Callable[[RuleHit], str]
+Wraps = Callable[[Passing], bool]  # whether it is the pass of an envelope
+Over = Callable[[RuleHit], list[str]]  # the rules a packet met before one and did not fit
+
+
+def tracks(
+    chosen: Chosen, names: Names, means: Means, *, over: Over | None = None
+) -> tuple[Track, ...]:
+    """Return the packets of a conversation in the order in which they were first seen.
+
+    *over*: asked for the rules that did not fit, which become steps, too.
+    """
+    made: list[Track] = []
+    left = list(chosen.passings)
+    for packet in _packets(chosen.caught):
+        leg = _leg(packet[0], chosen.flows)
+        mine = _passings(packet, left, chosen.wraps)
+        taken = {id(one) for one in mine}
+        left = [one for one in left if id(one) not in taken]
+        steps = tuple(_Walk(names, means, over, leg, chosen.wraps).steps(packet, mine))
+        made.append(Track(_name(packet[0]), leg, _first_flow(packet, mine), steps))
+    made += _unseen(left, names, means, over, chosen)
+    return tuple(_alike(made))
+
+
+def _packets(caught: Sequence[Caught]) -> list[list[Caught]]:
+    """Return the sightings packet by packet, each in order of time."""
+    found: list[tuple[tuple[Identity, int], list[Caught]]] = []
+    for one in caught:
+        key = one.identity, one.sighting.length
+        held = next((packet for known, packet in reversed(found) if known == key), None)
+        if held is None or _is_again(held, one):
+            found.append((key, [one]))
+        else:
+            held.append(one)
+    return [packet for _, packet in found]
+
+
+def _is_again(packet: Sequence[Caught], one: Caught) -> bool:
+    """Return whether *one* shows the packet where it was already, much earlier."""
+    where = one.sighting.where
+    return any(
+        each.sighting.where == where and one.sighting.time - each.sighting.time > AGAIN
+        for each in packet
+    )
+
+
+def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wraps) -> list[Passing]:
+    """Return the passes of one packet: its own, and of the envelopes it was in.
+
+    Sent again, it is the same to the rules: what one packet leaves, the next one takes. An envelope
+    that no device showed follows the packet that was put into it.
+    """
+    known = {one.identity for one in packet}
+    envelopes = {envelope_of(one.sighting) for one in packet}
+    taken: list[Passing] = []
+    met: set[tuple[str, str, str, str, bool]] = set()
+    latest: dict[str, bool] = {}  # by namespace: whether the pass before was of this packet
+    for one in passings:
+        wrapped = wraps(one)
+        if wrapped:
+            mine = one.flow in envelopes or (
+                latest.get(one.netns, False) and one.hook in ("output", "postrouting")
+            )
+        else:
+            mine = latest[one.netns] = one.identity in known
+        place = one.netns, one.hook, one.table, one.incoming + one.outgoing, wrapped
+        if mine and place not in met:
+            met.add(place)
+            taken.append(one)
+    return taken
+
+
+def _leg(one: Caught, flows: Iterable[Flow]) -> Leg:
+    sighting = one.sighting
+    if sighting.flow.protocol is Protocol.ICMP:
+        return Leg.REQUEST if sighting.icmp == "echo-request" else Leg.REPLY
+    return Leg.REQUEST if sighting.flow in set(flows) else Leg.REPLY
+
+
+def _name(one: Caught) -> str:
+    sighting, behind = one.sighting, one.transport
+    if sighting.flow.protocol is Protocol.ICMP:
+        return sighting.icmp.replace("-", " ")
+    if sighting.flow.protocol is Protocol.UDP:
+        return f"datagram {len(behind) - 8} bytes"
+    if sighting.flow.protocol is not Protocol.TCP or len(behind) < 14:
+        return str(sighting.flow.protocol)
+    size = len(behind) - (behind[12] >> 4) * 4
+    words = " ".join(name for bit, name in _FLAGS if behind[13] & bit)
+    if not size:
+        return words
+    return f"data {size} bytes" + (" FIN" if behind[13] & 0x01 else "")
+
+
+def _first_flow(packet: Sequence[Caught], passings: Sequence[Passing]) -> Flow:
+    """Return the flow as it was sent: a process's own packet is rewritten before a device shows
+    it."""
+    first = packet[0].sighting
+    if first.direction is Direction.OUT:
+        for one in passings:
+            if (
+                one.netns == first.netns
+                and one.hook == "output"
+                and one.flow.protocol is (first.flow.protocol)
+            ):
+                return one.flow
+    return first.flow
+
+
+def _alike(made: Sequence[Track]) -> Iterator[Track]:
+    """Yield the tracks, each with the number of an earlier one that took the same way."""
+    ways: dict[tuple[object, ...], int] = {}
+    for number, track in enumerate(made):
+        way = (
+            track.leg,
+            *((one.place.netns, one.device, one.direction) for one in track.sightings),
+            *((step.place.netns, step.fate) for step in track.steps if isinstance(step, End)),
+        )
+        yield replace(track, same_as=ways.get(way, -1))
+        ways.setdefault(way, number)
+
+
+def _unseen(
+    left: Sequence[Passing],
+    names: Names,
+    means: Means,
+    over: Over | None,
+    chosen: Chosen,
+) -> Iterator[Track]:
+    """Yield the packets that rules met and no device showed: dropped where they were made."""
+    groups: dict[Identity, list[Passing]] = {}
+    for one in left:
+        if not chosen.wraps(one) and (one.hook == "output" or one.identity in groups):
+            groups.setdefault(one.identity, []).append(one)
+    for passings in groups.values():
+        flow = passings[0].flow
+        leg = Leg.REQUEST if flow in chosen.flows else Leg.REPLY
+        steps = tuple(_Walk(names, means, over, leg, chosen.wraps).steps((), passings))
+        name = "SYN" if passings[0].opens else f"{flow.protocol} packet"
+        yield Track(name, leg, flow, steps)
+
+
+class _Walk:
+    """One packet followed from view to view."""
+
+    def __init__(
+        self, names: Names, means: Means, over: Over | None, leg: Leg, wraps: Wraps
+    ) -> None:
+        self._names, self._means, self._over, self._leg = names, means, over, leg
+        self._wraps = wraps
+        self._flow: Flow | None = None
+        self._netns = ""
+        self._entry: dict[str, int] = {}
+
+    def steps(self, packet: Sequence[Caught], passings: Sequence[Passing]) -> Iterator[Step]:
+        self._entry = {one.netns: one.conntrack for one in passings if one.conntrack}
+        last: Caught | Passing | None = None
+        previous: Caught | None = None
+        for view in _merged(packet, passings, self._names, self._wraps):
+            last = view
+            if isinstance(view, Passing):
+                yield from self._passed(view)
+            else:
+                yield from self._wrapping(view, previous)
+                yield from self._rewritten(view.sighting.netns, view.sighting.flow)
+                yield self._seen(view)
+                previous = view
+        if last is not None:
+            yield self._end(last, passings)
+
+    def _seen(self, view: Caught) -> Seen:
+        one = view.sighting
+        return Seen(
+            place=self._names.place(one.netns),
+            time=one.time,
+            device=one.device,
+            direction=one.direction,
+            flow=one.flow,
+            ttl=one.ttl,
+            length=one.length,
+            mtu=view.mtu,
+            source_mac=one.source_mac,
+            destination_mac=one.destination_mac,
+            outer=one.outer,
+            icmp=one.icmp,
+            foreign=one.foreign,
+            frame=view.frame,
+        )
+
+    def _wrapping(self, view: Caught, previous: Caught | None) -> Iterator[Step]:
+        """Yield the envelope, where the packet is put into one or taken out of it."""
+        now = view.sighting
+        before = previous.sighting if previous else None
+        if now.outer and (before is None or before.outer is None):
+            device = before.device if before and before.netns == now.netns else now.device
+            yield Envelope(self._names.place(now.netns), device, now.outer)
+        elif before and before.outer and now.outer is None and now.netns == before.netns:
+            yield Envelope(self._names.place(now.netns), now.device, before.outer, opened=True)
+
+    def _passed(self, view: Passing) -> Iterator[Step]:
+        if not self._wraps(view):
+            yield from self._rewritten(view.netns, view.flow)
+        place = self._names.place(view.netns)
+        for hit in view.hits:
+            if self._over is not None:
+                for text in self._over(hit):
+                    yield Rule(place, replace(hit, rule=text, verdict="", handle=0), fitted=False)
+            yield Rule(place, hit, means=self._means(hit))
+
+    def _rewritten(self, netns: str, now: Flow) -> Iterator[Step]:
+        before, where = self._flow, self._netns or netns
+        self._flow, self._netns = now, netns
+        if before is None or before == now or before.protocol is not now.protocol:
+            return
+        asking = self._leg is Leg.REQUEST
+        ways = (
+            ("destination", RewriteKind.DNAT if asking else RewriteKind.UN_SNAT),
+            ("source", RewriteKind.SNAT if asking else RewriteKind.UN_DNAT),
+        )
+        for end, kind in ways:
+            changed = {end: getattr(now, end), f"{end}_port": getattr(now, f"{end}_port")}
+            after = replace(before, **changed)
+            if after != before:
+                who = self._names.who(changed[end], changed[f"{end}_port"], now.protocol)
+                entry = self._entry.get(where, 0)
+                yield Rewrite(self._names.place(where), kind, before, after, entry, who)
+                before = after
+
+    def _end(self, last: Caught | Passing, passings: Sequence[Passing]) -> End:
+        if isinstance(last, Passing):
+            place = self._names.place(last.netns)
+            hit = last.hits[-1] if last.hits else None
+            if hit is not None and hit.verdict.endswith("drop"):
+                refusing = "reject" in hit.rule.lower()
+                fate = Fate.REFUSED if refusing else Fate.DROPPED
+                return End(place, fate, f"by {rule_words(hit)}")
+            if last.hook == "input" and self._names.home(last.flow.destination) == last.netns:
+                return End(place, Fate.DELIVERED, _to(last.flow, self._names))
+            return End(place, Fate.LOST, f"behind {last.hook} of {place}")
+        one = last.sighting
+        place = self._names.place(one.netns)
+        mine = self._names.home(one.flow.destination) == one.netns or one.device == "lo"
+        if one.direction is Direction.IN and mine and not one.outer and not one.foreign:
+            return End(place, Fate.DELIVERED, _to(one.flow, self._names))
+        return End(place, Fate.LOST, f"last seen on {one.device} {one.direction}")
+
+
+def rule_words(hit: RuleHit) -> str:
+    """Return a rule that ended a packet: `rule nat KUBE-SERVICES: -d … -j REJECT`."""
+    if hit.rule:
+        return f"rule {hit.table} {hit.chain}: {hit.rule}"
+    return f"the policy of {hit.table} {hit.chain} ({hit.verdict.removeprefix('policy ')})"
+
+
+def _to(flow: Flow, names: Names) -> str:
+    who = names.who(flow.destination)
+    port = f" {flow.destination_port}/{flow.protocol}" if flow.destination_port else ""
+    return f"to {who or flow.destination}{port}"
+
+
+def _merged(
+    packet: Sequence[Caught], passings: Sequence[Passing], names: Names, wraps: Wraps
+) -> list[Caught | Passing]:
+    """Return the views of one packet in their order: see the goals above."""
+    behind: dict[int, list[Passing]] = {}  # by the number of the sighting they come behind
+    before: dict[int, list[Passing]] = {}
+    alone: list[Passing] = []
+    for netns in dict.fromkeys(one.netns for one in passings):
+        here = [(number, one) for number, one in enumerate(packet) if one.sighting.netns == netns]
+        at = -1  # in `here`: the sighting that the pass before came behind
+        for passing in (one for one in passings if one.netns == netns):
+            if wraps(passing):
+                at = max(at, _wrapped_position(here, passing))
+            else:
+                at = _position(here, passing, at, bridge=names.bridge(netns))
+            if at >= 0:
+                behind.setdefault(here[at][0], []).append(passing)
+            elif here:
+                before.setdefault(here[0][0], []).append(passing)
+            else:
+                alone.append(passing)
+    merged: list[Caught | Passing] = []
+    for number, one in enumerate(packet):
+        merged += [*before.get(number, ()), one, *behind.get(number, ())]
+    return merged + alone
+
+
+def _wrapped_position(here: Sequence[tuple[int, Caught]], passing: Passing) -> int:
+    """Return the place in *here* of the sighting that the pass of an envelope comes behind: the
+    envelope's own as it came in, or the packet's before it was put in."""
+    for place, (_, one) in enumerate(here):
+        if envelope_of(one.sighting) == passing.flow:
+            return place - (one.sighting.direction is Direction.OUT)
+    return len(here) - 1
+
+
+def _position(here: Sequence[tuple[int, Caught]], passing: Passing, at: int, *, bridge: str) -> int:
+    """Return the place in *here* of the sighting that *passing* comes behind, not before *at*;
+    -1: it comes before all of them."""
+    if passing.hook == "output":
+        return at
+    for place in range(max(at, 0), len(here)):
+        one = here[place][1].sighting
+        if passing.hook == "postrouting":
+            if one.direction is Direction.OUT and place > at:
+                return place - 1
+            continue
+        if one.direction is not Direction.IN or one.outer:
+            continue
+        if passing.hook == "prerouting":
+            if one.device == passing.incoming or bridge == passing.incoming:
+                return place if not (one.device == bridge and place > 0) else place - 1
+        elif one.device == passing.incoming or _switched(here, place, passing, bridge):
+            return place
+    return at
+
+
+def _switched(
+    here: Sequence[tuple[int, Caught]], place: int, passing: Passing, bridge: str
+) -> bool:
+    """Return whether a pass by the bridge is behind this port, as the bridge device shows no more
+    of the packet coming in."""
+    if passing.incoming != bridge:
+        return False
+    return not any(one.sighting.device == bridge for _, one in here[place + 1 : place + 2])
+
+
+__all__ = ["ECHOES", "Sighting", "rule_words", "tracks"]

@@ -1,0 +1,119 @@
+"""What a rule is for, in Kubernetes' words: known from who asks for it, never by reading it.
+
+The chains of kube-proxy are called after what they are for (`proxy.names`), so the names that the
+present Services and endpoints give say whose chain a rule leads to. Only what a rule does at its
+end (`-j DNAT …`, `masquerade`) is told by the rule's own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+from netlab.packets import RuleHit
+from netlab.proxy import Endpoint, ServicePort, names
+from netlab.telling.naming import Names
+
+# Chains that all Services share: what it means to be led there.
+_SHARED = {
+    "KUBE-MARK-MASQ": "mark it: its source is to be replaced",
+    "KUBE-MARK-DROP": "mark it: it is to be dropped",
+    "mark-for-masquerade": "mark it: its source is to be replaced",
+    "reject-chain": "refuse it",
+}
+_DOING = (  # how a rule ends, in the words of both tools, and what that is
+    ("MASQUERADE", "its source becomes the address it leaves from"),
+    ("masquerade", "its source becomes the address it leaves from"),
+    ("REJECT", "refuse it"),
+    ("reject", "refuse it"),
+)
+
+
+class Choice(NamedTuple):
+    """An endpoint among those a chain chooses from: which it is, of how many."""
+
+    endpoint: str  # `default/web-2 10.244.3.2:80`
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        """`endpoint default/web-2 10.244.3.2:80, 2 of 3, p 0.33`."""
+        if self.of == 1:
+            return f"endpoint {self.endpoint}, the only one"
+        return f"endpoint {self.endpoint}, {self.number} of {self.of}, p {1 / self.of:.2g}"
+
+
+class Meanings:
+    """The meanings of the chains that *ports* have, in each mode."""
+
+    def __init__(self, ports: Iterable[ServicePort], who: Names) -> None:
+        self._who = who
+        self._services: dict[str, str] = {}
+        self._choices: dict[tuple[str, str], Choice] = {}  # by the chain that chooses, and chosen
+        self._endpoints: dict[str, str] = {}
+        for port in ports:
+            self._take(port)
+
+    def _take(self, port: ServicePort) -> None:
+        sets = {"SVC": port.cluster, "SVL": port.local, "service": port.cluster}
+        sets["local"] = port.local
+        for prefix in ("SVC", "SVL", "EXT", "FW"):
+            chain = names.iptables_chain(prefix, port)
+            self._take_chain(chain, port, sets.get(prefix, ()), names.iptables_endpoint_chain)
+        for prefix in ("service", "local", "external", "firewall"):
+            self._take_chain(
+                names.nft_chain(prefix, port),
+                port,
+                sets.get(prefix, ()),
+                lambda service, end: names.nft_endpoint("endpoint", service, end),
+            )
+
+    def _take_chain(
+        self,
+        chain: str,
+        port: ServicePort,
+        chosen: tuple[Endpoint, ...],
+        name: NameOf,
+    ) -> None:
+        self._services[chain] = f"Service {port.text}"
+        for number, one in enumerate(chosen, start=1):
+            title = f"{self._who.who(one.address)} {one.text}".strip()
+            target = name(port, one)
+            self._choices[chain, target] = Choice(title, number, len(chosen))
+            self._endpoints[target] = title
+
+    def of(self, hit: RuleHit) -> str:
+        """Return what the rule of *hit* is for, "" when that is not known."""
+        how, _, target = hit.verdict.partition(" ")
+        if how in ("jump", "goto") and target:
+            choice = self._choices.get((hit.chain, target))
+            if choice is not None:
+                return str(choice)
+            if target in self._endpoints:
+                return f"endpoint {self._endpoints[target]}, where this client was before"
+            return self._services.get(target, "") or _SHARED.get(target, "")
+        return self._done(hit)
+
+    def _done(self, hit: RuleHit) -> str:
+        words = hit.rule.split()
+        for word in ("--to-destination", "to"):
+            if word in words[:-1] and ("DNAT" in words or "dnat" in words):
+                address, _, _port = words[words.index(word) + 1].rpartition(":")
+                who = self._who.who(address)
+                return f"to {who}" if who else ""
+        for word, meaning in _DOING:
+            if word in words:
+                return meaning
+        return ""
+
+    def service_of(self, hits: Iterable[RuleHit]) -> str:
+        """Return the Service port whose chain the packet was led to, `default/web:http`."""
+        for hit in hits:
+            found = self._services.get(hit.verdict.partition(" ")[2], "")
+            if found:
+                return found.removeprefix("Service ")
+        return ""
+
+
+class NameOf(Protocol):
+    def __call__(self, service: ServicePort, endpoint: Endpoint) -> str: ...

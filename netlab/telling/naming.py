@@ -1,0 +1,91 @@
+"""Who is meant by an address, a port, a namespace: the lab's words for them."""
+
+from __future__ import annotations
+
+from netlab import world
+from netlab.cluster import Cluster
+from netlab.journeys import Place
+from netlab.packets import Flow, Protocol
+from netlab.proxy.addresses import address as canonical
+
+
+class Names:
+    """The names of a lab's addresses and namespaces at one moment."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        lab = cluster.lab
+        self._places: dict[str, Place] = {
+            lab.netns(member): Place(lab.netns(member), "member", member)
+            for member in world.MEMBERS
+        }
+        self._addresses: dict[str, tuple[str, str]] = {}  # to title and namespace
+        for member, addresses in world.member_addresses(lab).items():
+            for one in addresses:
+                self._addresses[one] = (member, lab.netns(member))
+        for node in cluster.nodes:
+            self._places[node.netns] = Place(node.netns, "node", node.name)
+            for one in (node.address, node.bridge_address, node.tunnel_address):
+                if one:
+                    self._addresses[one] = (node.name, node.netns)
+        for pod in cluster.pods:
+            if pod.host_network:
+                continue
+            self._places[pod.netns] = Place(pod.netns, "pod", pod.title, pod.node)
+            if pod.ip:
+                self._addresses[pod.ip] = (pod.title, pod.netns)
+        self._bridges = {node.netns: node.declared.bridge for node in cluster.nodes}
+        self._services: dict[tuple[str, int, str], str] = {}
+        self._node_ports: dict[tuple[int, str], str] = {}
+        for document in cluster.documents.of("Service"):
+            self._take_service(document["metadata"], document.get("spec") or {})
+        self._node_addresses = {node.address for node in cluster.nodes}
+
+    def _take_service(self, meta: dict[str, str], spec: dict[str, object]) -> None:
+        title = f"{meta['namespace']}/{meta['name']}"
+        addresses = [spec.get("clusterIP"), *_texts(spec.get("externalIPs"))]
+        for port in _objects(spec.get("ports")):
+            name = f"{title}:{port['name']}" if port.get("name") else title
+            protocol = str(port.get("protocol") or "TCP").lower()
+            for address in addresses:
+                if address and address != "None":
+                    text = canonical(str(address)) or str(address)
+                    self._services[text, int(str(port["port"])), protocol] = name
+            if port.get("nodePort"):
+                self._node_ports[int(str(port["nodePort"])), protocol] = name
+
+    def place(self, netns: str) -> Place:
+        """Return where *netns* is in the lab; a namespace of nobody's is called by its name."""
+        return self._places.get(netns) or Place(netns, "member", netns)
+
+    def bridge(self, netns: str) -> str:
+        """Return the name of a node's bridge, "" where pods have none."""
+        return self._bridges.get(netns, "")
+
+    def service(self, address: str, port: int, protocol: Protocol) -> str:
+        """Return the Service port served at an address, `default/web:http`; "" if none is."""
+        found = self._services.get((address, port, str(protocol)), "")
+        if not found and address in self._node_addresses:
+            found = self._node_ports.get((port, str(protocol)), "")
+        return found
+
+    def who(self, address: str, port: int = 0, protocol: Protocol = Protocol.TCP) -> str:
+        """Return whose an address is: a Service's, a pod's, a node's; "" if nobody's."""
+        service = self.service(address, port, protocol)
+        return f"Service {service}" if service else self._addresses.get(address, ("", ""))[0]
+
+    def home(self, address: str) -> str:
+        """Return the namespace that has an address, "" if none has."""
+        return self._addresses.get(address, ("", ""))[1]
+
+    def destination(self, flow: Flow) -> str:
+        """Return who is asked by *flow*, or the bare address."""
+        found = self.who(flow.destination, flow.destination_port, flow.protocol)
+        return found or flow.destination
+
+
+def _texts(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def _objects(value: object) -> list[dict[str, object]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -1,0 +1,259 @@
+"""A conversation sent, followed to its end, and put together as a journey.
+
+Nothing waits for a fixed time. A packet between namespaces moves while the system call that sent
+it is still at work, or soon after in the kernel's queues: when markers sent behind it have gone
+through the queues of every CPU `ROUNDS` times and nothing new was seen of it, it has come to its
+end. Only a server that has been reached is given time to think.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol as Interface
+
+from msgspec.structs import replace
+
+from netlab import paths, proxy
+from netlab.agent.services import options
+from netlab.cluster import Cluster
+from netlab.journeys import End, Fate, Journey, Rewrite, Track
+from netlab.model.kubernetes import view
+from netlab.model.services import EndpointSlice, ProxyNode, Service
+from netlab.packets import Direction, Flow, Leg, Protocol
+from netlab.paths.ways import VXLAN_PORT
+from netlab.sensors.sending import Answer, Sent, send
+from netlab.telling import assembly, selecting
+from netlab.telling.meaning import Meanings
+from netlab.telling.naming import Names
+from netlab.tracing import wires
+from netlab.tracing.asking import Asking, asking
+from netlab.tracing.wires import Wires
+
+LOOK = 0.002  # seconds between two looks
+QUIET = 0.01  # seconds without news, after which markers are sent round
+ROUNDS = 6  # times round every CPU: of hops between namespaces, as many as one may lag behind
+THINKING = 2.0  # seconds for a server that was reached
+
+
+class Live(Interface):
+    """What a trace needs of a running lab."""
+
+    def cluster(self) -> Cluster: ...
+
+
+class Shot:
+    """What came of a conversation: all that was seen of it, not yet put together."""
+
+    def __init__(self, cluster: Cluster, asked: Asking, watch: Wires, sent: Sent) -> None:
+        self.cluster, self.asked, self.watch = cluster, asked, watch
+        self.flow = sent.flow
+        self.answer: Answer | None = None
+        self.seconds = 0.0
+        self.chosen = selecting.Chosen([], [], set())
+
+
+def trace(
+    live: Live,
+    source: str,
+    destination: str,
+    *,
+    protocol: str = "",
+    port: int | str = 0,
+    http: str = "",
+    dns: str = "",
+    size: int = 0,
+    all_rules: bool = False,
+) -> Journey:
+    """Send one conversation through a lab and return its journey.
+
+    The words are those of `asking`. *all_rules*: rules that were met and did not fit, too.
+    Raises NotFoundError, UsageError, CapabilityError.
+    """
+    cluster = live.cluster()
+    asked = asking(
+        cluster, source, destination, protocol=protocol, port=port, http=http, dns=dns, size=size
+    )
+    names = Names(cluster)
+    with opened(cluster, asked, names) as watch:
+        shot = fired(cluster, asked, watch, names)
+        return journey(shot, names, all_rules=all_rules)
+
+
+def opened(cluster: Cluster, asked: Asking, names: Names) -> Wires:
+    """Return what is to watch a conversation, not yet watching."""
+    return Wires(
+        wires.watched(cluster, asked, names),
+        asked.opening,
+        asked.flow,
+        wires.server_ports(cluster, names, asked),
+    )
+
+
+def fired(
+    cluster: Cluster, asked: Asking, watch: Wires, names: Names, *, thinking: float = THINKING
+) -> Shot:
+    """Send the conversation that *watch* is watching for, and follow it to its end."""
+    address = paths.source_address(cluster, asked.source, asked.destination.place)
+    with send(asked.source.netns, asked.flow, asked.token, asked.question) as sent:
+        began = time.monotonic()
+        shot = Shot(cluster, asked, watch, sent)
+        shot.flow = replace(sent.flow, source=sent.flow.source or address)
+        shot.answer = _followed(shot, sent, names, thinking)
+        shot.seconds = time.monotonic() - began
+        watch.capture.flush()
+        port = cluster.lab.network.Backend.Port or VXLAN_PORT
+        shot.chosen = selecting.chosen(
+            *(asked.opening, [shot.flow], watch.caught(), watch.passings()), tunnel_port=port
+        )
+    return shot
+
+
+def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | None:
+    capture = shot.watch.capture
+    began = news = time.monotonic()
+    count, rounds = -1, 0
+    while True:
+        answer = sent.answer()
+        if answer is not None:
+            return answer
+        found = len(capture.frames(b""))
+        now = time.monotonic()
+        if found != count:
+            count, news, rounds = found, now, 0
+        elif now - news > QUIET:
+            if rounds < ROUNDS:
+                _round(capture.flush)
+                rounds += 1
+                continue
+            if not _thinks(shot, names) or now - began > thinking:
+                return sent.answer()
+        capture.wait(LOOK)
+
+
+def _round(flush: Callable[[], None]) -> None:
+    """Send a marker through the queue of every CPU: it comes behind what was there before."""
+    mine = wires.each_cpu()
+    try:
+        for cpu in mine:
+            os.sched_setaffinity(0, {cpu})
+            flush()
+    finally:
+        os.sched_setaffinity(0, set(mine))
+
+
+def _thinks(shot: Shot, names: Names) -> bool:
+    """Return whether the request has come to a process that may still answer."""
+    found = selecting.chosen(shot.asked.opening, [shot.flow], shot.watch.caught(), [])
+    asking_side = [one.sighting for one in found.caught if one.sighting.flow in found.flows]
+    if not asking_side:
+        return False
+    last = asking_side[-1]
+    arrived = last.direction is Direction.IN and names.home(last.flow.destination) == last.netns
+    if shot.flow.protocol is not Protocol.TCP:
+        return arrived and shot.flow.protocol is Protocol.UDP
+    # Of a connection the kernel answers at once; only behind its handshake somebody may think.
+    handshaken = any(one.sighting.flow not in found.flows for one in found.caught)
+    return arrived and handshaken
+
+
+def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
+    """Return what *shot* saw, put together."""
+    asked, watch = shot.asked, shot.watch
+    meanings = _meanings(shot, names)
+    made = assembly.tracks(
+        shot.chosen, names, meanings.of, over=watch.passed_over if all_rules else None
+    )
+    answer = shot.answer
+    notes = list(asked.notes)
+    if watch.blind:
+        notes.append(f"no rules: {watch.blind}")
+    hits = [hit for one in shot.chosen.passings for hit in one.hits]
+    asked_of = names.service(shot.flow.destination, shot.flow.destination_port, shot.flow.protocol)
+    served = meanings.service_of(hits) or asked_of
+    nodes = {one.netns for one in shot.chosen.passings}
+    title = asked.destination.title
+    return Journey(
+        source=asked.source.title,
+        destination=f"Service {served}" if served else title,
+        flow=shot.flow,
+        tracks=made,
+        service=served,
+        endpoint=_endpoint(made, names) if served else "",
+        answered=bool(answer and not answer.refused),
+        refused=answer.refused if answer else "",
+        says=dict(answer.says) if answer else {},
+        seconds=shot.seconds,
+        entries=tuple(
+            wires.remembered(names, sorted(nodes), shot.chosen.flows, shot.flow.protocol)
+        ),
+        lost=watch.lost,
+        notes=tuple(notes),
+    )
+
+
+def _endpoint(tracks: tuple[Track, ...], names: Names) -> str:
+    """Return the endpoint that the request was sent to: where its destination was rewritten to."""
+    for track in tracks:
+        if track.leg is Leg.REQUEST:
+            for step in track.steps:
+                if isinstance(step, Rewrite) and step.kind == "dnat":
+                    return f"{step.means} {_end_words(step.after)}".strip()
+    return ""
+
+
+def _end_words(flow: Flow) -> str:
+    return f"{flow.destination}:{flow.destination_port}"
+
+
+def _meanings(shot: Shot, names: Names) -> Meanings:
+    """Return the meanings of the chains that the conversation met."""
+    hits = [hit for one in shot.chosen.passings for hit in one.hits]
+    if not any("KUBE-S" in hit.verdict or "/" in hit.verdict for hit in hits):
+        return Meanings((), names)
+    netns = next(hit.netns for hit in hits if "KUBE-S" in hit.verdict or "/" in hit.verdict)
+    node = next((one for one in shot.cluster.nodes if one.netns == netns), None)
+    if node is None:
+        return Meanings((), names)
+    only = wires.service_of(names, shot.flow)
+    made = Meanings(service_ports(shot.cluster, node.name, only), names)
+    if only and not made.service_of(hits):
+        return Meanings(service_ports(shot.cluster, node.name, ""), names)
+    return made
+
+
+def service_ports(cluster: Cluster, node: str, only: str) -> list[proxy.ServicePort]:
+    """Return the ports of Services as the proxy of *node* has them; *only*: of this one."""
+    documents = cluster.documents
+    mine = next((one for one in documents.of("Node") if one["metadata"]["name"] == node), None)
+    if mine is None:
+        return []
+    made = proxy.decision(
+        [view(one, Service) for one in documents.of("Service") if not only or _title(one) == only],
+        [
+            view(one, EndpointSlice)
+            for one in documents.of("EndpointSlice")
+            if not only or _title(one, of_service=True) == only
+        ],
+        view(mine, ProxyNode),
+        options(cluster.lab),
+    )
+    return list({id(one.service): one.service for one in made.frontends}.values())
+
+
+def _title(document: dict[str, object], *, of_service: bool = False) -> str:
+    meta = document["metadata"]
+    assert isinstance(meta, dict)
+    name = meta["name"]
+    if of_service:
+        name = (meta.get("labels") or {}).get("kubernetes.io/service-name")
+    return f"{meta['namespace']}/{name}"
+
+
+def delivered(made: Journey) -> bool:
+    """Return whether the first packet of the asking side came to where it was to go."""
+    for track in made.tracks:
+        if track.leg is Leg.REQUEST:
+            return any(isinstance(s, End) and s.fate is Fate.DELIVERED for s in track.steps)
+    return False

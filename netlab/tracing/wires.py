@@ -1,0 +1,198 @@
+"""What is watched for a conversation: the devices, the rules, the kernel's memory of flows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from types import TracebackType
+
+from netlab import world
+from netlab.cluster import Cluster
+from netlab.errors import CapabilityError, NetlabError
+from netlab.journeys import NamedEntry
+from netlab.kernel import conntrack
+from netlab.kernel.netns import entered, exists
+from netlab.packets import Flow, Passing, Protocol, RuleHit
+from netlab.paths.places import OUTSIDE
+from netlab.proxy.addresses import Family
+from netlab.sensors import dissect, sieve
+from netlab.sensors.capture import Capture, Kept
+from netlab.sensors.ruletrace import RuleTrace
+from netlab.sensors.traceswitch import WINDOW, Selector, has_tables
+from netlab.telling.naming import Names
+from netlab.telling.selecting import Caught, Opening
+from netlab.tracing.asking import Asking
+
+PODS = 64  # endpoints that are watched at most: each costs a ring of a megabyte
+NODES = 16  # nodes that are watched though the flow has no business there
+FRAMES = 2000  # room of a ring
+PORTS = 20  # of servers, that a filter tells apart
+SIOCGIFMTU = 0x8921  # netdevice(7)
+
+
+def endpoints(cluster: Cluster, service: str) -> list[str]:
+    """Return the addresses of a Service's endpoints, *service* being `default/web`."""
+    namespace, _, name = service.partition("/")
+    found: dict[str, None] = {}
+    for one in cluster.documents.of("EndpointSlice"):
+        labels = one["metadata"].get("labels") or {}
+        of = one["metadata"]["namespace"], labels.get("kubernetes.io/service-name")
+        if of == (namespace, name):
+            for endpoint in one.get("endpoints") or ():
+                found.update(dict.fromkeys(endpoint.get("addresses") or ()))
+    return list(found)
+
+
+def service_of(names: Names, flow: Flow) -> str:
+    """Return the Service that *flow* asks, `default/web`; "" if it asks none."""
+    found = names.service(flow.destination, flow.destination_port, flow.protocol)
+    return found.partition(":")[0]
+
+
+def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
+    """Return the namespaces in which a conversation may show, its sender's first."""
+    lab = cluster.lab
+    start, goal = asked.source, asked.destination.place
+    ends = set(endpoints(cluster, service_of(names, asked.flow)))
+    pods = [pod for pod in cluster.pods if pod.ip in ends and not pod.host_network]
+    near = {place.node.name for place in (start, goal) if place.node}
+    near |= {pod.node for pod in cluster.pods if pod.ip in ends}
+    found = [start.netns, goal.netns, *(pod.netns for pod in pods[:PODS])]
+    found += [node.netns for node in cluster.nodes if node.name in near]
+    found += [node.netns for node in cluster.nodes[:NODES]]
+    found += [lab.netns(world.UNDERLAY), lab.netns(world.GATEWAY)]
+    if not goal.netns and start.member not in OUTSIDE:
+        found += [lab.netns(world.INTERNET)]
+    return [name for name in dict.fromkeys(found) if name and exists(name)]
+
+
+def server_ports(cluster: Cluster, names: Names, asked: Asking) -> list[int]:
+    """Return the ports that servers of a conversation may have."""
+    service = service_of(names, asked.flow)
+    ports = {asked.flow.destination_port}
+    for one in cluster.documents.of("EndpointSlice"):
+        labels = one["metadata"].get("labels") or {}
+        named = f"{one['metadata']['namespace']}/{labels.get('kubernetes.io/service-name')}"
+        if named == service:
+            ports.update(port["port"] for port in one.get("ports") or () if port.get("port"))
+    return sorted(ports - {0})[:PORTS]
+
+
+class Wires:
+    """A context manager: from its start to its end all that is of a conversation is seen.
+
+    Raises CapabilityError, KernelError.
+    """
+
+    def __init__(
+        self, names_of: Sequence[str], opening: Opening, flow: Flow, ports: Collection[int]
+    ) -> None:
+        self.names_of = tuple(names_of)
+        self._opening = opening
+        window = None if opening.sequence is None else opening.sequence // WINDOW
+        program = sieve.conversation(window, opening.payload, ports)
+        self.capture = Capture(self.names_of, frames=FRAMES, program=program)
+        traced = [name for name in self.names_of if _has_rules(name)]
+        selector = Selector(
+            Flow("", "", flow.protocol),
+            token=opening.payload,
+            conversation=opening.sequence or 0,
+        )
+        self._trace = RuleTrace(traced, [selector])
+        self.blind = ""  # why no rules are told
+
+    def __enter__(self) -> Wires:
+        self.capture.__enter__()
+        try:
+            self._trace.__enter__()
+        except CapabilityError as error:
+            self.blind = str(error)
+        except BaseException:
+            self.capture.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._trace.close()
+        finally:
+            self.capture.close()
+
+    @property
+    def lost(self) -> int:
+        """How many frames there was no room for; a rule trace that overflowed counts as one."""
+        return self.capture.lost + bool(self._trace.lost)
+
+    def caught(self) -> list[Caught]:
+        """Return every packet that passed the filter, oldest first."""
+        mtus: dict[tuple[str, int], int] = {}
+        found = []
+        for kept in self.capture.frames(b""):
+            device = self.capture.device(kept.netns, kept.frame.ifindex)
+            sighting = dissect.sighting(kept.frame, netns=kept.netns, device=device)
+            if sighting is None:
+                continue
+            key = kept.netns, kept.frame.ifindex
+            if key not in mtus:
+                mtus[key] = _mtu(kept.netns, device)
+            found.append(Caught(sighting, kept.frame.data, mtus[key]))
+        return found
+
+    def arps(self) -> list[Kept]:
+        """Return the frames of ARP."""
+        return [one for one in self.capture.frames(b"") if one.frame.data[12:14] == b"\x08\x06"]
+
+    def passings(self) -> list[Passing]:
+        """Return what the kernel told of the conversation's packets and rules."""
+        return self._trace.passes(lambda _: True)
+
+    def passed_over(self, hit: RuleHit) -> list[str]:
+        """Return the rules that a packet met in a chain before that of *hit*."""
+        return self._trace.passed_over(hit)
+
+
+def _has_rules(netns: str) -> bool:
+    try:
+        with entered(netns):
+            return has_tables()
+    except OSError:
+        return False
+
+
+def _mtu(netns: str, device: str) -> int:
+    request = struct.pack("16si12x", device.encode(), 0)
+    try:
+        with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            answer = fcntl.ioctl(sock.fileno(), SIOCGIFMTU, request)
+    except OSError:
+        return 0
+    return int(struct.unpack_from("i", answer, 16)[0])
+
+
+def remembered(
+    names: Names, netns_names: Iterable[str], flows: Collection[Flow], protocol: Protocol
+) -> list[NamedEntry]:
+    """Return what the kernels of these namespaces remember of *flows*."""
+    ports = {flow.destination_port for flow in flows} - {0}
+    found: list[NamedEntry] = []
+    for netns in netns_names:
+        try:
+            with entered(netns):
+                entries = conntrack.entries(Family.IPV4, protocol, ports=ports)
+        except NetlabError:
+            continue
+        found += [NamedEntry(names.place(netns), one) for one in entries if one.original in flows]
+    return found
+
+
+def each_cpu() -> list[int]:
+    """Return the CPUs this thread may run on."""
+    return sorted(os.sched_getaffinity(0))
