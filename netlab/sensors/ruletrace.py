@@ -128,6 +128,15 @@ class RuleTrace:
                     found += place.passes(name, mine)
         return found
 
+    def ended(self) -> bool:
+        """Return whether a rule or a policy has dropped one of the packets."""
+        return any(
+            event.verdict.endswith("drop")
+            for place in self._opened.values()
+            for run in place.runs()
+            for event in run.events
+        )
+
     def passed_over(self, hit: RuleHit) -> list[str]:
         """Return the rules before the one of *hit* in its chain, which the packet met first and
         did not fit, in their order; all of them for a policy or the end of a chain."""

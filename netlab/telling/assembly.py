@@ -26,9 +26,9 @@ from netlab.journeys import (
     Step,
     Track,
 )
-from netlab.packets import Direction, Flow, Identity, Leg, Passing, Protocol, RuleHit, Sighting
+from netlab.packets import Direction, Flow, Identity, Leg, Passing, Protocol, RuleHit
 from netlab.telling.naming import Names
-from netlab.telling.selecting import ECHOES, Caught, Chosen, envelope_of
+from netlab.telling.selecting import Caught, Chosen, envelope_of
 
 AGAIN = 150_000_000  # ns; TCP repeats after 200 ms at the earliest (TCP_RTO_MIN), ARP lets wait 1 s
 _FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x10, "ACK"))
@@ -53,8 +53,8 @@ def tracks(
         left = [one for one in left if id(one) not in taken]
         steps = tuple(_Walk(names, means, over, leg, chosen.wraps).steps(packet, mine))
         made.append(Track(_name(packet[0]), leg, _first_flow(packet, mine), steps))
-    made += _unseen(left, names, means, over, chosen)
-    return tuple(_alike(made))
+    unseen = list(_unseen(left, names, means, over, chosen))
+    return tuple(_alike([*unseen, *made]))  # what no device shows was refused where it was sent
 
 
 def _packets(caught: Sequence[Caught]) -> list[list[Caught]]:
@@ -268,7 +268,7 @@ class _Walk:
             if hit is not None and hit.verdict.endswith("drop"):
                 refusing = "reject" in hit.rule.lower()
                 fate = Fate.REFUSED if refusing else Fate.DROPPED
-                return End(place, fate, f"by {rule_words(hit)}")
+                return End(place, fate, f"by {hit.table} {hit.chain} at {hit.hook}")
             if last.hook == "input" and self._names.home(last.flow.destination) == last.netns:
                 return End(place, Fate.DELIVERED, _to(last.flow, self._names))
             return End(place, Fate.LOST, f"behind {last.hook} of {place}")
@@ -278,13 +278,6 @@ class _Walk:
         if one.direction is Direction.IN and mine and not one.outer and not one.foreign:
             return End(place, Fate.DELIVERED, _to(one.flow, self._names))
         return End(place, Fate.LOST, f"last seen on {one.device} {one.direction}")
-
-
-def rule_words(hit: RuleHit) -> str:
-    """Return a rule that ended a packet: `rule nat KUBE-SERVICES: -d … -j REJECT`."""
-    if hit.rule:
-        return f"rule {hit.table} {hit.chain}: {hit.rule}"
-    return f"the policy of {hit.table} {hit.chain} ({hit.verdict.removeprefix('policy ')})"
 
 
 def _to(flow: Flow, names: Names) -> str:
@@ -358,6 +351,3 @@ def _switched(
     if passing.incoming != bridge:
         return False
     return not any(one.sighting.device == bridge for _, one in here[place + 1 : place + 2])
-
-
-__all__ = ["ECHOES", "Sighting", "rule_words", "tracks"]

@@ -1,16 +1,14 @@
 """A conversation sent, followed to its end, and put together as a journey.
 
 Nothing waits for a fixed time. A packet between namespaces moves while the system call that sent
-it is still at work, or soon after in the kernel's queues: when markers sent behind it have gone
-through the queues of every CPU `ROUNDS` times and nothing new was seen of it, it has come to its
+is still at work, or soon after in the kernel's queues: when sentinels sent behind it have come
+through the queue of every CPU `ROUNDS` times and nothing new was seen of it, it has come to its
 end. Only a server that has been reached is given time to think.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
 from typing import Protocol as Interface
 
 from msgspec.structs import replace
@@ -18,7 +16,7 @@ from msgspec.structs import replace
 from netlab import paths, proxy
 from netlab.agent.services import options
 from netlab.cluster import Cluster
-from netlab.journeys import End, Fate, Journey, Rewrite, Track
+from netlab.journeys import End, Fate, Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol
@@ -32,8 +30,8 @@ from netlab.tracing.asking import Asking, asking
 from netlab.tracing.wires import Wires
 
 LOOK = 0.002  # seconds between two looks
-QUIET = 0.01  # seconds without news, after which markers are sent round
-ROUNDS = 6  # times round every CPU: of hops between namespaces, as many as one may lag behind
+QUIET = 0.01  # seconds without news, after which sentinels are sent
+ROUNDS = 40  # hops that a packet may have before it, each through a queue
 THINKING = 2.0  # seconds for a server that was reached
 
 
@@ -52,6 +50,7 @@ class Shot:
         self.answer: Answer | None = None
         self.seconds = 0.0
         self.chosen = selecting.Chosen([], [], set())
+        self.entries: tuple[NamedEntry, ...] = ()
 
 
 def trace(
@@ -107,13 +106,15 @@ def fired(
         shot.chosen = selecting.chosen(
             *(asked.opening, [shot.flow], watch.caught(), watch.passings()), tunnel_port=port
         )
+        nodes = sorted({one.netns for one in shot.chosen.passings})
+        shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, shot.flow.protocol))
     return shot
 
 
 def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | None:
     capture = shot.watch.capture
     began = news = time.monotonic()
-    count, rounds = -1, 0
+    count, still = -1, False
     while True:
         answer = sent.answer()
         if answer is not None:
@@ -121,26 +122,15 @@ def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer |
         found = len(capture.frames(b""))
         now = time.monotonic()
         if found != count:
-            count, news, rounds = found, now, 0
-        elif now - news > QUIET:
-            if rounds < ROUNDS:
-                _round(capture.flush)
-                rounds += 1
-                continue
-            if not _thinks(shot, names) or now - began > thinking:
-                return sent.answer()
+            count, news, still = found, now, False
+        elif not still and (now - news > QUIET or shot.watch.dropped()):
+            wires.drained(ROUNDS)
+            capture.flush()
+            still = len(capture.frames(b"")) == count
+            continue
+        elif still and (not _thinks(shot, names) or now - began > thinking):
+            return sent.answer()
         capture.wait(LOOK)
-
-
-def _round(flush: Callable[[], None]) -> None:
-    """Send a marker through the queue of every CPU: it comes behind what was there before."""
-    mine = wires.each_cpu()
-    try:
-        for cpu in mine:
-            os.sched_setaffinity(0, {cpu})
-            flush()
-    finally:
-        os.sched_setaffinity(0, set(mine))
 
 
 def _thinks(shot: Shot, names: Names) -> bool:
@@ -172,7 +162,6 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     hits = [hit for one in shot.chosen.passings for hit in one.hits]
     asked_of = names.service(shot.flow.destination, shot.flow.destination_port, shot.flow.protocol)
     served = meanings.service_of(hits) or asked_of
-    nodes = {one.netns for one in shot.chosen.passings}
     title = asked.destination.title
     return Journey(
         source=asked.source.title,
@@ -185,9 +174,7 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         refused=answer.refused if answer else "",
         says=dict(answer.says) if answer else {},
         seconds=shot.seconds,
-        entries=tuple(
-            wires.remembered(names, sorted(nodes), shot.chosen.flows, shot.flow.protocol)
-        ),
+        entries=shot.entries,
         lost=watch.lost,
         notes=tuple(notes),
     )

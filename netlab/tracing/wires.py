@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
 
@@ -30,6 +31,7 @@ PODS = 64  # endpoints that are watched at most: each costs a ring of a megabyte
 NODES = 16  # nodes that are watched though the flow has no business there
 FRAMES = 2000  # room of a ring
 PORTS = 20  # of servers, that a filter tells apart
+DRAINING = 0.05  # seconds for a datagram over lo
 SIOCGIFMTU = 0x8921  # netdevice(7)
 
 
@@ -154,6 +156,10 @@ class Wires:
         """Return what the kernel told of the conversation's packets and rules."""
         return self._trace.passes(lambda _: True)
 
+    def dropped(self) -> bool:
+        """Return whether a rule or a policy has dropped a packet of the conversation."""
+        return self._trace.ended()
+
     def passed_over(self, hit: RuleHit) -> list[str]:
         """Return the rules that a packet met in a chain before that of *hit*."""
         return self._trace.passed_over(hit)
@@ -193,6 +199,24 @@ def remembered(
     return found
 
 
-def each_cpu() -> list[int]:
-    """Return the CPUs this thread may run on."""
-    return sorted(os.sched_getaffinity(0))
+def drained(times: int) -> None:
+    """Return when what every CPU had to receive has been received, *times* times over.
+
+    A datagram over `lo` comes behind all that was in the queue of the CPU it is sent on
+    (net/core/dev.c, enqueue_to_backlog), whatever namespace that was for; each time round, what was
+    there may have moved on to the next device, and so to the end of a queue.
+    """
+    mine = os.sched_getaffinity(0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DRAINING)
+        try:
+            sock.bind(("127.0.0.1", 0))
+            for _ in range(times):
+                for cpu in mine:
+                    os.sched_setaffinity(0, {cpu})
+                    sock.sendto(b"", sock.getsockname())
+                    sock.recv(1)
+        except OSError:
+            time.sleep(DRAINING)  # this namespace has no lo; a queue takes microseconds
+        finally:
+            os.sched_setaffinity(0, mine)

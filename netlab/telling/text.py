@@ -1,0 +1,278 @@
+"""A journey as lines for people: at most 100 columns, to be read on a projector.
+
+SYN  10.244.1.2:40001 -> 10.96.0.10:80                                    12 hops in 96 µs
+  pod default/pair on node1
+       0 µs  eth0 out         10.244.1.2:40001 -> 10.96.0.10:80  ttl 64  mtu 1450
+  node1
+       5 µs  veth3f1a90c2 in
+             | nat KUBE-SERVICES: -d 10.96.0.10/32 … -j KUBE-SVC-ERIFXISQEP7F7OF4
+             |   Service default/web:http
+             DNAT: destination 10.96.0.10:80 => 10.244.3.2:80, conntrack 3914
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from netlab.journeys import (
+    End,
+    Envelope,
+    Fate,
+    Journey,
+    Place,
+    Rewrite,
+    RewriteKind,
+    Rule,
+    Seen,
+    Step,
+    Track,
+)
+from netlab.packets import Flow, RuleHit
+
+WIDTH = 100  # columns
+GREEN, RED, YELLOW, CYAN, DIM, BOLD = "32", "31", "33", "36", "2", "1"  # ECMA-48 SGR
+Paint = Callable[[str, str], str]  # a text and a colour to the text in that colour
+
+REWRITES = {
+    RewriteKind.DNAT: "DNAT",
+    RewriteKind.SNAT: "masquerade",
+    RewriteKind.UN_DNAT: "un-DNAT",
+    RewriteKind.UN_SNAT: "un-masquerade",
+}
+FATES = {Fate.DELIVERED: GREEN, Fate.DROPPED: RED, Fate.REFUSED: RED, Fate.LOST: YELLOW}
+_COMMENT = re.compile(r'-m comment --comment ("[^"]*"|\S+) ?|\s?\bcomment "([^"]*)"')
+_AT = 17  # the column where what is on a device begins
+_RULE = " " * _AT + "| "
+
+
+def plain(text: str, _: str) -> str:
+    """Return *text* as it is: without colours."""
+    return text
+
+
+def lines(
+    journey: Journey, *, width: int = WIDTH, paint: Paint = plain, every: bool = False
+) -> list[str]:
+    """Return a journey: what became of it, then the first packet each way, and those that did not
+    arrive, step by step; the others have a line each, unless *every* one is asked for."""
+    found = heading(journey, paint=paint)
+    brief = False
+    for number, track in enumerate(journey.tracks):
+        if every or _is_told(journey.tracks, number):
+            found += ["", *_track_lines(track, width=width, paint=paint)]
+            brief = False
+            continue
+        if not brief:
+            found.append("")
+        brief = True
+        way = f"{len(track.sightings)} hops"
+        if track.same_as >= 0:
+            way = f"the same way as {journey.tracks[track.same_as].name}"
+        words = f"{track.leg}: {way}, {_micro(track.nanoseconds)}, delivered"
+        found.append(f"{track.name:<16}  {words}")
+    return found + _remembered(journey, paint=paint)
+
+
+def _is_told(tracks: Sequence[Track], number: int) -> bool:
+    """Return whether a packet's steps are worth their room."""
+    track = tracks[number]
+    arrived = any(isinstance(one, End) and one.fate is Fate.DELIVERED for one in track.steps)
+    return not arrived or all(one.leg is not track.leg for one in tracks[:number])
+
+
+def heading(journey: Journey, *, paint: Paint = plain) -> list[str]:
+    """Return what became of a conversation, and what a reader must know of it."""
+    if journey.answered:
+        words = f"answered in {journey.seconds * 1000:.2f} ms"
+        outcome = paint(words + _by(journey), GREEN)
+    elif journey.refused:
+        outcome = paint(f"refused: {journey.refused}", RED)
+    else:
+        outcome = paint("not answered", RED)
+    title = f"{journey.source} -> {journey.destination}, {journey.flow}"
+    found = [paint(title, BOLD), outcome]
+    if journey.endpoint:
+        found.insert(1, f"sent to endpoint {journey.endpoint}")
+    found += [paint(f"note: {note}", DIM) for note in journey.notes]
+    if journey.lost:
+        found.append(paint(f"note: {journey.lost} frames or rule messages were lost", YELLOW))
+    return found
+
+
+def _by(journey: Journey) -> str:
+    says = journey.says
+    if "status" in says:
+        return f", HTTP {says['status']} {says.get('reason', '')}".rstrip()
+    if "rcode" in says:
+        return f", {says['rcode']}, {says['answers']} answers"
+    if "pod" in says:
+        who = f"{says['namespace']}/{says['pod']}" if says.get("namespace") else says["pod"]
+        return f" by {who}, which saw {says.get('client')}"
+    return ""
+
+
+def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
+    seen = track.sightings
+    hops = f"{len(seen)} hops in {_micro(track.nanoseconds)}" if seen else "seen on no device"
+    head = f"{track.name}  {_ends(track.flow)}"
+    ttl = f", ttl {seen[0].ttl} -> {seen[-1].ttl}" if seen else ""
+    right = f"{hops}{ttl}"
+    gap = max(2, width - len(head) - len(right))
+    yield paint(head, BOLD) + " " * gap + paint(right, DIM)
+    began = min((step.time for step in seen), default=0)
+    place: Place | None = None
+    before: Flow | None = None
+    for step in shown(track.steps):
+        if step.place != place:
+            place = step.place
+            yield paint(f"  {place}", CYAN)
+        if isinstance(step, Seen):
+            yield from _seen_lines(step, began, before, paint=paint)
+            before = step.flow
+        elif isinstance(step, Rule):
+            yield from _rule_lines(step, width=width, paint=paint)
+        else:
+            yield from _other_lines(step, width=width, paint=paint)
+
+
+def _seen_lines(step: Seen, began: int, before: Flow | None, *, paint: Paint) -> Iterator[str]:
+    time = f"{(step.time - began) / 1000:.0f} µs"
+    what = f"{step.device} {step.direction}"
+    words = f"ttl {step.ttl}"
+    if step.mtu:
+        words += f"  mtu {step.mtu}"
+    flow = "" if step.flow == before else f"  {_ends(step.flow)}"
+    icmp = f"  {step.icmp}" if step.icmp and not flow else ""
+    yield f"    {time:>11}  {what:<18}" + paint(words, DIM) + flow + icmp
+
+
+def _rule_lines(step: Rule, *, width: int, paint: Paint) -> Iterator[str]:
+    hit = step.hit
+    where = f"{hit.hook} {hit.table} {hit.chain}"
+    if not step.fitted:
+        yield paint(_cut(f"{_RULE}- {where}: {hit.rule}", width), DIM)
+        return
+    ended = hit.verdict.endswith("drop")
+    text = hit.rule or hit.verdict
+    text = text if ended else without_comment(text)
+    room = width - len(_RULE)
+    whole = f"{where}: {text}"
+    first, rest = (whole, "") if len(whole) <= room else (where, text)
+    colour = RED if ended else YELLOW if step.means else ""
+    yield _RULE + (paint(first, colour) if colour else first)
+    while rest:
+        part, rest = _split(rest, room - 4)
+        yield _RULE + "    " + (paint(part, colour) if colour else part)
+    mapped = f"{hit.verdict}: " if " vmap " in hit.rule or " map " in hit.rule else ""
+    if step.means or mapped:
+        means = f"{mapped}{step.means}".removesuffix(": ")
+        yield _RULE + "  => " + paint(means, GREEN if not ended else RED)
+
+
+def _split(text: str, room: int) -> tuple[str, str]:
+    """Return as much of *text* as fits, at a blank, and the rest."""
+    if len(text) <= room:
+        return text, ""
+    at = text.rfind(" ", 0, room)
+    at = at if at > 0 else (text.find(" ") if " " in text else len(text))
+    return text[:at], text[at + 1 :]
+
+
+def _other_lines(step: Rewrite | Envelope | End, *, width: int, paint: Paint) -> Iterator[str]:
+    if isinstance(step, Rewrite):
+        words, colour = rewrite_words(step), YELLOW
+    elif isinstance(step, Envelope):
+        words, colour = envelope_words(step), CYAN
+    else:
+        words, colour = f"{step.fate}: {step.words}", FATES[step.fate]
+    rest = words
+    indent = 0
+    while rest:
+        part, rest = _split(rest, width - _AT - indent)
+        yield " " * (_AT + indent) + paint(part, colour)
+        indent = 4
+
+
+def rewrite_words(step: Rewrite) -> str:
+    """Return `DNAT: destination 10.96.0.10:80 => 10.244.3.2:80, conntrack 3914 (default/web-2)`."""
+    source = step.kind in (RewriteKind.SNAT, RewriteKind.UN_DNAT)
+    before, after = (_end(flow, source=source) for flow in (step.before, step.after))
+    means = f" ({step.means})" if step.means else ""
+    entry = f", conntrack {step.conntrack}" if step.conntrack else ""
+    what = "source" if source else "destination"
+    return f"{REWRITES[step.kind]}: {what} {before} => {after}{entry}{means}"
+
+
+def envelope_words(step: Envelope) -> str:
+    """Return `into VXLAN 1: 192.168.50.11:40001 -> 192.168.50.12:8472, ttl 64`."""
+    outer = step.outer
+    ends = f"{outer.source}:{outer.source_port} -> {outer.destination}:{outer.destination_port}"
+    if step.opened:
+        return f"out of VXLAN {outer.vni} by {step.device}"
+    return f"into VXLAN {outer.vni} by {step.device}: {ends}, ttl {outer.ttl}"
+
+
+def without_comment(text: str) -> str:
+    """Return a rule without the comment its writer gave it."""
+    return " ".join(_COMMENT.sub("", text).split())
+
+
+def shown(steps: Sequence[Step]) -> Iterator[Step]:
+    """Yield the steps that say something: not the returns, nor the jumps that led to nothing, nor
+    policies that let pass. With rules that did not fit among them, all."""
+    every = any(isinstance(step, Rule) and not step.fitted for step in steps)
+    for number, step in enumerate(steps):
+        if every or not isinstance(step, Rule) or _says(step.hit, steps[number + 1 :]):
+            yield step
+
+
+def _says(hit: RuleHit, later: Sequence[Step]) -> bool:
+    how, _, target = hit.verdict.partition(" ")
+    if how in ("jump", "goto"):
+        return any(
+            isinstance(step, Rule) and step.hit.chain == target and _says(step.hit, later[n + 1 :])
+            for n, step in enumerate(_same_pass(hit, later))
+        )
+    if hit.verdict.endswith("drop"):
+        return True
+    return bool(hit.rule) and how not in ("return", "")
+
+
+def _same_pass(hit: RuleHit, later: Sequence[Step]) -> Iterator[Step]:
+    """Yield the steps of the same pass through the same base chain."""
+    for step in later:
+        if not isinstance(step, Rule) or (step.hit.table, step.hit.base) != (hit.table, hit.base):
+            return
+        yield step
+
+
+def _remembered(journey: Journey, *, paint: Paint) -> list[str]:
+    if not journey.entries:
+        return []
+    found = ["", paint("conntrack remembers", BOLD)]
+    for one in journey.entries:
+        entry = one.entry
+        state = f" {entry.state}" if entry.state else ""
+        found.append(f"  {one.place}: {_ends(entry.original)} {entry.original.protocol}{state}")
+        found.append(f"      answered {_ends(entry.reply)}, id {entry.id}")
+    return found
+
+
+def _ends(flow: Flow) -> str:
+    return f"{_end(flow, source=True)} -> {_end(flow, source=False)}"
+
+
+def _end(flow: Flow, *, source: bool) -> str:
+    if source:
+        return f"{flow.source}:{flow.source_port}" if flow.source_port else flow.source
+    port = flow.destination_port
+    return f"{flow.destination}:{port}" if port else flow.destination
+
+
+def _micro(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1000:.0f} µs"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
