@@ -186,13 +186,3 @@ def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> 
     except OSError as error:
         sent.refuse(error)
     return sent
-
-
-def inject(netns: str, packets: list[bytes], destination: str) -> None:
-    """Send ready-made IPv4 packets from *netns* by its own routes. Raises OSError."""
-    with (
-        entered(netns),
-        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock,
-    ):
-        for packet in packets:
-            sock.sendto(packet, (destination, 0))
