@@ -111,7 +111,8 @@ class Sighting(msgspec.Struct, frozen=True):
 
     `flow`, `ttl`, `length`, `ip_id` and the MACs are those of the packet the probe is in: inside
     VXLAN the inner ones. `content` is that packet without what a router or a card fills in: TTL
-    and checksums. `icmp` names an ICMP message: `echo-request`, `net-unreachable`, …
+    and checksums; `frame` all of what was on the device, envelope included. `icmp` names an ICMP
+    message: `echo-request`, `net-unreachable`, …
     """
 
     time: int
@@ -128,6 +129,7 @@ class Sighting(msgspec.Struct, frozen=True):
     icmp: str = ""
     foreign: bool = False
     content: bytes = b""
+    frame: bytes = b""
 
     @property
     def where(self) -> str:

@@ -241,13 +241,3 @@ def begin_with(sock: socket.socket, sequence: int) -> None:
         (TCP_REPAIR, 0),
     ):
         sock.setsockopt(socket.IPPROTO_TCP, option, struct.pack("I", value))
-
-
-def inject(netns: str, packets: list[bytes], destination: str) -> None:
-    """Send ready-made IPv4 packets from *netns* by its own routes. Raises OSError."""
-    with (
-        entered(netns),
-        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock,
-    ):
-        for packet in packets:
-            sock.sendto(packet, (destination, 0))

@@ -1,7 +1,6 @@
 """Running the checks: what needs no sensors at once, the packets when the sensors are ready.
 
-scapy's import and the opening of the rings take as long as half the checks, so they overlap. What
-changes the lab comes last: `replicas` deletes a pod that others may be speaking with.
+What changes the lab comes last: `replicas` deletes a pod that others may be speaking with.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import msgspec
 
 from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
-from netlab.sensors import dissect, insides
+from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.verify import (
     flat,
@@ -75,7 +74,6 @@ AT_THE_END: dict[str, Check] = {  # one after the other
 }
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = 6
-LOOK = 0.02  # seconds
 
 
 def _silent(_: Verdict) -> None:
@@ -119,7 +117,6 @@ def verify(
 def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         packets = any(path.id in {**WITH_SENSORS, **AT_THE_END} for path in checks)
-        warming = pool.submit(dissect.warm) if packets else None
         cluster = live.cluster()
         with Capture([]) as capture:
             context = Context(live, cluster, capture)
@@ -129,8 +126,6 @@ def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) ->
             wait(crowd)
             if packets:
                 capture.add(watched_from_the_start(cluster))
-            while warming and not warming.done():
-                capture.wait(LOOK)
             running += _started(pool, WITH_SENSORS, checks, context)
             for future in as_completed(running):
                 done(future.result())

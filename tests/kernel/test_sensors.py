@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import handmade
 import pytest
+from scapy.layers.inet import IP, UDP
 
 from netlab import paths
 from netlab.cluster import Cluster
@@ -17,7 +18,7 @@ from netlab.errors import KernelError, NotFoundError, UsageError
 from netlab.kernel.netns import entered
 from netlab.packets import Direction, Flow, Outcome, Protocol, Verdict
 from netlab.probe import probe
-from netlab.sensors import build, capture, sending
+from netlab.sensors import capture
 from netlab.sensors.token import token
 
 pytestmark = pytest.mark.kernel
@@ -39,6 +40,22 @@ class World:
 def live() -> Iterator[World]:
     with handmade.two_nodes(NAME) as state:
         yield World(state)
+
+
+def datagram(flow: Flow, mark: bytes) -> bytes:
+    """Return an IPv4 packet of UDP that carries *mark*."""
+    ports = UDP(sport=flow.source_port, dport=flow.destination_port)
+    return bytes(IP(src=flow.source, dst=flow.destination) / ports / mark)
+
+
+def inject(netns: str, packets: list[bytes], destination: str) -> None:
+    """Send ready-made IPv4 packets from *netns* by its own routes."""
+    with (
+        entered(netns),
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock,
+    ):
+        for packet in packets:
+            sock.sendto(packet, (destination, 0))
 
 
 def inside(short: str, command: str) -> str:
@@ -269,14 +286,14 @@ def test_a_burst_of_ten_thousand_probes_a_second_is_seen_whole(live: World) -> N
     start, goal = paths.place(state, "a"), paths.place(state, "c")
     flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
     mark, count = token(), 10_000
-    packets = [build.datagram(flow, mark)] * count
+    packets = [datagram(flow, mark)] * count
     names = [start.netns, f"{NAME}.node1", f"{NAME}.underlay", f"{NAME}.node2", goal.netns]
     with entered(goal.netns):
         sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sink, capture.Capture(names, frames=5 * count) as watching:
         sink.bind((goal.address, flow.destination_port))  # without it, ICMP errors carry it too
         began = time.monotonic()
-        sending.inject(start.netns, packets, goal.address)
+        inject(start.netns, packets, goal.address)
         took = time.monotonic() - began
         watching.flush()
         found = watching.frames(mark)
@@ -299,7 +316,7 @@ def test_a_trickle_that_nobody_reads_meanwhile_is_seen_whole(live: World) -> Non
         for number in range(count):
             while time.monotonic() < began + number * apart:
                 pass
-            sending.inject(start.netns, [build.datagram(flow, mark)], goal.address)
+            inject(start.netns, [datagram(flow, mark)], goal.address)
         watching.flush()
         assert (len(watching.frames(mark)), watching.lost) == (count, 0)
 
@@ -309,7 +326,7 @@ def test_what_a_small_ring_has_no_room_for_is_counted(live: World) -> None:
     flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
     mark = token()
     with capture.Capture([start.netns], frames=1) as watching:
-        sending.inject(start.netns, [build.datagram(flow, mark)] * 3000, goal.address)
+        inject(start.netns, [datagram(flow, mark)] * 3000, goal.address)
         watching.flush()
         sent = [k for k in watching.frames(mark) if k.frame.outgoing]
         assert len(sent) < 3000
@@ -327,7 +344,7 @@ def test_a_device_that_appears_later_is_known_by_its_name(live: World) -> None:
             f"ip -n {netns} neighbour add 10.9.9.2 lladdr {SOME_MAC} dev late"
         )
         try:
-            sending.inject(netns, [build.datagram(flow, mark)], flow.destination)
+            inject(netns, [datagram(flow, mark)], flow.destination)
             watching.flush()
             seen = {(s.device, s.direction) for s in watching.sightings(mark)}
         finally:

@@ -46,7 +46,7 @@ class User:
         packages = home / "packages"
         shutil.copytree(ROOT / "netlab", packages / "netlab")
         installed = Path(sysconfig.get_path("purelib"))
-        for name in ("click", "msgspec", "yaml", "scapy"):
+        for name in ("click", "msgspec", "yaml"):
             if (installed / name).is_dir():
                 shutil.copytree(installed / name, packages / name)
         for compiled in installed.glob("_yaml*"):
