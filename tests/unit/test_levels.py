@@ -20,6 +20,7 @@ ROOMS = {
         "controllers",
         "plan",
         "paths",
+        "pcapng",
         "proxy",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
