@@ -141,6 +141,10 @@ class Ring:
         self.lost += struct.unpack("=III", counters)[1]  # the kernel starts again from zero
         return self.lost
 
+    def filter(self, code: bytes) -> None:
+        """Take what *code* lets through from now on. Raises OSError when it is no filter."""
+        attach(self._socket, code)
+
     def close(self) -> None:
         """Stop; waits for the kernel as `start` does."""
         if self.memory is not None:
@@ -154,13 +158,17 @@ def open_ring(code: bytes = b"") -> Ring:
 
     *code* is the filter, an array of struct sock_filter; without it `sieve`'s, for probes.
     """
-    code = code or sieve.program()
-    program = ctypes.create_string_buffer(code)
-    described = struct.pack("HL", len(code) // 8, ctypes.addressof(program))
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)
+        attach(opened, code or sieve.program())
     except PermissionError as denied:
         raise CapabilityError("cannot watch packets: not permitted", hint="run as root") from denied
     return Ring(opened)
+
+
+def attach(opened: socket.socket, code: bytes) -> None:
+    """Have the socket take what the filter *code* lets through, from now on. Raises OSError."""
+    program = ctypes.create_string_buffer(code)
+    described = struct.pack("HL", len(code) // 8, ctypes.addressof(program))
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)

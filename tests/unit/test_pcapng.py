@@ -79,7 +79,7 @@ def test_statistics_count_what_was_lost_as_received() -> None:
         pcapng.statistics(2, TIME, start=TIME - 5, end=TIME, received=10, dropped=4)
     )
     assert kind == 5
-    numbers = {code: value for code, value in pcapng.options(body[12:])}
+    numbers = dict(pcapng.options(body[12:]))
     assert struct.unpack("<Q", numbers[4])[0] == 14
     assert struct.unpack("<Q", numbers[7])[0] == 4
     assert struct.unpack("<Q", numbers[8])[0] == 10
