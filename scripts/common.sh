@@ -63,6 +63,7 @@ python_packages() {
 missing_packages() {
     if [ "${FOR_TESTS:-}" = yes ]; then
         has sysctl || echo procps
+        has tshark || echo tshark
     fi
     has ip || echo iproute2
     has ping || echo iputils-ping

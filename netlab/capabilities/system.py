@@ -71,7 +71,7 @@ def ip() -> str:
 
 def packet_ring() -> str:
     opened = ring.open_ring()
-    opened.start(64)
+    opened.start(64 * ring.FRAME)
     opened.close()
     return ""
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Sighting
 from netlab.sensors import dissect
-from netlab.sensors.ring import Frame, Ring, open_ring
+from netlab.sensors.ring import FRAME, Frame, Ring, open_ring
 from netlab.sensors.token import MARK, TOKEN
 
 FRAMES = 3000  # room in a ring by default: what a verification sends, many times over
@@ -103,7 +103,9 @@ class Capture:
                         self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             if added:
                 with ThreadPoolExecutor(len(added)) as pool:
-                    for _ in pool.map(lambda ring: ring.start(self._frames), added.values()):
+                    for _ in pool.map(
+                        lambda ring: ring.start(self._frames * FRAME), added.values()
+                    ):
                         pass
         finally:
             # Replaced, never changed: other threads walk over it meanwhile.

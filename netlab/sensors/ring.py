@@ -6,6 +6,8 @@
    that a user namespace does not give. What cannot be a probe's is left out by a filter in the
    kernel (`sieve`), so that bulk data beside them does not use the ring up.
 3. What is lost all the same is counted (PACKET_STATISTICS), never hidden.
+4. Whoever keeps all frames reads whole blocks by itself (`blocks`): a generator and a tuple per
+   frame would take as long as all else that is done to it.
 
 TPACKET_V3 packs frames of any size into blocks; a block is handed over when it is full or after
 `RETIRE` milliseconds. Source: linux/if_packet.h, Documentation/networking/packet_mmap.rst.
@@ -38,10 +40,12 @@ RETIRE = 2  # milliseconds until a block with frames in it is handed over though
 FRAME = 320  # bytes of ring reckoned per frame: 80 of headers, and a probe inside VXLAN
 USER = 1  # TP_STATUS_USER: the block is ours to read
 
+LOSING = 4  # TP_STATUS_LOSING: frames were lost since the statistics were last read
+
 _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_pkt; from byte 8
-_FRAME_HEAD = struct.Struct("=IIIIIIHH")  # next, sec, nsec, snaplen, len, status, mac, net
-_ADDRESS = struct.Struct("=HHiHBB")  # sockaddr_ll, without the hardware address; from byte 48
-_ADDRESS_AT = 48
+# tpacket3_hdr: next, sec, nsec, snaplen, len, status, mac, net; then sockaddr_ll: family, protocol,
+# ifindex, hatype, pkttype.
+FRAME_HEAD = struct.Struct("=IIIIIIHH20xHHiHB")
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
@@ -63,7 +67,8 @@ class Ring:
 
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
-        self._map: mmap.mmap | None = None
+        self.memory: mmap.mmap | None = None
+        self._block = BLOCK
         self._blocks = 0
         self._next = 0
         self.lost = 0
@@ -71,18 +76,19 @@ class Ring:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def start(self, frames: int) -> None:
-        """Give the ring room for *frames* frames and begin.
+    def start(self, size: int, *, block: int = BLOCK, retire: int = RETIRE) -> None:
+        """Make the ring, of *size* bytes in blocks of *block*, a power of two, and begin.
 
-        Slow by nature (the kernel waits until every CPU has seen the change, some 8 ms), so it
-        may be called in another thread. socket.setsockopt would keep the GIL during that wait;
-        a ctypes call lets go of it, and many rings then wait at the same time.
+        A block that is not full is handed over after *retire* milliseconds. Slow by nature (the
+        kernel waits until every CPU has seen the change, some 8 ms), so it may be called in another
+        thread. socket.setsockopt would keep the GIL during that wait; a ctypes call lets go of it,
+        and many rings then wait at the same time.
         """
-        self._blocks = max(2, -(-frames * FRAME // BLOCK))
-        size = self._blocks * BLOCK
-        request = struct.pack("=7I", BLOCK, self._blocks, 2048, size // 2048, RETIRE, 0, 0)
+        self._block, self._blocks = block, max(2, -(-size // block))
+        size = self._blocks * block
+        request = struct.pack("=7I", block, self._blocks, 2048, size // 2048, retire, 0, 0)
         self._call("make a packet ring", "setsockopt", SOL_PACKET, PACKET_RX_RING, request)
-        self._map = mmap.mmap(
+        self.memory = mmap.mmap(
             self.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
         )
         everything = struct.pack("=H", socket.AF_PACKET) + struct.pack("!H", ETH_P_ALL)
@@ -94,35 +100,40 @@ class Ring:
             words = os.strerror(ctypes.get_errno()).lower()
             raise CapabilityError(f"cannot {what}: {words}", hint="see `netlab doctor`")
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield the frames handed over since the last call, oldest first."""
-        ring = self._map
+    def blocks(self, most: int = 0) -> Iterator[tuple[int, int, bool]]:
+        """Yield of each block handed over, oldest first: how many frames it has, where in `memory`
+        the first begins (`FRAME_HEAD`), whether frames were lost before the end of it.
+
+        It is the kernel's again once the next is asked for. *most*: blocks, 0: all there are.
+        """
+        ring = self.memory
         if ring is None:
             return
-        while True:
-            start = self._next * BLOCK
+        for _ in range(most or self._blocks):
+            start = self._next * self._block
             status, count, offset = _BLOCK_HEAD.unpack_from(ring, start + 8)
             if not status & USER:
                 return
-            at = start + offset
+            yield count, start + offset, bool(status & LOSING)
+            struct.pack_into("=I", ring, start + 8, 0)
+            self._next = (self._next + 1) % self._blocks
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames handed over since the last call, oldest first."""
+        for count, at, _losing in self.blocks():
+            assert self.memory is not None
             for _ in range(count):
-                following, sec, nsec, held, _length, _status, mac, _net = _FRAME_HEAD.unpack_from(
-                    ring, at
-                )
-                _family, _proto, ifindex, _type, packet_type, _ = _ADDRESS.unpack_from(
-                    ring, at + _ADDRESS_AT
-                )
-                data = ring[at + mac : at + mac + held]
+                head = FRAME_HEAD.unpack_from(self.memory, at)
+                following, sec, nsec, held, _length, _status, mac = head[:7]
+                ifindex, packet_type = head[10], head[12]
                 yield Frame(
                     sec * 1_000_000_000 + nsec,
                     ifindex,
                     packet_type == PACKET_OUTGOING,
                     packet_type == PACKET_OTHERHOST,
-                    data,
+                    self.memory[at + mac : at + mac + held],
                 )
                 at += following
-            struct.pack_into("=I", ring, start + 8, 0)
-            self._next = (self._next + 1) % self._blocks
 
     def count_lost(self) -> int:
         """Return how many frames the kernel had no room for since the start."""
@@ -130,26 +141,34 @@ class Ring:
         self.lost += struct.unpack("=III", counters)[1]  # the kernel starts again from zero
         return self.lost
 
+    def filter(self, code: bytes) -> None:
+        """Take what *code* lets through from now on. Raises OSError when it is no filter."""
+        attach(self._socket, code)
+
     def close(self) -> None:
         """Stop; waits for the kernel as `start` does."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
         self._socket.close()
 
 
-def open_ring(program: bytes = b"") -> Ring:
+def open_ring(code: bytes = b"") -> Ring:
     """Return a ring for the namespace the calling thread is in; it is silent until `start`.
 
-    *program*: the filter, an array of struct sock_filter; without it, what may be a probe's passes.
+    *code* is the filter, an array of struct sock_filter; without it `sieve`'s, for probes.
     """
-    code = program or sieve.program()
-    kept = ctypes.create_string_buffer(code)
-    described = struct.pack("HL", len(code) // 8, ctypes.addressof(kept))
     try:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         opened.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)
+        attach(opened, code or sieve.program())
     except PermissionError as denied:
         raise CapabilityError("cannot watch packets: not permitted", hint="run as root") from denied
     return Ring(opened)
+
+
+def attach(opened: socket.socket, code: bytes) -> None:
+    """Have the socket take what the filter *code* lets through, from now on. Raises OSError."""
+    program = ctypes.create_string_buffer(code)
+    described = struct.pack("HL", len(code) // 8, ctypes.addressof(program))
+    opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)

@@ -5,14 +5,34 @@ frame for the token, but it can look at the places where a probe's traffic begin
 starts as a token does, or as the JSON of an answer; a TCP segment with SYN or RST; ICMP. The same
 inside VXLAN, on any port. Frames longer than any probe are left out.
 
-Classic BPF (linux/filter.h), in which a load beyond the end of the frame refuses it.
+A load beyond the end of the frame refuses it.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterable, Sequence
+
+from netlab.filters.machine import (
+    ADD_X,
+    AND,
+    ANY,
+    BYTE,
+    BYTE_X,
+    EQUAL,
+    GREATER,
+    HALF,
+    HALF_X,
+    HEADER,
+    LENGTH,
+    RETURN,
+    SHIFT,
+    TO_X,
+    WORD_X,
+    Program,
+    assembled,
+    plain,
+)
 
 LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 EVERYTHING = 65535  # bytes
@@ -23,62 +43,54 @@ ANSWER = ord("{")
 SYN_OR_RST = 0x06
 VXLAN = 0x08000000  # RFC 7348: flags with the I bit alone, reserved zeroes
 
-# Codes: LD word, half, byte at k; at X + k. LDX 4 * (byte & 0xf), an IP header's length.
-_LENGTH, _WORD, _HALF, _BYTE = 0x80, 0x20, 0x28, 0x30
-_WORD_X, _HALF_X, _BYTE_X, _HEADER = 0x40, 0x48, 0x50, 0xB1
-_AND, _SHIFT, _ADD_X, _TO_X = 0x54, 0x74, 0x0C, 0x07
-_EQUAL, _GREATER, _ANY, _RETURN = 0x15, 0x25, 0x45, 0x06
-
-Step = tuple[int, int, str, str]  # code, k, label if true, label if false; "": the next step
-Program = list[Step | str]  # a text is the label of the step after it
-
-
-def _plain(code: int, k: int) -> Step:
-    return code, k, "", ""
-
 
 def _packet(ip: int, name: str, *, tunnel: str) -> Program:
     """Look at the IP packet that starts at byte *ip*; *tunnel*: the label for UDP with VXLAN."""
     return [
-        _plain(_HALF, ip - 2),
-        (_EQUAL, 0x0800, "", "drop"),
-        _plain(_BYTE, ip + 9),
-        (_EQUAL, socket.IPPROTO_ICMP, "keep", ""),
-        (_EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
-        _plain(_HEADER, ip),
-        _plain(_BYTE_X, ip + 13),
-        (_ANY, SYN_OR_RST, "keep", ""),
-        _plain(_BYTE_X, ip + 12),
-        _plain(_AND, 0xF0),
-        _plain(_SHIFT, 2),
-        _plain(_ADD_X, 0),
-        _plain(_TO_X, 0),
-        _plain(_BYTE_X, ip),
-        (_EQUAL, ANSWER, "keep", ""),
-        _plain(_WORD_X, ip),
-        (_EQUAL, TOKEN, "keep", "drop"),
+        plain(HALF, ip - 2),
+        (EQUAL, 0x0800, "", "drop"),
+        plain(BYTE, ip + 9),
+        (EQUAL, socket.IPPROTO_ICMP, "keep", ""),
+        (EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
+        plain(HEADER, ip),
+        plain(BYTE_X, ip + 13),
+        (ANY, SYN_OR_RST, "keep", ""),
+        plain(BYTE_X, ip + 12),
+        plain(AND, 0xF0),
+        plain(SHIFT, 2),
+        plain(ADD_X, 0),
+        plain(TO_X, 0),
+        plain(BYTE_X, ip),
+        (EQUAL, ANSWER, "keep", ""),
+        plain(WORD_X, ip),
+        (EQUAL, TOKEN, "keep", "drop"),
         f"{name} udp",
-        (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
-        _plain(_HEADER, ip),
-        _plain(_BYTE_X, ip + 8),
-        (_EQUAL, ANSWER, "keep", ""),
-        _plain(_WORD_X, ip + 8),
-        (_EQUAL, TOKEN, "keep", ""),
-        (_EQUAL, VXLAN, tunnel, "drop"),
+        (EQUAL, socket.IPPROTO_UDP, "", "drop"),
+        plain(HEADER, ip),
+        plain(BYTE_X, ip + 8),
+        (EQUAL, ANSWER, "keep", ""),
+        plain(WORD_X, ip + 8),
+        (EQUAL, TOKEN, "keep", ""),
+        (EQUAL, VXLAN, tunnel, "drop"),
     ]
 
 
 def program() -> bytes:
     """Return the filter as an array of struct sock_filter."""
-    return assembled(
+    return _kept(
         [
-            _plain(_LENGTH, 0),
-            (_GREATER, LONGEST, "drop", ""),
+            plain(LENGTH, 0),
+            (GREATER, LONGEST, "drop", ""),
             *_packet(ETHERNET, "outer", tunnel="inner"),
             "inner",
             *_packet(INNER, "inner", tunnel="drop"),
         ]
     )
+
+
+def _kept(program: Program) -> bytes:
+    """Return *program*, which jumps to `keep` or `drop`, as an array of struct sock_filter."""
+    return assembled([*program, "keep", plain(RETURN, EVERYTHING), "drop", plain(RETURN, 0)])
 
 
 def conversation(window: int | None, opening: bytes, ports: Iterable[int]) -> bytes:
@@ -89,10 +101,10 @@ def conversation(window: int | None, opening: bytes, ports: Iterable[int]) -> by
     """
     word = int.from_bytes(opening[:4], "big")
     wanted = sorted(set(ports))
-    return assembled(
+    return _kept(
         [
-            _plain(_HALF, ETHERNET - 2),
-            (_EQUAL, 0x0806, "keep", ""),
+            plain(HALF, ETHERNET - 2),
+            (EQUAL, 0x0806, "keep", ""),
             *_conversing(ETHERNET, "outer", window, word, wanted, tunnel="inner"),
             "inner",
             *_conversing(INNER, "inner", window, word, wanted, tunnel="drop"),
@@ -105,62 +117,36 @@ def _conversing(
 ) -> Program:
     if window is None:
         own: Program = [
-            (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
-            _plain(_HEADER, ip),
-            _plain(_WORD_X, ip + 8),
-            (_EQUAL, VXLAN, tunnel, ""),
-            (_EQUAL, word, "keep", ""),
-            (_EQUAL, TOKEN, "keep", ""),
+            (EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            plain(HEADER, ip),
+            plain(WORD_X, ip + 8),
+            (EQUAL, VXLAN, tunnel, ""),
+            (EQUAL, word, "keep", ""),
+            (EQUAL, TOKEN, "keep", ""),
         ]
         for port in ports:
             for offset in (0, 2):
-                own += [_plain(_HALF_X, ip + offset), (_EQUAL, port, "keep", "")]
+                own += [plain(HALF_X, ip + offset), (EQUAL, port, "keep", "")]
     else:
         own = [
-            (_EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
-            _plain(_HEADER, ip),
-            _plain(_HALF_X, ip + 4),
-            (_EQUAL, window, "keep", ""),
-            _plain(_HALF_X, ip + 8),
-            (_EQUAL, window, "keep", "drop"),
+            (EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
+            plain(HEADER, ip),
+            plain(HALF_X, ip + 4),
+            (EQUAL, window, "keep", ""),
+            plain(HALF_X, ip + 8),
+            (EQUAL, window, "keep", "drop"),
             f"{name} udp",
-            (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
-            _plain(_HEADER, ip),
-            _plain(_WORD_X, ip + 8),
-            (_EQUAL, VXLAN, tunnel, ""),
-            (_EQUAL, TOKEN, "keep", ""),
+            (EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            plain(HEADER, ip),
+            plain(WORD_X, ip + 8),
+            (EQUAL, VXLAN, tunnel, ""),
+            (EQUAL, TOKEN, "keep", ""),
         ]
     return [
-        _plain(_HALF, ip - 2),
-        (_EQUAL, 0x0800, "", "drop"),
-        _plain(_BYTE, ip + 9),
-        (_EQUAL, socket.IPPROTO_ICMP, "keep", ""),
+        plain(HALF, ip - 2),
+        (EQUAL, 0x0800, "", "drop"),
+        plain(BYTE, ip + 9),
+        (EQUAL, socket.IPPROTO_ICMP, "keep", ""),
         *own,
-        _plain(_RETURN, 0),
+        plain(RETURN, 0),
     ]
-
-
-def assembled(program: Program) -> bytes:
-    """Return *program* as an array of struct sock_filter; it may jump to `keep` and `drop`."""
-    steps: Program = [
-        *program,
-        "keep",
-        _plain(_RETURN, EVERYTHING),
-        "drop",
-        _plain(_RETURN, 0),
-    ]
-    places: dict[str, int] = {}
-    flat: list[Step] = []
-    for step in steps:
-        if isinstance(step, str):
-            places[step] = len(flat)
-        else:
-            flat.append(step)
-
-    def jump(at: int, label: str) -> int:
-        return places[label] - at - 1 if label else 0
-
-    return b"".join(
-        struct.pack("=HBBI", code, jump(at, true), jump(at, false), k)
-        for at, (code, k, true, false) in enumerate(flat)
-    )
