@@ -63,6 +63,8 @@ python_packages() {
 missing_packages() {
     if [ "${FOR_TESTS:-}" = yes ]; then
         has sysctl || echo procps
+        has dot || echo graphviz
+        has chromium || has google-chrome || echo chromium
     fi
     has ip || echo iproute2
     has ping || echo iputils-ping

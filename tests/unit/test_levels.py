@@ -21,6 +21,7 @@ ROOMS = {
         "plan",
         "paths",
         "proxy",
+        "picture",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
     "loops": ["agent", "lab", "probe", "verify"],
