@@ -64,6 +64,8 @@ missing_packages() {
     if [ "${FOR_TESTS:-}" = yes ]; then
         has sysctl || echo procps
         has tshark || echo tshark
+        has dot || echo graphviz
+        has chromium || has google-chrome || echo chromium
     fi
     has ip || echo iproute2
     has ping || echo iputils-ping

@@ -8,7 +8,7 @@ live        a running lab, read and written through its etcd
 
 from netlab.lab.directory import RUN, chosen, lock, names, run_directory
 from netlab.lab.down import down
-from netlab.lab.forecast import plan
+from netlab.lab.forecast import foreseen, plan
 from netlab.lab.live import Live, connect
 from netlab.lab.report import Report
 from netlab.lab.up import up
@@ -20,6 +20,7 @@ __all__ = [
     "chosen",
     "connect",
     "down",
+    "foreseen",
     "lock",
     "names",
     "plan",

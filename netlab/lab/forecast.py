@@ -34,16 +34,7 @@ def plan(declaration: Declaration) -> Report:
     lab = declaration.require_lab()
     config = resolve(lab.network)
     stored, held, known = _present(lab)
-    wanted = [*controllers.declared(lab), *declaration.documents]
-    changes = controllers.declaration_changes(wanted, stored)
-    documents = _settled(_after(stored, changes), lab)
-    held = _stand_in_leases(lab, config, held)
-    documents = _settled(_stand_in_addresses(lab, documents, held), lab)
-    seen = cluster(
-        lab,
-        tuple(documents),
-        leases={item.public_ip: (item.subnet, item.vtep_mac) for item in held},
-    )
+    changes, seen, held = _forecast(declaration, stored, held, config)
     operations = _operations(seen, config, held)
     services = [rewriting(seen, state) for state in seen.nodes]
     relabelled = [] if known == lab else [f"lab {lab.name}"]
@@ -55,6 +46,29 @@ def plan(declaration: Declaration) -> Report:
             *(line for each in services for line in each.words),
         ],
     )
+
+
+def foreseen(declaration: Declaration) -> Cluster:
+    """Return the cluster that *declaration* would become where no lab of its name is.
+
+    Leases and addresses are stood in for, as `plan` does. Raises InputError without a Lab.
+    """
+    config = resolve(declaration.require_lab().network)
+    return _forecast(declaration, [], [], config)[1]
+
+
+def _forecast(
+    declaration: Declaration, stored: list[Document], held: list[Lease], config: Config
+) -> tuple[list[Change], Cluster, list[Lease]]:
+    """Return what changes in etcd, and the cluster and the leases there are then."""
+    lab = declaration.require_lab()
+    wanted = [*controllers.declared(lab), *declaration.documents]
+    changes = controllers.declaration_changes(wanted, stored)
+    documents = _settled(_after(stored, changes), lab)
+    held = _stand_in_leases(lab, config, held)
+    documents = _settled(_stand_in_addresses(lab, documents, held), lab)
+    leased = {item.public_ip: (item.subnet, item.vtep_mac) for item in held}
+    return changes, cluster(lab, tuple(documents), leases=leased), held
 
 
 def _present(lab: Lab) -> tuple[list[Document], list[Lease], Lab | None]:

@@ -249,3 +249,13 @@ def test_an_unknown_path_is_a_usage_error(lab: Cli) -> None:
 def test_vv_prints_each_command_ready_to_paste(lab: Cli) -> None:
     err = lab("-vv", "exec", "n1-p2", "--", "true").stderr
     assert [line for line in err.splitlines() if line.startswith("+ ")]
+
+
+def test_a_graph_shows_every_pod_with_its_address_and_every_lease(lab: Cli) -> None:
+    drawn = lab("graph").stdout
+    pods = lab.get("pods")["items"]
+    assert len(pods) == 5
+    for pod in pods:
+        assert f"{pod['metadata']['name']}<br/>{pod['status']['podIP']}" in drawn
+    for lease in lab.get("leases")["items"]:
+        assert f"lease {lease['spec']['subnet']}" in drawn

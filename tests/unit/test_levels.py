@@ -26,6 +26,7 @@ ROOMS = {
         "targets",
         "proxy",
         "telling",
+        "picture",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
     "loops": ["agent", "lab", "probe", "tracing", "verify"],

@@ -1,0 +1,343 @@
+"""What there is to draw of a lab: its machines, pods, and Services with their endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from netlab import world
+from netlab.cluster import Cluster, NodeState, PodState
+from netlab.flannel import vxlan
+from netlab.model.kubernetes import Pod as PodDocument
+from netlab.model.kubernetes import view
+from netlab.model.services import EXTERNAL_NAME, SERVICE_NAME_LABEL, EndpointSlice
+from netlab.model.services import Service as ServiceDocument
+from netlab.picture.text import count, plain
+
+NODES_MAX = 6  # more nodes than these are drawn small
+PODS_MAX = 12  # when a node has more of them, pods are drawn by workload
+SMALL_PODS_MAX = 4  # lines for pods in a small node
+SERVICES_MAX = 24  # more of them are drawn by namespace
+
+
+class Pods(msgspec.Struct, frozen=True):
+    """One pod, or *number* of one workload on one node; `name` is what to call them.
+
+    `address` and `veth` are those of a single one. `services`: the numbers of those they serve.
+    """
+
+    name: str
+    number: int = 1
+    address: str = ""
+    netns: str = ""
+    veth: str = ""
+    phase: str = ""
+    services: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`web-1`, `shop/cart × 3`."""
+        return self.name if self.number == 1 else f"{self.name} × {self.number}"
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node; `lease`, `bridge_address`, `tunnel_address` are empty while it has no lease."""
+
+    name: str
+    netns: str
+    address: str
+    segment: str
+    lease: str = ""
+    bridge: str = ""
+    bridge_address: str = ""  # with prefix length
+    tunnel: str = ""  # name of its VTEP's device, "" without an overlay
+    tunnel_address: str = ""
+    pods: tuple[Pods, ...] = ()
+
+    @property
+    def number_of_pods(self) -> int:
+        return sum(one.number for one in self.pods)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A machine that is no node; `segment` is empty outside."""
+
+    name: str
+    netns: str
+    addresses: tuple[str, ...]
+    segment: str = ""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    name: str
+    cidr: str
+    device: str  # the bridge in the underlay
+    router: str = ""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A Service, or all of one namespace: then `name` says how many. `number` marks its pods.
+
+    `address`: its cluster IP, or what it has instead. `endpoints`: titles of pods, addresses of
+    endpoints that are none.
+    """
+
+    number: int
+    name: str
+    sort: str = ""  # ClusterIP, NodePort, …
+    address: str = ""
+    ports: tuple[str, ...] = ()  # `80/TCP`, `80:30080/TCP`
+    endpoints: tuple[str, ...] = ()
+
+    @property
+    def reach(self) -> str:
+        """`6 endpoints`, `nobody`."""
+        return count(len(self.endpoints), "endpoint") if self.endpoints else "no endpoints"
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """All of it; `small`: nodes are drawn small. `absent`: nodes that are left out."""
+
+    lab: str
+    facts: tuple[str, ...]  # what holds for the whole lab, in words
+    segments: tuple[Segment, ...]
+    members: dict[str, Member]
+    nodes: tuple[Node, ...]
+    services: tuple[Service, ...] = ()
+    rules: str = ""  # the proxy mode
+    small: bool = False
+    absent: int = 0
+
+
+def picture(
+    cluster: Cluster,
+    *,
+    namespace: str = "",
+    services: bool = True,
+    full: bool = False,
+    nodes: Collection[str] | None = None,
+) -> Picture:
+    """Return what to draw of *cluster*.
+
+    *namespace*: only its pods and Services. *full*: every pod and Service by itself, however many.
+    *nodes*: only these; the others are counted.
+    """
+    lab = cluster.lab
+    pods = [pod for pod in cluster.pods if namespace in ("", pod.namespace)]
+    found = _services(cluster, namespace) if services else ()
+    listed = found if full or len(found) <= SERVICES_MAX else _by_namespace(found)
+    serving = _serving(listed)
+    shown = [state for state in cluster.nodes if nodes is None or state.name in nodes]
+    small = len(shown) > NODES_MAX and not full
+    most = max((sum(p.node == s.name for p in pods) for s in shown), default=0)
+    grouped = (small or most > PODS_MAX) and not full
+    limit = SMALL_PODS_MAX if small else PODS_MAX
+    segments = {
+        name: plain(lab.segment_of(address).name)
+        for name, address in world.machines(lab)
+        if name in (world.GATEWAY, world.MASTER)
+    }
+    return Picture(
+        lab=plain(lab.name),
+        facts=_facts(cluster, pods, found),
+        segments=tuple(
+            Segment(plain(one.name), one.cidr, world.bridge_name(one), one.router)
+            for one in lab.underlay.segments
+        ),
+        members={
+            name: Member(name, lab.netns(name), tuple(addresses), segments.get(name, ""))
+            for name, addresses in world.member_addresses(lab).items()
+            if name != world.UNDERLAY
+        },
+        nodes=tuple(
+            _node(
+                cluster,
+                state,
+                [pod for pod in pods if pod.node == state.name],
+                serving=serving,
+                limit=limit if grouped else 0,
+            )
+            for state in shown
+        ),
+        services=listed,
+        rules=lab.proxyMode,
+        small=small,
+        absent=len(cluster.nodes) - len(shown),
+    )
+
+
+def _facts(
+    cluster: Cluster, pods: Sequence[PodState], services: Sequence[Service]
+) -> tuple[str, ...]:
+    lab = cluster.lab
+    backend = lab.network.Backend
+    over = f"VXLAN {backend.VNI}" if backend.Type == "vxlan" else backend.Type
+    there = [count(len(cluster.nodes), "node"), count(len(pods), "pod")]
+    if services:
+        there.append(count(len(services), "Service"))
+    return (
+        ", ".join(there),
+        f"pods {lab.network.Network} over {over}",
+        f"Services {lab.serviceCIDR} by {lab.proxyMode}",
+    )
+
+
+def _node(
+    cluster: Cluster,
+    state: NodeState,
+    pods: Sequence[PodState],
+    *,
+    serving: dict[str, tuple[int, ...]],
+    limit: int,
+) -> Node:
+    """Return a node; *limit*: its pods are put together into at most so many, 0: they are not."""
+    backend = cluster.lab.network.Backend
+    length = state.subnet.partition("/")[2]
+    overlay = backend.Type == "vxlan"
+    return Node(
+        name=plain(state.name),
+        netns=state.netns,
+        address=state.address,
+        segment=plain(cluster.lab.segment_of(state.address).name),
+        lease=state.subnet,
+        bridge=plain(state.declared.bridge),
+        bridge_address=f"{state.bridge_address}/{length}" if state.subnet else "",
+        tunnel=vxlan.device_name(backend.VNI) if overlay else "",
+        tunnel_address=state.tunnel_address if overlay else "",
+        pods=_together(cluster, pods, serving, limit)
+        if limit
+        else tuple(_pod(pod, serving) for pod in pods),
+    )
+
+
+def _pod(pod: PodState, serving: dict[str, tuple[int, ...]]) -> Pods:
+    return Pods(
+        name=_title(pod.namespace, pod.name),
+        address=pod.ip,
+        netns=pod.netns,
+        veth="" if pod.host_network else pod.veth,
+        phase=plain(pod.phase),
+        services=serving.get(pod.title, ()),
+    )
+
+
+def _title(namespace: str, name: str) -> str:
+    """Return `web` or `shop/web`: the namespace `default` goes without saying."""
+    return plain(name if namespace == "default" else f"{namespace}/{name}")
+
+
+def _together(
+    cluster: Cluster, pods: Sequence[PodState], serving: dict[str, tuple[int, ...]], limit: int
+) -> tuple[Pods, ...]:
+    """Return *pods* by workload, those with most pods first; what is over *limit* as one."""
+    groups: dict[tuple[str, str], list[PodState]] = {}
+    for pod in pods:
+        groups.setdefault((pod.namespace, _workload(cluster, pod)), []).append(pod)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    kept = ordered if len(ordered) <= limit else ordered[: limit - 1]
+    found = [
+        _pod(group[0], serving)
+        if len(group) == 1
+        else Pods(_title(*key), len(group), services=_numbers(group, serving))
+        for key, group in kept
+    ]
+    rest = [pod for _, group in ordered[len(kept) :] for pod in group]
+    if rest:
+        words = "more pods" if kept else "pods"
+        found.append(Pods(words, len(rest), services=_numbers(rest, serving)))
+    return tuple(found)
+
+
+def _numbers(pods: Iterable[PodState], serving: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sorted({number for pod in pods for number in serving.get(pod.title, ())}))
+
+
+def _workload(cluster: Cluster, pod: PodState) -> str:
+    """Return the name of what made *pod*: its Deployment rather than that one's ReplicaSet."""
+    kind, _, name = pod.owner.partition("/")
+    if kind == "ReplicaSet":
+        document = cluster.documents.named(kind, pod.namespace, name)
+        if document is not None:
+            owners = view(document, PodDocument).metadata.ownerReferences
+            return next((one.name for one in owners if one.controller), name)
+    return name or pod.name
+
+
+def _services(cluster: Cluster, namespace: str) -> tuple[Service, ...]:
+    """Return the Services, numbered from 1; those that cannot be read are left out."""
+    endpoints = _endpoints(cluster)
+    found: list[Service] = []
+    for document in cluster.documents.of("Service"):
+        try:
+            service = view(document, ServiceDocument)
+        except msgspec.ValidationError:  # anybody may write to etcd
+            continue
+        meta, spec = service.metadata, service.spec
+        if namespace not in ("", meta.namespace):
+            continue
+        instead = spec.externalName if spec.type == EXTERNAL_NAME else "headless"
+        found.append(
+            Service(
+                number=len(found) + 1,
+                name=_title(meta.namespace, meta.name),
+                sort=plain(spec.type),
+                address=plain(", ".join(service.cluster_ips) or instead),
+                ports=tuple(
+                    f"{port.port}:{port.nodePort}/{plain(port.protocol)}"
+                    if port.nodePort
+                    else f"{port.port}/{plain(port.protocol)}"
+                    for port in spec.ports or ()
+                ),
+                endpoints=tuple(sorted(endpoints.get((meta.namespace, meta.name), ()))),
+            )
+        )
+    return tuple(found)
+
+
+def _endpoints(cluster: Cluster) -> dict[tuple[str, str], set[str]]:
+    """Return the ready endpoints of each Service, by its namespace and name."""
+    titles = {pod.ip: pod.title for pod in cluster.pods if not pod.host_network}
+    known = {pod.title for pod in cluster.pods}
+    found: dict[tuple[str, str], set[str]] = {}
+    for document in cluster.documents.of("EndpointSlice"):
+        try:
+            one = view(document, EndpointSlice)
+        except msgspec.ValidationError:
+            continue
+        key = (one.metadata.namespace, one.metadata.labels.get(SERVICE_NAME_LABEL, ""))
+        for endpoint in one.endpoints or ():
+            if endpoint.conditions is not None and endpoint.conditions.ready is False:
+                continue
+            target = f"{one.metadata.namespace}/{(endpoint.targetRef or {}).get('name', '')}"
+            for address in endpoint.addresses or ():
+                title = target if target in known else titles.get(address, plain(address))
+                found.setdefault(key, set()).add(title)
+    return found
+
+
+def _serving(services: Iterable[Service]) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of the Services that each pod, by its title, is an endpoint of."""
+    found: dict[str, tuple[int, ...]] = {}
+    for service in services:
+        if not service.number:
+            continue
+        for title in service.endpoints:
+            found[title] = (*found.get(title, ()), service.number)
+    return found
+
+
+def _by_namespace(services: Sequence[Service]) -> tuple[Service, ...]:
+    """Return one for all Services of a namespace; no pod is marked as theirs."""
+    groups: dict[str, list[Service]] = {}
+    for one in services:
+        space, slash, _ = one.name.partition("/")
+        groups.setdefault(space if slash else "default", []).append(one)
+    return tuple(
+        Service(
+            number=0,
+            name=f"{space}: {count(len(group), 'Service')}",
+            endpoints=tuple(sorted({title for one in group for title in one.endpoints})),
+        )
+        for space, group in sorted(groups.items())
+    )
