@@ -1,0 +1,159 @@
+"""trace: one packet's whole way, hop by hop and rule by rule."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netlab.cli import names, options, tables
+from netlab.cli.progress import Progress
+from netlab.errors import NetlabError, UsageError
+
+if TYPE_CHECKING:
+    from netlab.cluster import Cluster
+    from netlab.journeys import Journey
+
+FORMS = ("text", "json", "pcapng", "html", "mermaid")
+PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
+
+
+@options.command(
+    "trace",
+    example="""
+    netlab trace pair archive:7000
+    netlab trace pair web:http                        # a Service, by a port's name
+    netlab trace client node/node1:30080
+    netlab trace pair --http http://web/index.html -o html -w way.html
+    netlab trace pair archive:7000 -o pcapng | wireshark -k -i -
+    """,
+)
+@click.argument("source", metavar="SRC", shell_complete=names.targets)
+@click.argument(
+    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
+)
+@click.option("--http", metavar="URL", default="", help="Send an HTTP request, http://HOST/PATH.")
+@click.option("--dns", metavar="NAME[/TYPE]", default="", help="Ask DST this name (port 53/UDP).")
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="Make the IP packet that long, and forbid to cut it (DF).",
+)
+@click.option("--all-rules", is_flag=True, help="Show the rules too that did not fit.")
+@click.option("--every", is_flag=True, help="Show the steps of every packet, not of the first two.")
+@options.output_option(*FORMS, default="text")
+@click.option("-w", "--write", metavar="FILE", default="-", help="Write there instead of stdout.")
+@click.pass_context
+def trace(
+    ctx: click.Context,
+    source: str,
+    destination: str,
+    http: str,
+    dns: str,
+    size: int | None,
+    all_rules: bool,
+    every: bool,
+    output: str,
+    write: str,
+) -> int:
+    """Send one flow and tell its whole way: devices, rules, rewrites, envelopes, and back.
+
+    SRC and DST: [NS/]POD, node/NAME, master, gateway, client, internet; DST may also be a Service
+    (svc/NAME, NAME) or an address. Without a port it is an ICMP echo, of a Service its only port;
+    without a protocol, TCP. Exit 1 when it was not answered.
+    """
+    if not (destination or http):
+        raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
+    target, port, protocol = flow_end(destination)
+    suitable(output, write)
+    live = options.live_lab(ctx)
+    from netlab import tracing
+
+    with Progress("trace") as progress:
+        progress(f"{source} to {destination or http}")
+        journey = tracing.trace(
+            *(live, source, target),
+            protocol=protocol,
+            port=port,
+            http=http,
+            dns=dns,
+            size=size or 0,
+            all_rules=all_rules,
+        )
+    write_out(told(journey, live.cluster, output, every=every), write)
+    return 0 if journey.answered else 1
+
+
+def flow_end(words: str) -> tuple[str, int | str, str]:
+    """Return (target, port, protocol) of `DST[:PORT[/PROTO]]`, without a port 0 and "".
+
+    A port may be a name. Raises UsageError.
+    """
+    target, colon, rest = words.rpartition(":")
+    if not colon:
+        head, slash, protocol = words.rpartition("/")
+        if slash and protocol.lower() in PROTOCOLS and head:
+            return head, 0, protocol.lower()
+        return words, 0, ""
+    number, _, protocol = rest.partition("/")
+    protocol = protocol.lower()
+    if protocol not in ("", *PROTOCOLS):
+        raise UsageError(f"{words}: no protocol {protocol!r}", hint="TCP, UDP or ICMP")
+    if not target or not number:
+        raise UsageError(f"{words}: a target and a port belong there", hint="web:80, svc/web:http")
+    if not number.isascii() or not number.isdigit():
+        if number[0].isdigit() or not number.replace("-", "").isalnum():
+            raise UsageError(f"{words}: no port {number!r}", hint="a number, or a port's name")
+        return target, number, protocol
+    if not 1 <= int(number) <= 65535:
+        raise UsageError(f"{words}: no port {number}", hint="a number from 1 to 65535")
+    return target, int(number), protocol
+
+
+def suitable(output: str, write: str) -> None:
+    """Raise UsageError for bytes that would go to a terminal."""
+    if output == "pcapng" and write == "-" and sys.stdout.isatty():
+        raise UsageError(
+            "a pcapng file is no text for a terminal", hint="-w FILE, or | tshark -r -"
+        )
+
+
+def told(
+    journey: Journey, cluster: Callable[[], Cluster], output: str, *, every: bool = False
+) -> bytes:
+    """Return a journey in the form *output*, as what is to be written."""
+    from netlab.telling import forms, packets, text
+
+    if output == "pcapng":
+        return packets.capture(journey)
+    if output == "json":
+        return json.dumps(forms.document(journey), indent=2).encode() + b"\n"
+    if output == "html":
+        from netlab.picture import html
+
+        return html.page(journey, cluster()).encode()
+    if output == "mermaid":
+        from netlab.picture import sequence
+
+        return sequence.mermaid(journey).encode()
+    lines = text.lines(journey, width=tables.width(), paint=tables.coloured, every=every)
+    return "\n".join(lines).encode() + b"\n"
+
+
+def write_out(data: bytes, where: str) -> None:
+    """Write *data* to a file, or to stdout for `-`. Raises NetlabError."""
+    if where == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    try:
+        Path(where).write_bytes(data)
+    except OSError as error:
+        raise NetlabError(
+            f"cannot write {where}: {(error.strerror or str(error)).lower()}"
+        ) from error
