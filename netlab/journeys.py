@@ -171,3 +171,55 @@ class Journey(msgspec.Struct, frozen=True):
     entries: tuple[NamedEntry, ...] = ()
     lost: int = 0
     notes: tuple[str, ...] = ()
+
+
+class Kind(StrEnum):
+    """What may stop a packet. The words are part of the JSON form."""
+
+    RULE = "rule"  # a rule or a policy dropped or refused it
+    RULE_GONE = "rule-missing"  # a rule that should have rewritten or accepted it is not there
+    CONNTRACK_INVALID = "conntrack-invalid"
+    CONNTRACK_FULL = "conntrack-full"
+    NO_ENDPOINTS = "no-endpoints"
+    ROUTE = "route"
+    NEIGHBOUR = "neighbour"
+    FDB = "fdb"
+    LEASE = "lease"
+    ADDRESS = "address"
+    INTERFACE_DOWN = "interface-down"
+    INTERFACE_GONE = "interface-missing"
+    BRIDGE_PORT = "bridge-port"  # a cable that is plugged into no bridge
+    TUNNEL = "tunnel"  # two ends of VXLAN that do not agree
+    FORWARDING = "forwarding-off"
+    RP_FILTER = "rp-filter"
+    MTU = "mtu"
+    TTL = "ttl"
+    NO_LISTENER = "no-listener"
+    SILENT_SERVER = "silent-server"
+    SENDER = "sender"  # its own kernel would not send it
+    UNKNOWN = "unknown"
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why a packet went no further. `what`: one sentence; `repair`: what to do, perhaps commands.
+
+    `proof`: what shows that it is this: a verdict, an ICMP answer, the kernel's own answer.
+    """
+
+    kind: Kind
+    place: Place
+    what: str
+    proof: tuple[str, ...] = ()
+    repair: tuple[str, ...] = ()
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """A journey and what stopped it. `causes`: the likeliest first; empty when nothing did."""
+
+    journey: Journey
+    causes: tuple[Cause, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def works(self) -> bool:
+        return self.journey.answered

@@ -1,4 +1,4 @@
-"""trace: one packet's whole way, hop by hop and rule by rule."""
+"""trace and why: one packet's whole way, hop by hop and rule by rule; and what stops it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 
 FORMS = ("text", "json", "pcapng", "html", "mermaid")
 PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def flow_options(function: F) -> F:
+    """Add what says more of a flow than its ends."""
+    for option in (
+        click.option(
+            "--size",
+            type=click.IntRange(min=1),
+            metavar="BYTES",
+            help="Make the IP packet that long, and forbid to cut it (DF).",
+        ),
+        click.option(
+            "--dns", metavar="NAME[/TYPE]", default="", help="Ask DST this name (port 53/UDP)."
+        ),
+        click.option(
+            "--http", metavar="URL", default="", help="Send an HTTP request, http://HOST/PATH."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 @options.command(
@@ -36,14 +57,7 @@ PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
 @click.argument(
     "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
 )
-@click.option("--http", metavar="URL", default="", help="Send an HTTP request, http://HOST/PATH.")
-@click.option("--dns", metavar="NAME[/TYPE]", default="", help="Ask DST this name (port 53/UDP).")
-@click.option(
-    "--size",
-    type=click.IntRange(min=1),
-    metavar="BYTES",
-    help="Make the IP packet that long, and forbid to cut it (DF).",
-)
+@flow_options
 @click.option("--all-rules", is_flag=True, help="Show the rules too that did not fit.")
 @click.option("--every", is_flag=True, help="Show the steps of every packet, not of the first two.")
 @options.output_option(*FORMS, default="text")
@@ -67,9 +81,7 @@ def trace(
     (svc/NAME, NAME) or an address. Without a port it is an ICMP echo, of a Service its only port;
     without a protocol, TCP. Exit 1 when it was not answered.
     """
-    if not (destination or http):
-        raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
-    target, port, protocol = flow_end(destination)
+    target, port, protocol = asked_of(destination, http)
     suitable(output, write)
     live = options.live_lab(ctx)
     from netlab import tracing
@@ -87,6 +99,66 @@ def trace(
         )
     write_out(told(journey, live.cluster, output, every=every), write)
     return 0 if journey.answered else 1
+
+
+@options.command(
+    "why",
+    example="""
+    netlab why client node/node1:22
+    netlab why pair archive:7001
+    netlab why pair web:http -v                    # all that was found, and the way it took
+    netlab why pair archive --size 1450            # does a packet of that length arrive?
+    """,
+)
+@click.argument("source", metavar="SRC", shell_complete=names.targets)
+@click.argument(
+    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
+)
+@flow_options
+@options.output_option("text", "json", default="text")
+@click.pass_context
+def why(
+    ctx: click.Context,
+    source: str,
+    destination: str,
+    http: str,
+    dns: str,
+    size: int | None,
+    output: str,
+) -> int:
+    """Send one flow and tell what stops it: where, why, what shows it, what would repair it.
+
+    SRC and DST as for `netlab trace`. Waits for no timeout. Exit 1 when something stops it.
+    """
+    target, port, protocol = asked_of(destination, http)
+    live = options.live_lab(ctx)
+    from netlab.telling import forms, text
+    from netlab.tracing.why import why as diagnosed
+
+    with Progress("why") as progress:
+        progress(f"{source} to {destination or http}")
+        found = diagnosed(
+            *(live, source, target),
+            protocol=protocol,
+            port=port,
+            http=http,
+            dns=dns,
+            size=size or 0,
+        )
+    if output == "json":
+        print(json.dumps(forms.diagnosis_document(found), indent=2))
+    else:
+        every = options.settings(ctx).verbose > 0
+        lines = text.diagnosis(found, width=tables.width(), paint=tables.coloured, every=every)
+        print("\n".join(lines))
+    return 0 if found.works else 1
+
+
+def asked_of(destination: str, http: str) -> tuple[str, int | str, str]:
+    """Return (target, port, protocol) of the words on the command line. Raises UsageError."""
+    if not (destination or http):
+        raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
+    return flow_end(destination)
 
 
 def flow_end(words: str) -> tuple[str, int | str, str]:

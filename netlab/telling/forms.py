@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from netlab.journeys import End, Envelope, Journey, Place, Rewrite, Rule, Seen, Step, Track
+from netlab.journeys import (
+    Diagnosis,
+    End,
+    Envelope,
+    Journey,
+    Place,
+    Rewrite,
+    Rule,
+    Seen,
+    Step,
+    Track,
+)
 from netlab.packets import Entry, Flow, Outer
 
 VERSION = 1  # goes up when a field is renamed, removed or given another meaning
@@ -142,4 +153,24 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "state": entry.state or None,
         "mark": entry.mark,
         "timeout": entry.timeout,
+    }
+
+
+def diagnosis_document(found: Diagnosis) -> dict[str, Any]:
+    """Return a diagnosis as JSON's types: its causes, the likeliest first, and the journey."""
+    return {
+        "version": VERSION,
+        "works": found.works,
+        "seconds": round(found.seconds, 6),
+        "causes": [
+            {
+                "kind": cause.kind.value,
+                "place": _place(cause.place),
+                "what": cause.what,
+                "proof": list(cause.proof),
+                "repair": list(cause.repair),
+            }
+            for cause in found.causes
+        ],
+        "trace": document(found.journey),
     }

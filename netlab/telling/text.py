@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from netlab.journeys import (
+    Diagnosis,
     End,
     Envelope,
     Fate,
@@ -276,3 +277,35 @@ def _micro(nanoseconds: int) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def diagnosis(
+    found: Diagnosis, *, width: int = WIDTH, paint: Paint = plain, every: bool = False
+) -> list[str]:
+    """Return what stopped a flow, what shows it and what would repair it; *every*: all causes that
+    were found, and the journey."""
+    journey = found.journey
+    lines_ = heading(journey, paint=paint)
+    if found.works:
+        lines_.append("nothing stops it")
+    shown_ = found.causes if every else found.causes[:1]
+    for number, cause in enumerate(shown_):
+        head = "cause" if number == 0 else "also"
+        lines_ += ["", *_folded(f"{head}:  ", cause.what, width, lambda one: paint(one, RED))]
+        for label, texts in (("kind", (str(cause.kind),)), ("proof", cause.proof)):
+            for text in texts:
+                lines_ += _folded(f"{label}:  ", text, width, lambda one: one)
+        for text in cause.repair:
+            lines_ += _folded("repair: ", text, width, lambda one: paint(one, GREEN))
+    if every:
+        lines_ += ["", *lines(journey, width=width, paint=paint)[len(heading(journey)) :]]
+    return lines_
+
+
+def _folded(label: str, text: str, width: int, paint: Callable[[str], str]) -> list[str]:
+    found, rest = [], text
+    while rest:
+        part, rest = _split(rest, width - 10)
+        found.append(f"{label:<10}{paint(part)}")
+        label = ""
+    return found

@@ -1,0 +1,160 @@
+"""The kernel asked what it would do: routes for one packet, neighbours, forwarding entries, links.
+
+All in the network namespace of the calling thread. Source: rtnetlink(7); net/ipv4/route.c,
+inet_rtm_getroute: with an incoming device it does what it does for a packet that came in by it,
+reverse-path filter included.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from struct import Struct
+from typing import NamedTuple
+
+from netlab.kernel import links, netlink
+from netlab.kernel.links import Link
+from netlab.kernel.netlink import NetlinkError, attribute, message, number, u32
+from netlab.kernel.routes import GET_NEIGHBOR, GET_ROUTE, fdb_body, neighbors_body, packed, words
+
+_DST, _SRC, _IIF, _OIF, _GATEWAY, _TABLE, _MARK = 1, 2, 3, 4, 5, 15, 16  # RTA_*
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it is in its table, since Linux 4.13
+_TYPES = {1: "unicast", 2: "local", 3: "broadcast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_NEIGHBOUR_DST, _LLADDR = 1, 2  # NDA_*
+_STATES = {  # linux/neighbour.h, NUD_*
+    0x01: "incomplete",
+    0x02: "reachable",
+    0x04: "stale",
+    0x08: "delay",
+    0x10: "probe",
+    0x20: "failed",
+    0x40: "noarp",
+    0x80: "permanent",
+}
+_route_header = Struct("=BBBBBBBBI")
+_neighbour_header = Struct("=BxHiHBB")
+
+
+class Route(NamedTuple):
+    """What the kernel would do with a packet. *kind*: `unicast`, `local`, `blackhole`, …
+
+    `refused`: the error it answers instead (errno), 0 for none. `prefix`: of the route that was
+    matched, `default` or `10.244.1.0/24`, "" when it is not told.
+    """
+
+    kind: str = ""
+    device: int = 0
+    gateway: str = ""
+    prefix: str = ""
+    refused: int = 0
+
+
+class Neighbour(NamedTuple):
+    address: str
+    mac: str
+    state: str
+
+
+class Forwarding(NamedTuple):
+    """An entry of a bridge's or tunnel's forwarding table."""
+
+    mac: str
+    destination: str  # of a tunnel's, "" otherwise
+
+
+def route(destination: str, *, source: str = "", arriving: int = 0, mark: int = 0) -> Route:
+    """Return what the kernel would do with a packet to *destination*.
+
+    *arriving*: the index of the device it came in by, with its *source*; without it, it is sent
+    from here. Raises NetlinkError for what is no answer about a route.
+    """
+    found = _asked(destination, source, arriving, mark, 0)
+    if found.refused:
+        matched = _asked(destination, "", 0, mark, _FIB_MATCH)
+        return found._replace(kind=matched.kind, prefix=matched.prefix)
+    matched = _asked(destination, source, arriving, mark, _FIB_MATCH)
+    return found._replace(prefix=matched.prefix)
+
+
+_ANSWERS = (
+    *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EXDEV, errno.EINVAL, errno.EACCES),
+    errno.ENODEV,
+)
+
+
+def _asked(destination: str, source: str, arriving: int, mark: int, flags: int) -> Route:
+    body = attribute(_DST, packed(destination)[1])
+    body += attribute(_SRC, packed(source)[1]) if source else b""
+    body += u32(_IIF, arriving) if arriving else b""
+    body += u32(_MARK, mark) if mark else b""
+    length = 32 if source else 0
+    header = _route_header.pack(socket.AF_INET, 32, length, 0, 0, 0, 0, 0, flags)
+    connection = netlink.Socket()
+    try:
+        (reply,) = connection.ask([message(GET_ROUTE, 0, header + body)])
+    finally:
+        connection.close()
+    if isinstance(reply, NetlinkError):
+        if reply.errno not in _ANSWERS:
+            raise reply
+        return Route(refused=reply.errno or 0)
+    _family, prefix, _src, _tos, _table, _protocol, _scope, kind, _flags = (
+        _route_header.unpack_from(reply)
+    )
+    found = netlink.attributes(reply, _route_header.size)
+    to = words(socket.AF_INET, found[_DST]) if _DST in found else ""
+    return Route(
+        _TYPES.get(kind, str(kind)),
+        number(found.get(_OIF, b"")),
+        words(socket.AF_INET, found[_GATEWAY]) if _GATEWAY in found else "",
+        f"{to}/{prefix}" if to else "default",
+    )
+
+
+def interfaces() -> dict[str, Link]:
+    """Return the links by name."""
+    connection = netlink.Socket()
+    try:
+        found = [links.link(body) for body in connection.dump(links.GET, links.DUMP_BODY)]
+    finally:
+        connection.close()
+    return {link.name: link for link in found}
+
+
+def neighbours(index: int) -> list[Neighbour]:
+    """Return the IPv4 neighbours known on the link with that index."""
+    return [
+        Neighbour(
+            words(socket.AF_INET, found[_NEIGHBOUR_DST]), found.get(_LLADDR, b"").hex(":"), state
+        )
+        for state, found in _entries(neighbors_body(socket.AF_INET, index))
+        if len(found.get(_NEIGHBOUR_DST, b"")) == 4
+    ]
+
+
+def forwarding(index: int) -> list[Forwarding]:
+    """Return the forwarding entries of a tunnel or bridge port."""
+    return [
+        Forwarding(
+            found[_LLADDR].hex(":"),
+            words(socket.AF_INET, found[_NEIGHBOUR_DST])
+            if len(found.get(_NEIGHBOUR_DST, b"")) == 4
+            else "",
+        )
+        for _, found in _entries(fdb_body(index))
+        if _LLADDR in found
+    ]
+
+
+def _entries(body: bytes) -> list[tuple[str, netlink.Attributes]]:
+    connection = netlink.Socket()
+    try:
+        bodies = connection.dump(GET_NEIGHBOR, body)
+    finally:
+        connection.close()
+    found = []
+    for each in bodies:
+        state = _neighbour_header.unpack_from(each)[3]
+        name = next((word for bit, word in _STATES.items() if state & bit), "none")
+        found.append((name, netlink.attributes(each, _neighbour_header.size)))
+    return found

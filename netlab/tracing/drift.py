@@ -1,0 +1,210 @@
+"""What on a packet's way is not as it should be: desired against observed, as the agent does it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
+
+from netlab import desired, plan, world
+from netlab.cluster import Cluster, NodeState
+from netlab.flannel.config import resolve
+from netlab.flannel.lease import Lease
+from netlab.journeys import Cause, Kind, Place
+from netlab.kernel.real import RealKernel
+from netlab.objects import (
+    Address,
+    Bridge,
+    FdbEntry,
+    IptablesChain,
+    IptablesJump,
+    Neighbor,
+    Netns,
+    NftTable,
+    Object,
+    Route,
+    Sysctl,
+    Veth,
+    Vxlan,
+)
+from netlab.plan import Op, Verb
+from netlab.telling.naming import Names
+
+AGENT = "the lab's agent repairs that by itself: is it running? `netlab status`"
+_SETTINGS = ("ip_forward", "rp_filter", "bridge-nf-call-iptables", "forwarding")
+
+
+class Way(NamedTuple):
+    """What a flow may depend on: namespaces in the order of its way, its ends' addresses."""
+
+    netns: tuple[str, ...]
+    addresses: frozenset[str]
+    nodes: tuple[NodeState, ...]
+
+
+def differences(cluster: Cluster, leases: Sequence[Lease], way: Way) -> list[Op]:
+    """Return what the agent would do to the namespaces of *way*, as far as the flow needs it."""
+    wanted = _wanted(cluster, leases, way)
+    kernel = RealKernel()
+    found: list[Op] = []
+    for netns in way.netns:
+        objects = wanted.get(netns)
+        if objects is not None:
+            ops = plan.difference(objects, kernel.observe(netns, objects))
+            found += [op for op in ops if _matters(cluster, op, way, objects)]
+    return found
+
+
+def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, list[Object]]:
+    config = resolve(cluster.lab.network)
+    by_address = {one.public_ip: one for one in leases}
+    found: dict[str, list[Object]] = {}
+    for node in way.nodes:
+        own = by_address.get(node.address)
+        peers = [one for one in leases if one is not own]
+        found[node.netns] = desired.node(cluster, node, config=config, own=own, peers=peers)
+        found.update(desired.pods(cluster, node) if own else {})
+    for netns, objects in world.objects(cluster.lab).items():
+        found[netns] = [*dict.fromkeys([*objects, *found.get(netns, [])])]
+    return found
+
+
+def _matters(cluster: Cluster, op: Op, way: Way, wanted: Collection[Object]) -> bool:
+    """Return whether the flow needs what *op* is about."""
+    match op.object:
+        case Netns() | Address() | Vxlan() | NftTable():
+            return True
+        case Bridge():
+            return True
+        case Veth(peer_netns=peer):
+            return peer in way.netns or op.object.netns not in {n.netns for n in way.nodes}
+        case Route(destination=prefix):
+            return op.verb is not Verb.DELETE and prefix in _needed(wanted, way.addresses)
+        case Neighbor(address=address):
+            return address in {node.tunnel_address for node in way.nodes}
+        case FdbEntry(mac=mac):
+            return mac in {node.vtep_mac for node in way.nodes}
+        case Sysctl(name=name):
+            return any(word in name for word in _SETTINGS)
+        case IptablesChain(table=table) | IptablesJump(table=table):
+            outside = any(not _inside(cluster, one) for one in way.addresses)
+            return table == "nat" and outside
+    return False
+
+
+def _inside(cluster: Cluster, address: str) -> bool:
+    inside = IPv4Address(address) in IPv4Network(cluster.lab.network.Network)
+    return inside or IPv4Address(address) in IPv4Network(cluster.lab.serviceCIDR)
+
+
+def _needed(wanted: Iterable[Object], addresses: Iterable[str]) -> set[str]:
+    """Return the destinations of the routes that packets to *addresses* should take."""
+    routes = [IPv4Network(_network(one.destination)) for one in wanted if isinstance(one, Route)]
+    best = (
+        max((net for net in routes if IPv4Address(one) in net), key=lambda net: net.prefixlen)
+        for one in addresses
+        if any(IPv4Address(one) in net for net in routes)
+    )
+    return {"default" if not net.prefixlen else str(net) for net in best}
+
+
+def _network(destination: str) -> str:
+    return "0.0.0.0/0" if destination == "default" else destination
+
+
+def causes(ops: Iterable[Op], names: Names) -> Iterator[Cause]:
+    """Yield what each difference means to a packet."""
+    for op in ops:
+        place = names.place(_place(op.object))
+        yield Cause(
+            kind_of(op),
+            place,
+            f"{place}: {_words(op)}",
+            ("desired and observed differ",),
+            (*plan.words(op), AGENT),
+        )
+
+
+def _place(thing: Object) -> str:
+    return thing.netns
+
+
+def kind_of(op: Op) -> Kind:
+    """Return what kind of cause a difference is."""
+    thing, old = op.object, op.old
+    if isinstance(thing, Bridge | Veth | Vxlan):
+        return _kind_of_link(op)
+    if isinstance(thing, Sysctl):
+        return Kind.RP_FILTER if "rp_filter" in thing.name else Kind.FORWARDING
+    for sort, kind in (
+        (Route, Kind.ROUTE),
+        (Neighbor, Kind.NEIGHBOUR),
+        (FdbEntry, Kind.FDB),
+        (Address, Kind.ADDRESS),
+    ):
+        if isinstance(thing, sort):
+            return kind
+    assert old is None or old.key == thing.key
+    return Kind.RULE_GONE if not isinstance(thing, Netns) else Kind.INTERFACE_GONE
+
+
+def _kind_of_link(op: Op) -> Kind:
+    new, old = op.object, op.old
+    if op.verb is not Verb.CHANGE or type(new) is not type(old):
+        return Kind.TUNNEL if op.verb is Verb.DELETE else Kind.INTERFACE_GONE
+    if isinstance(new, Veth) and isinstance(old, Veth):
+        if not (old.up and old.peer_up):
+            return Kind.INTERFACE_DOWN
+        return Kind.BRIDGE_PORT if old.bridge != new.bridge else Kind.MTU
+    if isinstance(new, Bridge | Vxlan) and isinstance(old, Bridge | Vxlan) and not old.up:
+        return Kind.INTERFACE_DOWN
+    return Kind.MTU
+
+
+def _words(op: Op) -> str:
+    thing, old = op.object, op.old
+    what = thing_words(thing)
+    if op.verb is Verb.ADD:
+        return f"{what} is missing"
+    if op.verb is Verb.DELETE:
+        return f"{what} should not be there"
+    return f"{what} is otherwise: {_changed(old, thing)}"
+
+
+def _changed(old: Object | None, new: Object) -> str:
+    fields = [
+        f"{name} {getattr(old, name)}, should be {getattr(new, name)}"
+        for name in new.__struct_fields__
+        if old is not None and getattr(old, name, None) != getattr(new, name)
+    ]
+    return "; ".join(fields).replace("True", "yes").replace("False", "no")
+
+
+def thing_words(thing: Object) -> str:
+    """Return what an object is called: `route 10.244.1.0/24 dev flannel.1`."""
+    match thing:
+        case Route():
+            via = f" via {thing.via}" if thing.via else ""
+            return f"route {thing.destination}{via} dev {thing.link}"
+        case Neighbor():
+            return f"neighbour {thing.address} lladdr {thing.mac} of {thing.link}"
+        case FdbEntry():
+            return f"FDB entry of {thing.link} for {thing.mac} dst {thing.destination}"
+        case Address():
+            return f"address {thing.address} of {thing.link}"
+        case Veth():
+            return f"cable {thing.name} to {thing.peer_name} of {thing.peer_netns}"
+        case Bridge() | Vxlan():
+            return f"interface {thing.name}"
+        case Sysctl():
+            return f"setting {thing.name}"
+        case IptablesChain():
+            return f"chain {thing.table} {thing.name}"
+        case IptablesJump():
+            return f"rule {thing.table} {thing.chain}: {thing.rule}"
+        case NftTable():
+            return f"table {thing.family} {thing.name}"
+    return f"namespace {thing.netns}"
+
+
+__all__ = ["AGENT", "Place", "Way", "causes", "differences", "kind_of", "thing_words"]

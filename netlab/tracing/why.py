@@ -1,0 +1,352 @@
+"""Why a flow does not arrive: the exact place, the cause, what shows it, and what would repair it.
+
+1. A conversation is sent and followed as for a trace; nobody waits for a timeout.
+2. A rule's verdict, an ICMP answer, a reset are proof by themselves.
+3. Otherwise what should be on the packet's way is compared with what is, as the agent does it; and
+   the kernel is asked, where the packet stopped, what it would do with it.
+4. The first cause in this order counts; the others are told behind it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from netlab.cluster import Cluster, NodeState
+from netlab.flannel.lease import Lease
+from netlab.flannel.lease import peers as leases_of
+from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrite, RewriteKind
+from netlab.kernel.netns import entered, exists
+from netlab.lab import Live
+from netlab.packets import Flow, Leg, Protocol, RuleHit
+from netlab.telling.naming import Names
+from netlab.tracing import drift, shot, state
+from netlab.tracing.asking import Asking, asking
+from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop_of
+
+THINKING = 0.4  # seconds for a server that was reached
+_LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net/tcp and udp, include/net/tcp_states.h
+
+
+def why(
+    live: Live,
+    source: str,
+    destination: str,
+    *,
+    protocol: str = "",
+    port: int | str = 0,
+    http: str = "",
+    dns: str = "",
+    size: int = 0,
+) -> Diagnosis:
+    """Send one conversation through a lab and return what stopped it.
+
+    The words are those of `asking`. Raises NotFoundError, UsageError, CapabilityError.
+    """
+    began = time.monotonic()
+    cluster = live.cluster()
+    asked = asking(
+        cluster, source, destination, protocol=protocol, port=port, http=http, dns=dns, size=size
+    )
+    names = Names(cluster)
+    with shot.opened(cluster, asked, names) as watch:
+        fired = shot.fired(cluster, asked, watch, names, thinking=THINKING)
+        journey = shot.journey(fired, names)
+    found: list[Cause] = []
+    if not journey.answered:
+        found = list(_once(_causes(live, cluster, names, asked, journey)))
+    return Diagnosis(journey, tuple(found), time.monotonic() - began)
+
+
+def _once(causes: Iterable[Cause]) -> Iterator[Cause]:
+    seen: set[tuple[Kind, Place]] = set()
+    for cause in causes:
+        if (cause.kind, cause.place) not in seen:
+            seen.add((cause.kind, cause.place))
+            yield cause
+
+
+def _causes(
+    live: Live, cluster: Cluster, names: Names, asked: Asking, journey: Journey
+) -> Iterator[Cause]:
+    stop = stop_of(journey)
+    way = _way(cluster, asked, journey)
+    leases = leases_of(live.leases().items)[0]
+    drifted = list(drift.causes(drift.differences(cluster, leases, way), names))
+    yield from _without_lease(cluster, names, way, leases)
+    hit = dropped_by(stop) if stop else None
+    before = [p.netns for p in stop.visited] if stop else []
+    routes = [one for one in drifted if one.kind is Kind.ROUTE and one.place.netns in before]
+    if hit is not None and stop is not None:
+        yield from (one for one in routes if one.place != stop.place)
+        yield _by_rule(stop, hit, journey)
+    yield from routes
+    yield from (one for one in drifted if one not in routes)
+    if stop is not None:
+        yield from state.causes(cluster, names, journey, stop)
+    yield from _told(names, asked, journey, stop)
+    if stop is None:
+        yield from _silence(names, journey)
+    yield _unknown(names, asked, journey, stop)
+
+
+def _way(cluster: Cluster, asked: Asking, journey: Journey) -> drift.Way:
+    """Return what the flow depends on: where it was, then where it should have come."""
+    goal = asked.destination.place
+    visited = [step.place.netns for track in journey.tracks for step in track.steps]
+    ends = {end for track in journey.tracks for end in _addresses(track.steps)}
+    addresses = {journey.flow.source, journey.flow.destination, *ends} - {""}
+    pods = [pod for pod in cluster.pods if pod.ip in addresses and not pod.host_network]
+    near = {pod.node for pod in pods} | {p.node.name for p in (asked.source, goal) if p.node}
+    netns = [asked.source.netns, *visited]
+    nodes = [one for one in cluster.nodes if one.name in near or one.netns in visited]
+    netns += [one.netns for one in nodes]
+    if len(nodes) > 1 or not (asked.source.pod and goal.pod):
+        netns += [cluster.lab.netns("underlay"), cluster.lab.netns("gateway")]
+    netns += [goal.netns, *(pod.netns for pod in pods)]
+    return drift.Way(
+        tuple(dict.fromkeys(one for one in netns if one)), frozenset(addresses), tuple(nodes)
+    )
+
+
+def _addresses(steps: Iterable[object]) -> Iterator[str]:
+    for step in steps:
+        if isinstance(step, Rewrite):
+            yield from (step.after.source, step.after.destination)
+
+
+def _without_lease(
+    cluster: Cluster, names: Names, way: drift.Way, leases: Iterable[Lease]
+) -> Iterator[Cause]:
+    held = {one.public_ip for one in leases}
+    for node in way.nodes:
+        if node.address not in held:
+            yield _no_lease(names, node)
+
+
+def _no_lease(names: Names, node: NodeState) -> Cause:
+    return Cause(
+        Kind.LEASE,
+        names.place(node.netns),
+        f"{node.name} ({node.address}) has no lease in etcd: nobody knows a way to its pods",
+        ("no key below /coreos.com/network/subnets has its address",),
+        ("its node takes one again: is the lab's agent running? `netlab status`",),
+    )
+
+
+# -- what is proof by itself
+
+
+def _by_rule(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
+    proof: tuple[str, ...] = (
+        f"the kernel's trace: verdict {hit.verdict} at {hit.hook} of {stop.place}",
+    )
+    if journey.refused:
+        proof += (f"the sender was told: {journey.refused}",)
+    what = f"{hit.table} {hit.chain}: {hit.rule}" if hit.rule else (
+        f"the policy of {hit.table} {hit.chain} is {hit.verdict.removeprefix('policy ')}"
+    )  # fmt: skip
+    rule = hit.rule
+    if "has no endpoints" in rule or "no-endpoint" in rule or "no local endpoints" in rule:
+        return _no_endpoints(stop, hit, what, proof, journey)
+    if hit.chain.startswith(("no-endpoint", "service-endpoints")) or "no-endpoint" in hit.verdict:
+        return _no_endpoints(stop, hit, what, proof, journey)
+    if "INVALID" in rule or "ct state invalid" in rule:
+        return Cause(
+            Kind.CONNTRACK_INVALID,
+            stop.place,
+            f"to the connection tracking of {stop.place} the packet is of no connection; {what}",
+            proof,
+            (
+                "it saw no beginning of it: is the way there another one than the way back, "
+                "or does a `notrack` rule hide one?",
+            ),
+        )
+    verb = "refuses" if stop.end.fate is Fate.REFUSED else "drops"
+    return Cause(Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, _rule_repair(stop, hit))
+
+
+def _no_endpoints(
+    stop: Stop, hit: RuleHit, what: str, proof: tuple[str, ...], journey: Journey
+) -> Cause:
+    service = journey.service or "the Service"
+    local = "local" in hit.rule.lower() and "has no endpoints" not in hit.rule
+    which = f" on {stop.place}, and its policy is Local" if local else ""
+    return Cause(
+        Kind.NO_ENDPOINTS,
+        stop.place,
+        f"Service {service} has no ready endpoint{which}: {what}",
+        proof,
+        (f"netlab describe service {service.partition(':')[0]}",),
+    )
+
+
+def _rule_repair(stop: Stop, hit: RuleHit) -> tuple[str, ...]:
+    run = f"netlab exec {state.target(stop)} --"
+    if hit.chain.startswith(("KUBE-", "FLANNEL-")) or hit.table == "kube-proxy":
+        return ("netlab get rules, netlab describe service: it is what the objects ask for",)
+    if "not published" in hit.rule:
+        return ("publish the port: `gateway.publish` of the lab's file, and `netlab up` it",)
+    if hit.rule.startswith("-") and hit.family in ("ip", "ip6"):
+        tool = "iptables-nft" if hit.family == "ip" else "ip6tables-nft"
+        return (f"{run} {tool} -t {hit.table} -D {hit.chain} {hit.rule}",)
+    at = f"{hit.family} {hit.table} {hit.chain}"
+    if not hit.rule:
+        return (f"{run} nft 'chain {at} {{ policy accept; }}'",)
+    return (f"{run} nft delete rule {at} handle {hit.handle}",)
+
+
+def _told(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> Iterator[Cause]:
+    """Yield what somebody on the way, the server's kernel or the sender's own said."""
+    for name, seen in errors(journey):
+        yield from _error(names, journey, name, seen.flow.source, seen.frame, stop, seen.place)
+    refused = reset(journey)
+    if refused is not None:
+        yield _no_listener(names, journey, refused.place)
+    if journey.refused and not any(track.sightings for track in journey.tracks):
+        yield Cause(
+            Kind.SENDER,
+            names.place(asked.source.netns),
+            f"the kernel of {asked.source.title} does not send it: {journey.refused}",
+            (f"the sender's socket was told: {journey.refused}",),
+            (f"netlab exec {asked.source.title} -- ip route get {journey.flow.destination}",),
+        )
+
+
+def _error(
+    names: Names,
+    journey: Journey,
+    name: str,
+    teller: str,
+    frame: bytes,
+    stop: Stop | None,
+    place: Place,
+) -> Iterator[Cause]:
+    who = names.who(teller) or teller
+    proof = (f"ICMP {name.replace('-', ' ')} from {teller}{f' ({who})' if who != teller else ''}",)
+    flow = stop.flow if stop else journey.flow
+    match name:
+        case "port-unreachable":
+            yield _no_listener(names, journey, place, proof)
+        case "fragmentation-needed":
+            yield Cause(
+                Kind.MTU,
+                place,
+                f"{place} cannot pass it on: it is too long for the next device (DF)",
+                (*proof, f"next hop's MTU {_next_mtu(frame)}"),
+                ("a smaller MTU at the sender, or the larger one at that device",),
+            )
+        case "time-exceeded":
+            yield Cause(
+                Kind.TTL,
+                place,
+                f"its TTL ended at {place}: it went round in a circle, or further than it may",
+                proof,
+                ("netlab trace shows where it passed twice; ip route there",),
+            )
+        case "net-unreachable" | "host-unreachable" if stop is not None:
+            yield Cause(
+                Kind.ROUTE if name == "net-unreachable" else Kind.NEIGHBOUR,
+                place,
+                f"{place} found no way to {flow.destination}",
+                proof,
+                (state.no_route_words(names, stop),),
+            )
+        case _:
+            yield Cause(Kind.RULE, place, f"{place} refused it", proof, ("netlab get rules",))
+
+
+def _next_mtu(frame: bytes) -> int:
+    """Return the MTU that an ICMP error tells (RFC 1191), 0 if it is not found."""
+    at = 14 + (frame[14] & 0xF) * 4 if len(frame) > 14 else 0
+    return int.from_bytes(frame[at + 6 : at + 8], "big") if at else 0
+
+
+def _no_listener(
+    names: Names, journey: Journey, place: Place, proof: tuple[str, ...] = ()
+) -> Cause:
+    flow = _as_arrived(journey)
+    port = f"{flow.destination_port}/{flow.protocol}"
+    known = listening(place.netns)
+    has = f"it listens on {', '.join(known)}" if known else "it listens on nothing"
+    return Cause(
+        Kind.NO_LISTENER,
+        place,
+        f"nothing in {place} listens on {port}: {has}",
+        proof or (f"its kernel answered with a reset from {flow.destination}",),
+        ("the port a container serves, or the Service's targetPort",),
+    )
+
+
+def listening(netns: str) -> list[str]:
+    """Return what processes of a namespace listen on, `80/tcp`, from /proc/net."""
+    found: dict[str, None] = {}
+    if not exists(netns):
+        return []
+    with entered(netns):
+        for protocol, wanted in _LISTENING.items():
+            for file in (protocol, f"{protocol}6"):
+                try:
+                    lines = Path(f"/proc/thread-self/net/{file}").read_text().splitlines()[1:]
+                except OSError:
+                    continue
+                for line in lines:
+                    words = line.split()
+                    if words[3] == wanted:
+                        port = int(words[1].rpartition(":")[2], 16)
+                        found[f"{port}/{protocol}"] = None
+    return sorted(found, key=lambda one: (int(one.partition("/")[0]), one))
+
+
+def _as_arrived(journey: Journey) -> Flow:
+    """Return the flow as its first packet was last seen."""
+    for track in journey.tracks:
+        if track.leg is Leg.REQUEST and track.sightings:
+            return track.sightings[-1].flow
+    return journey.flow
+
+
+# -- what is left
+
+
+def _silence(names: Names, journey: Journey) -> Iterator[Cause]:
+    """Every packet arrived, and no answer came."""
+    flow = _as_arrived(journey)
+    place = names.place(names.home(flow.destination) or "")
+    port = f"{flow.destination_port}/{flow.protocol}"
+    if flow.protocol is not Protocol.ICMP and port not in listening(place.netns):
+        yield _no_listener(names, journey, place, ("it arrived, and nothing came back",))
+        return
+    yield Cause(
+        Kind.SILENT_SERVER,
+        place,
+        f"{place} took it and did not answer within {THINKING} s",
+        ("every packet arrived",),
+        (f"netlab logs {place.name}" if place.kind == "pod" else "look at the server",),
+    )
+
+
+def _unknown(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> Cause:
+    place = stop.place if stop else names.place(asked.source.netns)
+    where = stop.where if stop else "nowhere"
+    rewritten = any(
+        isinstance(step, Rewrite) and step.kind is RewriteKind.DNAT
+        for track in journey.tracks
+        for step in track.steps
+    )
+    if asked.destination.service is not None and not rewritten:
+        return Cause(
+            Kind.RULE_GONE,
+            names.place(asked.source.node.netns) if asked.source.node else place,
+            f"no rule sent it to an endpoint of Service {asked.destination.title}",
+            (f"last seen at {where}, still for {journey.flow.destination}",),
+            ("netlab get rules: STATE is `missing` or `different` where they are not as wanted",),
+        )
+    return Cause(
+        Kind.UNKNOWN,
+        place,
+        f"it was last seen at {where}, and nothing netlab looks at explains why it went no further",
+        tuple(f"the sender was told: {one}" for one in (journey.refused,) if one),
+        ("netlab capture there, `netlab trace --all-rules`",),
+    )
