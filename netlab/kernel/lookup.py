@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import errno
 import socket
+from ipaddress import IPv4Address, IPv4Network
 from struct import Struct
 from typing import NamedTuple
 
 from netlab.kernel import links, netlink
 from netlab.kernel.links import Link
 from netlab.kernel.netlink import NetlinkError, attribute, message, number, u32
-from netlab.kernel.routes import GET_NEIGHBOR, GET_ROUTE, fdb_body, neighbors_body, packed, words
+from netlab.kernel.routes import (
+    GET_NEIGHBOR,
+    GET_ROUTE,
+    fdb_body,
+    neighbors_body,
+    packed,
+    routes_body,
+    words,
+)
 
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _TABLE, _MARK = 1, 2, 3, 4, 5, 15, 16  # RTA_*
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: the route as it is in its table, since Linux 4.13
 _TYPES = {1: "unicast", 2: "local", 3: "broadcast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_REFUSING = {6: errno.EINVAL, 7: errno.EHOSTUNREACH, 8: errno.EACCES}
 _NEIGHBOUR_DST, _LLADDR = 1, 2  # NDA_*
 _STATES = {  # linux/neighbour.h, NUD_*
     0x01: "incomplete",
@@ -70,10 +80,30 @@ def route(destination: str, *, source: str = "", arriving: int = 0, mark: int = 
     """
     found = _asked(destination, source, arriving, mark, 0)
     if found.refused:
-        matched = _asked(destination, "", 0, mark, _FIB_MATCH)
-        return found._replace(kind=matched.kind, prefix=matched.prefix)
+        return _refusing(destination) or found
     matched = _asked(destination, source, arriving, mark, _FIB_MATCH)
     return found._replace(prefix=matched.prefix)
+
+
+def _refusing(destination: str) -> Route | None:
+    """Return the route that refuses packets to *destination*, if that is what the best one does:
+    asked for it, the kernel answers with what it does to a packet."""
+    connection = netlink.Socket()
+    try:
+        bodies = connection.dump(GET_ROUTE, routes_body(socket.AF_INET))
+    finally:
+        connection.close()
+    best: tuple[int, int, str] = (-1, 0, "")
+    for body in bodies:
+        _family, length, _src, _tos, _table, _protocol, _scope, kind, _flags = (
+            _route_header.unpack_from(body)
+        )
+        found = netlink.attributes(body, _route_header.size)
+        to = words(socket.AF_INET, found[_DST]) if _DST in found else "0.0.0.0"
+        if length > best[0] and IPv4Address(destination) in IPv4Network(f"{to}/{length}"):
+            best = length, kind, f"{to}/{length}" if length else "default"
+    error = _REFUSING.get(best[1])
+    return Route(_TYPES[best[1]], prefix=best[2], refused=error) if error else None
 
 
 _ANSWERS = (

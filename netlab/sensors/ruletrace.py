@@ -31,7 +31,7 @@ from netlab.packets import Flow, Passing, RuleHit
 from netlab.sensors import traces
 from netlab.sensors.ruletext import RuleTexts
 from netlab.sensors.traces import Event, Traced
-from netlab.sensors.traceswitch import PREFIX, Selector, Switch
+from netlab.sensors.traceswitch import PREFIX, Selector, Switch, has_bridge_tables
 
 BUFFER = (
     4 << 20
@@ -166,7 +166,7 @@ class _Place:
         self._devices: dict[int, str] = {}
         self._listener: netlink.Socket | None = _listener()
         try:
-            self._switch = Switch(tuple(selectors))
+            self._switch = Switch(tuple(selectors), bridged=has_bridge_tables())
         except BaseException:
             self._listener.close()
             raise

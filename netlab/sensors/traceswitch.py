@@ -43,6 +43,7 @@ _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 1, 2, 3, 6  # NFT_MSG_*
 _NEW_SET = 9
 _BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
+_BRIDGE = 7  # NFPROTO_BRIDGE
 _OWNER = 0x2  # NFT_TABLE_F_OWNER
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
 _NFTRACE, _L4PROTO = 12, 16  # NFT_META_*
@@ -102,12 +103,16 @@ class Selector(msgspec.Struct, frozen=True):
 class Switch:
     """A table that traces what *selectors* fit, in the namespace of the calling thread.
 
-    Raises CapabilityError when the kernel does not let us, KernelError when it refuses.
+    *bridged*: for the rules that bridges ask, too. Raises CapabilityError when the kernel does not
+    let us, KernelError when it refuses.
     """
 
-    def __init__(self, selectors: Sequence[Selector], *, owned: bool = True) -> None:
+    def __init__(
+        self, selectors: Sequence[Selector], *, owned: bool = True, bridged: bool = False
+    ) -> None:
         self.name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}"
         self._families = sorted({_family(one) for one in selectors})
+        self._families += [_BRIDGE] if bridged else []
         self._socket = netlink.Socket(netlink.NETFILTER)
         try:
             _remove_left_over(self._socket)
@@ -130,9 +135,11 @@ class Switch:
             for hook, number in HOOKS.items():
                 made.append(self._chain(family, hook, number, PRIORITY))
                 for one in selectors:
-                    if _family(one) == family:
+                    if family in (_family(one), _BRIDGE):
                         made += [self._rule(family, hook, each) for each in _rules(one)]
-            followed = [one for one in selectors if _remembers(one) and _family(one) == family]
+            followed = [
+                one for one in selectors if _remembers(one) and family in (_family(one), _BRIDGE)
+            ]
             made += self._remembering(family, followed)
         return made
 
@@ -367,10 +374,16 @@ def _equal(base: int, offset: int, value: bytes) -> Iterator[bytes]:
     yield _compare(value)
 
 
-def has_tables() -> bool:
-    """Return whether the calling thread's namespace has rules of anybody's but our own."""
+def families_of_tables() -> set[int]:
+    """Return the families (NFPROTO_*) of which the calling thread's namespace has rules, of
+    anybody's but our own."""
     connection = netlink.Socket(netlink.NETFILTER)
     try:
-        return any(not name.startswith(PREFIX) for _, name in _tables(connection))
+        return {family for family, name in _tables(connection) if not name.startswith(PREFIX)}
     finally:
         connection.close()
+
+
+def has_bridge_tables() -> bool:
+    """Return whether bridges in the calling thread's namespace ask rules."""
+    return _BRIDGE in families_of_tables()

@@ -91,9 +91,18 @@ def opened(cluster: Cluster, asked: Asking, names: Names) -> Wires:
 
 
 def fired(
-    cluster: Cluster, asked: Asking, watch: Wires, names: Names, *, thinking: float = THINKING
+    cluster: Cluster,
+    asked: Asking,
+    watch: Wires,
+    names: Names,
+    *,
+    thinking: float = THINKING,
+    remembering: bool = True,
 ) -> Shot:
-    """Send the conversation that *watch* is watching for, and follow it to its end."""
+    """Send the conversation that *watch* is watching for, and follow it to its end.
+
+    *remembering*: ask for the kernel's entries of it, too, for which it walks its whole table.
+    """
     address = paths.source_address(cluster, asked.source, asked.destination.place)
     with send(asked.source.netns, asked.flow, asked.token, asked.question) as sent:
         began = time.monotonic()
@@ -106,7 +115,7 @@ def fired(
         shot.chosen = selecting.chosen(
             *(asked.opening, [shot.flow], watch.caught(), watch.passings()), tunnel_port=port
         )
-        nodes = sorted({one.netns for one in shot.chosen.passings})
+        nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
         shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, shot.flow.protocol))
     return shot
 

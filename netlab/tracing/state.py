@@ -278,10 +278,12 @@ def _routed(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Ite
         if last.outer is not None and place.kind == "node":
             return
         device = last.device
-        link = found.get(device)
-        if link is not None and link.master:
-            device = next(n for n, one in found.items() if one.ifindex == link.master)
-        arriving = found[device].ifindex if device in found else 0
+        port = found.get(device)
+        if port is not None and port.master:
+            device = next(n for n, one in found.items() if one.ifindex == port.master)
+        if device not in found or last.frame[:6].hex(":") != found[device].mac:
+            return  # it was only to be switched
+        arriving = found[device].ifindex
     elif last is not None and last.direction is Direction.OUT:
         return
     way = lookup.route(flow.destination, source=flow.source if arriving else "", arriving=arriving)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from netlab.agent.rules import State, programmed
 from netlab.cluster import Cluster, NodeState
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
@@ -20,12 +21,14 @@ from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrit
 from netlab.kernel.netns import entered, exists
 from netlab.lab import Live
 from netlab.packets import Flow, Leg, Protocol, RuleHit
+from netlab.proxy.claims import Owner
 from netlab.telling.naming import Names
 from netlab.tracing import drift, shot, state
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop_of
 
 THINKING = 0.4  # seconds for a server that was reached
+_EXACT = (Kind.TUNNEL, Kind.RP_FILTER, Kind.CONNTRACK_FULL)  # nothing explains these better
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net/tcp and udp, include/net/tcp_states.h
 
 
@@ -51,7 +54,7 @@ def why(
     )
     names = Names(cluster)
     with shot.opened(cluster, asked, names) as watch:
-        fired = shot.fired(cluster, asked, watch, names, thinking=THINKING)
+        fired = shot.fired(cluster, asked, watch, names, thinking=THINKING, remembering=False)
         journey = shot.journey(fired, names)
     found: list[Cause] = []
     if not journey.answered:
@@ -74,6 +77,7 @@ def _causes(
     way = _way(cluster, asked, journey)
     leases = leases_of(live.leases().items)[0]
     drifted = list(drift.causes(drift.differences(cluster, leases, way), names))
+    looked = list(state.causes(cluster, names, journey, stop)) if stop else []
     yield from _without_lease(cluster, names, way, leases)
     hit = dropped_by(stop) if stop else None
     before = [p.netns for p in stop.visited] if stop else []
@@ -81,10 +85,12 @@ def _causes(
     if hit is not None and stop is not None:
         yield from (one for one in routes if one.place != stop.place)
         yield _by_rule(stop, hit, journey)
+    else:
+        yield from (one for one in looked if one.kind in _EXACT)
+        yield from _without_rules(cluster, names, asked, journey)
     yield from routes
     yield from (one for one in drifted if one not in routes)
-    if stop is not None:
-        yield from state.causes(cluster, names, journey, stop)
+    yield from looked
     yield from _told(names, asked, journey, stop)
     if stop is None:
         yield from _silence(names, journey)
@@ -307,6 +313,38 @@ def _as_arrived(journey: Journey) -> Flow:
     return journey.flow
 
 
+def _without_rules(
+    cluster: Cluster, names: Names, asked: Asking, journey: Journey
+) -> Iterator[Cause]:
+    """Yield that a Service's rules are not there, when none sent the flow to an endpoint."""
+    service = journey.service.partition(":")[0]
+    rewritten = any(
+        isinstance(step, Rewrite) and step.kind is RewriteKind.DNAT
+        for track in journey.tracks
+        for step in track.steps
+    )
+    if not service or rewritten:
+        return
+    visited = {step.place.netns for track in journey.tracks for step in track.steps}
+    node = asked.source.node or next((n for n in cluster.nodes if n.netns in visited), None)
+    if node is None:
+        return
+    namespace, _, name = service.partition("/")
+    only = {Owner(False, namespace, name)}
+    wrong = [one for one in programmed(cluster, node.name, only=only) if one.state is not State.OK]
+    for one in wrong[:1]:
+        missing = [rule.text for rule in one.rules if rule.state is State.MISSING]
+        what = f"{one.block.table} {one.block.name}"
+        yield Cause(
+            Kind.RULE_GONE,
+            names.place(node.netns),
+            f"no rule sent it to an endpoint of Service {service}: in {what} "
+            f"{len(missing) or 'some'} of its rules are not there",
+            tuple(f"wanted in {what}: {text}" for text in missing[:2]),
+            (f"netlab get rules {node.name} --service {service} -o wide", drift.AGENT),
+        )
+
+
 # -- what is left
 
 
@@ -330,19 +368,6 @@ def _silence(names: Names, journey: Journey) -> Iterator[Cause]:
 def _unknown(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> Cause:
     place = stop.place if stop else names.place(asked.source.netns)
     where = stop.where if stop else "nowhere"
-    rewritten = any(
-        isinstance(step, Rewrite) and step.kind is RewriteKind.DNAT
-        for track in journey.tracks
-        for step in track.steps
-    )
-    if asked.destination.service is not None and not rewritten:
-        return Cause(
-            Kind.RULE_GONE,
-            names.place(asked.source.node.netns) if asked.source.node else place,
-            f"no rule sent it to an endpoint of Service {asked.destination.title}",
-            (f"last seen at {where}, still for {journey.flow.destination}",),
-            ("netlab get rules: STATE is `missing` or `different` where they are not as wanted",),
-        )
     return Cause(
         Kind.UNKNOWN,
         place,

@@ -22,7 +22,7 @@ from netlab.proxy.addresses import Family
 from netlab.sensors import dissect, sieve
 from netlab.sensors.capture import Capture, Kept
 from netlab.sensors.ruletrace import RuleTrace
-from netlab.sensors.traceswitch import WINDOW, Selector, has_tables
+from netlab.sensors.traceswitch import WINDOW, Selector, families_of_tables
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Opening
 from netlab.tracing.asking import Asking
@@ -168,7 +168,7 @@ class Wires:
 def _has_rules(netns: str) -> bool:
     try:
         with entered(netns):
-            return has_tables()
+            return bool(families_of_tables())
     except OSError:
         return False
 

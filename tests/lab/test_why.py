@@ -185,7 +185,7 @@ def asymmetric(lab: Lab) -> None:
     """The way back would be another one, and only the way there is taken."""
     lab.on(
         "n2",
-        f"ip route replace {lab.subnet('n1')} via {ADDRESS['n1']} dev eth0",
+        f"ip route add {lab.ips['n1-p1']} via {ADDRESS['n1']} dev eth0",
         f"sysctl -qw net.ipv4.conf.{TUNNEL.replace('.', '/')}.rp_filter=1",
     )
 
@@ -193,7 +193,7 @@ def asymmetric(lab: Lab) -> None:
 def symmetric(lab: Lab) -> None:
     lab.on(
         "n2",
-        f"ip route del {lab.subnet('n1')} via {ADDRESS['n1']} dev eth0",
+        f"ip route del {lab.ips['n1-p1']}",
         f"sysctl -qw net.ipv4.conf.{TUNNEL.replace('.', '/')}.rp_filter=0",
     )
 
@@ -293,8 +293,8 @@ ROWS = {
     "neighbour's MAC": Row(lambda lab: lab.on("n1", f"ip neigh replace {lab.tunnel_address('n2')} lladdr 02:00:00:00:00:01 dev {TUNNEL} nud permanent"), None, CROSS, "neighbour", "n1", "02:00:00:00:00:01"),
     "FDB": Row(lambda lab: lab.on("n1", f"bridge fdb del {lab.vtep('n2')} dev {TUNNEL}"), None, CROSS, "fdb", "n1", "FDB entry"),
     "FDB of another node": Row(lambda lab: lab.on("n1", f"bridge fdb replace {lab.vtep('n2')} dev {TUNNEL} dst {ADDRESS['n3']}"), None, CROSS, "fdb", "n1", ADDRESS["n3"]),
-    "VNI": Row(other_vni, None, CROSS, "tunnel", "n2", "VNI"),
-    "port of the tunnel": Row(other_port, None, CROSS, "tunnel", "n2", "4789"),
+    "VNI": Row(other_vni, on('n2', f'ip link del {TUNNEL}'), CROSS, "tunnel", "n2", "VNI"),
+    "port of the tunnel": Row(other_port, on('n2', f'ip link del {TUNNEL}'), CROSS, "tunnel", "n2", "4789"),
     "tunnel down": Row(on("n1", f"ip link set {TUNNEL} down"), None, CROSS, "interface-down", "n1", TUNNEL),
     "tunnel down at the other end": Row(on("n2", f"ip link set {TUNNEL} down"), None, CROSS, "interface-down", "n2", TUNNEL),
     "tunnel gone": Row(on("n1", f"ip link del {TUNNEL}"), None, CROSS, "interface-missing", "n1", TUNNEL),
