@@ -18,6 +18,7 @@ from netlab.picture.text import count, plain
 NODES_MAX = 6  # more nodes than these are drawn small
 PODS_MAX = 12  # when a node has more of them, pods are drawn by workload
 SMALL_PODS_MAX = 4  # lines for pods in a small node
+FEW_PODS = 3  # others in the node of those that matter
 SERVICES_MAX = 24  # more of them are drawn by namespace
 
 
@@ -116,21 +117,21 @@ def picture(
     namespace: str = "",
     services: bool = True,
     full: bool = False,
-    nodes: Collection[str] | None = None,
 ) -> Picture:
     """Return what to draw of *cluster*.
 
     *namespace*: only its pods and Services. *full*: every pod and Service by itself, however many.
-    *nodes*: only these; the others are counted.
     """
     lab = cluster.lab
     pods = [pod for pod in cluster.pods if namespace in ("", pod.namespace)]
     found = _services(cluster, namespace) if services else ()
     listed = found if full or len(found) <= SERVICES_MAX else _by_namespace(found)
     serving = _serving(listed)
-    shown = [state for state in cluster.nodes if nodes is None or state.name in nodes]
-    small = len(shown) > NODES_MAX and not full
-    most = max((sum(p.node == s.name for p in pods) for s in shown), default=0)
+    small = len(cluster.nodes) > NODES_MAX and not full
+    by_node: dict[str, list[PodState]] = {}
+    for pod in pods:
+        by_node.setdefault(pod.node, []).append(pod)
+    most = max(map(len, by_node.values()), default=0)
     grouped = (small or most > PODS_MAX) and not full
     limit = SMALL_PODS_MAX if small else PODS_MAX
     segments = {
@@ -154,17 +155,64 @@ def picture(
             _node(
                 cluster,
                 state,
-                [pod for pod in pods if pod.node == state.name],
+                by_node.get(state.name, []),
                 serving=serving,
                 limit=limit if grouped else 0,
             )
-            for state in shown
+            for state in cluster.nodes
         ),
         services=listed,
         rules=lab.proxyMode,
         small=small,
-        absent=len(cluster.nodes) - len(shown),
     )
+
+
+def focused(cluster: Cluster, *, netns: Collection[str], service: str = "") -> Picture:
+    """Return a picture of what has the namespaces *netns*, and of what joins it.
+
+    Other nodes are counted, and so are the other pods of a node that has many. *service*: the
+    `namespace/name` of the one to draw.
+    """
+    whole = picture(cluster, full=True)
+    nodes = [
+        msgspec.structs.replace(node, pods=_singled_out(node.pods, netns))
+        for node in whole.nodes
+        if node.netns in netns or any(pods.netns in netns for pods in node.pods)
+    ]
+    seen = {name for name, member in whole.members.items() if member.netns in netns}
+    if seen & {world.INTERNET, world.CLIENT}:
+        seen.add(world.GATEWAY)
+    members = {name: member for name, member in whole.members.items() if name in seen}
+    used = {node.segment for node in nodes} | {member.segment for member in members.values()}
+    title = _title(*service.split("/", 1)) if "/" in service else ""
+    services = tuple(one for one in whole.services if one.name == title)
+    marks = {one.number for one in services}
+    return msgspec.structs.replace(
+        whole,
+        segments=tuple(one for one in whole.segments if one.name in used) or whole.segments[:1],
+        members=members,
+        nodes=tuple(_marked(node, marks) for node in nodes),
+        services=services,
+        absent=len(whole.nodes) - len(nodes),
+    )
+
+
+def _marked(node: Node, numbers: Collection[int]) -> Node:
+    """Return *node* with no marks on its pods but those of the Services *numbers*."""
+    pods = (
+        msgspec.structs.replace(one, services=tuple(n for n in one.services if n in numbers))
+        for one in node.pods
+    )
+    return msgspec.structs.replace(node, pods=tuple(pods))
+
+
+def _singled_out(pods: Sequence[Pods], netns: Collection[str]) -> tuple[Pods, ...]:
+    """Return *pods* of which those with a namespace in *netns* come first, and many as a number."""
+    first = [one for one in pods if one.netns in netns]
+    others = [one for one in pods if one.netns not in netns]
+    if len(others) > FEW_PODS:
+        others = [Pods("more pods" if first else "pods", sum(one.number for one in others))]
+    return (*first, *others)
 
 
 def _facts(
