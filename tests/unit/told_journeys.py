@@ -164,6 +164,7 @@ def dropped(name: str = "</script><script>alert(1)</script>") -> tuple[Journey, 
     told = Telling(0, ASKED)
     told.seen(pod, "eth0", OUT)
     told.seen(node, veth(name), IN)
+    told.seen(node, "br#1;<b>", IN)  # the kernel lets devices be called so
     rule = f'-m comment --comment "{name} <!--" -j DROP'
     told.rule(node, "prerouting", "KUBE-SERVICES", rule, f"no endpoint here: {name}")
     told.steps.append(End(node, Fate.DROPPED, f"by rule {rule}"))
