@@ -22,9 +22,10 @@ from netlab.packets import Flow, Protocol
 from netlab.picture.layout import Layout, layout
 from netlab.picture.model import focused
 from netlab.picture.paint import STYLE
-from netlab.picture.steps import Shown, Sort, Step, duration, ends, steps
+from netlab.picture.steps import Packet, Sort, Step, duration, ends, steps
 from netlab.picture.svg import drawing
-from netlab.picture.text import count, plain
+from netlab.picture.text import plain
+from netlab.telling.text import heading
 
 SPEEDS = ((2400, "slow"), (1200, "normal"), (500, "fast"))  # milliseconds a step
 PACKET = """\
@@ -83,17 +84,12 @@ def _e(text: str) -> str:
 
 
 def _header(journey: Journey) -> Iterator[str]:
+    _, *words = heading(journey)
     yield f"<header><h1>{_e(title(journey))} <small>{_e(str(journey.flow))}</small></h1>"
-    packets = count(len(journey.tracks), "packet")
-    words = [f"to {journey.endpoint}"] if journey.endpoint else []
-    outcome = "answered" if journey.answered else journey.refused or "not answered"
-    words += [f"{outcome} in {journey.seconds:.2f} s", packets]
-    yield f"<p>{_e(' · '.join(words))}</p>"
-    notes = list(journey.notes)
-    if journey.lost:
-        notes.append(f"{journey.lost} frames or messages were lost: steps may be missing")
-    for note in notes:
-        yield f'<p class="note">{_e(note)}</p>'
+    outcome = [one for one in words if not one.startswith("note: ")]
+    yield f"<p>{_e(' · '.join(outcome))}</p>"
+    for note in words[len(outcome) :]:
+        yield f"<p>{_e(note)}</p>"
     yield "</header>"
 
 
@@ -133,15 +129,15 @@ def _panel(number: int, step: Step, journey: Journey, total: int) -> str:
 
 def _packet(step: Step, track: Track) -> str:
     """Return the packet as nested boxes, what has just been rewritten beside what it was."""
-    shown = step.packet
-    name = _e(f"{shown.flow.protocol.upper()} {shown.icmp or track.name}")
+    packet = step.packet
+    name = _e(f"{packet.flow.protocol.upper()} {packet.icmp or track.name}")
     inner = (
         f'<div class="box"><span class="name">{name}</span> '
-        f'<span class="small">{_e(_sizes(shown))}</span>'
-        f'<span class="ends">{_ends(step.before, shown.flow)}</span></div>'
+        f'<span class="small">{_e(_sizes(packet))}</span>'
+        f'<span class="ends">{_ends(step.before, packet.flow)}</span></div>'
     )
-    if shown.outer:
-        outer = shown.outer
+    if packet.outer:
+        outer = packet.outer
         way = Flow(
             outer.source, outer.destination, Protocol.UDP, outer.source_port, outer.destination_port
         )
@@ -154,9 +150,9 @@ def _packet(step: Step, track: Track) -> str:
     return f'<figure class="packet">{inner}</figure>'
 
 
-def _sizes(shown: Shown) -> str:
-    words = [f"TTL {shown.ttl}"] if shown.ttl else []
-    return ", ".join([*words, *([f"{shown.length} bytes"] if shown.length else [])])
+def _sizes(packet: Packet) -> str:
+    words = [f"TTL {packet.ttl}"] if packet.ttl else []
+    return ", ".join([*words, *([f"{packet.length} bytes"] if packet.length else [])])
 
 
 def _ends(before: Flow | None, flow: Flow) -> str:
@@ -209,7 +205,7 @@ def _list(journey: Journey, told: Sequence[Step]) -> Iterator[str]:
 def line(step: Step) -> str:
     """Return a step in one line: of a rule what it is for, of a rewrite what it put there."""
     if step.sort is Sort.RULE:
-        return f"{step.title}: {step.means}" if step.means else step.title
+        return step.means or step.title
     if step.before is not None:
         pairs = zip(ends(step.before), ends(step.packet.flow), strict=True)
         changed = zip(("source", "destination"), pairs, strict=True)

@@ -25,16 +25,17 @@ ROUTER_MARGIN = 150  # the left margin when a router stands in it
 HEAD, NO_HEAD = 92, 24  # the title above it all
 SERVICES_HEAD = 26
 NAME_WIDTH = 220  # of a segment, beside the machines above its bus
-MEMBER = (210, 56)  # width, height of a machine that is no node
+MEMBER = (210, 62)  # width, height of a machine that is no node
 MEMBER_GAP = 50
+MEMBER_CABLE = 9  # above its lower edge
 DROP = 40  # of the cable from a bus to a card
 ROW_GAP = 30
 GAP = 26  # between cards
-CARD_WIDTH, CARDS_MAX = 444, 4
+CARD_WIDTH, CARDS_MAX = 456, 4
 SMALL_WIDTH, SMALL_CARDS_MAX = 184, 8
 LINE = 19  # height of a line of pods in a small card
 CHIP = (198, 44)
-SPINE = 20  # between the two columns of pods, where their cables run
+SPINE = 32  # between the two columns of pods, where their cables run
 PAD = 14
 LABEL = (300, 56)  # of a Service
 
@@ -78,10 +79,11 @@ class Card(msgspec.Struct, frozen=True):
         return self.box.middle[0]
 
     def cable(self, chip: Box) -> tuple[Point, Point]:
-        """Return the ends of a pod's cable: at the spine, and at its box."""
-        left = chip.x < self.spine
+        """Return the ends of a pod's cable: at its side of the spine, and at its box."""
         y = chip.middle[1]
-        return (self.spine, y), (chip.right if left else chip.x, y)
+        if chip.x < self.spine:
+            return (self.spine - SPINE / 5, y), (chip.right, y)
+        return (self.spine + SPINE / 5, y), (chip.x, y)
 
 
 class Band(msgspec.Struct, frozen=True):

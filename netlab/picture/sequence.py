@@ -13,6 +13,7 @@ from netlab.packets import Flow
 from netlab.picture.mermaid import escaped
 from netlab.picture.steps import REWRITES, duration, ends, envelope_words
 from netlab.picture.text import count
+from netlab.telling.text import shown, without_comment
 
 RULE_MAX = 90  # characters of a rule; a note is as wide as its longest word
 
@@ -49,7 +50,7 @@ def _of_track(journey: Journey, track: Track, names: dict[Place, str]) -> Iterat
         return
     yield f"  Note over {over}: {escaped(f'{track.name} ({track.leg})')}"
     before: Seen | None = None
-    for event in events:
+    for event in shown(events):
         me = names[event.place]
         if isinstance(event, Seen):
             if before is not None:
@@ -74,7 +75,7 @@ def _arrow(one: Seen, other: Seen, names: dict[Place, str]) -> str:
 
 def _note(event: Rule | Rewrite | Envelope) -> list[str]:
     if isinstance(event, Rule):
-        rule = event.hit.rule or event.hit.verdict
+        rule = without_comment(event.hit.rule) or event.hit.verdict
         short = rule if len(rule) <= RULE_MAX else f"{rule[: RULE_MAX - 1]}…"
         return [f"{event.hit.table} {event.hit.chain}", *filter(None, [event.means]), short]
     if isinstance(event, Envelope):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netlab import world
-from netlab.picture.layout import Card, Layout, Point
+from netlab.picture.layout import MEMBER_CABLE, Card, Layout, Point
 
 INSET = 16  # from a box's edge to a point inside it
 
@@ -43,7 +43,7 @@ def _in_node(card: Card, device: str) -> Point:
 
 def _in_member(drawn: Layout, name: str, device: str) -> Point:
     box = drawn.members[name]
-    x, y = box.middle
+    x, y = box.middle[0], box.bottom - MEMBER_CABLE
     if name in (world.INTERNET, world.CLIENT):
         inner = box.right if name == world.INTERNET else box.x
         inwards = -INSET if name == world.INTERNET else INSET
@@ -53,7 +53,7 @@ def _in_member(drawn: Layout, name: str, device: str) -> Point:
         world.INTERNET: (box.x, y),
         world.CLIENT: (box.right, y),
     }
-    return sides.get(device, (box.right - INSET, y))
+    return sides.get(device, (x, y) if name == world.GATEWAY else (box.right - INSET, y))
 
 
 def _in_underlay(drawn: Layout, device: str) -> Point:

@@ -1,7 +1,7 @@
 """A journey as the steps of a show: each in words, and where in the picture it happens.
 
-Rules that the packet did not fit are counted, not shown. A packet that took the same way as an
-earlier one is one step.
+Rules that decided nothing are left out, as in the text of a trace; those that the packet did not
+fit are counted. A packet that took the same way as an earlier one is one step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from netlab.packets import Direction, Flow, Outer
 from netlab.picture.layout import Layout, Point
 from netlab.picture.spots import spot
 from netlab.picture.text import count
+from netlab.telling.text import shown, without_comment
 
 REWRITES = {
     RewriteKind.DNAT: "destination rewritten (DNAT)",
@@ -46,7 +47,7 @@ class Sort(StrEnum):
     SAME = "same"  # a whole packet, like an earlier one
 
 
-class Shown(msgspec.Struct, frozen=True):
+class Packet(msgspec.Struct, frozen=True):
     """The packet as it is at a step: None and 0 for what has not been seen of it yet."""
 
     flow: Flow
@@ -69,7 +70,7 @@ class Step(msgspec.Struct, frozen=True):
     short: str  # the same in a word
     netns: str
     title: str
-    packet: Shown
+    packet: Packet
     way: tuple[Point, ...]
     means: str = ""
     text: str = ""
@@ -77,7 +78,6 @@ class Step(msgspec.Struct, frozen=True):
     before: Flow | None = None
     microseconds: float = -1
     fate: Fate | None = None
-    foreign: bool = False
 
 
 def steps(journey: Journey, drawn: Layout) -> list[Step]:
@@ -92,11 +92,11 @@ def steps(journey: Journey, drawn: Layout) -> list[Step]:
 
 
 def _of_track(number: int, track: Track, drawn: Layout) -> Iterator[Step]:
-    packet = Shown(track.flow)
+    packet = Packet(track.flow)
     began = min((seen.time for seen in track.sightings), default=0)
     missed = 0
-    for event in track.steps:
-        if not _shown(event):
+    for event in shown(track.steps):
+        if not _fitted(event):
             missed += 1
             continue
         packet = _after(packet, event)
@@ -108,7 +108,7 @@ def _of_track(number: int, track: Track, drawn: Layout) -> Iterator[Step]:
         yield msgspec.structs.replace(step, way=(point,) if point else ())
 
 
-def _shown(event: Event) -> bool:
+def _fitted(event: Event) -> bool:
     return not isinstance(event, Rule) or event.fitted
 
 
@@ -117,10 +117,10 @@ def _point(event: Event, drawn: Layout) -> Point | None:
     return spot(drawn, event.place.netns, device)
 
 
-def _after(packet: Shown, event: Event) -> Shown:
+def _after(packet: Packet, event: Event) -> Packet:
     """Return how *packet* looks once *event* has happened to it."""
     if isinstance(event, Seen):
-        return Shown(event.flow, event.outer, event.ttl, event.length, event.icmp)
+        return Packet(event.flow, event.outer, event.ttl, event.length, event.icmp)
     if isinstance(event, Rewrite):
         return msgspec.structs.replace(packet, flow=event.after)
     if isinstance(event, Envelope):
@@ -128,38 +128,26 @@ def _after(packet: Shown, event: Event) -> Shown:
     return packet
 
 
-def _told(number: int, event: Event, packet: Shown, missed: int) -> Step:
+def _told(number: int, event: Event, packet: Packet, missed: int) -> Step:
     """Return *event* in words."""
     place = event.place
     step = Step(number, Sort.DEVICE, str(place), short(place), place.netns, "", packet, ())
     replace = msgspec.structs.replace
     if isinstance(event, Seen):
-        return replace(
-            step, title=device_words(event), facts=_seen_facts(event), foreign=event.foreign
-        )
+        return replace(step, title=device_words(event), facts=_seen_facts(event))
     if isinstance(event, Rule):
-        hit = event.hit
-        facts = [("hook", hit.hook), ("then", hit.verdict)]
-        if hit.state:
-            facts.append(("conntrack", hit.state))
-        if hit.mark:
-            facts.append(("mark", f"{hit.mark:#x}"))
-        if missed:
-            facts.append(("before it", f"{count(missed, 'rule')} that did not fit"))
-        title = f"{hit.table} {hit.chain}"
-        text = hit.rule or hit.verdict
-        return replace(
-            step, sort=Sort.RULE, title=title, text=text, means=event.means, facts=tuple(facts)
-        )
+        title = f"{event.hit.table} {event.hit.chain}"
+        text = without_comment(event.hit.rule) or event.hit.verdict
+        facts = _rule_facts(event, missed)
+        return replace(step, sort=Sort.RULE, title=title, text=text, means=event.means, facts=facts)
     if isinstance(event, Rewrite):
-        facts = [("conntrack entry", str(event.conntrack))] if event.conntrack else []
         return replace(
             step,
             sort=Sort.REWRITE,
             title=REWRITES[event.kind],
             means=event.means,
             before=event.before,
-            facts=tuple(facts),
+            facts=(("conntrack entry", str(event.conntrack)),) if event.conntrack else (),
         )
     if isinstance(event, Envelope):
         return replace(step, sort=Sort.ENVELOPE, title=envelope_words(event))
@@ -182,8 +170,7 @@ def device_words(seen: Seen) -> str:
     """Return `into docker0`, `out of eth0, in VXLAN 1`."""
     way = "in from" if seen.direction is Direction.IN else "out through"
     inside = f", in VXLAN {seen.outer.vni}" if seen.outer else ""
-    copy = " (a copy that nobody takes)" if seen.foreign else ""
-    return f"{way} {seen.device}{inside}{copy}"
+    return f"{way} {seen.device}{inside}"
 
 
 def envelope_words(event: Envelope) -> str:
@@ -202,13 +189,27 @@ def _seen_facts(seen: Seen) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def _rule_facts(event: Rule, missed: int) -> tuple[tuple[str, str], ...]:
+    hit = event.hit
+    found = [("hook", hit.hook), ("then", hit.verdict)]
+    if hit.state:
+        found.append(("conntrack", hit.state))
+    if hit.mark:
+        found.append(("mark", f"{hit.mark:#x}"))
+    if missed:
+        found.append(("before it", f"{count(missed, 'rule')} that did not fit"))
+    return tuple(found)
+
+
 def _same(journey: Journey, number: int, drawn: Layout) -> Step:
     """Return a packet that went as an earlier one as one step along all its way."""
     track = journey.tracks[number]
     earlier = journey.tracks[track.same_as]
     events: Sequence[Event] = track.steps or earlier.steps
-    points = [point for event in events if _shown(event) and (point := _point(event, drawn))]
-    packet = Shown(track.flow)
+    points = [
+        point for event in shown(events) if _fitted(event) and (point := _point(event, drawn))
+    ]
+    packet = Packet(track.flow)
     for event in track.steps:
         packet = _after(packet, event)
     last = events[-1] if events else None

@@ -7,7 +7,7 @@ from html import escape
 from itertools import pairwise
 
 from netlab import world
-from netlab.picture.layout import MARGIN, Box, Card, Layout, Point, layout
+from netlab.picture.layout import MARGIN, MEMBER_CABLE, Box, Card, Layout, Point, layout
 from netlab.picture.model import Picture, Pods, Service
 from netlab.picture.paint import STYLE, hue
 from netlab.picture.text import count, fitted, plain, width
@@ -128,7 +128,8 @@ def _cables(drawn: Layout) -> Iterator[str]:
     outside = (world.INTERNET, world.GATEWAY, world.CLIENT)
     boxes = [drawn.members[name] for name in outside if name in drawn.members]
     for one, beside in pairwise(boxes):
-        yield _line((one.right, one.middle[1]), (beside.x, one.middle[1]), "cable")
+        y = one.bottom - MEMBER_CABLE
+        yield _line((one.right, y), (beside.x, y), "cable")
     for card in drawn.cards:
         x = card.spine
         yield _line((x, card.bus), (x, card.box.y), "cable")
@@ -149,8 +150,8 @@ def _members(drawn: Layout) -> Iterator[str]:
         yield _rect(box, "member", more=_netns(member.netns))
         words = "master · etcd" if name == world.MASTER else name
         words = "gateway · firewall" if name == world.GATEWAY else words
-        yield _text(words, (x, y - 4), 14, "strong middle")
-        yield _text(member.addresses[0], (x, y + 15), 12, "dim middle", mono=True)
+        yield _text(words, (x, y - 9), 14, "strong middle")
+        yield _text(member.addresses[0], (x, y + 9), 12, "dim middle", mono=True)
 
 
 def _large(card: Card, drawn: Layout, quiet: Collection[str]) -> Iterator[str]:
@@ -196,7 +197,8 @@ def _pods(card: Card, quiet: Collection[str]) -> Iterator[str]:
         yield _line((card.spine, card.bridge.bottom), (card.spine, lowest), "cable")
     for pods, chip in card.chips:
         if pods.veth or pods.number > 1:
-            yield _line(*card.cable(chip), "cable")
+            _, end = card.cable(chip)
+            yield _line((card.spine, end[1]), end, "cable")
     yield _rect(card.bridge, "bridge")
     words = f"{node.bridge}  {node.bridge_address}".rstrip()
     at = (card.bridge.x + 12, card.bridge.middle[1] + 4.5)

@@ -76,7 +76,7 @@ def played(page: str, script: str) -> str:
     ("anchor", "step", "panel", "line", "gone"),
     [
         ("", 1, "out through eth0", "out through eth0", 1),
-        ("#step=3", 3, "-d 10.96.0.10/32 -p tcp -m comment", "KUBE-SERVICES: Service", 3),
+        ("#step=3", 3, "-d 10.96.0.10/32 -p tcp -j KUBE-SEP-1", "Service default/web:http", 3),
         ("#step=5", 5, "destination rewritten (DNAT)", "destination → 10.244.2.2:8080", 5),
         ("#step=9", 9, "192.168.50.101:51123 → 192.168.50.102:8472", "out through eth0, in VX", 9),
         ("#step=36", 36, "12 devices in 33 µs", "the way of SYN ACK once more", 16),

@@ -8,14 +8,17 @@ from base64 import b64encode
 from collections import Counter
 from hashlib import sha256
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import msgspec
 import pytest
 from drawn_labs import HARMFUL, drawn_lab
 from told_journeys import conversation, dropped, veth
 
+from netlab import paths
 from netlab.cluster import Cluster
-from netlab.journeys import Journey, Place
+from netlab.journeys import Journey, Place, Rule
+from netlab.packets import Flow, Protocol
 from netlab.picture import html, sequence
 from netlab.picture.layout import Layout, layout
 from netlab.picture.model import focused, picture
@@ -56,8 +59,8 @@ def test_a_conversation_is_told_step_by_step() -> None:
     assert found[:9] == [
         ("client-1", "device", "out through eth0"),
         ("n1", "device", f"in from {veth('client-1')}"),
-        ("n1", "rule", "nat KUBE-SERVICES: Service default/web:http"),
-        ("n1", "rule", "nat KUBE-SEP-1: endpoint default/web-2-1, 2 of 3, p 0.5"),
+        ("n1", "rule", "Service default/web:http"),
+        ("n1", "rule", "endpoint default/web-2-1, 2 of 3, p 0.5"),
         ("n1", "rewrite", "destination → 10.244.2.2:8080"),
         ("n1", "device", "in from docker0"),
         ("n1", "device", "out through flannel.1"),
@@ -82,6 +85,21 @@ def test_a_rule_that_did_not_fit_is_counted_before_the_next_that_did() -> None:
     assert [dict(step.facts).get("before it") for step in rules] == [
         None,
         "1 rule that did not fit",
+    ]
+
+
+def test_a_rule_that_decided_nothing_is_left_out() -> None:
+    journey, cluster = conversation()
+    track = journey.tracks[0]
+    (rule,) = [step for step in track.steps if isinstance(step, Rule) and not step.fitted]
+    idle = msgspec.structs.replace(
+        rule, fitted=True, hit=msgspec.structs.replace(rule.hit, verdict="return")
+    )
+    steps_ = tuple(idle if step is rule else step for step in track.steps)
+    alone = msgspec.structs.replace(journey, tracks=(msgspec.structs.replace(track, steps=steps_),))
+    assert [one for one in told(alone, cluster) if one[1] == "rule"] == [
+        ("n1", "rule", "Service default/web:http"),
+        ("n1", "rule", "endpoint default/web-2-1, 2 of 3, p 0.5"),
     ]
 
 
@@ -142,6 +160,41 @@ def test_devices_are_where_they_are_drawn() -> None:
     assert spot(drawn, "t.n2", "eth0") == (card.spine, card.uplink.y)
     assert spot(drawn, "t.n2.default.web-2-1", "eth0") == (chip.right, chip.middle[1])
     assert spots(drawn, ("n9", "eth0"), ("n2.default.gone", "eth0")) == [None, None]
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("web-1-1", "web-1-2"),
+        ("web-1-1", "web-1-1"),
+        ("web-1-1", "127.0.0.1"),
+        ("web-1-1", "web-2-1"),
+        ("web-1-1", "node/n1"),
+        ("web-1-1", "node/n2"),
+        ("node/n1", "web-2-1"),
+        ("client", "node/n2"),
+        ("web-2-1", "internet"),
+        ("master", "web-1-1"),
+        ("gateway", "node/n2"),
+    ],
+)
+def test_every_expected_hop_has_a_place_in_the_picture_of_its_way(
+    source: str, destination: str, backend: str, segments: int
+) -> None:
+    cluster = drawn_lab(3, 2, segments=segments, backend=backend)
+    start, goal = paths.place(cluster, source), paths.place(cluster, destination)
+    flow = Flow(paths.source_address(cluster, start, goal), goal.address, Protocol.TCP, 4000, 80)
+    way = paths.expected(cluster, start, goal, flow)
+    hops = [*way.request, *way.reply]
+    drawn = layout(focused(cluster, netns={hop.netns for hop in hops}), titled=False)
+    assert hops
+    for hop in hops:
+        assert spot(drawn, hop.netns, hop.device) is not None, hop.where
+    for one, other in pairwise(way.request):
+        if (one.netns, one.device) != (other.netns, other.device):
+            assert spot(drawn, one.netns, one.device) != spot(drawn, other.netns, other.device)
 
 
 def test_only_what_is_on_the_way_is_drawn() -> None:
@@ -215,7 +268,7 @@ def test_a_dropped_packet_ends_in_the_words_of_its_rule() -> None:
     page = html.page(*dropped())
     assert 'class="end request dropped"' in page
     assert '"fate":"dropped"' in page
-    assert "2 frames or messages were lost" in page
+    assert "2 frames or rule messages were lost" in page
 
 
 ARROW = re.compile(r"^  (p\d+)(->>|-x)(p\d+): [^;#]*(?:#\d+;[^;#]*)*$")

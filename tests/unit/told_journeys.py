@@ -28,7 +28,7 @@ SERVICE = "10.96.0.10"
 ASKED = Flow("10.244.1.100", SERVICE, TCP, 40001, 80)
 SERVED = Flow("10.244.1.100", "10.244.2.2", TCP, 40001, 8080)
 IN, OUT = Direction.IN, Direction.OUT
-SVC = '-d 10.96.0.10/32 -p tcp -m comment --comment "default/web:http cluster IP" -j KUBE-SVC-1'
+SVC = '-d 10.96.0.10/32 -p tcp -m comment --comment "default/web:http cluster IP" -j KUBE-SEP-1'
 SEP = '-p tcp -m comment --comment "default/web:http" -j DNAT --to-destination 10.244.2.2:8080'
 
 
@@ -48,10 +48,9 @@ class Telling:
         )
 
     def rule(self, place: Place, hook: str, chain: str, rule: str, means: str = "") -> None:
-        verdict = rule.rpartition("-j ")[2]
-        hit = RuleHit(
-            place.netns, "ip", "nat", hook, hook, chain, rule, f"jump {verdict}", self.flow
-        )
+        target = rule.rpartition("-j ")[2].partition(" ")[0]
+        verdict = {"DROP": "drop", "DNAT": "accept"}.get(target, f"jump {target}")
+        hit = RuleHit(place.netns, "ip", "nat", hook, hook, chain, rule, verdict, self.flow)
         self.steps.append(Rule(place, hit, means=means))
 
     def rewrite(self, place: Place, kind: RewriteKind, after: Flow, means: str = "") -> None:
@@ -83,7 +82,7 @@ def request(name: str = "SYN", time: int = 0) -> Track:
     told.steps.append(
         Rule(
             at["n1"],
-            RuleHit("t.n1", "ip", "nat", "prerouting", "PREROUTING", "KUBE-SVC-1", "x", "x", ASKED),
+            RuleHit("t.n1", "ip", "nat", "prerouting", "prerouting", "KUBE-SVC-1", "x", "x", ASKED),
             fitted=False,
         )
     )
