@@ -17,7 +17,8 @@ from math import ceil
 import msgspec
 
 from netlab import world
-from netlab.picture.model import Node, Picture, Pods, Segment, Service
+from netlab.picture.model import Node, Picture, Pods, Segment
+from netlab.picture.services import Service
 
 MARGIN = 40
 TRUNK = 26  # from the line that joins a segment's buses to the cards

@@ -11,9 +11,8 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import vxlan
 from netlab.model.kubernetes import Pod as PodDocument
 from netlab.model.kubernetes import view
-from netlab.model.services import EXTERNAL_NAME, SERVICE_NAME_LABEL, EndpointSlice
-from netlab.model.services import Service as ServiceDocument
-from netlab.picture.text import count, plain
+from netlab.picture.services import Service, by_namespace, services_of, serving_of
+from netlab.picture.text import count, plain, title
 
 NODES_MAX = 6  # more nodes than these are drawn small
 PODS_MAX = 12  # when a node has more of them, pods are drawn by workload
@@ -77,26 +76,6 @@ class Segment(msgspec.Struct, frozen=True):
     router: str = ""
 
 
-class Service(msgspec.Struct, frozen=True):
-    """A Service, or all of one namespace: then `name` says how many. `number` marks its pods.
-
-    `address`: its cluster IP, or what it has instead. `endpoints`: titles of pods, addresses of
-    endpoints that are none.
-    """
-
-    number: int
-    name: str
-    sort: str = ""  # ClusterIP, NodePort, …
-    address: str = ""
-    ports: tuple[str, ...] = ()  # `80/TCP`, `80:30080/TCP`
-    endpoints: tuple[str, ...] = ()
-
-    @property
-    def reach(self) -> str:
-        """`6 endpoints`, `nobody`."""
-        return count(len(self.endpoints), "endpoint") if self.endpoints else "no endpoints"
-
-
 class Picture(msgspec.Struct, frozen=True):
     """All of it; `small`: nodes are drawn small. `absent`: nodes that are left out."""
 
@@ -124,9 +103,9 @@ def picture(
     """
     lab = cluster.lab
     pods = [pod for pod in cluster.pods if namespace in ("", pod.namespace)]
-    found = _services(cluster, namespace) if services else ()
-    listed = found if full or len(found) <= SERVICES_MAX else _by_namespace(found)
-    serving = _serving(listed)
+    found = services_of(cluster, namespace) if services else ()
+    listed = found if full or len(found) <= SERVICES_MAX else by_namespace(found)
+    serving = serving_of(listed)
     small = len(cluster.nodes) > NODES_MAX and not full
     by_node: dict[str, list[PodState]] = {}
     for pod in pods:
@@ -184,8 +163,8 @@ def focused(cluster: Cluster, *, netns: Collection[str], service: str = "") -> P
         seen.add(world.GATEWAY)
     members = {name: member for name, member in whole.members.items() if name in seen}
     used = {node.segment for node in nodes} | {member.segment for member in members.values()}
-    title = _title(*service.split("/", 1)) if "/" in service else ""
-    services = tuple(one for one in whole.services if one.name == title)
+    wanted = title(*service.split("/", 1)) if "/" in service else ""
+    services = tuple(one for one in whole.services if one.name == wanted)
     marks = {one.number for one in services}
     return msgspec.structs.replace(
         whole,
@@ -261,18 +240,13 @@ def _node(
 
 def _pod(pod: PodState, serving: dict[str, tuple[int, ...]]) -> Pods:
     return Pods(
-        name=_title(pod.namespace, pod.name),
+        name=title(pod.namespace, pod.name),
         address=pod.ip,
         netns=pod.netns,
         veth="" if pod.host_network else pod.veth,
         phase=plain(pod.phase),
         services=serving.get(pod.title, ()),
     )
-
-
-def _title(namespace: str, name: str) -> str:
-    """Return `web` or `shop/web`: the namespace `default` goes without saying."""
-    return plain(name if namespace == "default" else f"{namespace}/{name}")
 
 
 def _together(
@@ -287,7 +261,7 @@ def _together(
     found = [
         _pod(group[0], serving)
         if len(group) == 1
-        else Pods(_title(*key), len(group), services=_numbers(group, serving))
+        else Pods(title(*key), len(group), services=_numbers(group, serving))
         for key, group in kept
     ]
     rest = [pod for _, group in ordered[len(kept) :] for pod in group]
@@ -310,82 +284,3 @@ def _workload(cluster: Cluster, pod: PodState) -> str:
             owners = view(document, PodDocument).metadata.ownerReferences
             return next((one.name for one in owners if one.controller), name)
     return name or pod.name
-
-
-def _services(cluster: Cluster, namespace: str) -> tuple[Service, ...]:
-    """Return the Services, numbered from 1; those that cannot be read are left out."""
-    endpoints = _endpoints(cluster)
-    found: list[Service] = []
-    for document in cluster.documents.of("Service"):
-        try:
-            service = view(document, ServiceDocument)
-        except msgspec.ValidationError:  # anybody may write to etcd
-            continue
-        meta, spec = service.metadata, service.spec
-        if namespace not in ("", meta.namespace):
-            continue
-        instead = spec.externalName if spec.type == EXTERNAL_NAME else "headless"
-        found.append(
-            Service(
-                number=len(found) + 1,
-                name=_title(meta.namespace, meta.name),
-                sort=plain(spec.type),
-                address=plain(", ".join(service.cluster_ips) or instead),
-                ports=tuple(
-                    f"{port.port}:{port.nodePort}/{plain(port.protocol)}"
-                    if port.nodePort
-                    else f"{port.port}/{plain(port.protocol)}"
-                    for port in spec.ports or ()
-                ),
-                endpoints=tuple(sorted(endpoints.get((meta.namespace, meta.name), ()))),
-            )
-        )
-    return tuple(found)
-
-
-def _endpoints(cluster: Cluster) -> dict[tuple[str, str], set[str]]:
-    """Return the ready endpoints of each Service, by its namespace and name."""
-    titles = {pod.ip: pod.title for pod in cluster.pods if not pod.host_network}
-    known = {pod.title for pod in cluster.pods}
-    found: dict[tuple[str, str], set[str]] = {}
-    for document in cluster.documents.of("EndpointSlice"):
-        try:
-            one = view(document, EndpointSlice)
-        except msgspec.ValidationError:
-            continue
-        key = (one.metadata.namespace, one.metadata.labels.get(SERVICE_NAME_LABEL, ""))
-        for endpoint in one.endpoints or ():
-            if endpoint.conditions is not None and endpoint.conditions.ready is False:
-                continue
-            target = f"{one.metadata.namespace}/{(endpoint.targetRef or {}).get('name', '')}"
-            for address in endpoint.addresses or ():
-                title = target if target in known else titles.get(address, plain(address))
-                found.setdefault(key, set()).add(title)
-    return found
-
-
-def _serving(services: Iterable[Service]) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of the Services that each pod, by its title, is an endpoint of."""
-    found: dict[str, tuple[int, ...]] = {}
-    for service in services:
-        if not service.number:
-            continue
-        for title in service.endpoints:
-            found[title] = (*found.get(title, ()), service.number)
-    return found
-
-
-def _by_namespace(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return one for all Services of a namespace; no pod is marked as theirs."""
-    groups: dict[str, list[Service]] = {}
-    for one in services:
-        space, slash, _ = one.name.partition("/")
-        groups.setdefault(space if slash else "default", []).append(one)
-    return tuple(
-        Service(
-            number=0,
-            name=f"{space}: {count(len(group), 'Service')}",
-            endpoints=tuple(sorted({title for one in group for title in one.endpoints})),
-        )
-        for space, group in sorted(groups.items())
-    )

@@ -8,8 +8,9 @@ from itertools import pairwise
 
 from netlab import world
 from netlab.picture.layout import MARGIN, MEMBER_CABLE, Box, Card, Layout, Point, layout
-from netlab.picture.model import Picture, Pods, Service
+from netlab.picture.model import Picture, Pods
 from netlab.picture.paint import STYLE, hue
+from netlab.picture.services import Service
 from netlab.picture.text import count, fitted, plain, width
 
 BADGE = 15  # height of a Service's number on a pod
@@ -299,4 +300,7 @@ def _service(service: Service, box: Box) -> Iterator[str]:
     sort = "dim end" if service.endpoints else "warn end"
     yield _text(reach, (box.right - 12, box.y + 21), 12, sort)
     where = " ".join([service.address, *service.ports])
-    yield _text(where, (box.x + 12, box.y + 42), 12, "dim", room=box.width - 24, mono=True)
+    room = box.width - 34 - width(service.sort, 12)
+    yield _text(where, (box.x + 12, box.y + 42), 12, "dim", room=room, mono=True)
+    if service.sort:
+        yield _text(service.sort, (box.right - 12, box.y + 42), 12, "dim end")
