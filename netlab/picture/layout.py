@@ -17,22 +17,26 @@ from math import ceil
 import msgspec
 
 from netlab import world
-from netlab.picture.model import Node, Picture, Pods, Segment, Service
+from netlab.picture.model import Node, Picture, Pods, Segment
+from netlab.picture.services import Service
 
 MARGIN = 40
 TRUNK = 26  # from the line that joins a segment's buses to the cards
 ROUTER_MARGIN = 150  # the left margin when a router stands in it
-HEAD = 92  # the title above it all
-LEAST_WIDTH = 1230  # from where cards begin: four machines, and a segment's name
-MEMBER = (210, 56)  # width, height of a machine that is no node
+HEAD, NO_HEAD = 92, 24  # the title above it all
+SERVICES_HEAD = 26
+NAME_WIDTH = 220  # of a segment, beside the machines above its bus
+MEMBER = (210, 62)  # width, height of a machine that is no node
+MEMBER_GAP = 50
+MEMBER_CABLE = 9  # above its lower edge
 DROP = 40  # of the cable from a bus to a card
 ROW_GAP = 30
 GAP = 26  # between cards
-CARD_WIDTH, CARDS_MAX = 444, 4
+CARD_WIDTH, CARDS_MAX = 456, 4
 SMALL_WIDTH, SMALL_CARDS_MAX = 184, 8
 LINE = 19  # height of a line of pods in a small card
 CHIP = (198, 44)
-SPINE = 20  # between the two columns of pods, where their cables run
+SPINE = 32  # between the two columns of pods, where their cables run
 PAD = 14
 LABEL = (300, 56)  # of a Service
 
@@ -76,10 +80,11 @@ class Card(msgspec.Struct, frozen=True):
         return self.box.middle[0]
 
     def cable(self, chip: Box) -> tuple[Point, Point]:
-        """Return the ends of a pod's cable: at the spine, and at its box."""
-        left = chip.x < self.spine
+        """Return the ends of a pod's cable: at its side of the spine, and at its box."""
         y = chip.middle[1]
-        return (self.spine, y), (chip.right if left else chip.x, y)
+        if chip.x < self.spine:
+            return (self.spine - SPINE / 5, y), (chip.right, y)
+        return (self.spine + SPINE / 5, y), (chip.x, y)
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -102,6 +107,7 @@ class Layout(msgspec.Struct, frozen=True):
     trunk: float
     router: Box | None = None
     absent: Box | None = None
+    titled: bool = True
 
     def bus(self, segment: str) -> float:
         """Return the y of the first bus of a segment."""
@@ -112,19 +118,20 @@ class Layout(msgspec.Struct, frozen=True):
         return next((card for card in self.cards if card.node.netns == netns), None)
 
 
-def layout(picture: Picture) -> Layout:
-    """Return where everything in *picture* is drawn."""
+def layout(picture: Picture, *, titled: bool = True) -> Layout:
+    """Return where everything in *picture* is drawn; *titled*: with titles."""
     left = _left(picture)
     width = _width(picture, left)
-    gateway = picture.members[world.GATEWAY].segment
-    y: float = HEAD
+    gateway = picture.members.get(world.GATEWAY)
+    first = gateway.segment if gateway else picture.segments[0].name
+    y: float = HEAD if titled else NO_HEAD
     bands: list[Band] = []
     cards: list[Card] = []
     members: dict[str, Box] = {}
-    for segment in sorted(picture.segments, key=lambda one: one.name != gateway):
+    for segment in sorted(picture.segments, key=lambda one: one.name != first):
         above = _members(picture, segment.name, left, y)
         members.update(above)
-        y += MEMBER[1] + DROP if above else DROP / 2
+        y += MEMBER[1] + DROP if above else DROP
         nodes = [node for node in picture.nodes if node.segment == segment.name]
         buses: list[tuple[float, float, float]] = []
         for row in _rows(picture, nodes) or [[]]:
@@ -133,13 +140,14 @@ def layout(picture: Picture) -> Layout:
             cards += drawn
             y = max([y + DROP, *(card.box.bottom + ROW_GAP for card in drawn)])
         bands.append(Band(segment, tuple(buses)))
-    absent = Box(left, y, 300, 34) if picture.absent else None
-    y += 34 + ROW_GAP if absent else 0
+    absent = Box(left, y - ROW_GAP / 2, 300, LINE) if picture.absent else None
+    y += LINE if absent else 0
     trunk = left - (ROUTER_MARGIN - MARGIN - 52 if len(bands) > 1 else TRUNK)
     router = None
     if len(bands) > 1:
         middle = (bands[0].buses[0][2] + bands[-1].buses[0][2]) / 2
         router = Box(trunk - 52, middle - 24, 104, 48)
+    y += SERVICES_HEAD if titled and picture.services else 0
     services, bottom = _labels(picture.services, left, width - MARGIN, y)
     return Layout(
         picture,
@@ -152,6 +160,7 @@ def layout(picture: Picture) -> Layout:
         trunk,
         router,
         absent,
+        titled,
     )
 
 
@@ -178,7 +187,8 @@ def _width(picture: Picture, left: float) -> float:
         sum(node.segment == segment.name for node in picture.nodes) for segment in picture.segments
     ]
     columns = max((_columns(picture, number) for number in by_segment), default=0)
-    return left + max(LEAST_WIDTH, columns * (_card_width(picture) + GAP) - GAP) + MARGIN
+    least = max(LABEL[0], len(picture.members) * (MEMBER[0] + MEMBER_GAP) + NAME_WIDTH)
+    return left + max(least, columns * (_card_width(picture) + GAP) - GAP) + MARGIN
 
 
 def _rows(picture: Picture, nodes: Sequence[Node]) -> list[list[Node]]:
@@ -191,13 +201,11 @@ def _members(picture: Picture, segment: str, left: float, y: float) -> dict[str,
     width, height = MEMBER
     found: dict[str, Box] = {}
     x = left
-    if picture.members[world.GATEWAY].segment == segment:
-        for name in (world.INTERNET, world.GATEWAY, world.CLIENT):
+    for name in (world.INTERNET, world.GATEWAY, world.CLIENT, world.MASTER):
+        home = world.MASTER if name == world.MASTER else world.GATEWAY
+        if name in picture.members and picture.members[home].segment == segment:
             found[name] = Box(x, y, width, height)
-            x += width + 50
-        x += 20
-    if picture.members[world.MASTER].segment == segment:
-        found[world.MASTER] = Box(x, y, width, height)
+            x += width + MEMBER_GAP
     return found
 
 
@@ -237,7 +245,7 @@ def _large(node: Node, place: Box, bus: float) -> Card:
         node,
         Box(x, y, width, bottom + PAD - y),
         bus,
-        uplink=Box(x + width / 2 - 100, y - 13, 200, 26),
+        uplink=Box(x + width / 2 - 62, y - 13, 204, 26),
         rules=Box(x + PAD, devices, half, 40),
         tunnel=Box(x + PAD + half + 16, devices, half, 40) if node.tunnel else None,
         bridge=bridge,
@@ -275,7 +283,6 @@ def _labels(
     most = int((right - left + 12) // (LABEL[0] + 12))
     columns = ceil(len(services) / ceil(len(services) / most))
     wide = (right - left + 12) / columns - 12
-    y += 26  # for their title
     found = tuple(
         (
             service,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from netlab import world
-from netlab.picture.model import Node, Picture, Service
+from netlab.picture.model import Node, Picture
+from netlab.picture.services import Service
 from netlab.picture.text import plain
 
 EDGES_MAX = 60  # more edges from Services to pods are a knot: their number is said instead

@@ -11,13 +11,13 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import vxlan
 from netlab.model.kubernetes import Pod as PodDocument
 from netlab.model.kubernetes import view
-from netlab.model.services import EXTERNAL_NAME, SERVICE_NAME_LABEL, EndpointSlice
-from netlab.model.services import Service as ServiceDocument
-from netlab.picture.text import count, plain
+from netlab.picture.services import Service, by_namespace, services_of, serving_of
+from netlab.picture.text import count, plain, title
 
 NODES_MAX = 6  # more nodes than these are drawn small
 PODS_MAX = 12  # when a node has more of them, pods are drawn by workload
 SMALL_PODS_MAX = 4  # lines for pods in a small node
+FEW_PODS = 3  # others in the node of those that matter
 SERVICES_MAX = 24  # more of them are drawn by namespace
 
 
@@ -76,26 +76,6 @@ class Segment(msgspec.Struct, frozen=True):
     router: str = ""
 
 
-class Service(msgspec.Struct, frozen=True):
-    """A Service, or all of one namespace: then `name` says how many. `number` marks its pods.
-
-    `address`: its cluster IP, or what it has instead. `endpoints`: titles of pods, addresses of
-    endpoints that are none.
-    """
-
-    number: int
-    name: str
-    sort: str = ""  # ClusterIP, NodePort, …
-    address: str = ""
-    ports: tuple[str, ...] = ()  # `80/TCP`, `80:30080/TCP`
-    endpoints: tuple[str, ...] = ()
-
-    @property
-    def reach(self) -> str:
-        """`6 endpoints`, `nobody`."""
-        return count(len(self.endpoints), "endpoint") if self.endpoints else "no endpoints"
-
-
 class Picture(msgspec.Struct, frozen=True):
     """All of it; `small`: nodes are drawn small. `absent`: nodes that are left out."""
 
@@ -116,21 +96,21 @@ def picture(
     namespace: str = "",
     services: bool = True,
     full: bool = False,
-    nodes: Collection[str] | None = None,
 ) -> Picture:
     """Return what to draw of *cluster*.
 
     *namespace*: only its pods and Services. *full*: every pod and Service by itself, however many.
-    *nodes*: only these; the others are counted.
     """
     lab = cluster.lab
     pods = [pod for pod in cluster.pods if namespace in ("", pod.namespace)]
-    found = _services(cluster, namespace) if services else ()
-    listed = found if full or len(found) <= SERVICES_MAX else _by_namespace(found)
-    serving = _serving(listed)
-    shown = [state for state in cluster.nodes if nodes is None or state.name in nodes]
-    small = len(shown) > NODES_MAX and not full
-    most = max((sum(p.node == s.name for p in pods) for s in shown), default=0)
+    found = services_of(cluster, namespace) if services else ()
+    listed = found if full or len(found) <= SERVICES_MAX else by_namespace(found)
+    serving = serving_of(listed)
+    small = len(cluster.nodes) > NODES_MAX and not full
+    by_node: dict[str, list[PodState]] = {}
+    for pod in pods:
+        by_node.setdefault(pod.node, []).append(pod)
+    most = max(map(len, by_node.values()), default=0)
     grouped = (small or most > PODS_MAX) and not full
     limit = SMALL_PODS_MAX if small else PODS_MAX
     segments = {
@@ -154,17 +134,64 @@ def picture(
             _node(
                 cluster,
                 state,
-                [pod for pod in pods if pod.node == state.name],
+                by_node.get(state.name, []),
                 serving=serving,
                 limit=limit if grouped else 0,
             )
-            for state in shown
+            for state in cluster.nodes
         ),
         services=listed,
         rules=lab.proxyMode,
         small=small,
-        absent=len(cluster.nodes) - len(shown),
     )
+
+
+def focused(cluster: Cluster, *, netns: Collection[str], service: str = "") -> Picture:
+    """Return a picture of what has the namespaces *netns*, and of what joins it.
+
+    Other nodes are counted, and so are the other pods of a node that has many. *service*: the
+    `namespace/name` of the one to draw.
+    """
+    whole = picture(cluster, full=True)
+    nodes = [
+        msgspec.structs.replace(node, pods=_singled_out(node.pods, netns))
+        for node in whole.nodes
+        if node.netns in netns or any(pods.netns in netns for pods in node.pods)
+    ]
+    seen = {name for name, member in whole.members.items() if member.netns in netns}
+    if seen & {world.INTERNET, world.CLIENT}:
+        seen.add(world.GATEWAY)
+    members = {name: member for name, member in whole.members.items() if name in seen}
+    used = {node.segment for node in nodes} | {member.segment for member in members.values()}
+    wanted = title(*service.split("/", 1)) if "/" in service else ""
+    services = tuple(one for one in whole.services if one.name == wanted)
+    marks = {one.number for one in services}
+    return msgspec.structs.replace(
+        whole,
+        segments=tuple(one for one in whole.segments if one.name in used) or whole.segments[:1],
+        members=members,
+        nodes=tuple(_marked(node, marks) for node in nodes),
+        services=services,
+        absent=len(whole.nodes) - len(nodes),
+    )
+
+
+def _marked(node: Node, numbers: Collection[int]) -> Node:
+    """Return *node* with no marks on its pods but those of the Services *numbers*."""
+    pods = (
+        msgspec.structs.replace(one, services=tuple(n for n in one.services if n in numbers))
+        for one in node.pods
+    )
+    return msgspec.structs.replace(node, pods=tuple(pods))
+
+
+def _singled_out(pods: Sequence[Pods], netns: Collection[str]) -> tuple[Pods, ...]:
+    """Return *pods* of which those with a namespace in *netns* come first, and many as a number."""
+    first = [one for one in pods if one.netns in netns]
+    others = [one for one in pods if one.netns not in netns]
+    if len(others) > FEW_PODS:
+        others = [Pods("more pods" if first else "pods", sum(one.number for one in others))]
+    return (*first, *others)
 
 
 def _facts(
@@ -213,18 +240,13 @@ def _node(
 
 def _pod(pod: PodState, serving: dict[str, tuple[int, ...]]) -> Pods:
     return Pods(
-        name=_title(pod.namespace, pod.name),
+        name=title(pod.namespace, pod.name),
         address=pod.ip,
         netns=pod.netns,
         veth="" if pod.host_network else pod.veth,
         phase=plain(pod.phase),
         services=serving.get(pod.title, ()),
     )
-
-
-def _title(namespace: str, name: str) -> str:
-    """Return `web` or `shop/web`: the namespace `default` goes without saying."""
-    return plain(name if namespace == "default" else f"{namespace}/{name}")
 
 
 def _together(
@@ -239,7 +261,7 @@ def _together(
     found = [
         _pod(group[0], serving)
         if len(group) == 1
-        else Pods(_title(*key), len(group), services=_numbers(group, serving))
+        else Pods(title(*key), len(group), services=_numbers(group, serving))
         for key, group in kept
     ]
     rest = [pod for _, group in ordered[len(kept) :] for pod in group]
@@ -262,82 +284,3 @@ def _workload(cluster: Cluster, pod: PodState) -> str:
             owners = view(document, PodDocument).metadata.ownerReferences
             return next((one.name for one in owners if one.controller), name)
     return name or pod.name
-
-
-def _services(cluster: Cluster, namespace: str) -> tuple[Service, ...]:
-    """Return the Services, numbered from 1; those that cannot be read are left out."""
-    endpoints = _endpoints(cluster)
-    found: list[Service] = []
-    for document in cluster.documents.of("Service"):
-        try:
-            service = view(document, ServiceDocument)
-        except msgspec.ValidationError:  # anybody may write to etcd
-            continue
-        meta, spec = service.metadata, service.spec
-        if namespace not in ("", meta.namespace):
-            continue
-        instead = spec.externalName if spec.type == EXTERNAL_NAME else "headless"
-        found.append(
-            Service(
-                number=len(found) + 1,
-                name=_title(meta.namespace, meta.name),
-                sort=plain(spec.type),
-                address=plain(", ".join(service.cluster_ips) or instead),
-                ports=tuple(
-                    f"{port.port}:{port.nodePort}/{plain(port.protocol)}"
-                    if port.nodePort
-                    else f"{port.port}/{plain(port.protocol)}"
-                    for port in spec.ports or ()
-                ),
-                endpoints=tuple(sorted(endpoints.get((meta.namespace, meta.name), ()))),
-            )
-        )
-    return tuple(found)
-
-
-def _endpoints(cluster: Cluster) -> dict[tuple[str, str], set[str]]:
-    """Return the ready endpoints of each Service, by its namespace and name."""
-    titles = {pod.ip: pod.title for pod in cluster.pods if not pod.host_network}
-    known = {pod.title for pod in cluster.pods}
-    found: dict[tuple[str, str], set[str]] = {}
-    for document in cluster.documents.of("EndpointSlice"):
-        try:
-            one = view(document, EndpointSlice)
-        except msgspec.ValidationError:
-            continue
-        key = (one.metadata.namespace, one.metadata.labels.get(SERVICE_NAME_LABEL, ""))
-        for endpoint in one.endpoints or ():
-            if endpoint.conditions is not None and endpoint.conditions.ready is False:
-                continue
-            target = f"{one.metadata.namespace}/{(endpoint.targetRef or {}).get('name', '')}"
-            for address in endpoint.addresses or ():
-                title = target if target in known else titles.get(address, plain(address))
-                found.setdefault(key, set()).add(title)
-    return found
-
-
-def _serving(services: Iterable[Service]) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of the Services that each pod, by its title, is an endpoint of."""
-    found: dict[str, tuple[int, ...]] = {}
-    for service in services:
-        if not service.number:
-            continue
-        for title in service.endpoints:
-            found[title] = (*found.get(title, ()), service.number)
-    return found
-
-
-def _by_namespace(services: Sequence[Service]) -> tuple[Service, ...]:
-    """Return one for all Services of a namespace; no pod is marked as theirs."""
-    groups: dict[str, list[Service]] = {}
-    for one in services:
-        space, slash, _ = one.name.partition("/")
-        groups.setdefault(space if slash else "default", []).append(one)
-    return tuple(
-        Service(
-            number=0,
-            name=f"{space}: {count(len(group), 'Service')}",
-            endpoints=tuple(sorted({title for one in group for title in one.endpoints})),
-        )
-        for space, group in sorted(groups.items())
-    )

@@ -80,7 +80,7 @@ svg.netlab{background:var(--page);
 .netlab .tunnel{fill:var(--tunnel);stroke:var(--tunnel-edge)}
 .netlab .bridge{fill:var(--bridge);stroke:var(--bridge-edge)}
 .netlab .chip{fill:var(--chip);stroke:var(--edge)}
-.netlab .off,.netlab .absent{fill:none;stroke:var(--edge);stroke-dasharray:4 3}
+.netlab .off{fill:none;stroke:var(--edge);stroke-dasharray:4 3}
 .netlab .service{fill:var(--card);stroke-width:1.6}
 .netlab .badge{stroke:none}
 .netlab .cable{stroke:var(--edge);stroke-width:2}

@@ -7,9 +7,10 @@ from html import escape
 from itertools import pairwise
 
 from netlab import world
-from netlab.picture.layout import MARGIN, Box, Card, Layout, Point, layout
-from netlab.picture.model import Picture, Pods, Service
+from netlab.picture.layout import MARGIN, MEMBER_CABLE, Box, Card, Layout, Point, layout
+from netlab.picture.model import Picture, Pods
 from netlab.picture.paint import STYLE, hue
+from netlab.picture.services import Service
 from netlab.picture.text import count, fitted, plain, width
 
 BADGE = 15  # height of a Service's number on a pod
@@ -22,7 +23,11 @@ def svg(picture: Picture) -> str:
 
 
 def drawing(
-    drawn: Layout, *, style: str = "", quiet: Collection[str] = (), inside: str = ""
+    drawn: Layout,
+    *,
+    style: str = "",
+    quiet: Collection[str] = (),
+    inside: str = "",
 ) -> str:
     """Return *drawn* as an <svg> element. *inside*: more SVG, on top of it all.
 
@@ -36,7 +41,7 @@ def drawing(
         f"<title>{name}</title>",
         f"<style>{style}</style>" if style else "",
         f'<rect class="page" width="{_n(drawn.width)}" height="{_n(drawn.height)}"/>',
-        *_head(drawn),
+        *(_head(drawn) if drawn.titled else ()),
         *_cables(drawn),
         *_buses(drawn),
         *_members(drawn),
@@ -116,12 +121,16 @@ def _cables(drawn: Layout) -> Iterator[str]:
     """Yield the cables from the buses to machines, and the overlay between neighbours in a row."""
     picture = drawn.picture
     for name in (world.GATEWAY, world.MASTER):
+        if name not in drawn.members:
+            continue
         x, _ = drawn.members[name].middle
         bus = drawn.bus(picture.members[name].segment)
         yield _line((x, drawn.members[name].bottom), (x, bus), "cable")
-    boxes = [drawn.members[name] for name in (world.INTERNET, world.GATEWAY, world.CLIENT)]
+    outside = (world.INTERNET, world.GATEWAY, world.CLIENT)
+    boxes = [drawn.members[name] for name in outside if name in drawn.members]
     for one, beside in pairwise(boxes):
-        yield _line((one.right, one.middle[1]), (beside.x, one.middle[1]), "cable")
+        y = one.bottom - MEMBER_CABLE
+        yield _line((one.right, y), (beside.x, y), "cable")
     for card in drawn.cards:
         x = card.spine
         yield _line((x, card.bus), (x, card.box.y), "cable")
@@ -142,8 +151,8 @@ def _members(drawn: Layout) -> Iterator[str]:
         yield _rect(box, "member", more=_netns(member.netns))
         words = "master · etcd" if name == world.MASTER else name
         words = "gateway · firewall" if name == world.GATEWAY else words
-        yield _text(words, (x, y - 4), 14, "strong middle")
-        yield _text(member.addresses[0], (x, y + 15), 12, "dim middle", mono=True)
+        yield _text(words, (x, y - 9), 14, "strong middle")
+        yield _text(member.addresses[0], (x, y + 9), 12, "dim middle", mono=True)
 
 
 def _large(card: Card, drawn: Layout, quiet: Collection[str]) -> Iterator[str]:
@@ -157,8 +166,9 @@ def _large(card: Card, drawn: Layout, quiet: Collection[str]) -> Iterator[str]:
         if len(ends) > 1:
             yield _line((start, y), (end, y), "overlay")
     yield _rect(card.uplink, "uplink", radius=13)
-    x, y = card.uplink.middle
-    yield _text(f"{world.UPLINK}  {node.address}", (x, y + 4), 12, "middle", mono=True)
+    y = card.uplink.middle[1] + 4.5  # the cable passes between the two words
+    yield _text(world.UPLINK, (card.spine - 14, y), 12.5, "end", mono=True)
+    yield _text(node.address, (card.spine + 14, y), 12.5, mono=True)
     lease = f"lease {node.lease}" if node.lease else "no lease"
     yield _text(lease, (box.right - 14, box.y + 36), 12, "dim end", mono=True)
     room = box.width - 44 - width(lease, 12, mono=True)
@@ -188,11 +198,12 @@ def _pods(card: Card, quiet: Collection[str]) -> Iterator[str]:
         yield _line((card.spine, card.bridge.bottom), (card.spine, lowest), "cable")
     for pods, chip in card.chips:
         if pods.veth or pods.number > 1:
-            yield _line(*card.cable(chip), "cable")
+            _, end = card.cable(chip)
+            yield _line((card.spine, end[1]), end, "cable")
     yield _rect(card.bridge, "bridge")
-    x, y = card.bridge.middle
     words = f"{node.bridge}  {node.bridge_address}".rstrip()
-    yield _text(words, (x, y + 4), 13, "middle", mono=True, room=card.bridge.width - 12)
+    at = (card.bridge.x + 12, card.bridge.middle[1] + 4.5)
+    yield _text(words, at, 13, mono=True, room=card.bridge.width - 24)
     for pods, chip in card.chips:
         faint = " quiet" if pods.netns in quiet else ""
         yield f'<g class="pod{faint}">' + "".join(_chip(pods, chip)) + "</g>"
@@ -205,7 +216,7 @@ def _chip(pods: Pods, box: Box) -> Iterator[str]:
         behind = Box(box.x + 4, box.y + 4, box.width, box.height)
         yield _rect(behind, "chip")
     yield _rect(box, sort, more=_netns(pods.netns))
-    yield _text(pods.label, (box.x + 9, box.y + 18), 13, room=box.width - 16)
+    yield _text(pods.name, (box.x + 9, box.y + 18), 13, room=box.width - 16)
     below = pods.address or ("no address" if pods.number == 1 else count(pods.number, "pod"))
     yield _text(below, (box.x + 9, box.y + 35), 12, "dim", mono=True)
     yield from _badges(pods.services, box.right - 6, box.bottom - BADGE - 5)
@@ -259,20 +270,19 @@ def _small(card: Card) -> Iterator[str]:
 
 def _absent(drawn: Layout) -> Iterator[str]:
     if drawn.absent:
-        yield _rect(drawn.absent, "absent")
-        x, y = drawn.absent.middle
         words = f"and {count(drawn.picture.absent, 'more node')}"
-        yield _text(words, (x, y + 5), 13, "dim middle")
+        yield _text(words, (drawn.absent.x, drawn.absent.bottom - 5), 13, "dim")
 
 
 def _services(drawn: Layout) -> Iterator[str]:
     if not drawn.services:
         return
     first = drawn.services[0][1]
-    yield _text("Services", (first.x, first.y - 10), 14, "strong")
-    words = "a number marks the pods that serve it"
-    if any(service.number for service, _ in drawn.services):
-        yield _text(words, (first.x + 78, first.y - 10), 13, "dim")
+    if drawn.titled:
+        yield _text("Services", (first.x, first.y - 10), 14, "strong")
+        words = "a number marks the pods that serve it"
+        if any(service.number for service, _ in drawn.services):
+            yield _text(words, (first.x + 78, first.y - 10), 13, "dim")
     for service, box in drawn.services:
         yield "".join(_service(service, box))
 
@@ -290,4 +300,7 @@ def _service(service: Service, box: Box) -> Iterator[str]:
     sort = "dim end" if service.endpoints else "warn end"
     yield _text(reach, (box.right - 12, box.y + 21), 12, sort)
     where = " ".join([service.address, *service.ports])
-    yield _text(where, (box.x + 12, box.y + 42), 12, "dim", room=box.width - 24, mono=True)
+    room = box.width - 34 - width(service.sort, 12)
+    yield _text(where, (box.x + 12, box.y + 42), 12, "dim", room=room, mono=True)
+    if service.sort:
+        yield _text(service.sort, (box.right - 12, box.y + 42), 12, "dim end")

@@ -55,6 +55,11 @@ def fitted(text: str, size: float, room: float, *, mono: bool = False) -> str:
     return "…"
 
 
+def title(namespace: str, name: str) -> str:
+    """Return `web` or `shop/web`: the namespace `default` goes without saying."""
+    return plain(name if namespace == "default" else f"{namespace}/{name}")
+
+
 def count(number: int, what: str) -> str:
     """Return `1 pod`, `2 pods`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -259,3 +259,27 @@ def test_a_graph_shows_every_pod_with_its_address_and_every_lease(lab: Cli) -> N
         assert f"{pod['metadata']['name']}<br/>{pod['status']['podIP']}" in drawn
     for lease in lab.get("leases")["items"]:
         assert f"lease {lease['spec']['subnet']}" in drawn
+
+
+def test_a_trace_is_a_page_with_a_place_for_every_step(lab: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "way.html"
+    lab("trace", "n1-p1", "n2-p1:80", "-o", "html", "-w", str(file))
+    page = file.read_text()
+    told = json.loads(page.partition('id="told">')[2].partition("</script>")[0])["steps"]
+    ways = [tuple(map(tuple, step["way"])) for step in told if step["track"] == 0]
+    assert () not in ways
+    assert len(set(ways)) >= 12  # the devices between two pods on two nodes
+    assert [step["fate"] for step in told if step["fate"]][:2] == ["delivered", "delivered"]
+    assert any(step["wrapped"] for step in told)
+
+
+def test_a_trace_is_a_sequence_diagram(lab: Cli) -> None:
+    lines = lab("trace", "n1-p1", "n2-p1:80", "-o", "mermaid").stdout.splitlines()
+    assert lines[0] == "sequenceDiagram"
+    assert [line.partition(" as ")[2] for line in lines if " as " in line] == [
+        "pod default/n1-p1 on n1",
+        "n1",
+        "underlay",
+        "n2",
+        "pod default/n2-p1 on n2",
+    ]

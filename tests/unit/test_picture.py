@@ -133,6 +133,8 @@ def test_nothing_is_drawn_over_anything_else(nodes: int, pods: int, segments: in
     ]
     for one, other in combinations(apart, 2):
         assert not overlap(one, other)
+    buses = [Box(x1, y, x2 - x1, 1) for band in drawn.bands for x1, x2, y in band.buses]
+    assert not any(overlap(bus, box) for bus in buses for box in apart if box != drawn.router)
     for box in apart:
         assert within(box, Box(0, 0, drawn.width, drawn.height))
     for card in drawn.cards:
