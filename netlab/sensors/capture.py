@@ -29,7 +29,7 @@ FRAMES = 3000  # room in a ring by default: what a verification sends, many time
 KEPT = 400_000  # frames
 FLUSH_MARK = b"netlab-flush:"
 FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
-FLUSH_PATIENCE = 0.5  # seconds; a marker takes some milliseconds
+FLUSH_PATIENCE = 0.15  # seconds; a marker takes some milliseconds
 
 _TCP_SYN_OR_RST = 0x02 | 0x04
 _VXLAN_OVERHEAD = 50  # bytes over IPv4: Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348)

@@ -269,7 +269,8 @@ class _Walk:
                 refusing = "reject" in hit.rule.lower()
                 fate = Fate.REFUSED if refusing else Fate.DROPPED
                 return End(place, fate, f"by {hit.table} {hit.chain} at {hit.hook}")
-            if last.hook == "input" and self._names.home(last.flow.destination) == last.netns:
+            arrived = last.hook == "input" and not self._wraps(last)
+            if arrived and self._names.home(last.flow.destination) == last.netns:
                 return End(place, Fate.DELIVERED, _to(last.flow, self._names))
             return End(place, Fate.LOST, f"behind {last.hook} of {place}")
         one = last.sighting

@@ -31,6 +31,7 @@ from netlab.plan import Op, Verb
 from netlab.telling.naming import Names
 
 AGENT = "the lab's agent repairs that by itself: is it running? `netlab status`"
+_INTERFACES = (Kind.INTERFACE_GONE, Kind.INTERFACE_DOWN, Kind.BRIDGE_PORT, Kind.TUNNEL)
 _SETTINGS = ("ip_forward", "rp_filter", "bridge-nf-call-iptables", "forwarding")
 
 
@@ -113,20 +114,18 @@ def _network(destination: str) -> str:
 
 
 def causes(ops: Iterable[Op], names: Names) -> Iterator[Cause]:
-    """Yield what each difference means to a packet."""
-    for op in ops:
-        place = names.place(_place(op.object))
+    """Yield what each difference means to a packet; interfaces first, as what depends on one goes
+    with it."""
+    for op in sorted(ops, key=lambda one: kind_of(one) not in _INTERFACES):
+        netns, words = _words(op)
+        place = names.place(netns)
         yield Cause(
             kind_of(op),
             place,
-            f"{place}: {_words(op)}",
-            ("desired and observed differ",),
+            f"{place}: {words}",
+            (f"desired and observed differ: {words}",),
             (*plan.words(op), AGENT),
         )
-
-
-def _place(thing: Object) -> str:
-    return thing.netns
 
 
 def kind_of(op: Op) -> Kind:
@@ -161,14 +160,24 @@ def _kind_of_link(op: Op) -> Kind:
     return Kind.MTU
 
 
-def _words(op: Op) -> str:
+def _words(op: Op) -> tuple[str, str]:
+    """Return the namespace and the words of a difference: at the end of a cable that it is at."""
     thing, old = op.object, op.old
     what = thing_words(thing)
     if op.verb is Verb.ADD:
-        return f"{what} is missing"
+        return thing.netns, f"{what} is missing"
     if op.verb is Verb.DELETE:
-        return f"{what} should not be there"
-    return f"{what} is otherwise: {_changed(old, thing)}"
+        return thing.netns, f"{what} should not be there"
+    if isinstance(thing, Veth) and isinstance(old, Veth):
+        if not old.peer_up and thing.peer_up:
+            return thing.peer_netns, f"interface {thing.peer_name} is down"
+        if not old.up and thing.up:
+            return thing.netns, f"interface {thing.name} is down"
+        if old.bridge != thing.bridge:
+            return thing.netns, f"{thing.name} is a port of {old.bridge or 'no bridge'}"
+    if isinstance(thing, Bridge | Vxlan) and isinstance(old, Bridge | Vxlan) and not old.up:
+        return thing.netns, f"interface {thing.name} is down"
+    return thing.netns, f"{what} is otherwise: {_changed(old, thing)}"
 
 
 def _changed(old: Object | None, new: Object) -> str:

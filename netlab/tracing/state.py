@@ -13,7 +13,7 @@ from pathlib import Path
 
 from netlab import world
 from netlab.cluster import Cluster
-from netlab.journeys import Cause, Journey, Kind, Seen
+from netlab.journeys import Cause, Journey, Kind, Place, Seen
 from netlab.kernel import links, lookup
 from netlab.kernel.netns import entered, exists
 from netlab.kernel.observed import VXLAN_PORT
@@ -40,7 +40,11 @@ def causes(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Iter
 
 def target(stop: Stop) -> str:
     """Return what `netlab exec` calls the place of a stop."""
-    place = stop.place
+    return exec_target(stop.place)
+
+
+def exec_target(place: Place) -> str:
+    """Return what `netlab exec` calls a place."""
     return f"node/{place.name}" if place.kind == "node" else place.name
 
 
@@ -292,7 +296,7 @@ def _routed(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Ite
         return
     if way.kind == "local":
         return
-    if arriving and not _forwards(device):
+    if arriving and place.kind != "pod" and not _forwards(device):
         yield Cause(
             Kind.FORWARDING,
             place,
@@ -307,16 +311,13 @@ def _routed(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Ite
 def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
     place, flow = stop.place, stop.flow
     answer = _answer(way.refused) if way.refused else f"the kernel's answer: {way.kind}"
-    if way.refused == errno.EXDEV:
-        back = lookup.route(flow.source)
-        leaves = next(
-            (n for n, one in lookup.interfaces().items() if one.ifindex == back.device), "nowhere"
-        )
+    leaves = _way_back(flow.source) if device else ""
+    if _is_refused_by_rp_filter(way, device, leaves):
         return Cause(
             Kind.RP_FILTER,
             place,
             f"{place} takes nothing from {flow.source} by {device}, as its own way there is "
-            f"{leaves} (rp_filter {_rp_filter(device)})",
+            f"{leaves or 'unknown'} (rp_filter {_rp_filter(device)})",
             (stop.where, answer),
             (
                 f"netlab exec {target(stop)} -- sysctl -w net.ipv4.conf.{device}.rp_filter=2",
@@ -346,6 +347,22 @@ def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
         (stop.where, answer),
         (no_route_words(names, stop),),
     )
+
+
+def _way_back(source: str) -> str:
+    """Return the device by which packets to *source* leave, "" if there is none."""
+    back = lookup.route(source)
+    found = lookup.interfaces().items()
+    return next((name for name, one in found if one.ifindex == back.device), "")
+
+
+def _is_refused_by_rp_filter(way: lookup.Route, device: str, leaves: str) -> bool:
+    """Return whether it is the reverse-path filter (ip-sysctl.rst) that refuses what comes in by
+    *device*: 1 wants the same device for the way back, 2 any. Kernels differ in the error."""
+    if way.kind or way.refused not in (errno.EXDEV, errno.EINVAL) or not device:
+        return False
+    mode = _rp_filter(device)
+    return (mode == "1" and leaves != device) or (mode == "2" and not leaves)
 
 
 def no_route_words(names: Names, stop: Stop) -> str:

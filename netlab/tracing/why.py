@@ -18,6 +18,7 @@ from netlab.cluster import Cluster, NodeState
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrite, RewriteKind
+from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.lab import Live
 from netlab.packets import Flow, Leg, Protocol, RuleHit
@@ -59,6 +60,7 @@ def why(
     found: list[Cause] = []
     if not journey.answered:
         found = list(_once(_causes(live, cluster, names, asked, journey)))
+        found = found or [_unknown(names, asked, journey, stop_of(journey))]
     return Diagnosis(journey, tuple(found), time.monotonic() - began)
 
 
@@ -80,21 +82,18 @@ def _causes(
     looked = list(state.causes(cluster, names, journey, stop)) if stop else []
     yield from _without_lease(cluster, names, way, leases)
     hit = dropped_by(stop) if stop else None
-    before = [p.netns for p in stop.visited] if stop else []
-    routes = [one for one in drifted if one.kind is Kind.ROUTE and one.place.netns in before]
     if hit is not None and stop is not None:
-        yield from (one for one in routes if one.place != stop.place)
+        before = {place.netns for place in stop.visited} - {stop.place.netns}
+        yield from (one for one in drifted if one.place.netns in before)
         yield _by_rule(stop, hit, journey)
     else:
         yield from (one for one in looked if one.kind in _EXACT)
         yield from _without_rules(cluster, names, asked, journey)
-    yield from routes
-    yield from (one for one in drifted if one not in routes)
+    yield from drifted
     yield from looked
     yield from _told(names, asked, journey, stop)
-    if stop is None:
+    if stop is None and any(track.sightings for track in journey.tracks):
         yield from _silence(names, journey)
-    yield _unknown(names, asked, journey, stop)
 
 
 def _way(cluster: Cluster, asked: Asking, journey: Journey) -> drift.Way:
@@ -211,13 +210,23 @@ def _told(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> I
     if refused is not None:
         yield _no_listener(names, journey, refused.place)
     if journey.refused and not any(track.sightings for track in journey.tracks):
-        yield Cause(
-            Kind.SENDER,
-            names.place(asked.source.netns),
-            f"the kernel of {asked.source.title} does not send it: {journey.refused}",
-            (f"the sender's socket was told: {journey.refused}",),
-            (f"netlab exec {asked.source.title} -- ip route get {journey.flow.destination}",),
-        )
+        yield _not_sent(names, asked, journey)
+
+
+def _not_sent(names: Names, asked: Asking, journey: Journey) -> Cause:
+    place, told = names.place(asked.source.netns), journey.refused
+    proof = (f"the sender's socket was told: {told}",)
+    to = journey.flow.destination
+    look = (f"netlab exec {state.exec_target(place)} -- ip route get {to}",)
+    if told == "message too long":
+        with entered(place.netns):
+            way = lookup.route(to)
+            mtu = next((n.mtu for n in lookup.interfaces().values() if n.ifindex == way.device), 0)
+        what = f"{place} cannot send it in one piece: its device takes {mtu} bytes"
+        return Cause(Kind.MTU, place, what, proof, ("a smaller --size", *look))
+    if "unreachable" in told or "no route" in told:
+        return Cause(Kind.ROUTE, place, f"{place} has no route to {to}", proof, look)
+    return Cause(Kind.SENDER, place, f"the kernel of {place} does not send it: {told}", proof, look)
 
 
 def _error(
