@@ -83,6 +83,18 @@ def headers(frame: bytes, link: int = ETHERNET) -> Headers | None:
     return None
 
 
+def unchanged(protocol: int, transport: bytes) -> bytes:
+    """Return what no rewrite changes in the first 20 bytes of a transport header and behind it.
+
+    By these a packet is known again of which there is no more: in the kernel's rule traces.
+    """
+    if protocol == TCP:
+        return transport[4:14]  # numbers, flags
+    if protocol == SCTP:
+        return transport[4:8] + transport[12:]  # without the checksum
+    return transport[8:] if protocol == UDP else transport[:1] + transport[8:]
+
+
 def _of_ipv4(frame: bytes, at: int) -> Headers | None:
     if len(frame) < at + 20:
         return None

@@ -1,4 +1,4 @@
-"""One packet on its way over many devices: the n-th sighting, what was changed before it, by what.
+"""One packet on its way over many devices: the n-th sighting, what was changed before it.
 
 1. A packet is known again by what no rewrite changes (`Headers.mark`). Two packets may look alike
    (an ARP request repeated, a datagram sent twice): one that shows at a place where its like was
@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from netlab.annotation.headers import ARP, ICMP, ICMPV6, Ends, Headers
@@ -123,11 +122,6 @@ class Sightings:
             fresh if len(fresh) <= MOST // 2 else dict(list(fresh.items())[-MOST // 2 :])
         )
         self._turned = dict(list(self._turned.items())[-MOST // 2 :])
-
-
-def rule_comments(rules: Sequence[str]) -> list[str]:
-    """Return comments that name rules, in the order in which they were met."""
-    return [f"rule: {one}" for one in rules]
 
 
 def _hop(packet: _Packet, time: int) -> str:

@@ -11,6 +11,7 @@ from struct import unpack_from
 
 import msgspec
 
+from netlab.annotation.headers import unchanged
 from netlab.kernel import netlink
 from netlab.packets import Flow, Protocol
 
@@ -132,15 +133,12 @@ def _packet(held: Mapping[int, bytes]) -> Traced | None:
     ports = (0, 0) if protocol is Protocol.ICMP else unpack_from("!HH", transport)
     payload, opens = b"", False
     if protocol is Protocol.TCP:
-        what, opens = transport[4:14], (transport[13] & (_SYN | _ACK)) == _SYN
-    elif protocol is Protocol.SCTP:
-        what = transport[4:8] + transport[12:]  # without the checksum
-    else:
+        opens = (transport[13] & (_SYN | _ACK)) == _SYN
+    elif protocol is not Protocol.SCTP:
         payload = transport[8:]
-        what = payload if protocol is Protocol.UDP else transport[:1] + payload
     return Traced(
         Flow(source, destination, protocol, *ports),
-        (protocol, what),
+        (protocol, unchanged(number, transport)),
         payload,
         opens,
         _big(held, _IN),

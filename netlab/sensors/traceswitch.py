@@ -83,10 +83,12 @@ class Selector(msgspec.Struct, frozen=True):
 class Switch:
     """A table that traces what *selectors* fit, in the namespace of the calling thread.
 
-    Raises CapabilityError when the kernel does not let us, KernelError when it refuses.
+    *pace*: of each selector at most so many packets a second, 0: all. Raises CapabilityError when
+    the kernel does not let us, KernelError when it refuses.
     """
 
-    def __init__(self, selectors: Sequence[Selector], *, owned: bool = True) -> None:
+    def __init__(self, selectors: Sequence[Selector], *, owned: bool = True, pace: int = 0) -> None:
+        self._pace = pace
         self.name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}"
         self._families = sorted({_family(one) for one in selectors})
         self._socket = netlink.Socket(netlink.NETFILTER)
@@ -116,7 +118,7 @@ class Switch:
                 )
                 for one in selectors:
                     if _family(one) == family:
-                        expressions = nest(4, *_expressions(one))
+                        expressions = nest(4, *_expressions(one, self._pace))
                         made.append(
                             _message(
                                 *(_NEW_RULE, family, text(1, self.name), text(2, hook)),
@@ -202,8 +204,9 @@ def _commit(connection: netlink.Socket, messages: list[bytes]) -> None:
         raise errors[0]
 
 
-def _expressions(selector: Selector) -> Iterator[bytes]:
-    """Yield the expressions of a rule that sets the trace bit on what *selector* fits."""
+def _expressions(selector: Selector, pace: int) -> Iterator[bytes]:
+    """Yield the expressions of a rule that sets the trace bit on what *selector* fits, at most
+    *pace* times a second (0: always)."""
     flow = selector.flow
     ipv6 = selector.ipv6
     family, at = (socket.AF_INET6, (8, 24)) if ipv6 else (socket.AF_INET, (12, 16))
@@ -226,6 +229,9 @@ def _expressions(selector: Selector) -> Iterator[bytes]:
         yield _compare(bytes([_SYN]))
     if selector._token:
         yield from _equal(_TRANSPORT, 8, selector._token)
+    if pace:  # NFTA_LIMIT_RATE, _UNIT (seconds), _BURST
+        rate = attribute(1, pack("!Q", pace)) + attribute(2, pack("!Q", 1))
+        yield _expression("limit", rate, _u32(3, pace))
     yield _expression("immediate", _u32(1, _REGISTER), nest(2, attribute(1, b"\1")))
     yield _expression("meta", _u32(2, _NFTRACE), _u32(3, _REGISTER))
 
