@@ -11,7 +11,7 @@ from netlab.annotation.headers import Ends, headers, unchanged
 from netlab.annotation.names import Names
 from netlab.annotation.sightings import Sightings
 
-MOST = 20_000  # packets whose rules wait to be told
+MOST = 50_000  # packets whose rules wait to be told
 STRANGER = "for another card's MAC: nobody takes it here"
 
 
@@ -62,15 +62,18 @@ class Annotator:
     def __init__(self, names: Names) -> None:
         self.rules: Rules | None = None
         self._sightings = Sightings(names)
-        self._links: list[tuple[str, int]] = []  # (namespace, LINKTYPE_*), by interface
+        self._links: list[tuple[str, int, bool]] = []  # see `interface`, by number
 
     def know(self, names: Names) -> None:
         """Use other names from now on."""
         self._sightings.names = names
 
-    def interface(self, netns: str, link: int) -> None:
-        """Take note of a further interface."""
-        self._links.append((netns, link))
+    def interface(self, netns: str, link: int, *, card: bool = False) -> None:
+        """Take note of a further interface: its namespace, its LINKTYPE_*.
+
+        *card*: a machine's own, not a port of a bridge, which takes frames for all MACs.
+        """
+        self._links.append((netns, link, card))
 
     @property
     def interfaces(self) -> int:
@@ -80,7 +83,7 @@ class Annotator:
     def annotated(self, block: bytes) -> bytes:
         """Return a packet block with its comments and the id of its packet."""
         number, time, data, length, options = pcapng.read_packet(block)
-        netns, link = self._links[number]
+        netns, link, card = self._links[number]
         seen = headers(data, link)
         if seen is None:
             return block
@@ -89,7 +92,7 @@ class Annotator:
             seen, interface=number, outgoing=flags & 3 == pcapng.OUT, time=time
         )
         comments = note.comments
-        if flags & 0x1C == pcapng.PROMISCUOUS:
+        if card and flags & 0x1C == pcapng.PROMISCUOUS:
             comments.append(STRANGER)
         if self.rules is not None:
             mark = unchanged(seen.ends.protocol, data[seen.transport : seen.transport + 20])

@@ -56,9 +56,11 @@ class Sightings:
         packet.hops += 1
         comments = [self._who(seen), _hop(packet, time)]
         if before != seen.ends and seen.ends.protocol != ARP:
-            comments += self._rewrites(before, seen)
-            for one in {before, packet.first}:
-                self._turned[one, seen.ends] = time
+            told = self._rewrites(before, seen)
+            comments += told
+            if not any(one.startswith("un-") for one in told):
+                for one in {before, packet.first}:
+                    self._turned[one, seen.ends] = time
         if len(self._packets) > MOST or len(self._turned) > MOST:
             self._forget(time)
         return Note(packet.number, packet.hops, comments)

@@ -54,6 +54,7 @@ COMMANDS = (
     ),
     Entry("verify", "prove:verify", "Prove", "Prove the paths of the notes with packets"),
     Entry("probe", "prove:probe", "Prove", "Send one flow and show the way it took"),
+    Entry("capture", "capture:capture", "Prove", "Write what devices show into one pcapng file"),
     Entry(
         "doctor", "machine:doctor", "Machine", "Try what this machine's kernel and programs can do"
     ),

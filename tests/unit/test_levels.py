@@ -27,7 +27,7 @@ ROOMS = {
         "proxy",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
-    "loops": ["agent", "lab", "probe", "verify"],
+    "loops": ["agent", "lab", "probe", "recording", "verify"],
     "cli": ["cli", "__main__"],
 }
 LEVEL = {module: level for level, room in enumerate(ROOMS.values()) for module in room}
