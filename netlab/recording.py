@@ -22,7 +22,7 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from netlab import filters, pcapng, targets, world
+from netlab import filters, targets, world
 from netlab.annotation.blocks import Annotator, Rules
 from netlab.annotation.names import Names, names
 from netlab.cluster import Cluster
@@ -33,7 +33,7 @@ from netlab.filters.grammar import Condition
 from netlab.sensors import pcapfiles
 from netlab.sensors.pcapfiles import About, File, Output
 from netlab.sensors.rulewatch import RuleWatch
-from netlab.sensors.taps import Record, Taps
+from netlab.sensors.taps import Record, Taps, statistics
 from netlab.targets import Target
 
 LOOK = 1.0  # seconds between two looks at who there is
@@ -292,27 +292,9 @@ class _Recording:
         self._ended = time.time_ns()
         self._lost = self._taps.lost
         self._taps.close()
-        self._output.end(list(self._statistics()))
-
-    def _statistics(self) -> Iterator[bytes]:
-        """Return a block for each interface: packets of the device, losses of its namespace."""
-        told: set[str] = set()
-        for number, one in enumerate(self._taps.interfaces):
-            lost = self._lost.get(one.netns, 0)
-            first = one.netns not in told
-            told.add(one.netns)
-            comment = ""
-            if first and lost:
-                comment = f"lost by all devices of {one.netns} together: the kernel counts them so"
-            yield pcapng.statistics(
-                number,
-                self._ended,
-                start=self._began,
-                end=self._ended,
-                received=self._taps.counts[number],
-                dropped=lost if first else None,
-                comment=comment,
-            )
+        interfaces, counts = self._taps.interfaces, self._taps.counts
+        bounds = {"start": self._began, "end": self._ended}
+        self._output.end(list(statistics(interfaces, counts, self._lost, **bounds)))
 
     def commented(self, progress: Callable[[str], None]) -> Summary:
         """Add comments to what was written, if it is files; return the summary.

@@ -12,6 +12,7 @@ from netlab.annotation.names import Names
 from netlab.annotation.sightings import Sightings
 
 MOST = 50_000  # packets whose rules wait to be told
+_FLAGS_ALONE = 12  # bytes of options: flags, and the end of them
 STRANGER = "for another card's MAC: nobody takes it here"
 
 
@@ -66,7 +67,7 @@ class Annotator:
 
     def know(self, names: Names) -> None:
         """Use other names from now on."""
-        self._sightings.names = names
+        self._sightings.know(names)
 
     def interface(self, netns: str, link: int, *, card: bool = False) -> None:
         """Take note of a further interface: its namespace, its LINKTYPE_*.
@@ -103,6 +104,8 @@ class Annotator:
 
 def _said(options: bytes) -> tuple[int, int]:
     """Return (flags, frames dropped) of the options of a packet block."""
+    if len(options) == _FLAGS_ALONE:
+        return options[4], 0
     flags = dropped = 0
     for code, value in pcapng.options(options):
         if code == pcapng.FLAGS:

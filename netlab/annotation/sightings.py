@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from netlab.annotation.headers import ARP, ICMP, ICMPV6, Ends, Headers
+from netlab.annotation.headers import ARP, ICMP, ICMPV6, Ends, Envelope, Headers
 from netlab.annotation.names import Names, words
 
 FORGET = 5_000_000_000  # ns
@@ -44,10 +44,16 @@ class Sightings:
     """Tells the sightings of a capture apart; they are to come in the order of their times."""
 
     def __init__(self, names: Names) -> None:
-        self.names = names  # may be exchanged at any time
+        self._names = names
+        self._said: dict[tuple[Ends, Envelope | None], str] = {}  # of ends, as long as names hold
         self._packets: dict[bytes, list[_Packet]] = {}
         self._turned: dict[tuple[Ends, Ends], int] = {}
         self._count = 0
+
+    def know(self, names: Names) -> None:
+        """Use other names from now on."""
+        self._names = names
+        self._said = {}
 
     def note(self, seen: Headers, *, interface: int, outgoing: bool, time: int) -> Note:
         """Return what is to be said of a packet *seen* on an interface at a time (ns)."""
@@ -81,7 +87,16 @@ class Sightings:
         return packet
 
     def _who(self, seen: Headers) -> str:
-        ends, envelope, names = seen.ends, seen.envelope, self.names
+        key = seen.ends, seen.envelope
+        said = self._said.get(key)
+        if said is None:
+            if len(self._said) > MOST:
+                self._said = {}
+            said = self._said[key] = self._words(*key)
+        return said
+
+    def _words(self, ends: Ends, envelope: Envelope | None) -> str:
+        names = self._names
         source = names.end(ends.protocol, ends.source, ends.source_port)
         destination = names.end(ends.protocol, ends.destination, ends.destination_port)
         said = f"{source} -> {destination}"
@@ -100,7 +115,7 @@ class Sightings:
             word = "un-masquerade" if back or self._given_back(before, seen) else "DNAT"
             told.append(f"{word}: to {_end(before.reply)}, now {_end(after.reply)}")
         if (before.source, before.source_port) != (after.source, after.source_port):
-            served = self.names.service(after.protocol, after.source, after.source_port)
+            served = self._names.service(after.protocol, after.source, after.source_port)
             word = "un-DNAT" if back or served else "masquerade"
             told.append(f"{word}: from {_end(before)}, now {_end(after)}")
         return told
@@ -110,8 +125,8 @@ class Sightings:
         at = before.protocol, before.destination, before.destination_port
         return (
             not seen.opens
-            and before.destination in self.names.nodes
-            and not (self.names.service(*at))
+            and before.destination in self._names.nodes
+            and not (self._names.service(*at))
         )
 
     def _forget(self, now: int) -> None:

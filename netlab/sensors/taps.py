@@ -16,7 +16,7 @@ import fcntl
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from select import POLLIN, poll
@@ -52,6 +52,34 @@ class Interface(NamedTuple):
     description: str
     link: int  # LINKTYPE_*
     mac: bytes = b""
+
+
+def statistics(
+    interfaces: Sequence[Interface],
+    counts: Sequence[int],
+    lost: Mapping[str, int],
+    *,
+    start: int,
+    end: int,
+) -> Iterator[bytes]:
+    """Yield a block for each interface: how many packets it had, and what its namespace lost.
+
+    Losses stand at the first interface of a namespace, and a comment there says whose they are.
+    """
+    told: set[str] = set()
+    for number, one in enumerate(interfaces):
+        first, dropped = one.netns not in told, lost.get(one.netns, 0)
+        told.add(one.netns)
+        words = f"lost by all devices of {one.netns} together: the kernel counts them so"
+        yield pcapng.statistics(
+            number,
+            end,
+            start=start,
+            end=end,
+            received=counts[number],
+            dropped=dropped if first else None,
+            comment=words if first and dropped else "",
+        )
 
 
 class _Tap:
@@ -164,10 +192,14 @@ class Taps:
 
     def take(self) -> list[Record]:
         """Return what has settled, in the order of time."""
-        settled = time.time_ns() - SETTLED
+        return self.settled()[1]
+
+    def settled(self) -> tuple[int, list[Record]]:
+        """Return a time (ns), and all frames up to it that were not taken before."""
+        until = time.time_ns() - SETTLED
         for tap in list(self._taps.values()):
             self._read(tap)
-        return self._out(settled)
+        return until, self._out(until)
 
     def rest(self) -> list[Record]:
         """Return all that was seen until now, and wait for the rings to hand it over."""
