@@ -184,7 +184,8 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.paths:
         lines[0] += f": {', '.join(map(str, summary.paths))}"
     for name, lost in summary.lost.items():
-        lines.append(f"lost: {_counted(lost, 'frame')} of {name}: there was no room for them")
+        them = "it" if lost == 1 else "them"
+        lines.append(f"lost: {_counted(lost, 'frame')} of {name}: there was no room for {them}")
     if summary.bare:
         lines.append(f"{_counted(summary.bare, 'packet')} without comments")
     return lines + [f"note: {note}" for note in summary.notes]

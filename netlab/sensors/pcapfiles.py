@@ -106,6 +106,7 @@ class Ring:
         name = f"{self._path.stem}_{self._count:05}{self._path.suffix}"
         self.paths.append(self._path.with_name(name))
         made = File(create(self.paths[-1]), self._about)
+        self._fresh = True
         for old in self.paths[: -self._keep]:
             old.unlink(missing_ok=True)
         del self.paths[: -self._keep]
@@ -114,11 +115,11 @@ class Ring:
     def write(self, blocks: Sequence[bytes], interfaces: Sequence[Interface]) -> None:
         rest = list(blocks)
         while True:
-            room = max(self._most - self._file.size, 1)
-            part = _fitting(rest, room)
+            part = _fitting(rest, self._most - self._file.size, least=int(self._fresh))
             before = self._file.size
             self._file.write(rest[:part], interfaces)
             self.size += self._file.size - before
+            self._fresh = self._fresh and not part
             del rest[:part]
             if not rest:
                 return
@@ -129,13 +130,12 @@ class Ring:
         self._file.end(blocks)
 
 
-def _fitting(blocks: Sequence[bytes], room: int) -> int:
-    """Return how many of *blocks* fit into *room* bytes, one at least."""
-    used = 0
+def _fitting(blocks: Sequence[bytes], room: int, *, least: int) -> int:
+    """Return how many of *blocks* fit into *room* bytes, *least* at least."""
     for number, block in enumerate(blocks):
-        used += len(block)
-        if used > room and number:
-            return number
+        room -= len(block)
+        if room < 0:
+            return min(max(number, least), len(blocks))
     return len(blocks)
 
 
