@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +53,16 @@ class Output(Protocol):
 
     size: int  # bytes written
 
+    @property
+    def streams(self) -> bool:
+        """Whether what is written cannot be read back: a pipe, a terminal, a device."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody will ever read what is written next."""
+        ...
+
     def write(self, blocks: Sequence[bytes], interfaces: Sequence[Interface]) -> None: ...
     def end(self, blocks: Sequence[bytes]) -> None: ...
 
@@ -63,7 +75,14 @@ class File:
         self._about = about
         self._told = 0  # interfaces whose blocks are written
         self.size = 0
+        self.streams = not stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._put(about.section())
+
+    @property
+    def gone(self) -> bool:
+        watch = select.poll()
+        watch.register(self._descriptor, 0)  # errors are told unasked
+        return self.streams and any(event & select.POLLERR for _, event in watch.poll(0))
 
     def write(self, blocks: Sequence[bytes], interfaces: Sequence[Interface]) -> None:
         fresh = [self._about.interface(one) for one in interfaces[self._told :]]
@@ -92,6 +111,8 @@ class File:
 
 class Ring:
     """Files `NAME_00001.EXT`, `NAME_00002.EXT`, … of about *most* bytes; the newest *keep* stay."""
+
+    streams = gone = False
 
     def __init__(self, path: Path, about: About, *, most: int, keep: int) -> None:
         self._path, self._about = path, about

@@ -32,6 +32,7 @@ from netlab.targets import Target
 BLOCK = 128 << 10  # bytes: the longest frame there is, a segment of 64 KiB not yet cut, fits whole
 RETIRE = 20  # milliseconds
 SETTLED = 3 * RETIRE * 1_000_000  # ns; the kernel looks every RETIRE whether a block is that old
+PAUSE = 0.004  # seconds
 MEMORY = 64 << 20  # bytes for all rings together …
 RING = (4 * BLOCK, 16 << 20)  # … of which each has at least and at most this
 
@@ -111,6 +112,7 @@ class Taps:
         self._code = code
         self._memory = memory
         self._taps: dict[str, _Tap] = {}
+        self._by_descriptor: dict[int, _Tap] = {}
         self._pending: list[Record] = []
         self._lost: dict[str, int] = {}
         self._poll = poll()
@@ -148,6 +150,7 @@ class Taps:
             with ThreadPoolExecutor(min(len(fresh), 64)) as pool:
                 list(pool.map(lambda tap: tap.ring.start(size, block=BLOCK, retire=RETIRE), fresh))
             for tap in fresh:
+                self._by_descriptor[tap.ring.fileno()] = tap
                 self._poll.register(tap.ring.fileno(), POLLIN)
 
     def _end(self, names: Iterable[str]) -> None:
@@ -156,6 +159,7 @@ class Taps:
             self._read(tap)
             self._count_lost(tap)
             self._poll.unregister(tap.ring.fileno())
+            del self._by_descriptor[tap.ring.fileno()]
             del self._taps[tap.target.netns]
         if ended:
             with ThreadPoolExecutor(min(len(ended), 64)) as pool:
@@ -187,8 +191,12 @@ class Taps:
         return more
 
     def wait(self, seconds: float) -> None:
-        """Return when some ring has handed something over, or after *seconds*."""
-        self._poll.poll(seconds * 1000)
+        """Return when some ring has handed something over, or after *seconds*.
+
+        Many rings would wake us thousands of times a second; a little later they are as full.
+        """
+        if self._poll.poll(seconds * 1000):
+            time.sleep(PAUSE)
 
     def take(self) -> list[Record]:
         """Return what has settled, in the order of time."""
@@ -197,9 +205,12 @@ class Taps:
     def settled(self) -> tuple[int, list[Record]]:
         """Return a time (ns), and all frames up to it that were not taken before."""
         until = time.time_ns() - SETTLED
-        for tap in list(self._taps.values()):
-            self._read(tap)
+        self._read_ready()
         return until, self._out(until)
+
+    def _read_ready(self) -> None:
+        for descriptor, _ in self._poll.poll(0):
+            self._read(self._by_descriptor[descriptor])
 
     def rest(self) -> list[Record]:
         """Return all that was seen until now, and wait for the rings to hand it over."""
@@ -208,8 +219,7 @@ class Taps:
         while time.time_ns() < until + SETTLED:
             records += self.take()
             self.wait(RETIRE / 1000)
-        for tap in list(self._taps.values()):
-            self._read(tap)
+        self._read_ready()
         return records + self._out(until)
 
     def _out(self, until: int) -> list[Record]:
