@@ -64,7 +64,10 @@ def _rule_watch(first: Meant) -> RuleWatch:
     places = [one.netns for one in first.targets if "/" not in one.label]
     if not places:
         raise UsageError("no rules to tell: only pods are captured", hint="add node/NAME")
-    return RuleWatch(places, flows(first.tree))
+    traced = flows(first.tree)
+    if not traced:
+        raise UsageError("no rules to tell: the filter takes no TCP, UDP or ICMP")
+    return RuleWatch(places, traced)
 
 
 def _raise_open_files() -> None:

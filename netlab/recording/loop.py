@@ -46,6 +46,9 @@ class Recording:
         self, taps: Taps, output: Output, wish: Wish, names: Names, watch: RuleWatch | None
     ) -> None:
         self._taps, self._output, self._wish, self._watch = taps, output, wish, watch
+        self._at_once = (
+            wish.path is None or output.streams
+        )  # comments, as they cannot be added later
         self._annotator = Annotator(names)
         if watch is not None:
             self._annotator.rules = Rules()
@@ -85,7 +88,7 @@ class Recording:
         for one in interfaces[self._annotator.interfaces :]:
             self._annotator.interface(one.netns, one.link, card=one.device == world.UPLINK)
         blocks = [block for _, block in records]
-        if self._output.streams and self._wish.comments:
+        if self._at_once and self._wish.comments:
             blocks = self._with_comments(records)
         self._packets += len(blocks)
         self._output.write(blocks, interfaces)

@@ -19,8 +19,10 @@ from netlab.annotation.names import names
 from netlab.cluster import Cluster
 from netlab.filters import names as filter_names
 from netlab.kernel.netns import entered
-from netlab.sensors import taps
+from netlab.packets import Flow, Protocol
+from netlab.sensors import rulewatch, taps
 from netlab.sensors.recorder import Recorder
+from netlab.sensors.rulewatch import RuleWatch
 from netlab.sensors.taps import Taps
 from netlab.targets import Target
 
@@ -269,3 +271,34 @@ def test_a_namespace_that_does_not_exist_is_left_out() -> None:
 def test_a_file_that_cannot_be_written_is_an_error(alone: str) -> None:
     with Recorder([alone]) as recorder, pytest.raises(OSError, match="No such file"):
         recorder.dump(Path("/nonexistent/x.pcapng"))
+
+
+# -- rules
+
+
+def rules_met(watch: RuleWatch, port: int) -> list[tuple[str, ...]]:
+    return [met.rules for met in watch.take() if met.ends.source_port == port]
+
+
+def test_the_rules_of_a_packet_are_told_once(state: Cluster) -> None:
+    node = f"{NAME}.node1"
+    with RuleWatch([node], [Flow("", "203.0.113.10", Protocol.UDP, 0, 80)]) as watch:
+        port = send(f"{NAME}.node1.default.a", "203.0.113.10")
+        found: list[tuple[str, ...]] = []
+        until(lambda: found.extend(rules_met(watch, port)) or len(found) >= 1)
+        assert any("FLANNEL-POSTRTG" in one for rules in found for one in rules)
+    assert rules_met(watch, port) == []
+    assert watch.error is None
+
+
+def test_no_more_is_traced_than_a_pace(state: Cluster) -> None:
+    node = f"{NAME}.node1"
+    flow = Flow("", "203.0.113.10", Protocol.UDP, 0, 80)
+    with RuleWatch([node], [flow]) as watch:
+        began = time.monotonic()
+        for number in range(2000):
+            send(f"{NAME}.node1.default.a", "203.0.113.10", payload=b"%012d" % number)
+        took = time.monotonic() - began
+    marks = {met.mark for met in watch.take()}
+    assert rulewatch.PACE / 2 <= len(marks) <= rulewatch.PACE * (took + 2)
+    assert len(marks) < 2000

@@ -128,10 +128,13 @@ def test_a_pod_that_comes_meanwhile_is_watched_and_one_that_goes_is_let_go(
     eventually(seen, what="the pod's device in the capture")
     lab("delete", "pod", "late")
     eventually(lambda: netns not in namespaces(lab.lab))
-    veths = {one["ifname"] for one in ip(lab.netns("n1"), "link")}
-    said = running.end()
-    assert "lost" not in said
-    assert len([one for one in veths if one.startswith("veth")]) == 2
+
+    def cables() -> int:
+        names = [one["ifname"] for one in ip(lab.netns("n1"), "link")]
+        return sum(name.startswith("veth") for name in names)
+
+    eventually(lambda: cables() == 2, what="the pod's cable is gone, though it was watched")
+    assert "lost" not in running.end()
     assert read(file, "frame.comment", only='frame.interface_name == "n1/default/late:eth0"')
 
 

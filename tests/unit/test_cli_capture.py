@@ -31,6 +31,7 @@ CLUSTER = FakeLive().cluster()
         (("--all", "--rules"), 2, "--rules without a filter", "-f"),
         (("--all", "--rules", "-f", "tcp", "--no-comments"), 2, "--rules without comments", ""),
         (("pair", "--rules", "-f", "tcp"), 2, "only pods are captured", "node/NAME"),
+        (("--all", "--rules", "-f", "arp"), 2, "takes no TCP, UDP or ICMP", ""),
         (("zzz",), 4, "no pod default/zzz", "get pods"),
         (("pear",), 4, "no pod default/pear", "did you mean"),
         (("node/node7",), 4, "no node node7", "node1, node2"),
