@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from netlab.sensors.taps import Taps
 
 LEAST_SNAPLEN = 64  # bytes: less would cut off the ports of a packet over IPv4
+PATIENCE = 1.0  # seconds
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -146,14 +148,18 @@ def recorded(live: Live, wish: Wish) -> Summary:
 
 
 class Stop:
-    """Whether a signal asked the capture to end; while comments are added it ends these at once."""
+    """Whether a signal asked the capture to end.
+
+    One that comes while comments are added, or `PATIENCE` after the first (a stream that nobody
+    reads can be stuck), is a KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.interrupting = False
-        self._asked = False
+        self._asked = 0.0
 
     def asked(self) -> bool:
-        return self._asked
+        return bool(self._asked)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -169,9 +175,10 @@ class Stop:
                 signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        self._asked = True
-        if self.interrupting:
+        now = time.monotonic()
+        if self.interrupting or (self._asked and now - self._asked > PATIENCE):
             raise KeyboardInterrupt
+        self._asked = self._asked or now
 
 
 def summary_lines(summary: Summary) -> list[str]:

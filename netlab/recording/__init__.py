@@ -50,7 +50,7 @@ def record(
         watch = _rule_watch(first) if wish.rules else None
         with watch or nullcontext():
             taps.follow(first.targets)
-            recording = Recording(taps, _output(wish), wish, first.names, watch)
+            recording = Recording(taps, _output(wish), wish, first, watch)
             follower = Follower(live, wish, first)
             stack.callback(follower.end)
             began(taps)

@@ -10,14 +10,14 @@ import msgspec
 
 from netlab import world
 from netlab.annotation.blocks import Annotator, Rules
-from netlab.annotation.names import Names
-from netlab.recording.wishes import Follower, Wish
+from netlab.recording.wishes import LOOK, Follower, Meant, Wish
 from netlab.sensors import pcapfiles
 from netlab.sensors.pcapfiles import Output
 from netlab.sensors.rulewatch import RuleWatch
 from netlab.sensors.taps import Record, Taps, statistics
 
 WAIT = 0.05  # seconds the loop sleeps at most
+NOBODY = 5.0  # seconds after which a capture of namespaces that are all gone ends
 BEHIND = 250_000_000  # ns that a stream may lag before its comments are left out
 MIB = 1 << 20
 
@@ -43,17 +43,20 @@ class Recording:
     """The loop, and what it counts."""
 
     def __init__(
-        self, taps: Taps, output: Output, wish: Wish, names: Names, watch: RuleWatch | None
+        self, taps: Taps, output: Output, wish: Wish, first: Meant, watch: RuleWatch | None
     ) -> None:
         self._taps, self._output, self._wish, self._watch = taps, output, wish, watch
         self._at_once = (
             wish.path is None or output.streams
         )  # comments, as they cannot be added later
-        self._annotator = Annotator(names)
+        self._annotator = Annotator(first.names)
         if watch is not None:
             self._annotator.rules = Rules()
         self._packets = self._bare = 0
-        self._namespaces = 0
+        self._namespaces = len(taps.watched)
+        self._targets, self._code = first.targets, first.code
+        self._looks = time.monotonic() + LOOK  # when who is there is looked at next
+        self._somebody = time.monotonic()
         self._began = time.time_ns()
         self._ended = 0
         self._lost: dict[str, int] = {}
@@ -66,13 +69,25 @@ class Recording:
             self._write(self._taps.take())
             if self._output.gone:
                 raise BrokenPipeError  # nobody will ever read what comes next
-            news = follower.news()
-            if news is not None:
-                self._taps.follow(news.targets, code=news.code)
-                self._annotator.know(news.names)
-            self._namespaces = max(self._namespaces, len(self._taps.watched))
-            if not self._taps.watched:
-                return  # the lab is gone
+            if not self._follow(follower):
+                return
+
+    def _follow(self, follower: Follower) -> bool:
+        """Keep up with who there is; return whether anybody has been there lately."""
+        now = time.monotonic()
+        news = follower.news()
+        if news is not None:
+            self._annotator.know(news.names)
+            self._code = news.code
+            self._targets = news.targets
+        if news is not None or now > self._looks:
+            self._taps.follow(self._targets, code=self._code)
+            self._looks = now + LOOK
+            count = len(self._taps.watched)
+            self._namespaces = max(self._namespaces, count)
+            if count:
+                self._somebody = now
+        return now - self._somebody < NOBODY
 
     def _full(self) -> bool:
         wish = self._wish

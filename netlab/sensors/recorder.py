@@ -27,6 +27,7 @@ from netlab.targets import Target
 SIZE = 16 << 20  # bytes
 OVERHEAD = 150  # bytes that Python takes for each frame besides its own
 COUNT = 0.5  # seconds between two counts of lost frames: a call per namespace
+LOOK = 1.0  # seconds between two looks for namespaces that came or went
 WAIT = 0.05  # seconds the thread sleeps at most
 PATIENCE = 2.0  # seconds for what was seen before a `dump` to be handed over
 
@@ -57,7 +58,7 @@ class Recorder:
         self._kept: deque[Record] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._news: list[Target] | None = None
+        self._looks = time.monotonic() + LOOK  # when namespaces are looked for next
         self._looked = 0  # ns: all frames older than this are in memory
         self._lost: dict[str, int] = {}
         self._counted = 0.0  # when the lost frames were counted last
@@ -90,7 +91,7 @@ class Recorder:
     def watch(self, places: Iterable[str | Target], *, names: Names | None = None) -> None:
         """Record *places* from now on, and nothing else; what was kept of others stays."""
         with self._lock:
-            self._news = _targets(places)
+            self._wanted = _targets(places)
             self._names = names or self._names
 
     @property
@@ -136,13 +137,13 @@ class Recorder:
         return len(blocks)
 
     def _run(self) -> None:
+        wanted = self._wanted
         try:
             while not self._ending.is_set():
                 self._taps.wait(WAIT)
-                with self._lock:
-                    news, self._news = self._news, None
-                if news is not None:
-                    self._follow(news)
+                if time.monotonic() > self._looks or self._wanted is not wanted:
+                    wanted, self._looks = self._wanted, time.monotonic() + LOOK
+                    self._follow(wanted)
                 settled, records = self._taps.settled()
                 self._keep(records)
                 self._looked = settled
@@ -152,9 +153,9 @@ class Recorder:
         finally:
             self._taps.close()
 
-    def _follow(self, news: list[Target]) -> None:
+    def _follow(self, wanted: list[Target]) -> None:
         try:
-            self._taps.follow(news)
+            self._taps.follow(wanted)
         except NetlabError:
             pass  # what is watched already stays so: a recorder must not end what it records
 

@@ -91,7 +91,6 @@ class _Tap:
         self.ring = ring
         self.identity = netns.identity(target.netns)
         self.devices: dict[int, str] = {}  # by index
-        self.numbers: dict[str, int] = {}  # of interfaces, by device
         # By (ifindex, packet type): number of the interface and ready options; None: not wanted.
         self.known: dict[tuple[int, int], tuple[int, bytes] | None] = {}
         self.dropped = 0  # frames lost before the next one
@@ -113,12 +112,16 @@ class Taps:
         self._memory = memory
         self._taps: dict[str, _Tap] = {}
         self._by_descriptor: dict[int, _Tap] = {}
+        self._numbers: dict[tuple[str, str], int] = {}  # of interfaces, by namespace and device
         self._pending: list[Record] = []
         self._lost: dict[str, int] = {}
         self._poll = poll()
 
     def follow(self, targets: Sequence[Target], *, code: bytes = b"") -> None:
-        """Watch *targets* from now on and nothing else; *code* is the filter, if another one."""
+        """Watch *targets* from now on and nothing else; *code* is the filter, if another one.
+
+        To be called again and again: namespaces come, go, and are made anew.
+        """
         wanted = {one.netns: one for one in targets}
         for name, tap in list(self._taps.items()):
             if name not in wanted or netns.identity(name) != tap.identity:
@@ -286,9 +289,9 @@ class Taps:
             except KernelError:
                 pass  # the namespace has lost its name; its packets are still its own
         name = tap.devices.get(index, "")
-        number = tap.numbers.get(name)
+        number = self._numbers.get((tap.target.netns, name))
         entry = None
-        if number is not None:
+        if number is not None and tap.target.wants(name):
             entry = number, pcapng.packet_options(flags=_flags(kind))
         tap.known[index, kind] = entry
         return entry
@@ -298,12 +301,13 @@ class Taps:
         tap.devices = dict(socket.if_nameindex())
         target = tap.target
         for name in tap.devices.values():
-            if name in tap.numbers or (target.devices and name not in target.devices):
+            key = target.netns, name
+            if key in self._numbers or not target.wants(name):
                 continue
             kind, mac = _hardware(name)
             link = pcapng.RAW_IP if kind in _RAW_LINKS else pcapng.ETHERNET
             made = Interface(target.netns, name, target.name(name), target.description(name), link)
-            tap.numbers[name] = len(self.interfaces)
+            self._numbers[key] = len(self.interfaces)
             self.interfaces.append(made._replace(mac=mac))
             self.counts.append(0)
 

@@ -245,8 +245,27 @@ def test_nobody_is_kept_alive_by_being_watched(alone: str) -> None:
     """A socket keeps a namespace; once its name is gone it is let go."""
     with Recorder([alone]) as recorder:
         subprocess.run(["ip", "netns", "del", alone], check=True)
-        recorder.watch([alone])
         until(lambda: not recorder._taps.watched)
+
+
+def test_a_namespace_made_anew_is_watched_and_keeps_its_interfaces(
+    alone: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "anew.pcapng"
+    again = f"ip netns del {alone} && ip netns add {alone} && ip -n {alone} link set lo up"
+    with Recorder([alone]) as recorder:
+        before = recorder._taps._taps[alone]
+        subprocess.run(again, shell=True, check=True)
+        until(lambda: recorder._taps._taps.get(alone) not in (None, before))
+        until(lambda: bool(recorder._taps._by_descriptor))
+
+        def seen() -> bool:
+            send(alone, "127.0.0.1", payload=b"anew")
+            recorder.dump(file)
+            return b"anew" in file.read_bytes()
+
+        until(seen)
+    assert file.read_bytes().count(f"{alone}:lo".encode()) == 1
 
 
 def test_a_filter_can_be_exchanged_while_frames_come(state: Cluster, alone: str) -> None:

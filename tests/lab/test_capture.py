@@ -223,3 +223,10 @@ def test_a_full_disk_ends_it_with_one_line(lab: Cli) -> None:
     done = lab("capture", "n1-p1", "-w", "/dev/full", code=1)
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_lab_that_is_taken_down_takes_its_captures_with_it(cli: Cli, tmp_path: Path) -> None:
+    cli("up", cli.file(topology(cli.lab, nodes=1, pods=1)))
+    running = Running(cli, "--all", "-w", str(tmp_path / "all.pcapng"))
+    cli("down")
+    assert "packets on" in running.end(0)

@@ -130,6 +130,11 @@ SAME = [
         ether(ip4(PAIR, WEB, "sctp", (5, 99))),
         id="sctp",
     ),
+    pytest.param(
+        ether(ip4(PAIR, OUTSIDE, "icmp", (8, 0))),
+        ether(ip4(NODE1, OUTSIDE, "icmp", (8, 0)).replace(b"\xbe\xef\0\5", b"\xca\xfe\7\7")),
+        id="echo-with-another-id",
+    ),
     pytest.param(quoting(NODE1, OUTSIDE, 700), quoting(PAIR, OUTSIDE, 5), id="icmp-error"),
 ]
 

@@ -196,6 +196,15 @@ def test_a_second_signal_ends_the_comments() -> None:
         stop._hear(2, None)
 
 
+def test_a_second_signal_soon_after_the_first_changes_nothing() -> None:
+    stop = Stop()
+    stop._hear(2, None)
+    stop._hear(2, None)
+    stop._asked -= 2.0
+    with pytest.raises(KeyboardInterrupt):
+        stop._hear(2, None)
+
+
 def test_the_summary_tells_what_is_missing() -> None:
     made = Summary(
         *(7, 3, 2, 5 << 20, 1.25, {"lab.n1": 1, "lab.n2": 30}),
