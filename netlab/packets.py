@@ -176,23 +176,30 @@ class RuleHit(msgspec.Struct, frozen=True):
 
 
 Identity = tuple[Protocol, bytes]
+ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))  # RFC 792: types that quote the packet they are about
+_NUMBERS = {Protocol.ICMP: 1, Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
+
+
+def unchanged(number: int, transport: bytes) -> bytes:
+    """Return what no rewrite of addresses and ports changes in a packet of IP protocol *number*.
+
+    *transport*: its transport header and what is behind it, of which 20 bytes count: the kernel's
+    rule traces show no more. Of TCP it is the numbers and flags; of UDP and ICMP how the payload
+    begins; of an ICMP error how the packet it quotes begins, up to where NAT would change that.
+    """
+    if number == 6:
+        return transport[4:14]
+    if number == 132:
+        return transport[4:8] + transport[12:20]  # without the checksum
+    if number == 17:
+        return transport[8:20]
+    error = transport[:1] and transport[0] in ICMP_ERRORS
+    return transport[:1] + transport[8 : 18 if error else 20]
 
 
 def identity(protocol: Protocol, transport: bytes) -> Identity:
-    """Return what no rewrite of addresses and ports changes in a packet whose transport header
-    begins *transport* (20 bytes count): by it a packet is known again, anywhere.
-
-    Of TCP its numbers and flags; of UDP and ICMP how the payload begins; of an ICMP error how the
-    packet it quotes begins, up to where NAT would change that.
-    """
-    match protocol:
-        case Protocol.TCP:
-            return protocol, transport[4:14]
-        case Protocol.SCTP:
-            return protocol, transport[4:8] + transport[12:20]  # without the checksum
-        case Protocol.UDP:
-            return protocol, transport[8:20]
-    return protocol, transport[:1] + transport[8:18]
+    """Return by what a packet is known again anywhere: its protocol, and what is `unchanged`."""
+    return protocol, unchanged(_NUMBERS[protocol], transport)
 
 
 class Passing(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ IN, OUT = 1, 2  # epb_flags, bits 0 and 1
 UNICAST, MULTICAST, BROADCAST, PROMISCUOUS = (kind << 2 for kind in (1, 2, 3, 4))  # bits 2 to 4
 
 _MAGIC = 0x1A2B3C4D
+_LONGEST_TEXT = 65532  # bytes
 _head = struct.Struct("<II")
 _tail = struct.Struct("<I")
 _option = struct.Struct("<HH")
@@ -128,13 +129,15 @@ def packet_options(
     comments: Iterable[str] = (), *, flags: int = 0, dropped: int = 0, packet_id: int = 0
 ) -> bytes:
     """Return the options of a packet block; empty when there is nothing to say."""
-    options = b"".join(_text(COMMENT, one) for one in comments)
+    options = b""
     if flags:
         options += option(FLAGS, _tail.pack(flags))
     if dropped:
         options += option(DROPPED, struct.pack("<Q", dropped))
     if packet_id:
         options += option(PACKET_ID, struct.pack("<Q", packet_id))
+    for one in comments:
+        options += _text(COMMENT, one)
     return _ended(options) if options else b""
 
 
@@ -171,8 +174,12 @@ def option(code: int, value: bytes) -> bytes:
 
 
 def _text(code: int, text: str) -> bytes:
-    # A length of 16 bits; cut between characters.
-    return option(code, text.encode()[:65532].decode(errors="ignore").encode()) if text else b""
+    if not text:
+        return b""
+    value = text.encode()
+    if len(value) > _LONGEST_TEXT:  # its length has 16 bits; cut between characters
+        value = value[:_LONGEST_TEXT].decode(errors="ignore").encode()
+    return option(code, value)
 
 
 def _ended(options: bytes) -> bytes:

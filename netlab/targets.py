@@ -29,6 +29,10 @@ class Target(msgspec.Struct, frozen=True):
     devices: frozenset[str] = frozenset()
     described: dict[str, str] = {}
 
+    def wants(self, device: str) -> bool:
+        """Return whether a device is to be watched."""
+        return not self.devices or device in self.devices
+
     def name(self, device: str) -> str:
         """Return what a capture calls a device: `node1/default/pair:eth0`."""
         return f"{self.label}:{device}"

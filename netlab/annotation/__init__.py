@@ -2,5 +2,6 @@
 
 headers     a frame taken apart, as far as that is asked for, in microseconds
 names       addresses and ports in the lab's words
-sightings   one packet on its way over many devices: hop number, rewrites, rules
+sightings   one packet on its way over many devices: hop number, rewrites
+blocks      all of that, and the rules it met, as comments in the blocks of a capture
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
+from netlab.packets import ICMP_ERRORS
 from netlab.pcapng import ETHERNET
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132  # IP protocol numbers
@@ -18,7 +19,6 @@ _IPV4, _IPV6, _ARP_TYPE, _VLAN = b"\x08\0", b"\x86\xdd", b"\x08\x06", b"\x81\0"
 _VXLAN_FLAGS = b"\x08\0\0\0"  # the I bit alone
 _KEPT = 48  # bytes of payload and options that tell two packets apart
 _FRAGMENT = 0x1FFF
-_ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 _SYN, _ACK = 0x02, 0x10
 
 _ipv4 = Struct("!BxHHHBBxx4s4s").unpack_from  # version, length, id, fragment, TTL, protocol, ends
@@ -145,7 +145,7 @@ def _inside(frame: bytes, at: int, source: bytes, destination: bytes) -> Headers
 
 def _icmp_mark(frame: bytes, at: int) -> bytes:
     """What NAT leaves alone: it changes the id of an echo, and what an error quotes of ends."""
-    if frame[at : at + 1] and frame[at] in _ICMP_ERRORS:
+    if frame[at : at + 1] and frame[at] in ICMP_ERRORS:
         quoted = at + 8
         ports = quoted + (frame[quoted] & 0xF) * 4 if len(frame) > quoted else quoted
         kept = frame[quoted + 2 : quoted + 6] + frame[quoted + 9 : quoted + 10]

@@ -1,4 +1,4 @@
-"""One packet on its way over many devices: the n-th sighting, what was changed before it, by what.
+"""One packet on its way over many devices: the n-th sighting, what was changed before it.
 
 1. A packet is known again by what no rewrite changes (`Headers.mark`). Two packets may look alike
    (an ARP request repeated, a datagram sent twice): one that shows at a place where its like was
@@ -11,10 +11,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from netlab.annotation.headers import ARP, ICMP, ICMPV6, Ends, Headers
+from netlab.annotation.headers import ARP, ICMP, ICMPV6, Ends, Envelope, Headers
 from netlab.annotation.names import Names, words
 
 FORGET = 5_000_000_000  # ns
@@ -45,10 +44,16 @@ class Sightings:
     """Tells the sightings of a capture apart; they are to come in the order of their times."""
 
     def __init__(self, names: Names) -> None:
-        self.names = names  # may be exchanged at any time
+        self._names = names
+        self._said: dict[tuple[Ends, Envelope | None], str] = {}  # of ends, as long as names hold
         self._packets: dict[bytes, list[_Packet]] = {}
         self._turned: dict[tuple[Ends, Ends], int] = {}
         self._count = 0
+
+    def know(self, names: Names) -> None:
+        """Use other names from now on."""
+        self._names = names
+        self._said = {}
 
     def note(self, seen: Headers, *, interface: int, outgoing: bool, time: int) -> Note:
         """Return what is to be said of a packet *seen* on an interface at a time (ns)."""
@@ -57,9 +62,11 @@ class Sightings:
         packet.hops += 1
         comments = [self._who(seen), _hop(packet, time)]
         if before != seen.ends and seen.ends.protocol != ARP:
-            comments += self._rewrites(before, seen)
-            for one in {before, packet.first}:
-                self._turned[one, seen.ends] = time
+            told = self._rewrites(before, seen)
+            comments += told
+            if not any(one.startswith("un-") for one in told):
+                for one in {before, packet.first}:
+                    self._turned[one, seen.ends] = time
         if len(self._packets) > MOST or len(self._turned) > MOST:
             self._forget(time)
         return Note(packet.number, packet.hops, comments)
@@ -80,7 +87,16 @@ class Sightings:
         return packet
 
     def _who(self, seen: Headers) -> str:
-        ends, envelope, names = seen.ends, seen.envelope, self.names
+        key = seen.ends, seen.envelope
+        said = self._said.get(key)
+        if said is None:
+            if len(self._said) > MOST:
+                self._said = {}
+            said = self._said[key] = self._words(*key)
+        return said
+
+    def _words(self, ends: Ends, envelope: Envelope | None) -> str:
+        names = self._names
         source = names.end(ends.protocol, ends.source, ends.source_port)
         destination = names.end(ends.protocol, ends.destination, ends.destination_port)
         said = f"{source} -> {destination}"
@@ -99,7 +115,7 @@ class Sightings:
             word = "un-masquerade" if back or self._given_back(before, seen) else "DNAT"
             told.append(f"{word}: to {_end(before.reply)}, now {_end(after.reply)}")
         if (before.source, before.source_port) != (after.source, after.source_port):
-            served = self.names.service(after.protocol, after.source, after.source_port)
+            served = self._names.service(after.protocol, after.source, after.source_port)
             word = "un-DNAT" if back or served else "masquerade"
             told.append(f"{word}: from {_end(before)}, now {_end(after)}")
         return told
@@ -109,8 +125,8 @@ class Sightings:
         at = before.protocol, before.destination, before.destination_port
         return (
             not seen.opens
-            and before.destination in self.names.nodes
-            and not (self.names.service(*at))
+            and before.destination in self._names.nodes
+            and not (self._names.service(*at))
         )
 
     def _forget(self, now: int) -> None:
@@ -123,11 +139,6 @@ class Sightings:
             fresh if len(fresh) <= MOST // 2 else dict(list(fresh.items())[-MOST // 2 :])
         )
         self._turned = dict(list(self._turned.items())[-MOST // 2 :])
-
-
-def rule_comments(rules: Sequence[str]) -> list[str]:
-    """Return comments that name rules, in the order in which they were met."""
-    return [f"rule: {one}" for one in rules]
 
 
 def _hop(packet: _Packet, time: int) -> str:

@@ -57,6 +57,7 @@ COMMANDS = (
     Entry("probe", "prove:probe", "Prove", "Send one flow and show the way it took"),
     Entry("trace", "trace:trace", "Prove", "Tell one flow's whole way: devices, rules, rewrites"),
     Entry("why", "trace:why", "Prove", "Tell what stops a flow, and what would repair it"),
+    Entry("capture", "capture:capture", "Prove", "Write what devices show into one pcapng file"),
     Entry(
         "doctor", "machine:doctor", "Machine", "Try what this machine's kernel and programs can do"
     ),

@@ -110,6 +110,17 @@ def _targets(ctx: click.Context) -> list[str]:
     return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *MEMBERS]
 
 
+def _watched(ctx: click.Context) -> list[str]:
+    services = [one["metadata"] for one in _cluster(ctx).documents.of("Service")]
+    named = [
+        f"svc/{one['name']}"
+        if one["namespace"] == "default"
+        else f"svc/{one['namespace']}/{one['name']}"
+        for one in services
+    ]
+    return [*_targets(ctx), "underlay", *named]
+
+
 def _containers(ctx: click.Context) -> list[str]:
     pod = _cluster(ctx).pod(first(ctx, "target", "pod"))
     return [container.name for container in pod.containers]
@@ -127,5 +138,6 @@ kinds = completion(_kinds)
 objects = completion(_objects)
 pods = completion(_pods)
 targets = completion(_targets)
+watched = completion(_watched)
 containers = completion(_containers)
 paths = completion(_paths)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from netlab.errors import CapabilityError
+from netlab.errors import CapabilityError, KernelError
 from netlab.kernel import netlink
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Passing, RuleHit
@@ -53,18 +53,21 @@ class RuleTrace:
     """A context manager: from its start to its end, the packets that *selectors* fit are traced.
 
     Raises KernelError for a namespace that does not exist, CapabilityError where the kernel does
-    not let us trace. One thread at a time may use it.
+    not let us trace. One thread at a time may use it. *pace*: see `traceswitch.Switch`.
     """
 
-    def __init__(self, netns_names: Iterable[str], selectors: Sequence[Selector]) -> None:
+    def __init__(
+        self, netns_names: Iterable[str], selectors: Sequence[Selector], *, pace: int = 0
+    ) -> None:
         self._selectors = tuple(selectors)
+        self._pace = pace
         self._places: dict[str, _Place | None] = dict.fromkeys(netns_names)
 
     def __enter__(self) -> RuleTrace:
         try:
             for name in self._places:
                 with entered(name):
-                    self._places[name] = _Place(self._selectors)
+                    self._places[name] = _Place(self._selectors, self._pace)
         except BaseException:
             self.close()
             raise
@@ -145,6 +148,22 @@ class RuleTrace:
         with entered(hit.netns):
             return place.rules_before(hit)
 
+    def taken(self) -> Iterator[tuple[Traced, list[RuleHit]]]:
+        """Yield what each packet met in each base chain, by namespace and in order, and forget it.
+
+        What is still being heard when this is called comes with the next call. A namespace that
+        is gone has nothing to tell.
+        """
+        for name, place in self._opened.items():
+            runs = place.ended()
+            if not runs:
+                continue
+            try:
+                with entered(name):
+                    yield from [(run.packet, list(place.hits(name, [run]))) for run in runs]
+            except KernelError:
+                continue
+
 
 def _narrowed(selector: Selector, flow: Flow | None, token: bytes) -> Selector | None:
     """Return *selector* for nothing but the probe; None when it is for another protocol."""
@@ -158,15 +177,16 @@ def _narrowed(selector: Selector, flow: Flow | None, token: bytes) -> Selector |
 class _Place:
     """One namespace: the switch, the socket that hears, what was heard."""
 
-    def __init__(self, selectors: Collection[Selector]) -> None:
+    def __init__(self, selectors: Collection[Selector], pace: int = 0) -> None:
         self.lost = False
         self._runs: list[Run] = []
+        self._heard = 0  # runs there were when `ended` was last asked
         self._current: dict[int, Run] = {}
         self._texts = RuleTexts()
         self._devices: dict[int, str] = {}
         self._listener: netlink.Socket | None = _listener()
         try:
-            self._switch = Switch(tuple(selectors), bridged=has_bridge_tables())
+            self._switch = Switch(tuple(selectors), pace=pace, bridged=has_bridge_tables())
         except BaseException:
             self._listener.close()
             raise
@@ -182,6 +202,17 @@ class _Place:
         """Return what was heard so far, of our own table too: it sees every packet unaltered."""
         self._read()
         return self._runs
+
+    def ended(self) -> list[Run]:
+        """Return the runs that there were at the last call already, and forget them."""
+        self._read()
+        ended, self._runs = self._runs[: self._heard], self._runs[self._heard :]
+        self._heard = len(self._runs)
+        gone = {id(run.events) for run in ended}
+        self._current = {
+            number: run for number, run in self._current.items() if id(run.events) not in gone
+        }
+        return ended
 
     def _read(self) -> None:
         while self._listener is not None:

@@ -16,7 +16,7 @@ import fcntl
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from select import POLLIN, poll
@@ -32,6 +32,7 @@ from netlab.targets import Target
 BLOCK = 128 << 10  # bytes: the longest frame there is, a segment of 64 KiB not yet cut, fits whole
 RETIRE = 20  # milliseconds
 SETTLED = 3 * RETIRE * 1_000_000  # ns; the kernel looks every RETIRE whether a block is that old
+PAUSE = 0.004  # seconds
 MEMORY = 64 << 20  # bytes for all rings together …
 RING = (4 * BLOCK, 16 << 20)  # … of which each has at least and at most this
 
@@ -54,6 +55,34 @@ class Interface(NamedTuple):
     mac: bytes = b""
 
 
+def statistics(
+    interfaces: Sequence[Interface],
+    counts: Sequence[int],
+    lost: Mapping[str, int],
+    *,
+    start: int,
+    end: int,
+) -> Iterator[bytes]:
+    """Yield a block for each interface: how many packets it had, and what its namespace lost.
+
+    Losses stand at the first interface of a namespace, and a comment there says whose they are.
+    """
+    told: set[str] = set()
+    for number, one in enumerate(interfaces):
+        first, dropped = one.netns not in told, lost.get(one.netns, 0)
+        told.add(one.netns)
+        words = f"lost by all devices of {one.netns} together: the kernel counts them so"
+        yield pcapng.statistics(
+            number,
+            end,
+            start=start,
+            end=end,
+            received=counts[number],
+            dropped=dropped if first else None,
+            comment=words if first and dropped else "",
+        )
+
+
 class _Tap:
     """One namespace: its ring, and what is known of its devices."""
 
@@ -62,7 +91,6 @@ class _Tap:
         self.ring = ring
         self.identity = netns.identity(target.netns)
         self.devices: dict[int, str] = {}  # by index
-        self.numbers: dict[str, int] = {}  # of interfaces, by device
         # By (ifindex, packet type): number of the interface and ready options; None: not wanted.
         self.known: dict[tuple[int, int], tuple[int, bytes] | None] = {}
         self.dropped = 0  # frames lost before the next one
@@ -83,12 +111,17 @@ class Taps:
         self._code = code
         self._memory = memory
         self._taps: dict[str, _Tap] = {}
+        self._by_descriptor: dict[int, _Tap] = {}
+        self._numbers: dict[tuple[str, str], int] = {}  # of interfaces, by namespace and device
         self._pending: list[Record] = []
         self._lost: dict[str, int] = {}
         self._poll = poll()
 
     def follow(self, targets: Sequence[Target], *, code: bytes = b"") -> None:
-        """Watch *targets* from now on and nothing else; *code* is the filter, if another one."""
+        """Watch *targets* from now on and nothing else; *code* is the filter, if another one.
+
+        To be called again and again: namespaces come, go, and are made anew.
+        """
         wanted = {one.netns: one for one in targets}
         for name, tap in list(self._taps.items()):
             if name not in wanted or netns.identity(name) != tap.identity:
@@ -120,6 +153,7 @@ class Taps:
             with ThreadPoolExecutor(min(len(fresh), 64)) as pool:
                 list(pool.map(lambda tap: tap.ring.start(size, block=BLOCK, retire=RETIRE), fresh))
             for tap in fresh:
+                self._by_descriptor[tap.ring.fileno()] = tap
                 self._poll.register(tap.ring.fileno(), POLLIN)
 
     def _end(self, names: Iterable[str]) -> None:
@@ -128,6 +162,7 @@ class Taps:
             self._read(tap)
             self._count_lost(tap)
             self._poll.unregister(tap.ring.fileno())
+            del self._by_descriptor[tap.ring.fileno()]
             del self._taps[tap.target.netns]
         if ended:
             with ThreadPoolExecutor(min(len(ended), 64)) as pool:
@@ -159,15 +194,26 @@ class Taps:
         return more
 
     def wait(self, seconds: float) -> None:
-        """Return when some ring has handed something over, or after *seconds*."""
-        self._poll.poll(seconds * 1000)
+        """Return when some ring has handed something over, or after *seconds*.
+
+        Many rings would wake us thousands of times a second; a little later they are as full.
+        """
+        if self._poll.poll(seconds * 1000):
+            time.sleep(PAUSE)
 
     def take(self) -> list[Record]:
         """Return what has settled, in the order of time."""
-        settled = time.time_ns() - SETTLED
-        for tap in list(self._taps.values()):
-            self._read(tap)
-        return self._out(settled)
+        return self.settled()[1]
+
+    def settled(self) -> tuple[int, list[Record]]:
+        """Return a time (ns), and all frames up to it that were not taken before."""
+        until = time.time_ns() - SETTLED
+        self._read_ready()
+        return until, self._out(until)
+
+    def _read_ready(self) -> None:
+        for descriptor, _ in self._poll.poll(0):
+            self._read(self._by_descriptor[descriptor])
 
     def rest(self) -> list[Record]:
         """Return all that was seen until now, and wait for the rings to hand it over."""
@@ -176,8 +222,7 @@ class Taps:
         while time.time_ns() < until + SETTLED:
             records += self.take()
             self.wait(RETIRE / 1000)
-        for tap in list(self._taps.values()):
-            self._read(tap)
+        self._read_ready()
         return records + self._out(until)
 
     def _out(self, until: int) -> list[Record]:
@@ -244,9 +289,9 @@ class Taps:
             except KernelError:
                 pass  # the namespace has lost its name; its packets are still its own
         name = tap.devices.get(index, "")
-        number = tap.numbers.get(name)
+        number = self._numbers.get((tap.target.netns, name))
         entry = None
-        if number is not None:
+        if number is not None and tap.target.wants(name):
             entry = number, pcapng.packet_options(flags=_flags(kind))
         tap.known[index, kind] = entry
         return entry
@@ -256,12 +301,13 @@ class Taps:
         tap.devices = dict(socket.if_nameindex())
         target = tap.target
         for name in tap.devices.values():
-            if name in tap.numbers or (target.devices and name not in target.devices):
+            key = target.netns, name
+            if key in self._numbers or not target.wants(name):
                 continue
             kind, mac = _hardware(name)
             link = pcapng.RAW_IP if kind in _RAW_LINKS else pcapng.ETHERNET
             made = Interface(target.netns, name, target.name(name), target.description(name), link)
-            tap.numbers[name] = len(self.interfaces)
+            self._numbers[key] = len(self.interfaces)
             self.interfaces.append(made._replace(mac=mac))
             self.counts.append(0)
 

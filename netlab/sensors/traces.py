@@ -12,7 +12,7 @@ from struct import unpack_from
 import msgspec
 
 from netlab.kernel import netlink
-from netlab.packets import Flow, Identity, Protocol, identity
+from netlab.packets import ICMP_ERRORS, Flow, Identity, Protocol, identity
 
 GROUP = 9  # NFNLGRP_NFTRACE
 MESSAGE = 10 << 8 | 17  # NFNL_SUBSYS_NFTABLES, NFT_MSG_TRACE
@@ -44,7 +44,6 @@ _PROTOCOLS = {
     132: Protocol.SCTP,
 }
 _SYN, _ACK = 0x02, 0x10
-_ICMP_ERRORS = (3, 4, 5, 11, 12)  # RFC 792: types that quote the packet they are about
 
 
 class Traced(msgspec.Struct, frozen=True):
@@ -143,5 +142,5 @@ def _packet(held: Mapping[int, bytes]) -> Traced | None:
         _big(held, _OUT),
         _STATES.get(_big(held, _CT_STATE), ""),
         _big(held, _CT_ID),
-        protocol is Protocol.ICMP and transport[0] in _ICMP_ERRORS,
+        protocol is Protocol.ICMP and transport[0] in ICMP_ERRORS,
     )

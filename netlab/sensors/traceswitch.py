@@ -103,13 +103,20 @@ class Selector(msgspec.Struct, frozen=True):
 class Switch:
     """A table that traces what *selectors* fit, in the namespace of the calling thread.
 
-    *bridged*: for the rules that bridges ask, too. Raises CapabilityError when the kernel does not
-    let us, KernelError when it refuses.
+    *bridged*: for the rules that bridges ask, too. *pace*: of each selector at most so many packets
+    a second, 0: all. Raises CapabilityError when the kernel does not let us, KernelError when it
+    refuses.
     """
 
     def __init__(
-        self, selectors: Sequence[Selector], *, owned: bool = True, bridged: bool = False
+        self,
+        selectors: Sequence[Selector],
+        *,
+        owned: bool = True,
+        pace: int = 0,
+        bridged: bool = False,
     ) -> None:
+        self._pace = pace
         self.name = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-{next(_numbers)}"
         self._families = sorted({_family(one) for one in selectors})
         self._families += [_BRIDGE] if bridged else []
@@ -136,7 +143,7 @@ class Switch:
                 made.append(self._chain(family, hook, number, PRIORITY))
                 for one in selectors:
                     if family in (_family(one), _BRIDGE):
-                        made += [self._rule(family, hook, each) for each in _rules(one)]
+                        made += [self._rule(family, hook, each) for each in _rules(one, self._pace)]
             followed = [
                 one for one in selectors if _remembers(one) and family in (_family(one), _BRIDGE)
             ]
@@ -250,10 +257,11 @@ def _set(family: int, table: str) -> bytes:
     )
 
 
-def _rules(selector: Selector) -> Iterator[list[bytes]]:
-    """Yield the expressions of each rule that sets the trace bit on what *selector* fits."""
+def _rules(selector: Selector, pace: int) -> Iterator[list[bytes]]:
+    """Yield the expressions of each rule that sets the trace bit on what *selector* fits, at most
+    *pace* times a second (0: always)."""
     if selector.conversation is None:
-        yield [*_ends(selector), *_trace()]
+        yield [*_ends(selector), *_paced(pace), *_trace()]
         return
     yield [*_carries(selector), *_trace()]
     if selector.flow.protocol is Protocol.TCP:
@@ -319,6 +327,12 @@ def _remembered(inner: int) -> Iterator[bytes]:
     for register, part in zip(_WORDS, parts, strict=True):
         yield _payload(*part, register=register)
     yield _expression("lookup", text(1, _ENDS), _u32(2, _REGISTER), _u32(4, 1))
+
+
+def _paced(pace: int) -> Iterator[bytes]:
+    if pace:  # NFTA_LIMIT_RATE, _UNIT (seconds), _BURST
+        rate = attribute(1, pack("!Q", pace)) + attribute(2, pack("!Q", 1))
+        yield _expression("limit", rate, _u32(3, pace))
 
 
 def _trace() -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from labs import ROOT, eventually, topology
+from reading import read
 
 pytestmark = pytest.mark.lab
 UID = 54321  # nobody's
@@ -68,6 +69,15 @@ class User:
             assert done.returncode == code, f"{words}:\n{done.stdout}{done.stderr}"
         return done
 
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*_as_user(), self.python, "-m", "netlab", *words],
+            env=self.environment,
+            cwd=self.home,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def processes(self) -> list[str]:
         done = subprocess.run(
             ["ps", "-o", "pid=,stat=,args=", "-u", str(UID)], capture_output=True, text=True
@@ -99,10 +109,24 @@ spec:
     status = json.loads(user.netlab("status", "-o", "json").stdout)
     assert status["converged"], status["problems"]
     assert user.netlab("exec", "n1-p1", "--", "hostname").stdout.strip() == "n1-p1"
-    eventually(lambda: user.netlab("logs", "clock").stdout.strip().isdigit(), what="a line of log")
+    eventually(lambda: user.netlab("logs", "clock").stdout.split(), what="a line of log")
     done = user.netlab("verify", "pod-pod-cross-node", "flat-no-nat", "egress-masquerade")
     assert "3 passed" in done.stdout, done.stdout
     assert "nothing to change" in user.netlab("up", "lab.yaml").stdout
+    words = ("--all", "--rules", "-f", "icmp", "-c", "30", "--seconds", "30", "-w", "way.pcapng")
+    capture = user.start("capture", *words)
+    assert capture.stderr
+    assert capture.stderr.readline().startswith("capture: ")
+    user.netlab("exec", "n1-p1", "--", "ping", "-c", "2", "-i", "0.2", "203.0.113.10")
+    capture.communicate(timeout=60)
+    comments = [
+        line
+        for one in read(user.home / "way.pcapng", "frame.comment")
+        for line in one["frame.comment"]
+    ]
+    assert "pod default/n1-p1 -> internet" in comments
+    assert any(line.startswith("masquerade: from 10.244.") for line in comments)
+    assert any(line.startswith("rule: nat FLANNEL-POSTRTG: ") for line in comments)
     after = set(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else set()
     assert not {name for name in after - before if name.startswith("rootless")}
     user.netlab("down")

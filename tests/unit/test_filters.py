@@ -131,9 +131,7 @@ def test_many_ends_are_further_apart_than_an_instruction_jumps() -> None:
 
 def test_too_many_ends_are_refused() -> None:
     hosts = " or ".join(f"host 10.0.{n // 250}.{n % 250}" for n in range(700))
-    with pytest.raises(
-        UsageError, match=r"too long: [0-9]+ instructions, and the kernel takes 4096"
-    ):
+    with pytest.raises(UsageError, match="filter: too long"):
         filters.program(filters.parsed(hosts, NAMES))
 
 

@@ -29,7 +29,7 @@ ROOMS = {
         "picture",
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
-    "loops": ["agent", "lab", "probe", "tracing", "verify"],
+    "loops": ["agent", "lab", "probe", "recording", "tracing", "verify"],
     "cli": ["cli", "__main__"],
 }
 LEVEL = {module: level for level, room in enumerate(ROOMS.values()) for module in room}

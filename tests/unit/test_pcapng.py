@@ -55,11 +55,11 @@ def test_a_packet_is_padded_and_read_back(length: int) -> None:
     read = pcapng.read_packet(made)
     assert read[:4] == (7, TIME, data, length)
     assert list(pcapng.options(read.options)) == [
-        (1, b"hop 1"),
-        (1, "µ".encode()),
         (2, struct.pack("<I", 6)),
         (4, struct.pack("<Q", 3)),
         (5, struct.pack("<Q", 9)),
+        (1, b"hop 1"),
+        (1, "µ".encode()),
     ]
 
 
