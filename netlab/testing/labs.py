@@ -50,14 +50,16 @@ class LabFactory:
             lab = msgspec.structs.replace(lab, proxyMode=known_mode(proxy_mode))
         made = Lab(lab.name, lab.proxyMode, Keeper())
         self._labs.append(made)
+        lacking: CapabilityError | None = None
         try:
             made.keeper.do("up", lab=lab, documents=declared.documents)
-        except CapabilityError as error:
+        except NetlabError as error:
             made.down()
-            self._missing(error)
-        except NetlabError:
-            made.down()
-            raise
+            if not isinstance(error, CapabilityError):
+                raise
+            lacking = error
+        if lacking:
+            self._missing(lacking)  # not in there: pytest would show two errors
         made.begin()
         return made
 

@@ -112,23 +112,33 @@ _of_function, _of_class, _of_module, _of_session = map(
 def lab(request: pytest.FixtureRequest, lab_factory: LabFactory) -> Lab:
     """The lab that the test's marker names, shared by the tests of one file that name it so."""
     from netlab.errors import NetlabError
-    from netlab.testing import labs, marks
+    from netlab.testing import marks
 
     mark = request.node.get_closest_marker(marks.NAME)
     where = marks.place(request.node)
     if mark is None:
         pytest.fail(f"{where}: no marker netlab (add one: {marks.EXAMPLE})", pytrace=False)
     try:
-        wanted = marks.marked(mark, request.path.parent)
-        mode = getattr(request, "param", "") or "".join(wanted.modes[:1])
-        shelf: dict[object, Lab] = request.getfixturevalue(f"_netlab_{wanted.scope}")
-        found = shelf.get((wanted.sources, mode))
-        if found is None or not found.is_up:
-            declared = labs.declaration(wanted.sources, request.path.parent)
-            found = shelf[wanted.sources, mode] = lab_factory.up(declared, proxy_mode=mode)
+        found, wrong = _lab(request, lab_factory, mark), ""
     except NetlabError as error:
-        pytest.fail(f"{where}: {marks.said(error)}", pytrace=False)
+        wrong = f"{where}: {marks.said(error)}"
+    if wrong:
+        pytest.fail(wrong, pytrace=False)
     found.used = True
+    return found
+
+
+def _lab(request: pytest.FixtureRequest, lab_factory: LabFactory, mark: pytest.Mark) -> Lab:
+    """Return the lab that *mark* names, from where it is shared. Raises NetlabError."""
+    from netlab.testing import labs, marks
+
+    wanted = marks.marked(mark, request.path.parent)
+    mode = getattr(request, "param", "") or "".join(wanted.modes[:1])
+    shelf: dict[object, Lab] = request.getfixturevalue(f"_netlab_{wanted.scope}")
+    found = shelf.get((wanted.sources, mode))
+    if found is None or not found.is_up:
+        declared = labs.declaration(wanted.sources, request.path.parent)
+        found = shelf[wanted.sources, mode] = lab_factory.up(declared, proxy_mode=mode)
     return found
 
 
