@@ -19,6 +19,7 @@ from netlab.model.lab import Lab
 from netlab.packets import Flow, Protocol, Verdict
 from netlab.testing import names
 from netlab.testing.answers import Answer, Place, Ran, Response, Service, Texts
+from netlab.testing.tracing import Traced
 
 LOOK = 0.002  # seconds between two looks for an answer
 Document = dict[str, Any]
@@ -228,31 +229,13 @@ def execute(held: Held, *, word: str, words: list[str], input: str, timeout: flo
     return executed(held.live, word, words, input=input, timeout=timeout)
 
 
-def trace(
-    held: Held,
-    *,
-    source: str,
-    namespace: str,
-    target: str,
-    port: int,
-    protocol: str,
-    http: str,
-    width: int,
-) -> Any:
-    """Return a `tracing.Traced`."""
+def trace(held: Held, *, source: str, namespace: str, target: str, asked: dict[str, Any]) -> Traced:
+    """Trace a conversation; *asked*: how `tracing.trace` is asked for it."""
     from netlab.testing.tracing import traced
 
     word = names.meant(held.live.cluster(), target, namespace=namespace).word
-    return traced(
-        held.live,
-        source,
-        word,
-        port=port,
-        protocol=protocol,
-        http=http,
-        width=width,
-        said=target.removeprefix("pod/").removeprefix("svc/"),
-    )
+    said = target.removeprefix("pod/").removeprefix("svc/")
+    return traced(held.live, source, word, said=said, **asked)
 
 
 def apply(held: Held, *, source: str, text: str, wait: bool) -> list[str]:

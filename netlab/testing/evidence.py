@@ -35,7 +35,7 @@ def attach(
 ) -> None:
     """Write what there is of *labs* below *directory* and add it to *report*.
 
-    *told*: reprs of the traces that the report has already.
+    *told*: reprs of the traces that the report has already; without any, it gets the last one.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -51,18 +51,17 @@ def attach(
 def section(report: pytest.TestReport, lab: Lab, directory: Path, *, told: set[str]) -> None:
     """Add what there is of *lab*."""
     kept = lab.texts()
-    files = dict(kept.texts)
-    for one in lab.shown:
-        text = "\n".join(one.lines())
-        files[_file(one)] = f"{text}\n"
-        if repr(one) not in told:
-            report.sections.append((f"lab {lab.name}: {_title(one)}", text))
+    files = {**kept.texts, **{_file(one): "\n".join(one.lines()) + "\n" for one in lab.shown}}
     for name, text in files.items():
         (directory / name).write_text(text)
     if kept.capture:
         (directory / "capture.pcapng").write_bytes(kept.capture)
-    names = sorted(os.listdir(directory))
-    lines = [*kept.status, *kept.notes, "", f"kept in {directory}:", f"  {' '.join(names)}"]
+    if lab.shown and not told:
+        last = lab.shown[-1]
+        report.sections.append((f"lab {lab.name}: {_title(last)}", "\n".join(last.lines())))
+    lines = [f"{_file(one)}: {one!r}" for one in lab.shown]
+    lines += [*kept.status, *kept.notes, "", f"kept in {directory}:"]
+    lines.append(f"  {' '.join(sorted(os.listdir(directory)))}")
     report.sections.append((f"lab {lab.name} ({lab.proxy_mode})", "\n".join(lines)))
 
 

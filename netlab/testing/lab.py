@@ -190,19 +190,15 @@ class Lab:
         """Return what `netlab status -o json` prints."""
         return self.keeper.ask("status", dict[str, Any])
 
-    def trace(self, source: Place, target: str, *, port: int, protocol: str, http: str) -> Trace:
-        """See `Machine.trace`."""
-        namespace = source.name.partition("/")[0] if source.kind == "pod" else "default"
+    def trace(self, source: Machine, target: str, **asked: object) -> Trace:
+        """Return a trace from *source*, see `Machine.trace`, and keep it for the test's report."""
         found = self.keeper.ask(
             "trace",
             Traced,
-            source=source.word,
-            namespace=namespace,
+            source=source.place.word,
+            namespace=source.namespace,
             target=target,
-            port=port,
-            protocol=protocol,
-            http=http,
-            width=WIDTH,
+            asked=asked,
         )
         trace = Trace(found, number=len(self.shown) + 1)
         self.shown.append(trace)

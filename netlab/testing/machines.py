@@ -139,17 +139,22 @@ class Machine:
         self,
         target: str | Machine | Service,
         *,
-        port: int = 0,
+        port: int | str = 0,
         protocol: str = "",
         http: str = "",
+        size: int = 0,
+        all_rules: bool = False,
     ) -> Trace:
         """Return the way of one conversation from here, packet by packet.
 
-        *target*: a name or address, also `web:80` or `dns:53/udp`; without a port it is an ICMP
-        echo. *http*: a path to ask for, `/`.
+        *target*: a name or address, also `web:80`, `web:http` or `dns:53/udp`; without a port a
+        Service's only one, else an ICMP echo. *http*: a path to ask for, `/`. *size*: bytes of the
+        IP packet that asks, sent whole or not at all. *all_rules*: those that did not fit, too.
         """
         name, port, protocol = end(word(target), port=port, protocol=protocol)
-        return self._lab.trace(self.place, name, port=port, protocol=protocol, http=http)
+        return self._lab.trace(
+            self, name, port=port, protocol=protocol, http=http, size=size, all_rules=all_rules
+        )
 
     @property
     def _who(self) -> dict[str, str]:
@@ -174,7 +179,7 @@ def word(target: str | Machine | Service) -> str:
     return target
 
 
-def end(target: str, *, port: int, protocol: str) -> tuple[str, int, str]:
+def end(target: str, *, port: int | str, protocol: str) -> tuple[str, int | str, str]:
     """Return (name, port, protocol) of `NAME[:PORT[/PROTOCOL]]` and what was given beside it.
 
     Raises UsageError when both say a port, and they differ.
@@ -182,9 +187,7 @@ def end(target: str, *, port: int, protocol: str) -> tuple[str, int, str]:
     name, colon, rest = target.rpartition(":")
     if not colon:
         return target, port, protocol.lower()
-    number, _, kind = rest.partition("/")
-    if not number.isascii() or not number.isdigit():
-        raise UsageError(f"{target}: no port {number!r}", hint="web:80, dns:53/udp")
-    if port and port != int(number):
-        raise UsageError(f"{target}: two ports, {number} and {port}", hint="name one of them")
-    return name, int(number), (protocol or kind).lower()
+    said, _, kind = rest.partition("/")
+    if port and str(port) != said:
+        raise UsageError(f"{target}: two ports, {said} and {port}", hint="name one of them")
+    return name, int(said) if said.isdecimal() else said, (protocol or kind).lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,24 +20,14 @@ class Traced(msgspec.Struct, frozen=True):
     lines: tuple[str, ...]
 
 
-def traced(
-    live: Live,
-    source: str,
-    destination: str,
-    *,
-    port: int,
-    protocol: str,
-    http: str,
-    width: int,
-    said: str = "",
-) -> Traced:
-    """Trace one conversation. Raises NotFoundError, UsageError."""
+def traced(live: Live, source: str, destination: str, *, said: str, **asked: Any) -> Traced:
+    """Trace one conversation: *asked* goes to `tracing.trace`, *said* is what the test calls the
+    destination. Raises NotFoundError, UsageError.
+    """
     from netlab import tracing
     from netlab.telling.text import lines
 
-    journey = tracing.trace(live, source, destination, protocol=protocol, port=port, http=http)
-    name = said or destination
-    ending = f"/{protocol}" if protocol and protocol != "tcp" else ""
-    return Traced(
-        journey, f"{name}:{port}{ending}" if port else name, tuple(lines(journey, width=width))
-    )
+    journey = tracing.trace(live, source, destination, **asked)
+    port = f":{asked['port']}" if asked["port"] else ""
+    protocol = f"/{asked['protocol']}" if asked["protocol"] not in ("", "tcp") else ""
+    return Traced(journey, f"{said}{port}{protocol}", tuple(lines(journey)))

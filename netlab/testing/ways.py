@@ -54,7 +54,8 @@ class Trace:
             return f"answered by {by or journey.endpoint or journey.destination}"
         end = self.end
         if end is not None and end.fate is not Fate.DELIVERED:
-            return f"{end.fate} at {end.place}{f': {end.words}' if end.words else ''}"
+            why = self.dropped_by or end.words
+            return f"{end.fate} at {end.place}{f': {why}' if why else ''}"
         return f"refused: {journey.refused}" if journey.refused else "not answered"
 
     @property
@@ -69,6 +70,16 @@ class Trace:
     def dropped(self) -> bool:
         """Whether a packet was dropped or refused on its way, or lost."""
         return self.end is not None and self.end.fate is not Fate.DELIVERED
+
+    @property
+    def dropped_by(self) -> str:
+        """The rule that dropped or refused a packet, in its tool's words; "" when none did."""
+        words = (
+            rule.hit.rule or f"policy of {rule.hit.table} {rule.hit.chain}"
+            for rule in reversed(self.rules)
+            if rule.hit.verdict.endswith("drop")
+        )
+        return next(words, "") if self.dropped else ""
 
     @property
     def hops(self) -> tuple[str, ...]:

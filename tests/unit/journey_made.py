@@ -70,7 +70,11 @@ def answered() -> Trace:
 
 
 def dropped() -> Trace:
-    way = (*way_in(), End(N1, Fate.DROPPED, f"by rule {DROP}"))
+    way = (
+        *way_in(),
+        rule(N1, "FORWARD", DROP, "drop"),
+        End(N1, Fate.DROPPED, "by filter FORWARD at forward"),
+    )
     journey = Journey(
         "default/a", "svc/default/web", ASKED, (Track("SYN", Leg.REQUEST, ASKED, way),)
     )

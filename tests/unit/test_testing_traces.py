@@ -73,8 +73,8 @@ def test_a_drop_is_named() -> None:
     found = dropped()
     assert found.dropped and not answered().dropped
     assert found.end is not None and found.end.fate is Fate.DROPPED
-    assert DROP in found.end.words
-    assert found.outcome == f"dropped at n1: by rule {DROP}"
+    assert found.dropped_by == DROP and answered().dropped_by == ""
+    assert found.outcome == f"dropped at n1: {DROP}"
 
 
 def test_hops_are_those_of_the_first_request() -> None:
@@ -92,13 +92,14 @@ def test_a_repr_fits_into_what_pytest_shows_of_one() -> None:
     [
         ("web", {}, ("web", 0, "")),
         ("web:80", {}, ("web", 80, "")),
+        ("web:http", {}, ("web", "http", "")),
         ("dns:53/UDP", {}, ("dns", 53, "udp")),
         ("web", {"port": 80, "protocol": "TCP"}, ("web", 80, "tcp")),
         ("web:80", {"port": 80}, ("web", 80, "")),
     ],
 )
 def test_a_target_may_have_its_port(
-    target: str, given: dict[str, object], meant: tuple[str, int, str]
+    target: str, given: dict[str, object], meant: tuple[str, int | str, str]
 ) -> None:
     assert end(target, **{"port": 0, "protocol": "", **given}) == meant  # type: ignore[arg-type]
 
