@@ -107,12 +107,17 @@ class Trace:
 
         *leg*: `request` or `reply`, both without.
         """
+        return bool(self.seen(hop, leg=leg))
+
+    def seen(self, hop: str, *, leg: str = "") -> tuple[Seen, ...]:
+        """Return each sighting at *hop*, as `passes` has it; `outer` is the envelope it was in."""
         who, _, device = hop.partition(":")
         tracks = self._tracks(Leg(leg)) if leg else list(self.journey.tracks)
-        return any(
-            _is(step.place, who) and device in ("", step.device) and not step.foreign
+        return tuple(
+            step
             for track in tracks
             for step in track.sightings
+            if _is(step.place, who) and device in ("", step.device) and not step.foreign
         )
 
     def rewritten(
