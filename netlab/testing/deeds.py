@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,13 +13,16 @@ import msgspec
 from netlab import lab as labs
 from netlab import topology
 from netlab.cluster import Cluster
-from netlab.errors import NetlabError, UsageError
+from netlab.errors import CapabilityError, NetlabError, UsageError
 from netlab.lab import Live
 from netlab.model.lab import Lab
 from netlab.packets import Flow, Protocol, Verdict
 from netlab.testing import names
 from netlab.testing.answers import Answer, Place, Ran, Response, Service, Texts
 from netlab.testing.tracing import Traced
+
+if TYPE_CHECKING:
+    from netlab.testing.recording import Recording
 
 LOOK = 0.002  # seconds between two looks for an answer
 Document = dict[str, Any]
@@ -31,6 +34,7 @@ class Held:
     def __init__(self) -> None:
         self.name = ""
         self._live: Live | None = None
+        self._recording: Recording | None = None
 
     @property
     def live(self) -> Live:
@@ -50,8 +54,31 @@ class Held:
             raise NetlabError(f"lab {lab.name} has not converged: {problems}")
         self._live = labs.connect(lab.name)
 
+    def record(self, *, anew: bool = False) -> Recording | None:
+        """Return the recording of what there is in the lab now, begun *anew*; None where the
+        kernel does not let us."""
+        if self._recording is None and anew:
+            from netlab.testing.recording import Recording
+
+            try:
+                self._recording = Recording()
+            except CapabilityError:
+                return None
+        if self._recording is not None:
+            cluster = self.live.cluster()
+            self._recording.begin(cluster) if anew else self._recording.follow(cluster)
+        return self._recording
+
+    def rest(self) -> None:
+        """Do what there is to do between two deeds."""
+        if self._recording is not None:
+            self._recording.drain()
+
     def down(self) -> None:
         """Take it down if it is, or may be, up."""
+        if self._recording is not None:
+            self._recording.close()
+            self._recording = None
         if self.name:
             labs.down(self.name)
             self.name, self._live = "", None
@@ -63,6 +90,11 @@ def up(held: Held, *, lab: Any, documents: list[Document]) -> None:
 
 def down(held: Held) -> None:
     held.down()
+
+
+def begin(held: Held) -> None:
+    """Have a test begin: what was recorded before is not its own."""
+    held.record(anew=True)
 
 
 def places(held: Held) -> list[Place]:
@@ -247,6 +279,7 @@ def apply(held: Held, *, source: str, text: str, wait: bool) -> list[str]:
     changes = held.live.apply(declared.documents)
     if wait and changes:
         converged(held, timeout=30.0)
+    held.record()
     return [f"{title(change.document)} {PAST[change.verb.value]}" for change in changes]
 
 
@@ -309,7 +342,13 @@ def inspect(held: Held) -> Texts:
     """Return what is kept of a failing test."""
     from netlab.testing.inspection import texts
 
-    return texts(held.live)
+    found = texts(held.live)
+    recording = held.record()
+    if recording is None:
+        return found
+    return msgspec.structs.replace(
+        found, capture=recording.file(), notes=(*found.notes, *recording.notes())
+    )
 
 
 DEEDS: Mapping[str, Callable[..., object]] = {
@@ -317,6 +356,7 @@ DEEDS: Mapping[str, Callable[..., object]] = {
     for function in (
         up,
         down,
+        begin,
         places,
         service,
         get,

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ import msgspec
 from netlab.errors import InputError, NetlabError
 
 DOWN_PATIENCE = 30.0  # seconds for another command that is changing the lab to be done with it
+REST = 0.2  # seconds without a request, after which frames are taken over from the rings
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -76,18 +78,26 @@ def replied(line: bytes, held: Any) -> Reply:
         return Reply(request.number, error=failure(error))
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer *requests* until there are no more; then take down what is up."""
+def serve(requests: int, replies: BinaryIO) -> None:
+    """Answer what comes from the descriptor *requests* until it ends; then take down what is up."""
     from netlab.testing.deeds import Held
 
     held = Held()
+    unread = b""
     try:
-        for line in requests:
-            try:
+        while True:
+            if not select.select([requests], [], [], REST)[0]:
+                held.rest()
+                continue
+            data = os.read(requests, 1 << 20)
+            if not data:
+                break
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
                 replies.write(msgspec.json.encode(replied(line, held)) + b"\n")
                 replies.flush()
-            except BrokenPipeError:
-                break
+    except BrokenPipeError:
+        pass  # nobody hears us any more
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _down(held)
@@ -113,7 +123,7 @@ def main() -> None:
     os.set_inheritable(replies.fileno(), False)
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _end)
-    requests = os.fdopen(os.dup(0), "rb")
+    requests = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)  # what is executed in the lab must not read our requests
     serve(requests, replies)

@@ -75,6 +75,7 @@ class Lab:
 
     def begin(self) -> None:
         """Have a test begin: nothing is shown or recorded yet."""
+        self.keeper.do("begin")
         self.shown.clear()
         self.used = False
 
