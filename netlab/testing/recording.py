@@ -17,7 +17,8 @@ from netlab.sensors.taps import Record, Taps
 KEPT = 16 << 20  # bytes of frames
 RINGS = 16 << 20  # bytes of all the kernel's rings together
 SNAPLEN = 2048  # bytes of each frame
-FILTER = "not port 2379"  # etcd speaks all the time, and is not what is being tested
+# etcd speaks all the time, and traces have their sentinels: neither is what is being tested.
+FILTER = "not port 2379 and not (host 127.0.0.1 and (port 9 or icmp))"
 
 
 class Recording:
