@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from labs import eventually, namespaces, topology
+from labs import ROOT, eventually, namespaces, topology
 
 pytestmark = pytest.mark.lab
 pytest_plugins = ["pytester"]
@@ -24,10 +24,20 @@ spec:
   selector: {app: p1}
   ports: [{port: 80, nodePort: 30080}]
 """
-LABS = re.compile(r"plug-[0-9a-f]{6}")
+NAME = f"plug{os.getpid()}"  # what the labs of this run are called before they are renamed
 MARK = 'import pytest\npytestmark = pytest.mark.netlab("lab.yaml"{})\n'
 BOTH = ', proxy_mode=["iptables", "nftables"]'
 Session = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Whatever is left of the labs after a test that failed is taken down."""
+    yield
+    run = Path("/run/netlab")
+    for name in os.listdir(run) if run.is_dir() else ():
+        if name.startswith(f"{NAME}-"):
+            subprocess.run([sys.executable, "-m", "netlab", "down", name], cwd=ROOT)
 
 
 @pytest.fixture
@@ -35,7 +45,7 @@ def written(pytester: pytest.Pytester) -> Callable[..., None]:
     """Write a test file and its topology: n1-p1 on n1, n2-p1 on n2, both behind Service web."""
 
     def write(text: str, *, marker: str = "", name: str = "test_it") -> None:
-        lab = topology("plug", pods=1, extra=WEB, publish='["30000-32767/tcp"]')
+        lab = topology(NAME, pods=1, extra=WEB, publish='["30000-32767/tcp"]')
         pytester.makefile(".yaml", lab=lab)
         pytester.makepyfile(**{name: MARK.format(marker) + text})
 
@@ -90,7 +100,7 @@ def test_a_failing_test_shows_its_hop_list_and_keeps_the_rest(
     hops = [line for line in drop.splitlines() if re.match(r"E .* (eth0 out|docker0 in) ", line)]
     assert len(hops) == 2, drop
     assert re.search(r"^E +\| forward filter FORWARD: -p tcp -j DROP$", drop, re.M), drop
-    assert "lab plug-" in drop and ": converged" in drop
+    assert f"lab {NAME}-" in drop and ": converged" in drop
     kept = pytester.path / "kept" / "test_it.py-test_drop"
     assert f"kept in {kept}:" in drop
     assert {file.name for file in kept.iterdir()} == {
