@@ -47,6 +47,7 @@ class Held:
         from netlab.cli.options import be_root
 
         be_root(create=True)
+        _require_namespaces()
         self.name = lab.name
         report = labs.up(topology.Declaration(lab=lab, documents=tuple(documents)))
         if not report.converged:
@@ -82,6 +83,20 @@ class Held:
         if self.name:
             labs.down(self.name)
             self.name, self._live = "", None
+
+
+def _require_namespaces() -> None:
+    """Raise CapabilityError where even root may make no network namespace, as in containers."""
+    from netlab.pods.apart import apart
+    from netlab.pods.namespaces import CLONE_NEWNET, unshare
+
+    try:
+        apart(lambda: unshare(CLONE_NEWNET))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CapabilityError(
+            f"net namespace: {reason}", hint="root with CAP_SYS_ADMIN; see `netlab doctor`"
+        ) from error
 
 
 def up(held: Held, *, lab: Any, documents: list[Document]) -> None:

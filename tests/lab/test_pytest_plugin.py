@@ -155,6 +155,42 @@ def test_tests_of_one_file_and_mode_share_a_lab(
     assert all(namespaces(name) == [] for name in names)
 
 
+SCOPES = """
+def told(lab):
+    with open("labs.txt", "a") as out:
+        out.write(f"{lab.name}\\n")
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.netlab("lab.yaml", scope="function")
+def test_alone(lab, turn): told(lab)
+
+@pytest.mark.netlab("lab.yaml", scope="session")
+def test_with_all(lab): told(lab)
+"""
+
+
+def test_a_lab_is_shared_as_far_as_its_scope(
+    pytester: pytest.Pytester, written: Callable[..., None]
+) -> None:
+    written(SCOPES)
+    written(SCOPES, name="test_other")
+    run(pytester).assert_outcomes(passed=6)
+    names = (pytester.path / "labs.txt").read_text().split()
+    assert len(set(names)) == 5, "each of its own, but for the two that share one in all files"
+    assert names[2] == names[5]
+    assert all(namespaces(name) == [] for name in names)
+
+
+def test_root_that_may_make_no_namespaces_is_told_so(
+    pytester: pytest.Pytester, written: Callable[..., None]
+) -> None:
+    written("def test_it(lab): pass\n")
+    words = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-m", "pytest"]
+    done = pytester.run(*words)
+    done.assert_outcomes(skipped=1)
+    done.stdout.fnmatch_lines(["1 test skipped: netlab: net namespace: operation not permitted *"])
+
+
 ALL = """
 from pathlib import Path
 from netlab.errors import InputError, NotFoundError, UsageError
