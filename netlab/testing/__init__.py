@@ -8,10 +8,13 @@
     ways       a traced conversation, to be asserted about
     answers    what comes back: plain data
     evidence   what is kept of a failing test
-    keeper     a process of its own that holds one lab: `python -m netlab.testing.keeper`
-    calls      the keeper as the tests' process sees it
-    names      which address a word means to somebody who asks
-    service    a Service and its endpoints as they are now
+    calls      a lab's keeper, as the tests' process sees it
+    keeper     that process, which holds one lab: `python -m netlab.testing.keeper`
+    held       its lab; `recording`: the lab's frames
+    deeds      what it can be asked to do; `questions`: from a pod or another place of the lab,
+               `executing`: programs there, `inspection`: what nodes hold, `tracing`: the way
+               of a packet
+    names      which address a word means to somebody who asks; `service`: a Service as it is now
 
 A lab is held by a process of its own, and everything a test asks is asked there:
 

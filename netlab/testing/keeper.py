@@ -80,7 +80,7 @@ def replied(line: bytes, held: Any) -> Reply:
 
 def serve(requests: int, replies: BinaryIO) -> None:
     """Answer what comes from the descriptor *requests* until it ends; then take down what is up."""
-    from netlab.testing.deeds import Held
+    from netlab.testing.held import Held
 
     held = Held()
     unread = b""

@@ -32,9 +32,8 @@ class Recording:
         self._size = 0
         self._gone = 0  # frames that had to make room
 
-    def begin(self, cluster: Cluster) -> None:
-        """Forget all there is, and watch what there is in the lab now."""
-        self.follow(cluster)
+    def forget(self) -> None:
+        """Drop all there is."""
         self._taps.take()
         self._kept.clear()
         self._size = self._gone = 0

@@ -155,6 +155,26 @@ def test_tests_of_one_file_and_mode_share_a_lab(
     assert all(namespaces(name) == [] for name in names)
 
 
+BROKEN = """
+def test_cut(lab):
+    lab.master.exec("ip", "link", "set", "eth0", "down", check=True)
+    assert 0
+
+def test_other(): pass
+"""
+
+
+def test_a_lab_that_a_test_broke_is_told_of_and_does_not_harm_the_others(
+    pytester: pytest.Pytester, written: Callable[..., None]
+) -> None:
+    written(BROKEN)
+    done = run(pytester, "--netlab-dir=kept")
+    done.assert_outcomes(failed=1, passed=1)
+    kept = pytester.path / "kept" / "test_it.py-test_cut"
+    assert "KUBE-SERVICES" in (kept / "n2.iptables.txt").read_text()
+    assert captured(kept / "capture.pcapng", b"master:eth0")
+
+
 SCOPES = """
 def told(lab):
     with open("labs.txt", "a") as out:
