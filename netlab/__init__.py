@@ -9,7 +9,7 @@ The rooms, lowest first; a module imports only from its own room or a lower one
 3. edges  `kernel/`, `store/`, `sensors/`, `pods/`, `processes/`, `rootless`, `capabilities/`:
           sockets, netlink, commands
 4. loops  `agent/`, `lab/`, `probe`, `verify/`: they compare and converge
-5. cli    `cli/`, `__main__`: parse, call, print
+5. cli    `cli/`, `__main__`: parse, call, print; `testing/`: the same for pytest
 """
 
 __version__ = "0.1.0"

@@ -88,7 +88,7 @@ def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wrap
     known = {one.identity for one in packet}
     envelopes = {envelope_of(one.sighting) for one in packet}
     taken: list[Passing] = []
-    met: set[tuple[str, str, str, str, bool]] = set()
+    met: set[tuple[str, str, str, str, str, bool]] = set()
     latest: dict[str, bool] = {}  # by namespace: whether the pass before was of this packet
     for one in passings:
         wrapped = wraps(one)
@@ -98,7 +98,8 @@ def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wrap
             )
         else:
             mine = latest[one.netns] = one.identity in known
-        place = one.netns, one.hook, one.table, one.incoming + one.outgoing, wrapped
+        base = one.hits[0].base if one.hits else ""  # a table may have several at one hook
+        place = one.netns, one.hook, one.table, base, one.incoming + one.outgoing, wrapped
         if mine and place not in met:
             met.add(place)
             taken.append(one)

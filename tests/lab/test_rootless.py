@@ -18,6 +18,8 @@ from reading import read
 
 pytestmark = pytest.mark.lab
 UID = 54321  # nobody's
+PACKAGES = ("click", "msgspec", "yaml")
+PACKAGES += ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")  # pytest's own
 
 
 def _python() -> str:
@@ -47,18 +49,22 @@ class User:
         packages = home / "packages"
         shutil.copytree(ROOT / "netlab", packages / "netlab")
         installed = Path(sysconfig.get_path("purelib"))
-        for name in ("click", "msgspec", "yaml"):
+        for name in PACKAGES:
             if (installed / name).is_dir():
                 shutil.copytree(installed / name, packages / name)
-        for compiled in installed.glob("_yaml*"):
-            shutil.copytree(compiled, packages / compiled.name)
+        shutil.copy(installed / "py.py", packages)
+        for other in (*installed.glob("_yaml*"), *installed.glob("pluggy-*")):
+            shutil.copytree(other, packages / other.name)
         self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)}
         subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
         os.chmod(home, 0o777)
 
     def netlab(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        return self.python_module("netlab", *words, code=code)
+
+    def python_module(self, *words: str, code: int | None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*_as_user(), self.python, "-m", "netlab", *words],
+            [*_as_user(), self.python, "-m", *words],
             env=self.environment,
             cwd=self.home,
             capture_output=True,
@@ -132,3 +138,29 @@ spec:
     user.netlab("down")
     eventually(lambda: not user.processes(), what="nothing of the user's runs any more")
     assert user.netlab("get", "labs").stdout.strip() == ""
+
+
+TESTS = """
+import os
+import pytest
+
+@pytest.mark.netlab("lab.yaml")
+def test_it(lab):
+    assert os.geteuid() == %d, "the tests' own process stays where it is"
+    assert lab.pod("n1-p1").get("http://n2-p1").by == "default/n2-p1"
+    assert lab.pod("n1-p1").trace("n2-p1:80").passes("n1:flannel.1")
+    assert lab.pod("n1-p1").exec("hostname").stdout == "n1-p1\\n"
+    assert 0, "to be kept"
+"""
+
+
+def test_tests_have_labs_without_root(user: User) -> None:
+    (user.home / "lab.yaml").write_text(topology("rootless", pods=1))
+    (user.home / "test_it.py").write_text(TESTS % UID)
+    words = ("-p", "netlab.testing.plugin", "--netlab-require", "--netlab-dir=kept")
+    done = user.python_module("pytest", *words, code=1)
+    assert "AssertionError: to be kept" in done.stdout, done.stdout + done.stderr
+    (kept,) = (user.home / "kept").iterdir()
+    assert "FLANNEL-POSTRTG" in (kept / "n1.iptables.txt").read_text()
+    assert (kept / "capture.pcapng").stat().st_size > 1000
+    eventually(lambda: not user.processes(), what="nothing of the user's runs any more")

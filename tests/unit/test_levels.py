@@ -30,7 +30,7 @@ ROOMS = {
     ],
     "edges": ["kernel", "store", "sensors", "pods", "processes", "rootless", "capabilities"],
     "loops": ["agent", "lab", "probe", "recording", "tracing", "verify"],
-    "cli": ["cli", "__main__"],
+    "cli": ["cli", "testing", "__main__"],
 }
 LEVEL = {module: level for level, room in enumerate(ROOMS.values()) for module in room}
 # What only the edges may touch: the outside of the program.
