@@ -10,12 +10,16 @@
 3. A packet is known again by what no rewrite changes (`traces.Traced.fingerprint`): trace numbers
    are used again, and differ between bridge and IP for one and the same packet.
 4. Rules read as the tool that wrote them prints them (`ruletext`), looked up when asked for.
+5. One trace serves many probes: whoever listens in a namespace hears of every packet traced there,
+   so that several traces would each decode all, and opening and closing one changes the rule set,
+   which makes the kernel wait for every CPU and an agent look.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -26,15 +30,23 @@ import msgspec
 from netlab.errors import CapabilityError
 from netlab.kernel import netlink
 from netlab.kernel.netns import entered
-from netlab.packets import Flow, RuleHit
+from netlab.packets import Flow, Protocol, RuleHit
 from netlab.sensors import traces
+from netlab.sensors.ports import SINGLE
 from netlab.sensors.ruletext import RuleTexts
+from netlab.sensors.token import MARK
 from netlab.sensors.traces import Event, Traced
 from netlab.sensors.traceswitch import PREFIX, Selector, Switch
 
 BUFFER = (
     4 << 20
 )  # bytes of unread messages, as far as the kernel allows; a packet's take some 20 KiB
+# The probes of `sending`, and next to nothing else.
+PROBES = (
+    Selector(Flow("", "", Protocol.TCP), source_ports=(SINGLE.start, SINGLE.stop - 1)),
+    Selector(Flow("", "", Protocol.UDP), MARK),
+    Selector(Flow("", "", Protocol.ICMP), MARK),
+)
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
@@ -51,19 +63,19 @@ class Run(NamedTuple):
 class RuleTrace:
     """A context manager: from its start to its end, the packets that *selectors* fit are traced.
 
-    Raises KernelError for a namespace that does not exist, CapabilityError where the kernel does
-    not let us trace. One thread at a time may use it.
+    Several threads may use it. Raises KernelError for a namespace that does not exist,
+    CapabilityError where the kernel does not let us trace.
     """
 
-    def __init__(self, netns_names: Iterable[str], selectors: Sequence[Selector]) -> None:
+    def __init__(self, netns_names: Iterable[str], selectors: Sequence[Selector] = PROBES) -> None:
         self._selectors = tuple(selectors)
-        self._places: dict[str, _Place | None] = dict.fromkeys(netns_names)
+        self._names = list(dict.fromkeys(netns_names))
+        self._places: dict[str, _Place] = {}
+        self._adding = threading.Lock()
 
     def __enter__(self) -> RuleTrace:
         try:
-            for name in self._places:
-                with entered(name):
-                    self._places[name] = _Place(self._selectors)
+            self.add(self._names)
         except BaseException:
             self.close()
             raise
@@ -77,9 +89,19 @@ class RuleTrace:
     ) -> None:
         self.close()
 
+    def add(self, netns_names: Iterable[str]) -> None:
+        """Trace in further namespaces too, from now on."""
+        with self._adding:
+            for name in netns_names:
+                if name not in self._places:
+                    with entered(name):
+                        place = _Place(self._selectors)
+                    # Replaced, never changed: other threads walk over it meanwhile.
+                    self._places = {**self._places, name: place}
+
     def close(self) -> None:
         """Stop tracing; what was traced can still be asked for, as long as its rules are there."""
-        places = list(self._opened.values())
+        places = list(self._places.values())
         if places:  # the kernel waits for every CPU, for each namespace some 12 ms
             with ThreadPoolExecutor(len(places)) as pool:
                 for _ in pool.map(_Place.close, places):
@@ -88,34 +110,45 @@ class RuleTrace:
     @property
     def lost(self) -> bool:
         """Whether the kernel had more to tell than there was room for."""
-        return any(place.lost for place in self._opened.values())
+        return any(place.lost for place in self._places.values())
 
-    @property
-    def _opened(self) -> dict[str, _Place]:
-        return {name: place for name, place in self._places.items() if place is not None}
-
-    def hits(self, flow: Flow | None = None, token: bytes = b"") -> list[RuleHit]:
+    def hits(
+        self, flow: Flow | None = None, token: bytes = b"", *, within: Collection[str] = ()
+    ) -> list[RuleHit]:
         """Return the rules that one probe fitted, by namespace, in the order it met them.
 
         *flow* and *token* tell the probe from others that the selectors fit as well; its source
         port, say, which nobody knew before it was sent. It is looked for by them in every
-        namespace, and by its fingerprint in those that see it rewritten.
+        namespace, and by its fingerprint in those that see it rewritten. *within*: only what it
+        met in these namespaces, when it is not to be told of all.
         """
+        found: list[RuleHit] = []
+        for name, runs in self._runs(flow, token).items():
+            if runs and (not within or name in within):
+                with entered(name):
+                    found += self._places[name].hits(name, runs)
+        return found
+
+    def dropped(self, flow: Flow, token: bytes) -> bool:
+        """Return whether a rule, or a chain's policy, has ended a probe's way by now."""
+        return any(
+            event.verdict in ("drop", "policy drop")
+            for runs in self._runs(flow, token).values()
+            for run in runs
+            for event in run.events
+        )
+
+    def _runs(self, flow: Flow | None, token: bytes) -> dict[str, list[Run]]:
+        """Return what one probe did so far, by namespace."""
         wanted = [_narrowed(one, flow, token) for one in self._selectors]
-        runs = {name: place.runs() for name, place in self._opened.items()}
+        places = self._places
         known = {
             run.packet.fingerprint
-            for each in runs.values()
-            for run in each
+            for place in places.values()
+            for run in place.seen(flow)
             if any(one.fits(run.packet) for one in wanted if one is not None)
         }
-        found: list[RuleHit] = []
-        for name, each in runs.items():
-            mine = [run for run in each if run.packet.fingerprint in known]
-            if mine:
-                with entered(name):
-                    found += self._opened[name].hits(name, mine)
-        return found
+        return {name: place.of(known) for name, place in places.items()}
 
 
 def _narrowed(selector: Selector, flow: Flow | None, token: bytes) -> Selector | None:
@@ -133,9 +166,14 @@ class _Place:
     def __init__(self, selectors: Collection[Selector]) -> None:
         self.lost = False
         self._runs: list[Run] = []
+        self._by_flow: dict[Flow, list[Run]] = {}
+        self._by_fingerprint: dict[tuple[Protocol, bytes], list[Run]] = {}
         self._current: dict[int, Run] = {}
+        self._reading = threading.Lock()
+        self._looking_up = threading.Lock()
         self._texts = RuleTexts()
         self._devices: dict[int, str] = {}
+        self._buffer = bytearray(netlink.RECEIVE)
         self._listener: netlink.Socket | None = _listener()
         try:
             self._switch = Switch(tuple(selectors))
@@ -146,19 +184,33 @@ class _Place:
     def close(self) -> None:
         if self._listener is not None:
             self._switch.close()
-            self._read()
-            self._listener.close()
-            self._listener = None
+            with self._reading:
+                self._read()
+                self._listener.close()
+                self._listener = None
 
-    def runs(self) -> list[Run]:
-        """Return what was heard so far, of our own table too: it sees every packet unaltered."""
-        self._read()
-        return self._runs
+    def seen(self, flow: Flow | None = None) -> list[Run]:
+        """Return what was heard so far of packets that look like *flow*, if that is a whole one.
+
+        Our own table is among it: it sees every packet unaltered.
+        """
+        with self._reading:
+            self._read()
+            if flow is None or not (flow.source and flow.destination):
+                return list(self._runs)
+            ports = bool(flow.source_port and flow.destination_port)
+            whole = ports or flow.protocol is Protocol.ICMP
+            return list(self._by_flow.get(flow, ()) if whole else self._runs)
+
+    def of(self, fingerprints: Collection[tuple[Protocol, bytes]]) -> list[Run]:
+        """Return what was heard so far of packets with one of these *fingerprints*."""
+        with self._reading:
+            return [run for one in fingerprints for run in self._by_fingerprint.get(one, ())]
 
     def _read(self) -> None:
         while self._listener is not None:
             try:
-                data = self._listener.socket.recv(netlink.RECEIVE, socket.MSG_DONTWAIT)
+                size = self._listener.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -166,40 +218,48 @@ class _Place:
                     raise
                 self.lost = True
                 continue
-            for event in traces.events(data):
+            for event in traces.events(bytes(memoryview(self._buffer)[:size])):
                 self._take(event)
 
     def _take(self, event: Event) -> None:
-        if event.packet is not None:
-            run = Run(event.family, event.table, event.chain, event.packet, [])
+        packet = event.packet
+        if packet is not None:
+            run = Run(event.family, event.table, event.chain, packet, [])
             self._current[event.number] = run
             self._runs.append(run)
+            self._by_flow.setdefault(packet.flow, []).append(run)
+            self._by_fingerprint.setdefault(packet.fingerprint, []).append(run)
         if event.tells and event.number in self._current:
             self._current[event.number].events.append(event)
 
-    def hits(self, netns: str, runs: Iterable[Run]) -> Iterator[RuleHit]:
-        """Yield the hits of *runs*. The calling thread is in the namespace, called *netns*."""
-        for family, table, base, packet, events in runs:
-            if table.startswith(PREFIX):
-                continue
-            hook = self._texts.hook(family, table, base)
-            for event in events:
-                at = (event.family, event.table, event.chain)
-                yield RuleHit(
-                    netns=netns,
-                    family=event.family,
-                    table=event.table,
-                    hook=hook,
-                    base=base,
-                    chain=event.chain,
-                    rule=self._texts.text(*at, event.handle) if event.handle else "",
-                    verdict=event.verdict,
-                    flow=packet.flow,
-                    mark=event.mark,
-                    incoming=self._device(packet.incoming),
-                    outgoing=self._device(packet.outgoing),
-                    state=packet.state,
-                )
+    def hits(self, netns: str, runs: Iterable[Run]) -> list[RuleHit]:
+        """Return the hits of *runs*. The calling thread is in the namespace, called *netns*."""
+        with self._looking_up:
+            self._texts.look_again()
+            return [hit for run in runs for hit in self._hits(netns, run)]
+
+    def _hits(self, netns: str, run: Run) -> Iterator[RuleHit]:
+        family, table, base, packet, events = run
+        if table.startswith(PREFIX):
+            return
+        hook = self._texts.hook(family, table, base)
+        for event in list(events):
+            at = (event.family, event.table, event.chain)
+            yield RuleHit(
+                netns=netns,
+                family=event.family,
+                table=event.table,
+                hook=hook,
+                base=base,
+                chain=event.chain,
+                rule=self._texts.text(*at, event.handle) if event.handle else "",
+                verdict=event.verdict,
+                flow=packet.flow,
+                mark=event.mark,
+                incoming=self._device(packet.incoming),
+                outgoing=self._device(packet.outgoing),
+                state=packet.state,
+            )
 
     def _device(self, index: int) -> str:
         if index and index not in self._devices:

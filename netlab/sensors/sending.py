@@ -135,10 +135,10 @@ def _said(data: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def send(netns: str, flow: Flow, token: bytes) -> Sent:
+def send(netns: str, flow: Flow, token: bytes, *, ports: Ports = _ports) -> Sent:
     """Send a probe of *flow* from *netns*: an ICMP echo, a UDP datagram, a TCP connection.
 
-    A source port of 0 is chosen (see `ports`) and to be read from the returned probe's flow.
+    A source port of 0 is chosen (of *ports*) and to be read from the returned probe's flow.
     Raises KernelError when there is no such namespace.
     """
     with entered(netns):
@@ -146,7 +146,7 @@ def send(netns: str, flow: Flow, token: bytes) -> Sent:
             return _send_echo(flow, token)
         kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
         sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-        return _send_payload(sock, netns, flow, token)
+        return _send_payload(sock, netns, flow, token, ports)
 
 
 def _send_echo(flow: Flow, token: bytes) -> Sent:
@@ -162,7 +162,7 @@ def _send_echo(flow: Flow, token: bytes) -> Sent:
     return sent
 
 
-def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> Sent:
+def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes, ports: Ports) -> Sent:
     """Connect, so that the kernel tells us of ICMP errors and chooses the address now."""
     sent = Sent(sock, flow, token)
     try:
@@ -173,7 +173,7 @@ def _send_payload(sock: socket.socket, netns: str, flow: Flow, token: bytes) -> 
         else:
             to = flow.destination_port
             ends = (netns, flow.destination, to, flow.protocol)
-            _ports.bind(sock, ends, address=flow.source, to=to)
+            ports.bind(sock, ends, address=flow.source, to=to)
         failed = sock.connect_ex((flow.destination, flow.destination_port))
         if failed not in (0, errno.EINPROGRESS):
             raise OSError(failed, os.strerror(failed))
