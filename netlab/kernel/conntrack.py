@@ -68,12 +68,17 @@ _TUPLE = {
 
 
 def entries(
-    family: Family, protocol: Protocol | str | None = None, *, ports: Collection[int] = ()
+    family: Family,
+    protocol: Protocol | str | None = None,
+    *,
+    ports: Collection[int] = (),
+    of: str = "",
 ) -> list[Entry]:
     """Return the entries of *family*: of *protocol*, if given, and sent to *ports*, if any.
 
-    A protocol may be written as Kubernetes does, `UDP`; without one, those that `packets` has no
-    word for are left out. Ports need a protocol. Raises CapabilityError, KernelError.
+    With *of*, only those that have this address at one of their four ends. A protocol may be
+    written as Kubernetes does, `UDP`; without one, those that `packets` has no word for are left
+    out. Ports need a protocol. Raises CapabilityError, KernelError.
     """
     number = 0 if protocol is None else _PROTOCOL_NUMBER[Protocol(protocol.lower())]
     asked = sorted(set(ports)) if len(set(ports)) <= MOST_FILTERS else []
@@ -88,7 +93,16 @@ def entries(
         raise _without(error) from error
     finally:
         connection.close()
-    return list(_decoded(bodies, number, frozenset(ports)))
+    if of:
+        raw = socket.inet_pton(_FAMILY[family], of)
+        bodies = [body for body in bodies if raw in body]
+    found = _decoded(bodies, number, frozenset(ports))
+    return [one for one in found if not of or of in _ends(one)]
+
+
+def _ends(entry: Entry) -> tuple[str, str, str, str]:
+    sent, answered = entry.original, entry.reply
+    return sent.source, sent.destination, answered.source, answered.destination
 
 
 def _question(family: Family, number: int, port: int) -> bytes:

@@ -115,6 +115,19 @@ def to(found: list[Entry], destination: str) -> list[Entry]:
 # -- what is listed
 
 
+def test_only_what_has_an_address_at_one_of_its_ends_is_listed(inside: str) -> None:
+    translate(f"{VIP}:53 {A}:5353", f"{OTHER_VIP}:53 {B}:5353")
+    with bound() as client, bound(A, 5353), bound(B, 5353):
+        for vip in (VIP, OTHER_VIP):
+            client.sendto(b"?", (vip, 53))
+    every = entries(V4, UDP)
+    assert {one.original.destination for one in every} == {VIP, OTHER_VIP}
+    for address, vip in ((VIP, VIP), (A, VIP), (B, OTHER_VIP)):
+        assert [one.original.destination for one in entries(V4, UDP, of=address)] == [vip]
+    assert {one.id for one in entries(V4, UDP, of=CLIENT)} == {one.id for one in every}
+    assert entries(V4, UDP, of="192.0.2.9") == []
+
+
 def test_a_translated_flow_is_listed_as_it_came_and_as_it_is_answered(inside: str) -> None:
     translate(f"{VIP}:53 {A}:5353")
     with bound() as client, bound(A, 5353) as server:
