@@ -192,7 +192,11 @@ def test_other_protocols_and_families_are_listed_apart(inside: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [[1003], [1001, 1004, 1], range(1002, 1100), []], ids=str)
-def test_only_flows_to_the_ports_asked_for_are_listed(inside: str, asked: list[int]) -> None:
+@pytest.mark.parametrize("many", [0, 4000], ids=["a-dump-for-each", "one-dump"])
+def test_only_flows_to_the_ports_asked_for_are_listed(
+    inside: str, asked: list[int], monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr(conntrack, "MANY", many)
     with bound() as client, bound() as other:
         for port in range(1000, 1006):
             client.sendto(b"?", ("203.0.113.1", port))
