@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address
-from struct import Struct
+from struct import Struct, pack
 
 from netlab.errors import CapabilityError, KernelError
 from netlab.kernel import netlink, settings
@@ -36,7 +36,7 @@ _SOURCE, _DESTINATION = {4: 1, 16: 3}, {4: 2, 16: 4}  # CTA_IP_V4_*, CTA_IP_V6_*
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_*
 _ORIGINAL_FLAGS = 1  # CTA_FILTER_ORIG_FLAGS
 _BY_NUMBER, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_PROTO_*
-MANY = 4000  # entries of a namespace, from which a dump for each port is quicker than one of all
+MANY = 20_000  # entries of a namespace, from which a dump for each port is quicker than one of all
 MOST_FILTERS = 16  # dumps, one per port; for more ports, one dump of them all is quicker
 DELETIONS_PER_SEND = 100  # so that as many refusals fit the default receive buffer
 
@@ -67,6 +67,9 @@ _TUPLE = {
     48: Struct(">8x4s4x4s8xB7xH6xH2x"),  # bytes: of IPv4
     72: Struct(">8x16s4x16s8xB7xH6xH2x"),  # of IPv6
 }
+# In a message of an IPv4 entry: the headers of its two tuples, which come first, and of its zone.
+_TWO_TUPLES = (pack("=HH", 52, _ORIGINAL | NESTED), pack("=HH", 52, _REPLY | NESTED))
+_ZONE_HEADER = pack("=HH", 6, _ZONE)
 
 
 def entries(
@@ -75,10 +78,13 @@ def entries(
     *,
     ports: Collection[int] = (),
     of: str = "",
+    only: Callable[[Entry], bool] | None = None,
 ) -> list[Entry]:
     """Return the entries of *family*: of *protocol*, if given, and sent to *ports*, if any.
 
-    With *of*, only those that have this address at one of their four ends. A protocol may be
+    With *of*, only those that have this address at one of their four ends; with *only*, those of
+    which it is true: it is asked once for all with the same zone, destination and answerer, so
+    that thousands of flows between few ends need not be decoded. A protocol may be
     written as Kubernetes does, `UDP`; without one, those that `packets` has no word for are left
     out. Ports need a protocol. Raises CapabilityError, KernelError.
     """
@@ -102,6 +108,8 @@ def entries(
     if of:
         raw = socket.inet_pton(_FAMILY[family], of)
         bodies = [body for body in bodies if raw in body]
+    if only is not None:
+        bodies = list(_alike(bodies, only))
     found = _decoded(bodies, number, frozenset(ports))
     return [one for one in found if not of or of in _ends(one)]
 
@@ -144,6 +152,27 @@ def _decoded(bodies: Sequence[bytes], number: int, ports: Collection[int]) -> It
         if unique not in seen:
             seen.add(unique)
             yield _entry(found, original)
+
+
+def _alike(bodies: Iterable[bytes], only: Callable[[Entry], bool]) -> Iterator[bytes]:
+    """Yield the *bodies* of whose kind one was decoded, and *only* is true."""
+    known: dict[bytes, bool] = {}
+    for body in bodies:
+        kind = _kind(body)
+        if kind not in known:
+            known[kind] = any(only(one) for one in _decoded([body], 0, ()))
+        if known[kind]:
+            yield body
+
+
+def _kind(body: bytes) -> bytes:
+    """Return what entries with the same zone, destination and answerer have in common.
+
+    The whole body for other than IPv4 without a zone, as every kernel writes it.
+    """
+    if (body[4:8], body[56:60]) != _TWO_TUPLES or _ZONE_HEADER in body:
+        return body
+    return body[24:28] + body[36:37] + body[52:54] + body[68:72] + body[96:98]
 
 
 _Tuple = tuple[bytes, bytes, int, int, int]  # addresses, protocol, ports
