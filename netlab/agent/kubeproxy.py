@@ -121,9 +121,10 @@ class KubeProxy:
             old = self._served.pop(owner, NOTHING)
             if served.frontends or served.health_checks:
                 self._served[owner] = served
-            self._former += _udp(old)
-            if self._unswept is not None:
-                self._unswept.add(owner)
+            if staleness.may_mislead(_udp(old), _udp(served)):
+                self._former += _udp(old)
+                if self._unswept is not None:
+                    self._unswept.add(owner)
 
     def texts(self, steps: Sequence[Step]) -> list[str]:
         """Return what the mode's tool is given to make *steps* true, in order."""
@@ -177,14 +178,11 @@ class KubeProxy:
         deleted: list[conntrack.Entry] = []
         if current or self._former:
             for family, situation in self._objects.situations.items():
-                entries = conntrack.entries(
-                    family, UDP, ports=staleness.ports([*current, *self._former])
+                is_stale = staleness.judge(
+                    current, situation, gone=self._former, local=local_addresses(family)
                 )
-                if entries:
-                    local = local_addresses(family)
-                    deleted += staleness.stale(
-                        entries, current, situation, gone=self._former, local=local
-                    )
+                ports = staleness.ports([*current, *self._former])
+                deleted += conntrack.entries(family, UDP, ports=ports, only=is_stale)
             conntrack.delete(deleted)
         self._unswept, self._former = set(), []
         return deleted

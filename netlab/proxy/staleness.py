@@ -18,7 +18,7 @@ containernetworking/plugins plugins/meta/portmap, deletePortmapStaleConnections,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from netlab.packets import Entry, Protocol
@@ -63,6 +63,47 @@ def stale(
     return [one for one in entries if _is_stale(one, watched, situation, local)]
 
 
+def judge(
+    frontends: Iterable[Frontend],
+    situation: Situation,
+    *,
+    gone: Iterable[Frontend] = (),
+    local: Collection[str],
+) -> Callable[[Entry], bool]:
+    """Return what tells whether `stale` returns an entry: by where it was sent and who answers.
+
+    Who asks, and from which port, makes no difference.
+    """
+    watched = _watched(frontends, gone, situation)
+    return lambda entry: _is_stale(entry, watched, situation, local)
+
+
+def may_mislead(before: Iterable[Frontend], now: Iterable[Frontend]) -> bool:
+    """Return whether a change from *before* to *now* may have made flows stale that were not.
+
+    It cannot when each frontend is served by all that served it, and perhaps by others too.
+    """
+    old, new = _ends(before), _ends(now)
+    if old.keys() != new.keys():
+        return True
+    for at, (serving, known) in old.items():
+        serve, know = new[at]
+        if not (serving <= serve and known <= know) or (serve and not serving):
+            return True
+    return False
+
+
+def _ends(
+    frontends: Iterable[Frontend],
+) -> dict[tuple[str, int, Kind], tuple[frozenset[Target], frozenset[Target]]]:
+    """Return of each UDP frontend the endpoints that serve it, and all that are known."""
+    return {
+        (one.address, one.port, one.kind): (_serving(one), _targets(one.service.known))
+        for one in frontends
+        if one.service.protocol == UDP
+    }
+
+
 def ports(frontends: Iterable[Frontend]) -> frozenset[int]:
     """Return the destination ports of the flows that `stale` may find, of *frontends* and gone."""
     return frozenset(one.port for one in frontends if one.service.protocol == UDP)
@@ -83,10 +124,8 @@ def _watched(
     found = {at: _Watched(NOBODY, had, kind) for at, (had, kind) in former.items()}
     for one in _of_interest(frontends, situation):
         at = (one.address, one.port)
-        known = one.service.known
-        serving = _targets(end for end in known if end.serving or end.ready)
-        lost = former[at][0] - _targets(known) if at in former else NOBODY
-        found[at] = _Watched(serving, lost, one.kind)
+        lost = former[at][0] - _targets(one.service.known) if at in former else NOBODY
+        found[at] = _Watched(_serving(one), lost, one.kind)
     return found
 
 
@@ -96,6 +135,10 @@ def _of_interest(frontends: Iterable[Frontend], situation: Situation) -> Iterabl
         for one in frontends
         if one.service.protocol == UDP and one.service.family is situation.family
     )
+
+
+def _serving(frontend: Frontend) -> frozenset[Target]:
+    return _targets(end for end in frontend.service.known if end.serving or end.ready)
 
 
 def _targets(endpoints: Iterable[Endpoint]) -> frozenset[Target]:

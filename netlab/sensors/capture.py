@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -31,7 +32,8 @@ FLUSH_MARK = b"netlab-flush:"
 FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
 FLUSH_PATIENCE = 0.15  # seconds; a marker takes some milliseconds
 
-_TCP_SYN_OR_RST = 0x02 | 0x04
+_TCP_SYN_OR_RST, _TCP_ACK = 0x02 | 0x04, 0x10
+_NUMBERS = struct.Struct("!II")  # sequence and acknowledgement
 _VXLAN_OVERHEAD = 50  # bytes over IPv4: Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348)
 
 
@@ -40,15 +42,31 @@ class Kept(NamedTuple):
     frame: Frame
 
 
-def opens_tcp(data: bytes) -> bool:
-    """Return whether a frame opens or refuses a TCP connection over IPv4, also inside VXLAN."""
+class Opening(NamedTuple):
+    """What a frame says of the opening of a TCP connection."""
+
+    number: int  # of the SYN that this is, or that it answers
+    ends: bytes = b""  # of a SYN outside VXLAN: addresses and ports
+
+
+def opening(data: bytes) -> Opening | None:
+    """Return what a frame says that opens or refuses a TCP connection over IPv4, else None.
+
+    Inside VXLAN, too.
+    """
     for at in (0, _VXLAN_OVERHEAD):
         if len(data) >= at + 54 and data[at + 12 : at + 15] == b"\x08\x00\x45":
             if data[at + 23] == socket.IPPROTO_TCP:
-                return bool(data[at + 47] & _TCP_SYN_OR_RST)
+                flags = data[at + 47]
+                if not flags & _TCP_SYN_OR_RST:
+                    return None
+                number, answered = _NUMBERS.unpack_from(data, at + 38)
+                if flags & _TCP_ACK:
+                    return Opening((answered - 1) & 0xFFFFFFFF)
+                return Opening(number, b"" if at else data[26:38])
             if data[at + 23] != socket.IPPROTO_UDP:
-                return False
-    return False
+                return None
+    return None
 
 
 class Capture:
@@ -69,6 +87,8 @@ class Capture:
         self._devices: dict[str, dict[int, str]] = {}
         self._kept: deque[Kept] = deque()
         self._by_token: dict[bytes, list[Kept]] = {}
+        self._openings: dict[int, list[Kept]] = {}  # by the number of the SYN
+        self._numbers: dict[tuple[str, bytes], int] = {}  # of SYNs, by namespace and ends
         self._lock = threading.Lock()
         self._forgotten = 0
         self._markers: dict[str, socket.socket] = {}
@@ -137,17 +157,36 @@ class Capture:
                 for frame in ring.frames():
                     if FLUSH_MARK in frame.data:
                         self._flushed[name] = int(frame.data.rpartition(b":")[2])
-                    elif self._program or MARK in frame.data or opens_tcp(frame.data):
-                        self._keep(Kept(name, frame))
+                    else:
+                        self._consider(Kept(name, frame))
 
-    def _keep(self, kept: Kept) -> None:
+    def _consider(self, kept: Kept) -> None:
+        """Keep a frame that carries a probe's mark or opens a TCP connection; with a filter of
+        somebody's, each that passes it."""
+        data = kept.frame.data
+        marks = set(TOKEN.findall(data)) if MARK in data else set()
+        opens = opening(data)
+        if not marks and opens is None and not self._program:
+            return
         if len(self._kept) == KEPT:
-            self._forgotten += 1
-            for mark in TOKEN.findall(self._kept.popleft().frame.data):
-                self._by_token.pop(mark, None)
+            self._forget_oldest()
         self._kept.append(kept)
-        for mark in set(TOKEN.findall(kept.frame.data)):
+        for mark in marks:
             self._by_token.setdefault(mark, []).append(kept)
+        if opens is not None:
+            self._openings.setdefault(opens.number, []).append(kept)
+            if opens.ends:
+                self._numbers.setdefault((kept.netns, opens.ends), opens.number)
+
+    def _forget_oldest(self) -> None:
+        self._forgotten += 1
+        oldest = self._kept.popleft()
+        for mark in TOKEN.findall(oldest.frame.data):
+            self._by_token.pop(mark, None)
+        opens = opening(oldest.frame.data)
+        if opens is not None:
+            self._openings.pop(opens.number, None)
+            self._numbers.pop((oldest.netns, opens.ends), None)
 
     def flush(self) -> None:
         """Return when all that any ring saw before this call is in memory."""
@@ -179,26 +218,30 @@ class Capture:
         with self._lock:
             self._kept.clear()
             self._by_token.clear()
+            self._openings.clear()
+            self._numbers.clear()
 
-    def frames(self, needle: bytes) -> list[Kept]:
-        """Return the frames that have *needle* in them, oldest first."""
+    def frames(self, token: bytes) -> list[Kept]:
+        """Return the frames that have *token* in them, oldest first."""
         self.drain()
         with self._lock:
-            if TOKEN.fullmatch(needle):
-                found = list(self._by_token.get(needle, ()))
-            else:
-                found = [kept for kept in self._kept if needle in kept.frame.data]
+            found = list(self._by_token.get(token, ()))
         return sorted(found, key=lambda kept: kept.frame.time)
 
-    def sightings(self, needle: bytes) -> list[Sighting]:
-        """Return the sightings of the packets that have *needle* in them, oldest first."""
-        found = []
-        for netns, frame in self.frames(needle):
-            device = self.device(netns, frame.ifindex)
-            sighting = dissect.sighting(frame, netns=netns, device=device)
-            if sighting is not None:
-                found.append(sighting)
-        return found
+    def every(self) -> list[Kept]:
+        """Return all frames that were kept, oldest first."""
+        self.drain()
+        with self._lock:
+            return sorted(self._kept, key=lambda kept: kept.frame.time)
+
+    def kept(self) -> int:
+        """Return how many frames are kept by now."""
+        self.drain()
+        return len(self._kept)
+
+    def sightings(self, token: bytes) -> list[Sighting]:
+        """Return the sightings of the packets that have *token* in them, oldest first."""
+        return self._seen(self.frames(token))
 
     def handshake(self, flow: Flow, *, netns: str) -> list[Sighting]:
         """Return the sightings of the SYN that opened *flow* in *netns*, and of what answered it.
@@ -206,31 +249,24 @@ class Capture:
         A TCP connection that is not answered carries no token. Its SYN is known by its sequence
         number, which masquerading leaves alone.
         """
-        number = self._sequence(flow, netns)
-        if number is None:
-            return []
-        following = (number + 1) & 0xFFFFFFFF
-        syn = number.to_bytes(4, "big") + bytes(4)
-        return sorted(
-            [s for s in self.sightings(syn) if s.flow.protocol is flow.protocol]
-            + [
-                s
-                for s in self.sightings(following.to_bytes(4, "big"))
-                if s.flow.protocol is flow.protocol and s.flow.source_port == flow.destination_port
-            ],
-            key=lambda sighting: sighting.time,
-        )
-
-    def _sequence(self, flow: Flow, netns: str) -> int | None:
-        """The sequence number of the first SYN of *flow* seen in its sender's namespace."""
         if not flow.source:
-            return None  # its kernel found no way to send it
-        ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
+            return []  # its kernel found no way to send it
         ends = socket.inet_aton(flow.source) + socket.inet_aton(flow.destination)
-        for kept in self.frames(ends + ports):
-            if kept.netns == netns:
-                return int.from_bytes(kept.frame.data[38:42], "big")
-        return None
+        ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
+        self.drain()
+        with self._lock:
+            number = self._numbers.get((netns, ends + ports))
+            found = list(self._openings.get(number, ())) if number is not None else []
+        return self._seen(sorted(found, key=lambda kept: kept.frame.time))
+
+    def _seen(self, kept: Iterable[Kept]) -> list[Sighting]:
+        found = []
+        for netns, frame in kept:
+            device = self.device(netns, frame.ifindex)
+            sighting = dissect.sighting(frame, netns=netns, device=device)
+            if sighting is not None:
+                found.append(sighting)
+        return found
 
     def device(self, netns: str, ifindex: int) -> str:
         """Return the device's name; a device that appeared later makes the names be read again."""

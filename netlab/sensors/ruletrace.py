@@ -10,6 +10,9 @@
 3. A packet is known again by what no rewrite changes (`traces.Traced.fingerprint`): trace numbers
    are used again, and differ between bridge and IP for one and the same packet.
 4. Rules read as the tool that wrote them prints them (`ruletext`), looked up when asked for.
+5. One trace serves many probes: whoever listens in a namespace hears of every packet traced there,
+   so that several traces would each decode all, and opening and closing one changes the rule set,
+   which makes the kernel wait for every CPU and an agent look.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -27,15 +31,23 @@ import msgspec
 from netlab.errors import CapabilityError, KernelError
 from netlab.kernel import netlink
 from netlab.kernel.netns import entered
-from netlab.packets import Flow, Passing, RuleHit
+from netlab.packets import Flow, Passing, Protocol, RuleHit
 from netlab.sensors import traces
+from netlab.sensors.ports import SINGLE
 from netlab.sensors.ruletext import RuleTexts
+from netlab.sensors.token import MARK
 from netlab.sensors.traces import Event, Traced
 from netlab.sensors.traceswitch import PREFIX, Selector, Switch, has_bridge_tables
 
 BUFFER = (
     4 << 20
 )  # bytes of unread messages, as far as the kernel allows; a packet's take some 20 KiB
+# The probes of `sending`, and next to nothing else.
+PROBES = (
+    Selector(Flow("", "", Protocol.TCP), source_ports=(SINGLE.start, SINGLE.stop - 1)),
+    Selector(Flow("", "", Protocol.UDP), MARK),
+    Selector(Flow("", "", Protocol.ICMP), MARK),
+)
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
@@ -52,22 +64,26 @@ class Run(NamedTuple):
 class RuleTrace:
     """A context manager: from its start to its end, the packets that *selectors* fit are traced.
 
-    Raises KernelError for a namespace that does not exist, CapabilityError where the kernel does
-    not let us trace. One thread at a time may use it. *pace*: see `traceswitch.Switch`.
+    Several threads may use it. *pace*: see `traceswitch.Switch`. Raises KernelError for a namespace
+    that does not exist, CapabilityError where the kernel does not let us trace.
     """
 
     def __init__(
-        self, netns_names: Iterable[str], selectors: Sequence[Selector], *, pace: int = 0
+        self,
+        netns_names: Iterable[str],
+        selectors: Sequence[Selector] = PROBES,
+        *,
+        pace: int = 0,
     ) -> None:
         self._selectors = tuple(selectors)
         self._pace = pace
-        self._places: dict[str, _Place | None] = dict.fromkeys(netns_names)
+        self._names = list(dict.fromkeys(netns_names))
+        self._places: dict[str, _Place] = {}
+        self._adding = threading.Lock()
 
     def __enter__(self) -> RuleTrace:
         try:
-            for name in self._places:
-                with entered(name):
-                    self._places[name] = _Place(self._selectors, self._pace)
+            self.add(self._names)
         except BaseException:
             self.close()
             raise
@@ -81,9 +97,19 @@ class RuleTrace:
     ) -> None:
         self.close()
 
+    def add(self, netns_names: Iterable[str]) -> None:
+        """Trace in further namespaces too, from now on."""
+        with self._adding:
+            for name in netns_names:
+                if name not in self._places:
+                    with entered(name):
+                        place = _Place(self._selectors, self._pace)
+                    # Replaced, never changed: other threads walk over it meanwhile.
+                    self._places = {**self._places, name: place}
+
     def close(self) -> None:
         """Stop tracing; what was traced can still be asked for, as long as its rules are there."""
-        places = list(self._opened.values())
+        places = list(self._places.values())
         if places:  # the kernel waits for every CPU, for each namespace some 12 ms
             with ThreadPoolExecutor(len(places)) as pool:
                 for _ in pool.map(_Place.close, places):
@@ -92,40 +118,51 @@ class RuleTrace:
     @property
     def lost(self) -> bool:
         """Whether the kernel had more to tell than there was room for."""
-        return any(place.lost for place in self._opened.values())
+        return any(place.lost for place in self._places.values())
 
-    @property
-    def _opened(self) -> dict[str, _Place]:
-        return {name: place for name, place in self._places.items() if place is not None}
-
-    def hits(self, flow: Flow | None = None, token: bytes = b"") -> list[RuleHit]:
+    def hits(
+        self, flow: Flow | None = None, token: bytes = b"", *, within: Collection[str] = ()
+    ) -> list[RuleHit]:
         """Return the rules that one probe fitted, by namespace, in the order it met them.
 
         *flow* and *token* tell the probe from others that the selectors fit as well; its source
         port, say, which nobody knew before it was sent. It is looked for by them in every
-        namespace, and by its fingerprint in those that see it rewritten.
+        namespace, and by its fingerprint in those that see it rewritten. *within*: only what it
+        met in these namespaces, when it is not to be told of all.
         """
+        found: list[RuleHit] = []
+        for name, runs in self._runs(flow, token).items():
+            if runs and (not within or name in within):
+                with entered(name):
+                    found += self._places[name].hits(name, runs)
+        return found
+
+    def dropped(self, flow: Flow, token: bytes) -> bool:
+        """Return whether a rule, or a chain's policy, has ended a probe's way by now."""
+        return any(
+            event.verdict in ("drop", "policy drop")
+            for runs in self._runs(flow, token).values()
+            for run in runs
+            for event in run.events
+        )
+
+    def _runs(self, flow: Flow | None, token: bytes) -> dict[str, list[Run]]:
+        """Return what one probe did so far, by namespace."""
         wanted = [_narrowed(one, flow, token) for one in self._selectors]
-        runs = {name: place.runs() for name, place in self._opened.items()}
+        places = self._places
         known = {
             run.packet.fingerprint
-            for each in runs.values()
-            for run in each
+            for place in places.values()
+            for run in place.seen(flow)
             if any(one.fits(run.packet) for one in wanted if one is not None)
         }
-        found: list[RuleHit] = []
-        for name, each in runs.items():
-            mine = [run for run in each if run.packet.fingerprint in known]
-            if mine:
-                with entered(name):
-                    found += self._opened[name].hits(name, mine)
-        return found
+        return {name: place.of(known) for name, place in places.items()}
 
     def passes(self, wanted: Callable[[Traced], bool]) -> list[Passing]:
         """Return what was traced of the packets that *wanted* chooses: by namespace, in order."""
         found: list[Passing] = []
-        for name, place in self._opened.items():
-            mine = [run for run in place.runs() if wanted(run.packet)]
+        for name, place in self._places.items():
+            mine = [run for run in place.seen() if wanted(run.packet)]
             if mine:
                 with entered(name):
                     found += place.passes(name, mine)
@@ -135,18 +172,16 @@ class RuleTrace:
         """Return whether a rule or a policy has dropped one of the packets."""
         return any(
             event.verdict.endswith("drop")
-            for place in self._opened.values()
-            for run in place.runs()
+            for place in self._places.values()
+            for run in place.seen()
             for event in run.events
         )
 
     def passed_over(self, hit: RuleHit) -> list[str]:
         """Return the rules before the one of *hit* in its chain, which the packet met first and
         did not fit, in their order; all of them for a policy or the end of a chain."""
-        place = self._places[hit.netns]
-        assert place is not None
         with entered(hit.netns):
-            return place.rules_before(hit)
+            return self._places[hit.netns].rules_before(hit)
 
     def taken(self) -> Iterator[tuple[Traced, list[RuleHit]]]:
         """Yield what each packet met in each base chain, by namespace and in order, and forget it.
@@ -154,13 +189,13 @@ class RuleTrace:
         What is still being heard when this is called comes with the next call. A namespace that
         is gone has nothing to tell.
         """
-        for name, place in self._opened.items():
+        for name, place in self._places.items():
             runs = place.ended()
             if not runs:
                 continue
             try:
                 with entered(name):
-                    yield from [(run.packet, list(place.hits(name, [run]))) for run in runs]
+                    yield from [(run.packet, place.hits(name, [run])) for run in runs]
             except KernelError:
                 continue
 
@@ -181,9 +216,14 @@ class _Place:
         self.lost = False
         self._runs: list[Run] = []
         self._heard = 0  # runs there were when `ended` was last asked
+        self._by_flow: dict[Flow, list[Run]] = {}
+        self._by_fingerprint: dict[tuple[Protocol, bytes], list[Run]] = {}
         self._current: dict[int, Run] = {}
+        self._reading = threading.Lock()
+        self._looking_up = threading.Lock()
         self._texts = RuleTexts()
         self._devices: dict[int, str] = {}
+        self._buffer = bytearray(netlink.RECEIVE)
         self._listener: netlink.Socket | None = _listener()
         try:
             self._switch = Switch(tuple(selectors), pace=pace, bridged=has_bridge_tables())
@@ -194,30 +234,48 @@ class _Place:
     def close(self) -> None:
         if self._listener is not None:
             self._switch.close()
-            self._read()
-            self._listener.close()
-            self._listener = None
+            with self._reading:
+                self._read()
+                self._listener.close()
+                self._listener = None
 
-    def runs(self) -> list[Run]:
-        """Return what was heard so far, of our own table too: it sees every packet unaltered."""
-        self._read()
-        return self._runs
+    def seen(self, flow: Flow | None = None) -> list[Run]:
+        """Return what was heard so far of packets that look like *flow*, if that is a whole one.
+
+        Our own table is among it: it sees every packet unaltered.
+        """
+        with self._reading:
+            self._read()
+            if flow is None or not (flow.source and flow.destination):
+                return list(self._runs)
+            ports = bool(flow.source_port and flow.destination_port)
+            whole = ports or flow.protocol is Protocol.ICMP
+            return list(self._by_flow.get(flow, ()) if whole else self._runs)
+
+    def of(self, fingerprints: Collection[tuple[Protocol, bytes]]) -> list[Run]:
+        """Return what was heard so far of packets with one of these *fingerprints*."""
+        with self._reading:
+            return [run for one in fingerprints for run in self._by_fingerprint.get(one, ())]
 
     def ended(self) -> list[Run]:
         """Return the runs that there were at the last call already, and forget them."""
-        self._read()
-        ended, self._runs = self._runs[: self._heard], self._runs[self._heard :]
-        self._heard = len(self._runs)
-        gone = {id(run.events) for run in ended}
-        self._current = {
-            number: run for number, run in self._current.items() if id(run.events) not in gone
-        }
+        with self._reading:
+            self._read()
+            ended, left = self._runs[: self._heard], self._runs[self._heard :]
+            self._heard = len(left)
+            gone = {id(run.events) for run in ended}
+            self._current = {
+                number: run for number, run in self._current.items() if id(run.events) not in gone
+            }
+            self._runs, self._by_flow, self._by_fingerprint = [], {}, {}
+            for run in left:
+                self._remember(run)
         return ended
 
     def _read(self) -> None:
         while self._listener is not None:
             try:
-                data = self._listener.socket.recv(netlink.RECEIVE, socket.MSG_DONTWAIT)
+                size = self._listener.socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -225,25 +283,35 @@ class _Place:
                     raise
                 self.lost = True
                 continue
-            for event in traces.events(data):
+            for event in traces.events(bytes(memoryview(self._buffer)[:size])):
                 self._take(event)
 
     def _take(self, event: Event) -> None:
-        if event.packet is not None:
-            run = Run(event.family, event.table, event.chain, event.packet, [])
+        packet = event.packet
+        if packet is not None:
+            run = Run(event.family, event.table, event.chain, packet, [])
             self._current[event.number] = run
-            self._runs.append(run)
+            self._remember(run)
         if event.tells and event.number in self._current:
             self._current[event.number].events.append(event)
 
-    def hits(self, netns: str, runs: Iterable[Run]) -> Iterator[RuleHit]:
-        """Yield the hits of *runs*. The calling thread is in the namespace, called *netns*."""
-        for one in self.passes(netns, runs):
-            yield from one.hits
+    def _remember(self, run: Run) -> None:
+        self._runs.append(run)
+        self._by_flow.setdefault(run.packet.flow, []).append(run)
+        self._by_fingerprint.setdefault(run.packet.fingerprint, []).append(run)
 
-    def passes(self, netns: str, runs: Iterable[Run]) -> Iterator[Passing]:
-        """Yield *runs* but for those through our own table, the rules in words. The calling thread
+    def hits(self, netns: str, runs: Iterable[Run]) -> list[RuleHit]:
+        """Return the hits of *runs*. The calling thread is in the namespace, called *netns*."""
+        return [hit for one in self.passes(netns, runs) for hit in one.hits]
+
+    def passes(self, netns: str, runs: Iterable[Run]) -> list[Passing]:
+        """Return *runs* but for those through our own table, the rules in words. The calling thread
         is in the namespace, called *netns*."""
+        with self._looking_up:
+            self._texts.look_again()
+            return list(self._passes(netns, runs))
+
+    def _passes(self, netns: str, runs: Iterable[Run]) -> Iterator[Passing]:
         for family, table, base, packet, events in runs:
             if table.startswith(PREFIX):
                 continue
@@ -266,7 +334,7 @@ class _Place:
                     state=packet.state,
                     handle=event.handle,
                 )
-                for event in events
+                for event in list(events)
             )
             yield Passing(
                 *(netns, hook, table, packet.flow, packet.fingerprint, incoming, outgoing, hits),

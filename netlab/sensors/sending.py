@@ -166,10 +166,17 @@ class Question(msgspec.Struct, frozen=True):
     heard: Hearing | None = None
 
 
-def send(netns: str, flow: Flow, token: bytes, question: Question | None = None) -> Sent:
+def send(
+    netns: str,
+    flow: Flow,
+    token: bytes,
+    question: Question | None = None,
+    *,
+    ports: Ports = _ports,
+) -> Sent:
     """Send a probe of *flow* from *netns*: an ICMP echo, a UDP datagram, a TCP connection.
 
-    A source port of 0 is chosen (see `ports`) and to be read from the returned probe's flow.
+    A source port of 0 is chosen (of *ports*) and to be read from the returned probe's flow.
     Raises KernelError when there is no such namespace.
     """
     asked = question or Question()
@@ -178,7 +185,7 @@ def send(netns: str, flow: Flow, token: bytes, question: Question | None = None)
             return _send_echo(flow, token, asked)
         kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
         sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-        return _send_payload(sock, netns, flow, token, asked)
+        return _send_payload(sock, netns, flow, token, asked, ports)
 
 
 def _send_echo(flow: Flow, token: bytes, asked: Question) -> Sent:
@@ -198,7 +205,7 @@ def _send_echo(flow: Flow, token: bytes, asked: Question) -> Sent:
 
 
 def _send_payload(
-    sock: socket.socket, netns: str, flow: Flow, token: bytes, asked: Question
+    sock: socket.socket, netns: str, flow: Flow, token: bytes, asked: Question, ports: Ports
 ) -> Sent:
     """Connect, so that the kernel tells us of ICMP errors and chooses the address now."""
     sent = Sent(sock, flow, token, heard=asked.heard)
@@ -213,7 +220,7 @@ def _send_payload(
         else:
             to = flow.destination_port
             ends = (netns, flow.destination, to, flow.protocol)
-            _ports.bind(sock, ends, address=flow.source, to=to)
+            ports.bind(sock, ends, address=flow.source, to=to)
         failed = sock.connect_ex((flow.destination, flow.destination_port))
         source, source_port = sock.getsockname()
         sent.flow = msgspec.structs.replace(flow, source=source, source_port=source_port)

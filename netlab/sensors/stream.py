@@ -1,6 +1,7 @@
 """New flows at a steady pace, and one client that goes on: what each of them was told.
 
-A thread sends them, so that what happens meanwhile can be done by another.
+A thread sends them, so that what happens meanwhile can be done by another. They carry a mark and
+ports of their own: sensors that look for probes meanwhile, and rule traces, pass over them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from types import TracebackType
 import msgspec
 
 from netlab.packets import Flow
+from netlab.sensors.ports import MANY, Ports
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
 PATIENCE = 1.0  # seconds for an answer
 LOOK = 0.005  # seconds between two looks at what is under way
+MARK = b"stream:"
+_ports = Ports(MANY)
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -59,7 +63,7 @@ class Stream:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Stream:
-        self._under_way.append((time.monotonic(), send(self._netns, next(self._flows), token())))
+        self._begin(time.monotonic())
         self._thread.start()
         return self
 
@@ -82,10 +86,14 @@ class Stream:
         while self._under_way or not self._ending.is_set():
             now = time.monotonic()
             if now >= due and not self._ending.is_set():
-                self._under_way.append((now, send(self._netns, next(self._flows), token())))
+                self._begin(now)
                 due = max(due + self._gap, now)  # what was missed is not made up for in a burst
             self._look(now)
             _wait([sent for _, sent in self._under_way])
+
+    def _begin(self, now: float) -> None:
+        sent = send(self._netns, next(self._flows), token(MARK), ports=_ports)
+        self._under_way.append((now, sent))
 
     def _look(self, now: float) -> None:
         left = []
@@ -103,12 +111,12 @@ class Client:
     """One UDP client that keeps its port: a flow that the kernel remembers. Close it."""
 
     def __init__(self, netns: str, flow: Flow) -> None:
-        self._sent = send(netns, flow, token())
+        self._sent = send(netns, flow, token(MARK), ports=_ports)
         self.flow = self._sent.flow
 
     def ask(self) -> str:
         """Return the pod that answers now, `default/web-1`; "" when nobody does in time."""
-        mark = token()
+        mark = token(MARK)
         deadline = time.monotonic() + PATIENCE
         self._sent.again(mark)
         while time.monotonic() < deadline:

@@ -47,6 +47,7 @@ _BRIDGE = 7  # NFPROTO_BRIDGE
 _OWNER = 0x2  # NFT_TABLE_F_OWNER
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
 _NFTRACE, _L4PROTO = 12, 16  # NFT_META_*
+_EQUAL, _AT_MOST, _AT_LEAST = 0, 3, 5  # NFT_CMP_*
 _REGISTER = 1  # NFT_REG_1, 16 bytes
 _WORDS = (8, 9, 10, 11)  # NFT_REG32_00 to _03: the four words of NFT_REG_1
 _DYNAMIC = 0x20  # NFT_SET_EVAL: rules add elements
@@ -65,7 +66,7 @@ class Selector(msgspec.Struct, frozen=True):
     """Which packets are traced: those of *flow*, of which "" and 0 stand for any.
 
     Of TCP only the one that opens a connection, unless *whole*. *token*: what the payload of UDP
-    and ICMP begins with (12 bytes of it count).
+    and ICMP begins with (12 bytes of it count). *source_ports*: the lowest and the highest.
 
     With a *conversation* all packets of it, both ways and however rewritten, alone, in VXLAN's
     envelope or quoted by an ICMP error: of TCP by that sequence number, a multiple of `WINDOW`,
@@ -76,6 +77,7 @@ class Selector(msgspec.Struct, frozen=True):
     token: bytes = b""
     whole: bool = False
     conversation: int | None = None
+    source_ports: tuple[int, int] | None = None
 
     @property
     def ipv6(self) -> bool:
@@ -88,6 +90,10 @@ class Selector(msgspec.Struct, frozen=True):
             return False
         for name in ("source", "destination", "source_port", "destination_port"):
             if getattr(wanted, name) not in ("", 0, getattr(seen, name)):
+                return False
+        if self.source_ports is not None:
+            low, high = self.source_ports
+            if not low <= seen.source_port <= high:
                 return False
         if seen.protocol is Protocol.TCP:
             return self.whole or packet.opens
@@ -353,6 +359,11 @@ def _ends(selector: Selector) -> Iterator[bytes]:
     for port, offset in ((flow.source_port, 0), (flow.destination_port, 2)):
         if port:
             yield from _equal(_TRANSPORT, offset, pack("!H", port))
+    if selector.source_ports is not None:
+        low, high = (pack("!H", port) for port in selector.source_ports)
+        yield _payload(_TRANSPORT, 0, 2)
+        yield _compare(low, _AT_LEAST)
+        yield _compare(high, _AT_MOST)
     if flow.protocol is Protocol.TCP and not selector.whole:
         yield _payload(_TRANSPORT, 13, 1)
         yield _masked(bytes([_SYN | _ACK]))
@@ -379,8 +390,8 @@ def _payload(base: int, offset: int, length: int, *, register: int = _REGISTER) 
     )
 
 
-def _compare(value: bytes) -> bytes:
-    return _expression("cmp", _u32(1, _REGISTER), _u32(2, 0), nest(3, attribute(1, value)))
+def _compare(value: bytes, how: int = _EQUAL) -> bytes:
+    return _expression("cmp", _u32(1, _REGISTER), _u32(2, how), nest(3, attribute(1, value)))
 
 
 def _equal(base: int, offset: int, value: bytes) -> Iterator[bytes]:

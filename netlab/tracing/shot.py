@@ -128,14 +128,14 @@ def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer |
         answer = sent.answer()
         if answer is not None:
             return answer
-        found = len(capture.frames(b""))
+        found = capture.kept()
         now = time.monotonic()
         if found != count:
             count, news, still = found, now, False
         elif not still and (now - news > QUIET or shot.watch.dropped()):
             wires.drained(ROUNDS)
             capture.flush()
-            still = len(capture.frames(b"")) == count
+            still = capture.kept() == count
             continue
         elif still and (not _thinks(shot, names) or now - began > thinking):
             return sent.answer()

@@ -137,7 +137,7 @@ class Wires:
         """Return every packet that passed the filter, oldest first."""
         mtus: dict[tuple[str, int], int] = {}
         found = []
-        for kept in self.capture.frames(b""):
+        for kept in self.capture.every():
             device = self.capture.device(kept.netns, kept.frame.ifindex)
             sighting = dissect.sighting(kept.frame, netns=kept.netns, device=device)
             if sighting is None:
@@ -150,7 +150,7 @@ class Wires:
 
     def arps(self) -> list[Kept]:
         """Return the frames of ARP."""
-        return [one for one in self.capture.frames(b"") if one.frame.data[12:14] == b"\x08\x06"]
+        return [one for one in self.capture.every() if one.frame.data[12:14] == b"\x08\x06"]
 
     def passings(self) -> list[Passing]:
         """Return what the kernel told of the conversation's packets and rules."""

@@ -1,4 +1,5 @@
-"""What the checks of one verification share: the lab as it is, one capture, one way to etcd."""
+"""What the checks of one verification share: the lab as it is, one capture, one trace of rules,
+one way to etcd."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from netlab.packets import Outcome, Passage, Protocol, Verdict
 from netlab.paths import Place
 from netlab.paths.places import of_pod
 from netlab.sensors.capture import Capture
+from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd
 
 WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
@@ -82,10 +84,11 @@ def listeners(pod: PodState) -> list[Listener]:
 class Context:
     """Shared by the checks, which run in several threads."""
 
-    def __init__(self, live: Live, cluster: Cluster, capture: Capture) -> None:
+    def __init__(self, live: Live, cluster: Cluster, capture: Capture, trace: RuleTrace) -> None:
         self.live = live
         self.cluster = cluster
         self.capture = capture
+        self.trace = trace
         self.pods = usable(cluster)
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self._etcd = threading.Lock()
@@ -115,10 +118,11 @@ class Context:
     def pod_place(self, pod: PodState) -> Place:
         return of_pod(self.cluster, pod)
 
-    def watch(self, netns_names: Iterable[str]) -> None:
-        """Have the capture see these namespaces, too."""
+    def watch(self, netns_names: Iterable[str], traced: Iterable[str] = ()) -> None:
+        """Have the capture see these namespaces, too, and the rules *traced* in those."""
         with self._watching:
             self.capture.add(netns_names)
+        self.trace.add(traced)
 
     def shoot(
         self,

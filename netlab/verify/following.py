@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from netlab.agent.kubeproxy import KERNEL
 from netlab.cluster import NodeState, PodState
 from netlab.kernel import conntrack
+from netlab.kernel.generation import generation
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
 from netlab.proxy import Frontend, Mode
@@ -34,17 +35,28 @@ SHOWN = 3  # flows that failed and are named
 # -- what the kernels hold
 
 
-def holding(context: Context, address: str) -> list[NodeState]:
-    """Return the nodes one of whose proxy's rules names *address*."""
+Held = dict[str, tuple[int, bool]]  # by node: the number of its rules' last change, and if they do
+
+
+def holding(context: Context, address: str, held: Held) -> list[NodeState]:
+    """Return the nodes one of whose proxy's rules names *address*.
+
+    Of what was *held* before, only rules that have changed since are read again.
+    """
     kernel = KERNEL[Mode(context.lab.proxyMode)]
     named = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
-    found = []
+
+    def names(line: str) -> bool:
+        return address in line and named.search(line) is not None
+
     for node in context.cluster.nodes:
         with entered(node.netns):
-            blocks = kernel.read([Family.IPV4]).values()
-        if any(named.search(line) for one in blocks for line in (one.name, *one.lines)):
-            found.append(node)
-    return found
+            now = generation()
+            if held.get(node.name, (-1, False))[0] != now:
+                blocks = kernel.read([Family.IPV4]).values()
+                found = any(names(line) for one in blocks for line in (one.name, *one.lines))
+                held[node.name] = now, found
+    return [node for node in context.cluster.nodes if held[node.name][1]]
 
 
 def until(
@@ -62,8 +74,9 @@ def until(
     Raises Failure after *seconds*; *because*: what should have brought it about. 0 when, *unless*
     says, it cannot be told.
     """
+    seen: Held = {}
     while True:
-        nodes = holding(context, address)
+        nodes = holding(context, address, seen)
         took = time.monotonic() - began
         done = len(nodes) == len(context.cluster.nodes) if held else not nodes
         if done:
@@ -249,7 +262,7 @@ def _leading_to(context: Context, address: str) -> dict[Remembered, str]:
     found = {}
     for node in context.cluster.nodes:
         with entered(node.netns):
-            for entry in conntrack.entries(Family.IPV4, Protocol.UDP):
+            for entry in conntrack.entries(Family.IPV4, Protocol.UDP, of=address):
                 if entry.redirected and entry.reply.source == address:
                     words = f"{node.name}: {entry.original}, forgotten in {entry.timeout} s"
                     found[node.name, entry.key, entry.id] = words

@@ -25,7 +25,7 @@ def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    seen = [p.sighting.time for p in verdict.passages if p.sighting]
+    began = min((p.sighting.time for p in verdict.passages if p.sighting), default=0)
     return {
         "path": verdict.path,
         "title": verdict.title,
@@ -35,7 +35,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "lastSeen": verdict.last_seen,
         "expectedNext": verdict.expected_next,
         "flow": _flow(verdict.flow) if verdict.flow else None,
-        "hops": [_hop(passage, min(seen, default=0)) for passage in verdict.passages],
+        "hops": [_hop(passage, began) for passage in verdict.passages],
     }
 
 

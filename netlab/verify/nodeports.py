@@ -12,10 +12,9 @@ from netlab.paths.places import of_member
 from netlab.paths.rules import published
 from netlab.proxy import Frontend, Kind, Policy
 from netlab.proxy import Verdict as Sentence
-from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Refuted, Skip
-from netlab.verify.serving import Asking, Decisions, frontends, most_served, protocol_of, traced
+from netlab.verify.serving import Asking, Decisions, frontends, most_served, protocol_of, watch
 
 NODES = 5  # at most so many are asked
 
@@ -40,9 +39,9 @@ def nodeport(context: Context) -> Checked:
         for frontend in (*everywhere, *local)
     ]
     checked = Checked()
-    with traced([one for group in groups for one in group]) as trace:
-        for group in groups:
-            _ask(group, trace, checked)
+    watch(one for group in groups for one in group)
+    for group in groups:
+        _ask(group, checked)
     if not local:
         checked.evidence.append("no Service with externalTrafficPolicy Local: not tried")
     return checked
@@ -70,7 +69,7 @@ def _asking(
     return Asking(context, client, here, node=node, made=made, address=node.address)
 
 
-def _ask(group: Sequence[Asking], trace: RuleTrace, checked: Checked) -> None:
+def _ask(group: Sequence[Asking], checked: Checked) -> None:
     """Ask each node until all was seen that clients there are to see. Raises Refuted, Failure.
 
     The rules are told of the first node that serves, and of the first that does not.
@@ -80,16 +79,16 @@ def _ask(group: Sequence[Asking], trace: RuleTrace, checked: Checked) -> None:
         rules = one.fate.verdict not in told
         told.add(one.fate.verdict)
         if one.fate.verdict is Sentence.ENDPOINTS:
-            seen = one.one_of_each(trace, rules=rules)
+            seen = one.one_of_each(rules=rules)
             checked.evidence += seen.evidence
             checked.passages += seen.passages
         else:
-            _dropped(one, trace, checked, rules=rules)
+            _dropped(one, checked, rules=rules)
 
 
-def _dropped(one: Asking, trace: RuleTrace, checked: Checked, *, rules: bool) -> None:
+def _dropped(one: Asking, checked: Checked, *, rules: bool) -> None:
     """Ask a node that has no endpoint of its own, and hear nothing. Raises Refuted, Failure."""
-    asked = one.ask(trace)
+    asked = one.ask()
     if asked.shot.verdict.outcome is not Outcome.PASS:
         raise Refuted(asked.shot.verdict)
     hit = serviceprobe.ending(asked)

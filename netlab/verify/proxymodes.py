@@ -57,7 +57,7 @@ def _changed(context: Context, mode: str) -> Context:
     problems = context.live.serve_by(mode)
     if problems:
         raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")
-    return Context(context.live, context.refreshed(), context.capture)
+    return Context(context.live, context.refreshed(), context.capture, context.trace)
 
 
 def _held(context: Context, mode: str, names: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from netlab.verify.context import Checked, Context, Refuted, Skip
 from netlab.verify.following import WITHIN, until
 from netlab.verify.replicas import document_of
 from netlab.verify.services import REFUSED, asking, balanced
-from netlab.verify.serving import Asking, Decisions, pods_of, traced
+from netlab.verify.serving import Asking, Decisions, pods_of, watch
 
 
 def selectors(context: Context) -> Checked:
@@ -100,8 +100,8 @@ def _without(context: Context, frontend: Frontend, pod: PodState) -> list[str]:
     if one.ends:
         said = one.fair_shares()  # which fails when anybody else answered
         return [f"{said}, {pod.title} not among them"]
-    with traced([one]) as trace:
-        asked = one.ask(trace)
+    watch([one])
+    asked = one.ask()
     if asked.shot.verdict.outcome is not Outcome.PASS:
         raise Refuted(asked.shot.verdict)
     hit = serviceprobe.ending(asked)

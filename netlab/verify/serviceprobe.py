@@ -8,7 +8,7 @@ the kernel must name the rule that did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -27,9 +27,8 @@ from netlab.proxy import Verdict as Sentence
 from netlab.proxy import outcome as fate_of
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
-from netlab.sensors.sending import send
+from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
-from netlab.sensors.traceswitch import Selector
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -76,74 +75,150 @@ def fate(cluster: Cluster, source: Place, flow: Flow, node: NodeState, made: Dec
     return fate_of(made, packet, local=own_addresses(node))
 
 
-def ask(
-    cluster: Cluster,
-    capture: Capture,
+class Looking(msgspec.Struct, frozen=True):
+    """What a flow to a Service's address is looked at with.
+
+    *node*: whose rules see it first, with its decision *made*; *trace* is tracing there already,
+    *capture* watching.
+    """
+
+    cluster: Cluster
+    capture: Capture
+    trace: RuleTrace
+    node: NodeState
+    made: Decision
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """A probe on its way, what may become of it, and the moment it was sent (monotonic)."""
+
+    sent: Sent
+    flow: Flow
+    possible: Fate
+    at: float
+
+
+def ask(looking: Looking, source: Place, target: Flow) -> Asked:
+    """Send one probe to *target* (its source is left to the kernel) and compare.
+
+    A probe that failed while the sensors lost frames is sent again.
+    """
+    (asked,) = ask_many(looking, source, target, count=1, kind=lambda _: "", kinds=1)
+    return asked
+
+
+def ask_many(
+    looking: Looking,
     source: Place,
     target: Flow,
     *,
-    node: NodeState,
-    made: Decision,
-    trace: RuleTrace,
-    unless: Collection[str] = (),
-) -> Asked | None:
-    """Send one probe to *target* (its source is left to the kernel) and compare.
+    count: int,
+    kind: Callable[[str], str | None],
+    kinds: int,
+) -> list[Asked]:
+    """Send *count* probes at once; compare one of each kind, and no more.
 
-    *node*: whose rules see it first, with its decision *made*; *trace* is tracing there already,
-    *capture* watching. A probe that failed while the sensors lost frames is sent again. One that
-    was answered by an endpoint among *unless* is not looked into: None.
+    *kind* says of which one is that was answered by an endpoint, `10.244.1.2:80` ("" for none);
+    None: not to be looked into. When there are *kinds* of them, nobody waits for the others.
     """
     began = time.monotonic()
     while True:
-        lost = capture.lost
-        asked = _asked(cluster, capture, source, target, node, made, trace, unless)
-        lost = capture.lost - lost
-        passed = asked is None or asked.shot.verdict.outcome is Outcome.PASS
+        lost = looking.capture.lost
+        found = _asked(looking, source, target, count, kind, kinds)
+        lost = looking.capture.lost - lost
+        passed = all(one.shot.verdict.outcome is Outcome.PASS for one in found)
         if passed or not lost or time.monotonic() - began > probe.AGAIN:
-            return asked
+            return found
 
 
 def _asked(
-    cluster: Cluster,
-    capture: Capture,
+    looking: Looking,
     source: Place,
     target: Flow,
-    node: NodeState,
-    made: Decision,
-    trace: RuleTrace,
-    unless: Collection[str],
-) -> Asked | None:
-    began = time.monotonic()
-    goal = Place(target.destination)
-    address = paths.source_address(cluster, source, goal)
+    count: int,
+    kind: Callable[[str], str | None],
+    kinds: int,
+) -> list[Asked]:
+    calls = [_called(looking, source, target) for _ in range(count)]
+    try:
+        chosen = _chosen(looking, calls, kind, kinds)
+        ended = [(call, _answer(looking, source, call), time.monotonic()) for call in chosen]
+        looking.capture.flush()
+        return [
+            _looked_into(looking, source, call, answer, at - call.at) for call, answer, at in ended
+        ]
+    finally:
+        for call in calls:
+            call.sent.close()
+
+
+def _called(looking: Looking, source: Place, target: Flow) -> _Call:
+    address = paths.source_address(looking.cluster, source, Place(target.destination))
     flow = msgspec.structs.replace(target, source=address)
-    possible = fate(cluster, source, flow, node, made)
-    mark = token()
-    with send(source.netns, probe.unbound(flow), mark) as sent:
-        sent_at = time.monotonic()
-        flow = msgspec.structs.replace(flow, source_port=sent.flow.source_port)
-        expectation = _expected(cluster, source, flow, node, possible, made, "")
-        answer = probe.followed(
-            capture,
-            sent,
-            expectation,
-            over=lambda: any(hit.verdict == "drop" for hit in trace.hits(sent.flow, mark)),
-        )
-        answer = answer or sent.answer()  # a refusal comes right behind its drop
-        seconds = time.monotonic() - sent_at
-    says = answer.says if answer else {}
-    if f"{says.get('server')}:{says.get('serverPort')}" in unless:
-        return None
-    capture.flush()
+    possible = fate(looking.cluster, source, flow, looking.node, looking.made)
+    sent = send(source.netns, probe.unbound(flow), token())
+    flow = msgspec.structs.replace(flow, source_port=sent.flow.source_port)
+    return _Call(sent, flow, possible, time.monotonic())
+
+
+def _chosen(
+    looking: Looking, calls: Sequence[_Call], kind: Callable[[str], str | None], kinds: int
+) -> list[_Call]:
+    """Return the first call of each kind, once there are *kinds*, or no more answers come."""
+    if len(calls) == 1:
+        return list(calls)
+    chosen: dict[str, _Call] = {}
+    waiting, last_news = list(calls), time.monotonic()
+    while waiting and len(chosen) < kinds and time.monotonic() - last_news < probe.STALL:
+        for call in list(waiting):
+            answer = call.sent.answer()
+            if answer is not None:
+                waiting.remove(call)
+                last_news = time.monotonic()
+                name = kind(_answering(answer))
+                if name is not None:
+                    chosen.setdefault(name, call)
+        if any(_is_over(looking, call) for call in waiting[:1]):
+            break
+        if waiting and len(chosen) < kinds:
+            looking.capture.wait(probe.LOOK)
+    if waiting and len(chosen) < kinds:
+        chosen.setdefault("", waiting[0])  # nobody answered
+    return list(chosen.values())
+
+
+def _answering(answer: Answer) -> str:
+    """Return the endpoint that answered, as it says of itself: `10.244.1.2:80`."""
+    says = answer.says
+    return f"{says['server']}:{says.get('serverPort')}" if "server" in says else ""
+
+
+def _is_over(looking: Looking, call: _Call) -> bool:
+    return looking.trace.dropped(call.sent.flow, call.sent.token)
+
+
+def _answer(looking: Looking, source: Place, call: _Call) -> Answer | None:
+    """Return the answer to a call, once the call is over."""
+    expectation = _expected(looking, source, call, "")
+    over = lambda: _is_over(looking, call)  # noqa: E731
+    answer = probe.followed(looking.capture, call.sent, expectation, over=over)
+    return answer or call.sent.answer()  # a refusal comes right behind its drop
+
+
+def _looked_into(
+    looking: Looking, source: Place, call: _Call, answer: Answer | None, seconds: float
+) -> Asked:
+    """Return what was seen of a call that is over, compared with what was to be seen."""
+    sent, flow, capture = call.sent, call.flow, looking.capture
     answered = bool(answer and not answer.refused)
-    sightings = probe.seen(capture, sent.flow, mark, netns=source.netns, answered=answered)
-    endpoint = sent_to(sightings, flow, possible.endpoints)
-    expectation = _expected(cluster, source, flow, node, possible, made, endpoint)
+    sightings = probe.seen(capture, sent.flow, sent.token, netns=source.netns, answered=answered)
+    endpoint = sent_to(sightings, flow, call.possible.endpoints)
+    expectation = _expected(looking, source, call, endpoint)
     verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
-    verdict = msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
-    hits = trace.hits(sent.flow, mark)
+    verdict = msgspec.structs.replace(verdict, seconds=seconds)
+    hits = looking.trace.hits(sent.flow, sent.token, within=[looking.node.netns])
     shot = probe.Shot(verdict, flow, expectation, tuple(sightings), answer)
-    return Asked(shot, possible, tuple(hits), endpoint, seconds)
+    return Asked(shot, call.possible, tuple(hits), endpoint, seconds)
 
 
 def sent_to(sightings: Sequence[Sighting], flow: Flow, endpoints: Collection[str]) -> str:
@@ -155,15 +230,10 @@ def sent_to(sightings: Sequence[Sighting], flow: Flow, endpoints: Collection[str
     return ""
 
 
-def _expected(
-    cluster: Cluster,
-    source: Place,
-    flow: Flow,
-    node: NodeState,
-    possible: Fate,
-    made: Decision,
-    endpoint: str,
-) -> Expectation:
+def _expected(looking: Looking, source: Place, call: _Call, endpoint: str) -> Expectation:
+    """Return the way *call* is to take; through *endpoint*, or any of those it may be sent to."""
+    cluster, node, made = looking.cluster, looking.node, looking.made
+    flow, possible = call.flow, call.possible
     match possible.verdict:
         case Sentence.ENDPOINTS:
             chosen = endpoint or next(iter(possible.endpoints))
@@ -211,11 +281,6 @@ def watched(cluster: Cluster, sources: Iterable[Place], frontend: Frontend) -> l
     names += [node.netns for node in cluster.nodes]
     names += [cluster.lab.netns(world.UNDERLAY), cluster.lab.netns(world.GATEWAY)]
     return list(dict.fromkeys(name for name in (*names, *ends) if name))
-
-
-def tracing(nodes: Iterable[NodeState], targets: Iterable[Flow]) -> RuleTrace:
-    """Return a trace, not yet open, of flows to *targets* on *nodes*."""
-    return RuleTrace([node.netns for node in nodes], [Selector(target) for target in targets])
 
 
 def rewrite_hit(asked: Asked) -> RuleHit | None:

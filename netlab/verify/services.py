@@ -11,7 +11,6 @@ from netlab.packets import Outcome
 from netlab.paths import Place
 from netlab.paths.places import of_node
 from netlab.proxy import Decision, Frontend, Kind, Policy, Refusal
-from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.serving import (
@@ -21,7 +20,7 @@ from netlab.verify.serving import (
     frontends,
     most_served,
     pods_of,
-    traced,
+    watch,
 )
 
 REFUSED = ("connection refused", "operation not permitted")  # the latter: UDP, from the node itself
@@ -83,11 +82,11 @@ def _nearest_to_all(
 
 def _one_of_each_in_shares(flows: Sequence[Asking]) -> Checked:
     checked = Checked()
-    with traced(flows) as trace:
-        for one in flows:
-            seen = one.one_of_each(trace)
-            checked.evidence += [*seen.evidence, one.fair_shares()]
-            checked.passages += seen.passages
+    watch(flows)
+    for one in flows:
+        seen = one.one_of_each()
+        checked.evidence += [*seen.evidence, one.fair_shares()]
+        checked.passages += seen.passages
     return checked
 
 
@@ -129,20 +128,20 @@ def no_endpoints(context: Context) -> Checked:
         for places in (pods, [node])
     ]
     checked = Checked()
-    with traced([one for group in groups for one in group]) as trace:
-        for group in groups:
-            _refused_at_once(group, trace, checked)
+    watch(one for group in groups for one in group)
+    for group in groups:
+        _refused_at_once(group, checked)
     return checked
 
 
-def _refused_at_once(group: Sequence[Asking], trace: RuleTrace, checked: Checked) -> None:
+def _refused_at_once(group: Sequence[Asking], checked: Checked) -> None:
     """Ask and be refused by a rule of the Service. Raises Failure, Refuted.
 
     The next of *group* asks when one is not told: the kernel rations ICMP errors for each client.
     """
     told = ""
     for one in group:
-        asked = one.ask(trace)
+        asked = one.ask()
         if asked.shot.verdict.outcome is not Outcome.PASS:
             raise Refuted(asked.shot.verdict)
         refusing, text = serviceprobe.ending(asked), one.frontend.service.text
@@ -185,12 +184,12 @@ def affinity(context: Context) -> Checked:
         for frontend in found
     ]
     checked = Checked()
-    with traced([flows[0] for flows in clients]) as trace:
-        for flows in clients:
-            checked.evidence += [_stays(one) for one in flows]
-            asked, _ = flows[0].proven(trace)
-            checked.evidence += serviceprobe.by_rules(asked)
-            checked.passages += asked.shot.verdict.passages
+    watch(flows[0] for flows in clients)
+    for flows in clients:
+        checked.evidence += [_stays(one) for one in flows]
+        asked, _ = flows[0].proven()
+        checked.evidence += serviceprobe.by_rules(asked)
+        checked.passages += asked.shot.verdict.passages
     checked.evidence += _until_timeouts(context, decisions, found)
     return checked
 
@@ -261,13 +260,13 @@ def namespaces(context: Context) -> Checked:
     flows = [asking(context, decisions, client, frontend) for frontend in pair]
     checked = Checked()
     ways: list[set[tuple[str, str]]] = []
-    with traced(flows) as trace:
-        for one in flows:
-            checked.evidence.append(one.fair_shares())
-            asked, end = one.proven(trace)
-            checked.evidence += one.words(asked, end, rules=True)
-            checked.passages += asked.shot.verdict.passages
-            ways.append({(hit.chain, hit.verdict) for hit in serviceprobe.deciding(asked)})
+    watch(flows)
+    for one in flows:
+        checked.evidence.append(one.fair_shares())
+        asked, end = one.proven()
+        checked.evidence += one.words(asked, end, rules=True)
+        checked.passages += asked.shot.verdict.passages
+        ways.append({(hit.chain, hit.verdict) for hit in serviceprobe.deciding(asked)})
     # One verdict map leads both to chains of their own; a mark ("continue") is nobody's.
     if shared := [way for way in ways[0] & ways[1] if way[1] != "continue"]:
         raise Failure(

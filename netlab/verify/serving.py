@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -16,10 +15,9 @@ from netlab.paths import Place, serviceways
 from netlab.proxy import Decision, Frontend, Kind
 from netlab.proxy.addresses import Family
 from netlab.sensors import mesh
-from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, all_listeners
-from netlab.verify.serviceprobe import Asked
+from netlab.verify.serviceprobe import Asked, Looking
 from netlab.verify.shares import Shares, flows_for, shares
 
 TRIES = 25  # probes per endpoint at most, until one of each place answered
@@ -135,49 +133,39 @@ class Asking:
         hidden = serviceways.hiding_address(cluster, rewrite)
         return End(text, rewrite.endpoint, masquerade, hidden if masquerade else self.flow.source)
 
-    def ask(self, trace: RuleTrace) -> Asked:
-        """Send one probe and compare; the capture is watching, *trace* is open."""
-        asked = self._ask(trace)
-        assert asked is not None
-        return asked
+    @property
+    def _looking(self) -> Looking:
+        context = self.context
+        return Looking(context.cluster, context.capture, context.trace, self.node, self.made)
 
-    def _ask(self, trace: RuleTrace, unless: Collection[str] = ()) -> Asked | None:
-        return serviceprobe.ask(
-            *(self.context.cluster, self.context.capture, self.source, self.flow),
-            node=self.node,
-            made=self.made,
-            trace=trace,
-            unless=unless,
-        )
+    def ask(self) -> Asked:
+        """Send one probe and compare; it is being watched and traced."""
+        return serviceprobe.ask(self._looking, self.source, self.flow)
 
-    def proven(self, trace: RuleTrace) -> tuple[Asked, End]:
+    def proven(self) -> tuple[Asked, End]:
         """Send a probe that is to be answered; return it with its endpoint, if all was seen.
 
         That is: every hop; the rule that sent it to its endpoint, at the first hook; the rule that
         hid its source, if it is to be hidden; the pod that answered, and whom it saw.
         Raises Refuted, Failure.
         """
-        found = self._proven(trace, ())
-        assert found is not None
-        return found
-
-    def _proven(self, trace: RuleTrace, unless: Collection[str]) -> tuple[Asked, End] | None:
         for _ in range(NEW_FLOWS):
-            asked = self._ask(trace, unless)
-            if asked is None:
-                return None
-            if asked.shot.verdict.outcome is not Outcome.PASS:
-                raise Refuted(asked.shot.verdict)
-            if serviceprobe.rewrite_hit(asked):
+            asked = self.ask()
+            if _named(asked):
                 break
-        assert asked is not None
+        return asked, self._proven(asked)
+
+    def _proven(self, asked: Asked) -> End:
+        """Return the endpoint of a probe of which all was seen. Raises Refuted, Failure."""
+        if asked.shot.verdict.outcome is not Outcome.PASS:
+            raise Refuted(asked.shot.verdict)
         end = self.ends[asked.endpoint]
         self._by_known_rules(asked, end)
         says = asked.shot.answer.says if asked.shot.answer else {}
         self._right_answer(
             f"{says.get('namespace', '')}/{says.get('pod', '')}", str(says.get("client", "")), end
         )
-        return asked, end
+        return end
 
     def _by_known_rules(self, asked: Asked, end: End) -> None:
         hit = serviceprobe.rewrite_hit(asked)
@@ -222,27 +210,51 @@ class Asking:
     def _relation(self, end: End) -> str:
         return relation(self.source, self.node, end)
 
-    def one_of_each(self, trace: RuleTrace, *, rules: bool = True) -> Checked:
-        """Probe until an endpoint of each place has answered, each flow proven; *trace* is open.
+    def one_of_each(self, *, rules: bool = True) -> Checked:
+        """Probe until an endpoint of each place has answered, each flow proven.
 
         The evidence has the *rules* that decided about the first. Raises Refuted, Failure.
         """
-        missing = self.relations
-        checked, most = Checked(), TRIES * len(self.ends)
-        for _ in range(most):
-            seen = [text for text, end in self.ends.items() if self._relation(end) not in missing]
-            found = self._proven(trace, seen)
-            if found is None:
-                continue
-            asked, end = found
-            missing.discard(self._relation(end))
-            checked.evidence += self.words(asked, end, rules=rules and not checked.evidence)
-            checked.passages += asked.shot.verdict.passages
-            if not missing:
-                return checked
-        raise self.failure(
-            f"of {most} flows none was sent to an endpoint at {' nor at '.join(sorted(missing))}",
-            expected=f"each of {', '.join(self.ends)}",
+        missing, unnamed = self.relations, 0
+        checked, sent, most = Checked(), 0, TRIES * len(self.ends)
+        while missing and sent < most:
+            count = min(self._enough(missing), most - sent)
+            sent += count
+            for asked in self._one_of_each(count, missing):
+                if not _named(asked) and (unnamed := unnamed + 1) < NEW_FLOWS:
+                    continue
+                end = self._proven(asked)
+                missing.discard(self._relation(end))
+                checked.evidence += self.words(asked, end, rules=rules and not checked.evidence)
+                checked.passages += asked.shot.verdict.passages
+        if missing:
+            raise self.failure(
+                f"of {sent} flows none was sent to an endpoint at "
+                f"{' nor at '.join(sorted(missing))}",
+                expected=f"each of {', '.join(self.ends)}",
+            )
+        return checked
+
+    def _enough(self, missing: Collection[str]) -> int:
+        """Return how many probes most probably reach an endpoint at each of the *missing* places.
+
+        One is enough when they all are at one place; otherwise none goes there once in ten times.
+        """
+        at = Counter(self._relation(end) for end in self.ends.values())
+        rarest = min(at[one] for one in missing)
+        return 1 if rarest == len(self.ends) else -(-2 * len(self.ends) // rarest)
+
+    def _one_of_each(self, count: int, missing: Collection[str]) -> list[Asked]:
+        """Send *count* probes at once; return one for each of the places that are *missing*."""
+
+        def kind(endpoint: str) -> str | None:
+            if endpoint not in self.ends:
+                return ""
+            at = self._relation(self.ends[endpoint])
+            return at if at in missing else None
+
+        return serviceprobe.ask_many(
+            self._looking, self.source, self.flow, count=count, kind=kind, kinds=len(missing)
         )
 
     def words(self, asked: Asked, end: End, *, rules: bool) -> list[str]:
@@ -299,16 +311,18 @@ class Asking:
         return list(answers.values())
 
 
-@contextmanager
-def traced(flows: Sequence[Asking]) -> Iterator[RuleTrace]:
-    """Have the rules traced that *flows* meet first, and the capture see where they may go.
+def _named(asked: Asked) -> bool:
+    """Return whether a rule was seen to send the probe on, if it got anywhere.
 
-    One trace for many of them: each is a change of the rule set, which the agent looks into.
+    There is none for a flow that the kernel remembers.
     """
+    passed = asked.shot.verdict.outcome is Outcome.PASS
+    return not passed or serviceprobe.rewrite_hit(asked) is not None
+
+
+def watch(flows: Iterable[Asking]) -> None:
+    """Have the rules traced that *flows* meet first, and the capture see where they may go."""
     for one in flows:
-        seen = serviceprobe.watched(one.context.cluster, [one.source], one.frontend)
-        one.context.watch(seen)
-    nodes = {one.node.name: one.node for one in flows}
-    targets = {msgspec.structs.replace(one.flow, source="") for one in flows}
-    with serviceprobe.tracing(nodes.values(), targets) as trace:
-        yield trace
+        one.context.watch(
+            serviceprobe.watched(one.context.cluster, [one.source], one.frontend), [one.node.netns]
+        )

@@ -15,6 +15,7 @@ from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.sensors import insides
 from netlab.sensors.capture import Capture
+from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
     flat,
     following,
@@ -118,8 +119,8 @@ def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) ->
     with ThreadPoolExecutor(THREADS) as pool:
         packets = any(path.id in {**WITH_SENSORS, **AT_THE_END} for path in checks)
         cluster = live.cluster()
-        with Capture([]) as capture:
-            context = Context(live, cluster, capture)
+        with Capture([]) as capture, RuleTrace([]) as trace:
+            context = Context(live, cluster, capture, trace)
             context.asked = frozenset(path.id for path in checks)
             crowd = _started(pool, CROWDED, checks, context)
             running = crowd + _started(pool, WITHOUT_SENSORS, checks, context)

@@ -115,6 +115,19 @@ def to(found: list[Entry], destination: str) -> list[Entry]:
 # -- what is listed
 
 
+def test_only_what_has_an_address_at_one_of_its_ends_is_listed(inside: str) -> None:
+    translate(f"{VIP}:53 {A}:5353", f"{OTHER_VIP}:53 {B}:5353")
+    with bound() as client, bound(A, 5353), bound(B, 5353):
+        for vip in (VIP, OTHER_VIP):
+            client.sendto(b"?", (vip, 53))
+    every = entries(V4, UDP)
+    assert {one.original.destination for one in every} == {VIP, OTHER_VIP}
+    for address, vip in ((VIP, VIP), (A, VIP), (B, OTHER_VIP)):
+        assert [one.original.destination for one in entries(V4, UDP, of=address)] == [vip]
+    assert {one.id for one in entries(V4, UDP, of=CLIENT)} == {one.id for one in every}
+    assert entries(V4, UDP, of="192.0.2.9") == []
+
+
 def test_a_translated_flow_is_listed_as_it_came_and_as_it_is_answered(inside: str) -> None:
     translate(f"{VIP}:53 {A}:5353")
     with bound() as client, bound(A, 5353) as server:
@@ -179,7 +192,11 @@ def test_other_protocols_and_families_are_listed_apart(inside: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [[1003], [1001, 1004, 1], range(1002, 1100), []], ids=str)
-def test_only_flows_to_the_ports_asked_for_are_listed(inside: str, asked: list[int]) -> None:
+@pytest.mark.parametrize("many", [0, 20_000], ids=["a-dump-for-each", "one-dump"])
+def test_only_flows_to_the_ports_asked_for_are_listed(
+    inside: str, asked: list[int], monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr(conntrack, "MANY", many)
     with bound() as client, bound() as other:
         for port in range(1000, 1006):
             client.sendto(b"?", ("203.0.113.1", port))
@@ -212,6 +229,36 @@ def test_a_kernel_without_it_is_told(inside: str, monkeypatch: pytest.MonkeyPatc
         entries(V4, UDP)
     with pytest.raises(CapabilityError, match="this kernel tells of no flows"):
         delete([entry])
+
+
+def test_who_sorts_them_out_is_asked_once_for_flows_between_the_same_ends(inside: str) -> None:
+    translate(f"{VIP}:53 {A}:5353", f"{OTHER_VIP}:53 {A}:5353")
+    with ExitStack() as stack:
+        for client in [stack.enter_context(bound()) for _ in range(20)]:
+            for vip, port in ((VIP, 53), (OTHER_VIP, 53), (VIP, 54)):
+                client.sendto(b"?", (vip, port))
+    asked: list[Entry] = []
+
+    def only(one: Entry) -> bool:
+        asked.append(one)
+        return one.redirected and one.original.destination == VIP
+
+    found = entries(V4, UDP, only=only)
+    assert len(asked) == 3
+    every = {one.id for one in entries(V4, UDP) if one.redirected}
+    assert len(found) == 20
+    assert {one.id for one in found} == every - {one.id for one in to(entries(V4), OTHER_VIP)}
+
+
+def test_flows_between_the_same_ends_in_other_zones_are_sorted_out_apart(inside: str) -> None:
+    with bound() as client:
+        client.sendto(b"?", ("203.0.113.1", 1001))
+        rules(MARKING)
+        client.sendto(b"?", ("203.0.113.1", 1001))
+    assert {one.zone for one in entries(V4, UDP)} == {0, 5}
+    for zone in (0, 5):
+        found = entries(V4, UDP, only=lambda one, zone=zone: one.zone == zone)  # type: ignore[misc]
+        assert [one.zone for one in found] == [zone]
 
 
 # -- what is forgotten

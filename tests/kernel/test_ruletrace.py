@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import handmade
 import pytest
@@ -18,7 +19,7 @@ from netlab.cluster import Cluster
 from netlab.errors import KernelError
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol, RuleHit
-from netlab.sensors import sending
+from netlab.sensors import ruletext, sending, stream
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.token import token
 from netlab.sensors.traceswitch import PREFIX, Selector, Switch
@@ -53,6 +54,10 @@ IPTABLES = f"""*nat
 -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
 -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic" -j MASQUERADE --random-fully
 COMMIT
+"""
+DROPPING = """table ip t {
+    chain c { type filter hook prerouting priority -200; ip daddr 10.96.0.3 drop; }
+}
 """
 NFT = """table ip kube-proxy {
     map service-ips {
@@ -255,6 +260,86 @@ def test_only_the_packets_asked_for_are_traced(iptables: None) -> None:
         assert trace.hits() != []
 
 
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_one_trace_tells_every_probe_from_others_and_passes_over_what_is_no_probe(
+    iptables: None, forward: None, protocol: Protocol
+) -> None:
+    with RuleTrace([]) as trace:
+        trace.add([NODE1])
+        sent_many = [(mark := token(), answered(POD, flow(protocol), mark)) for _ in range(3)]
+        with stream.Stream(POD, [flow(protocol)], pace=1000) as others:
+            assert not any(one.trouble for one in others.end())
+        every = trace.hits()
+        for mark, sent in sent_many:
+            hits = trace.hits(sent, mark)
+            assert {hit.flow.source_port for hit in hits} == {sent.source_port}
+            assert [hit.chain for hit in hits].count("KUBE-SEP-CCCC") == 1
+            assert trace.hits(sent, mark, within=[NODE2]) == []
+            assert not trace.dropped(sent, mark)
+    ports = {sent.source_port for _, sent in sent_many}
+    assert {hit.flow.source_port for hit in every} == ports
+
+
+def test_a_namespace_added_later_is_traced_from_then_on(iptables: None, forward: None) -> None:
+    with RuleTrace([NODE1]) as trace:
+        first, later = token(), token()
+        before = answered(POD, flow(), first)
+        trace.add([NODE1, NODE2])
+        after = answered(POD, flow(), later)
+        assert {hit.netns for hit in trace.hits(before, first)} == {NODE1}
+        assert {hit.netns for hit in trace.hits(after, later)} == {NODE1, NODE2}
+    assert tables(NODE1) == tables(NODE2) == []
+
+
+def test_a_probe_that_a_rule_dropped_is_known_to_be_over(state: Cluster) -> None:
+    inside(NODE1, "nft", "-f", "-", text=DROPPING)
+    try:
+        with RuleTrace([NODE1]) as trace:
+            mark = token()
+            with sending.send(POD, flow(to="10.96.0.3"), mark) as sent:
+                assert trace.dropped(sent.flow, mark)
+            with sending.send(POD, flow(to=C), mark) as other:
+                assert not trace.dropped(other.flow, mark)
+    finally:
+        inside(NODE1, "nft", "delete table ip t")
+
+
+def test_a_rule_that_took_anothers_handle_is_named_as_what_it_is(state: Cluster) -> None:
+    """A table made again counts its rules' handles from the beginning."""
+    seen = []
+    with RuleTrace([NODE1]) as trace:
+        for word in ("first", "second"):
+            table = DROPPING.replace("drop", f'drop comment "{word}"')
+            inside(NODE1, "nft", "-f", "-", text=table)
+            try:
+                mark = token()
+                with sending.send(POD, flow(to="10.96.0.3"), mark) as sent:
+                    seen += [hit.rule for hit in trace.hits(sent.flow, mark) if hit.table == "t"]
+            finally:
+                inside(NODE1, "nft", "delete table ip t")
+    assert seen == [f'ip daddr 10.96.0.3 drop comment "{word}"' for word in ("first", "second")]
+
+
+@pytest.mark.parametrize("small", [0, ruletext.SMALL], ids=["chain-by-chain", "whole-tables"])
+def test_a_rule_reads_the_same_from_its_chain_and_from_its_table(
+    iptables: None, forward: None, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(ruletext, "SMALL", small)
+    listings: list[str] = []
+    real = ruletext.run
+
+    def run(argv: Sequence[str], **how: Any) -> Any:
+        listings.append(" ".join(argv))
+        return real(argv, **how)
+
+    monkeypatch.setattr(ruletext, "run", run)
+    rules = named(traced(flow()))
+    assert ("KUBE-SVC-AAAA", TO_ENDPOINT, "jump KUBE-SEP-CCCC") in rules
+    assert ("c", f"ip daddr {C} counter", "continue") in rules
+    assert listings.count("iptables-nft-save -t nat") == bool(small)
+    assert ("iptables-nft -t nat -S KUBE-SEP-CCCC" in listings) is not bool(small)
+
+
 def test_of_tcp_the_opening_packet_is_traced_or_all(iptables: None, forward: None) -> None:
     seen = {}
     for whole in (False, True):
@@ -297,6 +382,7 @@ def test_the_table_says_what_it_traces(state: Cluster) -> None:
             [
                 Selector(Flow("10.0.0.1", "10.0.0.2", Protocol.TCP, 1000, 80)),
                 Selector(Flow("", "10.0.0.2", Protocol.UDP, 0, 53), b"netlab:12345678"),
+                Selector(Flow("", "10.0.0.3", Protocol.TCP), source_ports=(100, 199)),
                 Selector(Flow("fd00::1", "fd00::2", Protocol.TCP, 0, 80), whole=True),
             ]
         )
@@ -307,6 +393,7 @@ def test_the_table_says_what_it_traces(state: Cluster) -> None:
     assert len(re.findall(f"{ipv4}({'|'.join(flags)}) meta nftrace set 1", listed)) == 2
     assert "hook prerouting priority -350" in listed
     assert "hook output priority -350" in listed
+    assert listed.count("ip daddr 10.0.0.3 tcp sport 100-199 tcp flags") == 2
     bytes_seen = int.from_bytes(b"netlab:12345", "big")
     udp = f"ip daddr 10.0.0.2 udp dport 53 @th,64,96 {bytes_seen:#x} meta nftrace set 1"
     assert listed.count(udp) == 2
@@ -416,7 +503,7 @@ subprocess.run(["iptables-nft", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT"], ch
 place = _Place([Selector(Flow("", "127.0.0.1", Protocol.UDP, 0, 9), b"netlab:12345678")])
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
     sender.sendto(b"netlab:12345678", ("127.0.0.1", 9))
-print([str(hit) for hit in place.hits("here", place.runs())])
+print([str(hit) for hit in place.hits("here", place.seen())])
 """
 
 

@@ -12,7 +12,7 @@ from test_frontends_hostport import pod
 
 from netlab.packets import Entry, Flow, Protocol
 from netlab.proxy import Decision, Mode, Situation
-from netlab.proxy.staleness import ports, stale
+from netlab.proxy.staleness import may_mislead, ports, stale
 
 NODE = {"192.168.50.11", "203.0.113.9", "fd00:50::11"}
 UDP = [{"port": 53, "name": "dns", "protocol": "UDP", "nodePort": 30053}]
@@ -288,3 +288,37 @@ def test_without_udp_frontends_no_entry_is_looked_at() -> None:
 
 def _situation() -> Situation:
     return decide([]).situations[V4]
+
+
+THIRD = endpoint("10.244.1.7")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        pytest.param(dns(READY), dns(READY), False, id="nothing-changed"),
+        pytest.param(dns(READY), dns(READY, REMOTE), False, id="one-more"),
+        pytest.param(dns(READY, REMOTE), dns(READY), True, id="one-less"),
+        pytest.param(dns(READY), dns(REMOTE), True, id="another"),
+        pytest.param(dns(READY, THIRD), dns(READY, REMOTE), True, id="one-for-another"),
+        pytest.param(dns(), dns(READY), True, id="the-first"),
+        pytest.param(dns(READY), dns(), True, id="the-last"),
+        pytest.param(dns(DEAD), dns(DEAD, READY), True, id="the-first-that-serves"),
+        pytest.param(dns(READY, LINGERING), dns(READY, DEAD), True, id="one-stops-serving"),
+        pytest.param(dns(READY, DEAD), dns(READY, LINGERING), False, id="one-begins-to-serve"),
+        pytest.param(dns(DEAD), dns(), True, id="one-that-did-not-serve-is-gone"),
+        pytest.param(
+            dns(READY), dns(READY, externalIPs=["192.0.2.5"]), True, id="another-frontend"
+        ),
+        pytest.param(
+            dns(READY, externalIPs=["192.0.2.5"]), dns(READY), True, id="one-frontend-less"
+        ),
+    ],
+)
+def test_only_a_change_that_takes_something_away_may_mislead(
+    before: Decision, now: Decision, expected: bool
+) -> None:
+    assert may_mislead(before.frontends, now.frontends) is expected
+    flows = [entry(to, by) for to in (CLUSTER_IP, NODE_PORT) for by in (A, B, C, "")]
+    lost = {one for one in flows if is_stale(one, now, before)}
+    assert expected or lost <= {one for one in flows if is_stale(one, before)}
