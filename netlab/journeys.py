@@ -100,6 +100,22 @@ class Envelope(msgspec.Struct, frozen=True, tag_field="step", tag="envelope"):
     opened: bool = False
 
 
+class NextHop(msgspec.Struct, frozen=True, tag_field="step", tag="next-hop"):
+    """Where the kernel sends it from here, and by what: asked of it right after the packet.
+
+    `by` is `route` or `bridge`; `device` it leaves by, `gateway` "" for a direct route. `words`:
+    `route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour …; FDB …`.
+    """
+
+    place: Place
+    by: str
+    device: str
+    words: str
+    gateway: str = ""
+    mac: str = ""  # of the neighbour
+    tunnel: str = ""  # the address of the tunnel's other end, "" for other devices
+
+
 class Fate(StrEnum):
     DELIVERED = "delivered"
     DROPPED = "dropped"
@@ -115,7 +131,7 @@ class End(msgspec.Struct, frozen=True, tag_field="step", tag="end"):
     words: str = ""  # `to default/web-2 80/tcp`, `by rule …`
 
 
-Step = Seen | Rule | Rewrite | Envelope | End
+Step = Seen | Rule | Rewrite | NextHop | Envelope | End
 
 
 class Track(msgspec.Struct, frozen=True):

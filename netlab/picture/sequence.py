@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netlab.journeys import End, Envelope, Fate, Journey, Place, Rewrite, Rule, Seen, Track
+from netlab.journeys import End, Envelope, Fate, Journey, NextHop, Place, Rewrite, Rule, Seen, Track
 from netlab.packets import Flow
 from netlab.picture.mermaid import escaped
 from netlab.picture.steps import REWRITES, duration, ends, envelope_words
@@ -73,11 +73,13 @@ def _arrow(one: Seen, other: Seen, names: dict[Place, str]) -> str:
     return f"  {names[one.place]}->>{names[other.place]}: {words}"
 
 
-def _note(event: Rule | Rewrite | Envelope) -> list[str]:
+def _note(event: Rule | Rewrite | NextHop | Envelope) -> list[str]:
     if isinstance(event, Rule):
         rule = without_comment(event.hit.rule) or event.hit.verdict
         short = rule if len(rule) <= RULE_MAX else f"{rule[: RULE_MAX - 1]}…"
         return [f"{event.hit.table} {event.hit.chain}", *filter(None, [event.means]), short]
+    if isinstance(event, NextHop):
+        return event.words.split("; ")
     if isinstance(event, Envelope):
         outer = event.outer
         return [envelope_words(event), f"{outer.source} → {outer.destination}"]

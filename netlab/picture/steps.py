@@ -16,6 +16,7 @@ from netlab.journeys import (
     Envelope,
     Fate,
     Journey,
+    NextHop,
     Place,
     Rewrite,
     RewriteKind,
@@ -42,6 +43,7 @@ class Sort(StrEnum):
     DEVICE = "device"
     RULE = "rule"
     REWRITE = "rewrite"
+    NEXT_HOP = "next-hop"
     ENVELOPE = "envelope"
     END = "end"
     SAME = "same"  # a whole packet, like an earlier one
@@ -149,6 +151,9 @@ def _told(number: int, event: Event, packet: Packet, missed: int) -> Step:
             before=event.before,
             facts=(("conntrack entry", str(event.conntrack)),) if event.conntrack else (),
         )
+    if isinstance(event, NextHop):
+        title = f"next hop: {event.device}" + (f" via {event.gateway}" if event.gateway else "")
+        return replace(step, sort=Sort.NEXT_HOP, title=title, means=event.words)
     if isinstance(event, Envelope):
         return replace(step, sort=Sort.ENVELOPE, title=envelope_words(event))
     return replace(step, sort=Sort.END, title=str(event.fate), means=event.words, fate=event.fate)

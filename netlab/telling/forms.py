@@ -9,6 +9,7 @@ from netlab.journeys import (
     End,
     Envelope,
     Journey,
+    NextHop,
     Place,
     Rewrite,
     Rule,
@@ -102,6 +103,17 @@ def step_document(step: Step) -> dict[str, Any]:
                 "after": _flow(step.after),
                 "conntrack": step.conntrack or None,
                 "means": step.means,
+            }
+        case NextHop():
+            return {
+                "step": "next-hop",
+                **place,
+                "by": step.by,
+                "device": step.device,
+                "gateway": step.gateway or None,
+                "mac": step.mac or None,
+                "tunnel": step.tunnel or None,
+                "words": step.words,
             }
         case Envelope():
             return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from netlab import pcapng
-from netlab.journeys import End, Envelope, Journey, Place, Rewrite, Rule, Seen, Step, Track
+from netlab.journeys import End, Envelope, Journey, NextHop, Place, Rewrite, Rule, Seen, Step, Track
 from netlab.packets import Direction
 from netlab.telling import text
 
@@ -72,6 +72,8 @@ def step_words(step: Step) -> str:
             return text.rewrite_words(step)
         case Envelope():
             return text.envelope_words(step)
+        case NextHop():
+            return step.words
         case Rule():
             hit = step.hit
             means = f" => {step.means}" if step.means else ""

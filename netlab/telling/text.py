@@ -21,6 +21,7 @@ from netlab.journeys import (
     Envelope,
     Fate,
     Journey,
+    NextHop,
     Place,
     Rewrite,
     RewriteKind,
@@ -180,11 +181,15 @@ def _split(text: str, room: int) -> tuple[str, str]:
     return text[:at], text[at + 1 :]
 
 
-def _other_lines(step: Rewrite | Envelope | End, *, width: int, paint: Paint) -> Iterator[str]:
+def _other_lines(
+    step: Rewrite | NextHop | Envelope | End, *, width: int, paint: Paint
+) -> Iterator[str]:
     if isinstance(step, Rewrite):
         words, colour = rewrite_words(step), YELLOW
     elif isinstance(step, Envelope):
         words, colour = envelope_words(step), CYAN
+    elif isinstance(step, NextHop):
+        words, colour = step.words, CYAN
     else:
         words, colour = f"{step.fate}: {step.words}", FATES[step.fate]
     rest = words

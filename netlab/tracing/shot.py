@@ -25,7 +25,7 @@ from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
-from netlab.tracing import wires
+from netlab.tracing import nexthops, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.wires import Wires
 
@@ -104,8 +104,8 @@ def fired(
     *remembering*: ask for the kernel's entries of it, too, for which it walks its whole table.
     """
     address = paths.source_address(cluster, asked.source, asked.destination.place)
+    began = time.monotonic()
     with send(asked.source.netns, asked.flow, asked.token, asked.question) as sent:
-        began = time.monotonic()
         shot = Shot(cluster, asked, watch, sent)
         shot.flow = replace(sent.flow, source=sent.flow.source or address)
         shot.answer = _followed(shot, sent, names, thinking)
@@ -161,8 +161,10 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     """Return what *shot* saw, put together."""
     asked, watch = shot.asked, shot.watch
     meanings = _meanings(shot, names)
-    made = assembly.tracks(
-        shot.chosen, names, meanings.of, over=watch.passed_over if all_rules else None
+    made = nexthops.told(
+        assembly.tracks(
+            shot.chosen, names, meanings.of, over=watch.passed_over if all_rules else None
+        )
     )
     answer = shot.answer
     notes = list(asked.notes)
@@ -182,11 +184,19 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         answered=bool(answer and not answer.refused),
         refused=answer.refused if answer else "",
         says=dict(answer.says) if answer else {},
-        seconds=shot.seconds,
+        seconds=_answered_after(made) or shot.seconds,
         entries=shot.entries,
         lost=watch.lost,
         notes=tuple(notes),
     )
+
+
+def _answered_after(tracks: tuple[Track, ...]) -> float:
+    """Return the seconds from the first sighting to the last one of the last answer, by the
+    kernel's time stamps; 0 without an answer."""
+    replies = [track for track in tracks if track.leg is Leg.REPLY and track.sightings]
+    began = min((one.time for track in tracks for one in track.sightings), default=0)
+    return (max(one.time for one in replies[-1].sightings) - began) / 1e9 if replies else 0.0
 
 
 def _endpoint(tracks: tuple[Track, ...], names: Names) -> str:

@@ -1,0 +1,136 @@
+"""What sent a packet on: the route, the neighbour and the forwarding entry that the kernel used.
+
+The kernel tells of rules, not of routes. So it is asked, right after the packet, what it would do
+with the same one: by the device it came in by, from its source, to its destination as rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from netlab.journeys import NextHop, Rule, Seen, Step, Track
+from netlab.kernel import lookup
+from netlab.kernel.links import Link
+from netlab.kernel.netlink import NetlinkError
+from netlab.kernel.netns import entered, exists
+from netlab.packets import Direction
+
+_BEHIND = ("forward", "postrouting")  # hooks that a packet comes to once it has its route
+
+
+class _Turn(NamedTuple):
+    """A packet goes on within one namespace: from *before* (None: it was made here) to *after*."""
+
+    before: Seen | None
+    after: Seen
+    at: int  # the number of the step it is to be told before
+
+
+def told(tracks: Sequence[Track]) -> tuple[Track, ...]:
+    """Return *tracks* with their next hops, but for those that went as an earlier one did."""
+    asked = _Asked()
+    return tuple(track if track.same_as >= 0 else _track(track, asked) for track in tracks)
+
+
+def _track(track: Track, asked: _Asked) -> Track:
+    found: list[tuple[int, NextHop]] = []
+    for turn in _turns(track.steps):
+        hop = asked.next_hop(turn)
+        if hop is not None:
+            found.append((turn.at, hop))
+    steps = list(track.steps)
+    for at, hop in reversed(found):
+        steps.insert(at, hop)
+    return replace(track, steps=tuple(steps))
+
+
+def _turns(steps: Sequence[Step]) -> Iterator[_Turn]:
+    """Yield where a namespace sent the packet on, by a route or over a bridge."""
+    before: Seen | None = None
+    since = 0
+    for number, step in enumerate(steps):
+        if not isinstance(step, Seen):
+            continue
+        same = before is not None and before.place == step.place
+        made_here = before is None or (not same and step.direction is Direction.OUT)
+        went_on = same and before is not None and before.direction is Direction.IN
+        if step.direction is Direction.OUT and (made_here or went_on):
+            behind = (
+                at
+                for at in range(since, number)
+                if isinstance(one := steps[at], Rule) and one.hit.hook in _BEHIND
+            )
+            yield _Turn(before if went_on else None, step, next(behind, number))
+        before, since = step, number + 1
+
+
+class _Asked:
+    """The kernel's answers; the links of each namespace are listed once."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, dict[str, Link]] = {}
+
+    def next_hop(self, turn: _Turn) -> NextHop | None:
+        netns = turn.after.place.netns
+        if turn.after.device == "lo" or not exists(netns):
+            return None
+        with entered(netns):
+            if netns not in self._links:
+                self._links[netns] = lookup.interfaces()
+            try:
+                return _next_hop(turn, self._links[netns])
+            except (NetlinkError, KeyError):
+                return None  # the device is gone meanwhile
+
+
+def _next_hop(turn: _Turn, links: dict[str, Link]) -> NextHop | None:
+    after = turn.after
+    arriving = _arriving(turn, links)
+    if arriving is None:
+        return _switched(after, links)
+    wrapped = after.outer
+    to = wrapped.destination if wrapped else after.flow.destination
+    source = turn.before.flow.source if turn.before and not wrapped else ""
+    way = lookup.route(to, source=source if arriving else "", arriving=arriving)
+    device = next((name for name, one in links.items() if one.ifindex == way.device), "")
+    if way.refused or way.kind != "unicast" or not device:
+        return None
+    via = f" via {way.gateway}" if way.gateway else ""
+    parts = [f"route {way.prefix}{via} dev {device}"]
+    hop = way.gateway or to
+    known = {one.address: one for one in lookup.neighbours(way.device)}
+    mac = known[hop].mac if hop in known else ""
+    if mac:
+        fixed = " permanent" if known[hop].state == "permanent" else ""
+        parts.append(f"neighbour {hop} lladdr {mac}{fixed}")
+    tunnel = ""
+    if links[device].kind == "vxlan":
+        entries = {one.mac: one.destination for one in lookup.forwarding(way.device)}
+        tunnel = entries.get(mac, "")
+        parts += [f"FDB {mac} dst {tunnel}"] if tunnel else []
+    return NextHop(after.place, "route", device, "; ".join(parts), way.gateway, mac, tunnel)
+
+
+def _arriving(turn: _Turn, links: dict[str, Link]) -> int | None:
+    """Return the index of the device that IP got the packet from, 0 when it was made here; None
+    when IP did not get it: a bridge switched it."""
+    before = turn.before
+    if before is None:
+        return 0
+    link = links[before.device]
+    if link.master:
+        link = next(one for one in links.values() if one.ifindex == link.master)
+    return link.ifindex if before.frame[:6].hex(":") == link.mac else None
+
+
+def _switched(after: Seen, links: dict[str, Link]) -> NextHop | None:
+    link = links[after.device]
+    bridge = next((one for one in links.values() if one.ifindex == link.master), None)
+    if bridge is None:
+        return None
+    mac = after.frame[:6].hex(":")
+    words = f"bridge {bridge.name}: {mac} is behind port {after.device}"
+    return NextHop(after.place, "bridge", after.device, words, mac=mac)
