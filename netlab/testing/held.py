@@ -52,15 +52,12 @@ class Held:
         from netlab.testing.recording import Recording
 
         try:
-            self.recording = self.recording or Recording()
-            self.recording.follow(cluster)
+            if self.recording is None:
+                self.recording = Recording(cluster)
+            else:
+                self.recording.follow(cluster)
         except CapabilityError as error:
             self.recording, self.unrecorded = None, f"no capture: {error}"
-
-    def rest(self) -> None:
-        """Do what there is to do between two deeds."""
-        if self.recording is not None:
-            self.recording.drain()
 
     def down(self) -> None:
         """Take it down if it is, or may be, up."""

@@ -1,15 +1,15 @@
 """A process that holds one lab for a test run and does there what a test asks.
 
-1. One JSON object a line: `{"do": "get", "with": {…}}` in, `{"result": …}` or `{"error": {…}}` out,
-   in order. What can be asked: `deeds.DEEDS`.
+1. One JSON object a line: a `Request` in, its `Reply` out, in order. What can be asked:
+   `deeds.DEEDS`.
 2. When its input ends, the lab is taken down, whoever ended it and however.
-3. It has one thread, so it may fork, and enter the user's namespaces when it is not root.
+3. One thread does all it is asked for; it has another, which records frames, only from when the lab
+   is up: whoever is not root enters the user's namespaces before.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import time
@@ -21,7 +21,6 @@ import msgspec
 from netlab.errors import InputError, NetlabError
 
 DOWN_PATIENCE = 30.0  # seconds for another command that is changing the lab to be done with it
-REST = 0.2  # seconds without a request, after which frames are taken over from the rings
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -86,9 +85,6 @@ def serve(requests: int, replies: BinaryIO) -> None:
     unread = b""
     try:
         while True:
-            if not select.select([requests], [], [], REST)[0]:
-                held.rest()
-                continue
             data = os.read(requests, 1 << 20)
             if not data:
                 break
