@@ -1,9 +1,9 @@
 """What a sensor's socket takes of all frames, decided in the kernel: what may be a probe's.
 
 Bulk data beside a probe would use the ring up before anybody reads it. A filter cannot search a
-frame for the token, but it can look at the places where a probe's traffic begins: a payload that
-starts as a token does, or as the JSON of an answer; a TCP segment with SYN or RST; ICMP. The same
-inside VXLAN, on any port. Frames longer than any probe are left out.
+frame for the token, but it can look where a token is: where a payload begins, or behind the first
+bytes of an answer of netlab's servers, which is JSON; and take TCP segments with SYN or RST, and
+ICMP. The same inside VXLAN, on any port. Frames longer than any probe are left out.
 
 Classic BPF (linux/filter.h), in which a load beyond the end of the frame refuses it.
 """
@@ -18,7 +18,7 @@ EVERYTHING = 65535  # bytes
 ETHERNET = 14  # bytes
 INNER = 64  # bytes before the IP packet in VXLAN: Ethernet, IP 20, UDP 8, VXLAN 8, Ethernet
 TOKEN = int.from_bytes(b"netl", "big")  # how a token begins, and a flush marker
-ANSWER = ord("{")
+ANSWER = len('{"request":"')  # bytes of an answer before what it answers
 SYN_OR_RST = 0x06
 VXLAN = 0x08000000  # RFC 7348: flags with the I bit alone, reserved zeroes
 
@@ -52,18 +52,18 @@ def _packet(ip: int, name: str, *, tunnel: str) -> Program:
         _plain(_SHIFT, 2),
         _plain(_ADD_X, 0),
         _plain(_TO_X, 0),
-        _plain(_BYTE_X, ip),
-        (_EQUAL, ANSWER, "keep", ""),
         _plain(_WORD_X, ip),
+        (_EQUAL, TOKEN, "keep", ""),
+        _plain(_WORD_X, ip + ANSWER),
         (_EQUAL, TOKEN, "keep", "drop"),
         f"{name} udp",
         (_EQUAL, socket.IPPROTO_UDP, "", "drop"),
         _plain(_HEADER, ip),
-        _plain(_BYTE_X, ip + 8),
-        (_EQUAL, ANSWER, "keep", ""),
         _plain(_WORD_X, ip + 8),
         (_EQUAL, TOKEN, "keep", ""),
-        (_EQUAL, VXLAN, tunnel, "drop"),
+        (_EQUAL, VXLAN, tunnel, ""),
+        _plain(_WORD_X, ip + 8 + ANSWER),
+        (_EQUAL, TOKEN, "keep", "drop"),
     ]
 
 
