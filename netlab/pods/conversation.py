@@ -44,15 +44,18 @@ class Loop(Protocol):
 def answer(
     facts: Facts, protocol: str, *, client: Endpoint, server: Endpoint, request: bytes
 ) -> bytes:
-    """Return the JSON line that tells a client who answered and whom that one saw."""
+    """Return the JSON line that tells a client who answered and whom that one saw.
+
+    What was asked comes first: there, sensors look for the token of a probe (`sensors/sieve`).
+    """
     document = {
+        "request": request[:SHOWN_BYTES].translate(_SHOWN).decode("latin-1"),
         **facts,
         "client": client[0],
         "clientPort": client[1],
         "server": server[0],
         "serverPort": server[1],
         "protocol": protocol,
-        "request": request[:SHOWN_BYTES].translate(_SHOWN).decode("latin-1"),
     }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 

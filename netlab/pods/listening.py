@@ -18,7 +18,7 @@ BACKLOG = 512  # connections not yet accepted, per port
 ACCEPTS_AT_ONCE = 64  # then the others get their turn
 IP_PKTINFO = 8  # include/uapi/linux/in.h; not in Python 3.11's socket
 _IPV6_OFF = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-_OURS = b'{"pod":'  # how an answer begins: two servers must not answer each other for ever
+_OURS = b'{"request":'  # how an answer begins: two servers must not answer each other for ever
 
 Port = tuple[int, str]  # number, and tcp, udp or sctp
 

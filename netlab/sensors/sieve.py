@@ -1,9 +1,9 @@
 """What a sensor's socket takes of all frames, decided in the kernel: what may be a probe's.
 
 Bulk data beside a probe would use the ring up before anybody reads it. A filter cannot search a
-frame for the token, but it can look at the places where a probe's traffic begins: a payload that
-starts as a token does, or as the JSON of an answer; a TCP segment with SYN or RST; ICMP. The same
-inside VXLAN, on any port. Frames longer than any probe are left out.
+frame for the token, but it can look where a token is: where a payload begins, or behind the first
+bytes of an answer of netlab's servers, which is JSON; and take TCP segments with SYN or RST, and
+ICMP. The same inside VXLAN, on any port. Frames longer than any probe are left out.
 
 A load beyond the end of the frame refuses it.
 """
@@ -39,7 +39,7 @@ EVERYTHING = 65535  # bytes
 ETHERNET = 14  # bytes
 INNER = 64  # bytes before the IP packet in VXLAN: Ethernet, IP 20, UDP 8, VXLAN 8, Ethernet
 TOKEN = int.from_bytes(b"netl", "big")  # how a token begins, and a flush marker
-ANSWER = ord("{")
+ANSWER = len('{"request":"')  # bytes of an answer before what it answers
 SYN_OR_RST = 0x06
 VXLAN = 0x08000000  # RFC 7348: flags with the I bit alone, reserved zeroes
 
@@ -60,18 +60,18 @@ def _packet(ip: int, name: str, *, tunnel: str) -> Program:
         plain(SHIFT, 2),
         plain(ADD_X, 0),
         plain(TO_X, 0),
-        plain(BYTE_X, ip),
-        (EQUAL, ANSWER, "keep", ""),
         plain(WORD_X, ip),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, ip + ANSWER),
         (EQUAL, TOKEN, "keep", "drop"),
         f"{name} udp",
         (EQUAL, socket.IPPROTO_UDP, "", "drop"),
         plain(HEADER, ip),
-        plain(BYTE_X, ip + 8),
-        (EQUAL, ANSWER, "keep", ""),
         plain(WORD_X, ip + 8),
         (EQUAL, TOKEN, "keep", ""),
-        (EQUAL, VXLAN, tunnel, "drop"),
+        (EQUAL, VXLAN, tunnel, ""),
+        plain(WORD_X, ip + 8 + ANSWER),
+        (EQUAL, TOKEN, "keep", "drop"),
     ]
 
 

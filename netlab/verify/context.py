@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -91,6 +93,8 @@ class Context:
         self.trace = trace
         self.pods = usable(cluster)
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
+        self.turn: Future[None] = Future()  # done when a check may change the lab
+        self.calm = threading.Event()  # set by a check that has changed it, and goes on
         self._etcd = threading.Lock()
         self.counting = threading.Lock()  # for flows that are masqueraded: rules count them all
         self._watching = threading.Lock()
@@ -98,6 +102,15 @@ class Context:
     @property
     def lab(self) -> Lab:
         return self.cluster.lab
+
+    def own(self) -> Context:
+        """Return a context for a check that changes the lab while others run.
+
+        It shares all but the cluster as it is known, `turn` and `calm`.
+        """
+        made = copy(self)
+        made.turn, made.calm = Future(), threading.Event()
+        return made
 
     @contextmanager
     def etcd(self) -> Iterator[Etcd]:

@@ -135,6 +135,7 @@ def _died_and_returned(
         somebody_replaces(context, victim)
         with Stream(sender.netns, flows, pace=PACE) as stream:
             time.sleep(BEFORE)
+            context.turn.result()
             remembered = _leading_to(context, victim.ip).keys()
             began = time.monotonic()
             context.live.delete([document_of(context.cluster, victim)])
@@ -152,6 +153,7 @@ def _died_and_returned(
             among = None if new.ip != victim.ip else remembered if gone else frozenset[Remembered]()
             _forgotten(context, victim, began, among=among)
             settled = time.monotonic()
+            context.calm.set()
             time.sleep(max(0.0, settled + AFTER - time.monotonic()))
             told = stream.end()
     finally:

@@ -49,6 +49,7 @@ def replicas(context: Context) -> Checked:
     known = {pod.uid for pod in before.pods}
     began = time.monotonic()
     context.live.delete([document_of(before, old)])
+    context.calm.set()
     after, new = _replacement(context, old, known, wanted)
     ran = time.monotonic() - began
     node = after.node(new.node)

@@ -1,12 +1,18 @@
-"""Running the checks: what needs no sensors at once, the packets when the sensors are ready.
+"""Running the checks, as many side by side as do not disturb each other.
 
-What changes the lab comes last: `replicas` deletes a pod that others may be speaking with.
+1. Thousands of packets at once come first (`flat-no-nat`): the sensors have no business with them.
+   What needs no sensors goes on beside them.
+2. `endpoints-follow` has a stream of flows go on for a second after its pod died and was replaced:
+   time in which nothing changes, so all that is proven by packets is proven then.
+3. Other checks that change the lab do so in turn, and none while packets are followed that the
+   change might lead elsewhere. They say when they have changed it (`Context.calm`) and wait until
+   they may (`Context.turn`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
 import msgspec
@@ -67,14 +73,14 @@ WITH_SENSORS: dict[str, Check] = {
     "same-pod-lo": sharing.same_pod_lo,
     "clusterip-outside": outside.clusterip_outside,
 }
-AT_THE_END: dict[str, Check] = {  # one after the other
-    "endpoints-follow": following.endpoints_follow,
-    "selectors": selectors.selectors,
-    "proxy-modes": proxymodes.proxy_modes,
-    "replicas": replicas.replicas,
-}
+STREAMING: dict[str, Check] = {"endpoints-follow": following.endpoints_follow}
+# Changes Services that have nothing to do with the stream's, as their pods are no Deployment's.
+BESIDE_THE_STREAM: dict[str, Check] = {"selectors": selectors.selectors}
+MODES: dict[str, Check] = {"proxy-modes": proxymodes.proxy_modes}
+# A pod dies while the lab goes back to its own mode: nobody asks Services then.
+ON_THE_WAY_BACK: dict[str, Check] = {"replicas": replicas.replicas}
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
-THREADS = 6
+THREADS = 8
 
 
 def _silent(_: Verdict) -> None:
@@ -115,25 +121,51 @@ def verify(
     return [verdicts[path.id] for path in wanted]
 
 
-def _run(live: Live, checks: Sequence[Path], done: Callable[[Verdict], None]) -> None:
-    with ThreadPoolExecutor(THREADS) as pool:
-        packets = any(path.id in {**WITH_SENSORS, **AT_THE_END} for path in checks)
-        cluster = live.cluster()
-        with Capture([]) as capture, RuleTrace([]) as trace:
-            context = Context(live, cluster, capture, trace)
-            context.asked = frozenset(path.id for path in checks)
-            crowd = _started(pool, CROWDED, checks, context)
-            running = crowd + _started(pool, WITHOUT_SENSORS, checks, context)
+def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
+    cluster = live.cluster()
+    with ThreadPoolExecutor(THREADS) as pool, Capture([]) as capture, RuleTrace([]) as trace:
+        context = Context(live, cluster, capture, trace)
+        context.asked = frozenset(path.id for path in paths)
+        streaming, changing = context.own(), context.own()
+        try:
+            stream = _started(pool, STREAMING, paths, streaming)
+            crowd = _started(pool, CROWDED, paths, context)
+            others = _started(pool, WITHOUT_SENSORS, paths, context)
             wait(crowd)
-            if packets:
+            if context.asked - {**CROWDED, **WITHOUT_SENSORS}.keys():
                 capture.add(watched_from_the_start(cluster))
-            running += _started(pool, WITH_SENSORS, checks, context)
-            for future in as_completed(running):
-                done(future.result())
-            for name, check in AT_THE_END.items():
-                for path in checks:
-                    if path.id == name:
-                        done(verdict_of(path, check, context))
+            relabelling = _started(pool, BESIDE_THE_STREAM, paths, context.own())
+            _told([*crowd, *others], done)
+            streaming.turn.set_result(None)
+            _until_calm(stream, streaming)
+            _told(relabelling, done)
+            if stream or relabelling:
+                context.renew()
+            _told(_started(pool, WITH_SENSORS, paths, context), done)
+            _told(stream, done)
+            modes = _started(pool, MODES, paths, changing)
+            _until_calm(modes, changing)
+            dying = context.own()
+            replacing = _started(pool, ON_THE_WAY_BACK, paths, dying)
+            _until_calm(replacing, dying)
+            changing.turn.set_result(None)
+            _told([*modes, *replacing], done)
+        finally:
+            for one in (streaming, changing):
+                one.turn.cancel()  # whoever waits for it still, waits in vain
+
+
+def _until_calm(running: Sequence[Future[Verdict]], context: Context) -> None:
+    """Wait until a check has changed the lab, or has ended; if it was asked for at all."""
+    for future in running:
+        future.add_done_callback(lambda _: context.calm.set())
+        context.calm.wait()
+
+
+def _told(running: Iterable[Future[Verdict]], done: Callable[[Verdict], None]) -> None:
+    """Tell the verdict of each check as it comes."""
+    for future in as_completed(running):
+        done(future.result())
 
 
 def _started(

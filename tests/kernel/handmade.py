@@ -213,7 +213,8 @@ def answer(sock: socket.socket, pod: str) -> None:
 
 def said(pod: str, client: tuple[str, int], data: bytes) -> bytes:
     words = {"pod": pod, "client": client[0], "clientPort": client[1]}
-    return json.dumps({**words, "request": data[:128].decode("latin-1")}).encode() + b"\n"
+    document = {"request": data[:128].decode("latin-1"), **words}
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def remove(name: str) -> None:
