@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+DEPTH_MAX = 100  # nested lists and mappings
+TOO_DEEP = f"nested deeper than {DEPTH_MAX} levels (a flatter document)"
+
 _RIGHT = (
     ("mapping values are not allowed", "one `key: value` a line, text with `: ` in quotes"),
     ("could not find expected ':'", "key: value"),
@@ -22,6 +25,8 @@ def syntax_mistake(text: str, error: Any) -> tuple[int, str]:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     what = error.problem or error.context or "cannot be read"
+    if "maximum nesting depth" in what:  # libyaml's own bound, which is higher than ours
+        return line, TOO_DEEP
     lines = text.split("\n", line)
     indent = re.match(r"\s*", lines[line - 1]) if len(lines) >= line else None
     right = "indent with spaces, not with tabs" if indent and "\t" in indent[0] else _right(what)

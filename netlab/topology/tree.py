@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from netlab.topology.scalars import WORDS, joined_surrogates, plain_scalar
-from netlab.topology.syntax import syntax_mistake
+from netlab.topology.syntax import DEPTH_MAX, TOO_DEEP, syntax_mistake
 
 VALUES_MAX = 1_000_000  # values of one file, aliases expanded
-DEPTH_MAX = 100  # nested lists and mappings
 
 Path = tuple[str | int, ...]
 Value = Any  # None, bool, int, float, str, list[Node] or dict[str, Node]
@@ -151,7 +150,7 @@ class _Composer:
     def begin(self, empty: Value, event: Any) -> None:
         line = event.start_mark.line + 1
         if len(self.stack) >= DEPTH_MAX:
-            raise self.stop(line, f"nested deeper than {DEPTH_MAX} levels (a flatter document)")
+            raise self.stop(line, TOO_DEEP)
         if event.tag and not event.implicit and event.tag not in _COLLECTION_TAGS:
             self.slip(line, f"unknown tag {event.tag} (leave it out)")
         if event.anchor:
@@ -192,7 +191,7 @@ class _Composer:
             raise self.stop(line, f"alias *{event.anchor} stands inside itself (a finite document)")
         self.count(anchor.size, line)
         if len(self.stack) + anchor.height > DEPTH_MAX:
-            raise self.stop(line, f"nested deeper than {DEPTH_MAX} levels (a flatter document)")
+            raise self.stop(line, TOO_DEEP)
         if self.stack:
             self.stack[-1].deepest = max(self.stack[-1].deepest, anchor.height)
         self.put(Node(anchor.node.value, line))
