@@ -18,7 +18,7 @@ import msgspec
 from netlab import paths, world
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
-from netlab.packets import Expectation, Flow, Leg, Outcome, Protocol, Sighting, Verdict
+from netlab.packets import Expectation, Flow, Leg, Outcome, Protocol, RuleHit, Sighting, Verdict
 from netlab.paths import Place
 from netlab.sensors import counters
 from netlab.sensors.capture import Capture
@@ -48,6 +48,7 @@ class Shot(msgspec.Struct, frozen=True):
     expectation: Expectation
     sightings: tuple[Sighting, ...]
     answer: Answer | None
+    hits: tuple[RuleHit, ...] = ()  # the rules it fitted, where they were traced
 
 
 def watched(cluster: Cluster, expectation: Expectation) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol as Interface
 
 from netlab.agent.rules import State, programmed
 from netlab.cluster import Cluster, NodeState
@@ -20,9 +21,9 @@ from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrite, RewriteKind
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
-from netlab.lab import Live
 from netlab.packets import Flow, Leg, Protocol, RuleHit
 from netlab.proxy.claims import Owner
+from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
 from netlab.tracing import drift, shot, state
 from netlab.tracing.asking import Asking, asking
@@ -31,6 +32,13 @@ from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop_of
 THINKING = 0.4  # seconds for a server that was reached
 _EXACT = (Kind.TUNNEL, Kind.RP_FILTER, Kind.CONNTRACK_FULL)  # nothing explains these better
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net/tcp and udp, include/net/tcp_states.h
+
+
+class Live(Interface):
+    """What this needs of a running lab."""
+
+    def cluster(self) -> Cluster: ...
+    def leases(self) -> Listing: ...
 
 
 def why(

@@ -19,12 +19,12 @@ from netlab.cluster import Cluster, PodState
 from netlab.kernel.netns import entered
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
-from netlab.packets import Outcome, Passage, Protocol, Verdict
+from netlab.packets import Outcome, Passage, Protocol, RuleHit, Verdict
 from netlab.paths import Place
 from netlab.paths.places import of_pod
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
-from netlab.store.etcd import Etcd
+from netlab.store.etcd import Etcd, Listing
 
 WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
 
@@ -37,6 +37,7 @@ class Live(Interface):
 
     def cluster(self) -> Cluster: ...
     def etcd(self) -> Etcd: ...
+    def leases(self) -> Listing: ...
     def status(self, *, timeout: float = ...) -> dict[str, Any]: ...
     def delete(self, documents: Sequence[Document]) -> Any: ...
     def serve_by(self, mode: str) -> list[str]: ...
@@ -123,6 +124,11 @@ class Context:
         with self._etcd:
             return self.live.cluster()
 
+    def leases(self) -> Listing:
+        """Return the keys of flannel's subnet leases as etcd has them now."""
+        with self._etcd:
+            return self.live.leases()
+
     def renew(self) -> None:
         """Take the cluster as etcd has it now, for checks that come after a change."""
         self.cluster = self.refreshed()
@@ -146,12 +152,15 @@ class Context:
         port: int = 0,
         cluster: Cluster | None = None,
     ) -> probe.Shot:
-        """Send one probe and follow it; *cluster* stands in for the lab's own."""
+        """Send one probe and follow it, and the rules it fits; *cluster* stands in for the lab's
+        own."""
         seen = cluster or self.cluster
         flow = probe.flow_between(seen, source, destination, protocol=protocol, port=port)
         names = probe.watched(seen, paths.expected(seen, source, destination, flow))
-        self.watch([source.netns, *names])
-        return probe.shoot(seen, self.capture, source, destination, protocol=protocol, port=port)
+        ruled = {*(node.netns for node in seen.nodes), self.lab.netns(world.GATEWAY)}
+        self.watch([source.netns, *names], [name for name in names if name in ruled])
+        shot = probe.shoot(seen, self.capture, source, destination, protocol=protocol, port=port)
+        return msgspec.structs.replace(shot, hits=tuple(self.trace.hits(shot.flow)))
 
 
 def all_listeners(context: Context) -> list[Listener]:
@@ -173,6 +182,20 @@ class Checked(msgspec.Struct):
 
     evidence: list[str] = []
     passages: tuple[Passage, ...] = ()
+
+    def took(self, shot: probe.Shot) -> None:
+        """Take the hops of a flow, and the rules that said what became of it."""
+        self.passages += shot.verdict.passages
+        way = [hop.netns for hop in shot.expectation.request]
+        there = [hit for hit in shot.hits if hit.netns in way]
+        self.evidence += rules_words(sorted(there, key=lambda hit: way.index(hit.netns)))
+
+
+def rules_words(hits: Iterable[RuleHit]) -> list[str]:
+    """Return, as evidence, the rules that let a flow pass, stopped or rewrote it."""
+    deciding = [hit for hit in hits if hit.rule and hit.verdict in ("accept", "drop")]
+    lines = [f"  {hit.where.partition('.')[2]} at {hit.hook}: {hit.rule}" for hit in deciding]
+    return list(dict.fromkeys(lines))
 
 
 def required(shot: probe.Shot) -> probe.Shot:

@@ -32,7 +32,7 @@ def clusterip_outside(context: Context) -> Checked:
         words = f"{port}/{protocol}" if port else str(protocol)
         checked.evidence.append(f"client -> {pod.title} {words}: {_stopped(context, shot, before)}")
         checked.evidence += shot.verdict.evidence[1:]
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     for title, address, port in _cluster_ips(context)[:1]:
         before = counters.dropped(context.lab.netns(world.GATEWAY))
         shot = required(context.shoot(client, Place(address), protocol=Protocol.TCP, port=port))
@@ -40,7 +40,7 @@ def clusterip_outside(context: Context) -> Checked:
             f"client -> Service {title} {address}:{port}/tcp: {_stopped(context, shot, before)}"
         )
         checked.evidence += shot.verdict.evidence[1:]
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     return checked
 
 
@@ -117,7 +117,7 @@ def egress_masquerade(context: Context) -> Checked:
             f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(shot, node)}; "
             f"the server saw {node.address}; by {fired}"
         )
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     return checked
 
 
@@ -182,7 +182,7 @@ def firewall(context: Context) -> Checked:
             f"client -> {node.name}:{port}/tcp: {shot.verdict.evidence[0]} "
             f"(packets {before} -> {after})"
         )
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     checked.evidence.append(_control(context))
     return checked
 

@@ -52,7 +52,7 @@ def same_node(context: Context) -> Checked:
             f"{source.node}: {hops} hops each way, all on the bridge's ports, TTL 64 kept, "
             "never on flannel.1 nor on the node's eth0"
         )
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     return checked
 
 
@@ -144,7 +144,7 @@ def cross_node(context: Context) -> Checked:
         _same_client(shot, source.ip, target.pod)
         same_packet(shot, ttl_lost=2)
         checked.evidence.append(f"{source.title} -> {target.pod.title}: {_tunnel_words(shot)}")
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
     return checked
 
 
@@ -176,7 +176,7 @@ def pod_node(context: Context) -> Checked:
         with context.counting:
             shot = required(context.shoot(place, of_node(node), protocol=Protocol.ICMP))
         checked.evidence.append(f"{target.pod.title} -> {node.name} ({words}): echo answered")
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
 
     def back(node: NodeState, words: str) -> None:
         shot = required(
@@ -187,7 +187,7 @@ def pod_node(context: Context) -> Checked:
             f"{node.name} ({words}) -> {target.pod.title}: the pod saw {shot.flow.source}, "
             "not masqueraded"
         )
-        checked.passages += shot.verdict.passages
+        checked.took(shot)
 
     towards(own, "its node")
     back(own, "its node")

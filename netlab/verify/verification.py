@@ -46,6 +46,7 @@ from netlab.verify.context import (
     Skip,
     watched_from_the_start,
 )
+from netlab.verify.explaining import explained
 from netlab.verify.turns import turn
 
 Check = Callable[[Context], Checked]
@@ -195,7 +196,7 @@ def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
     except Skip as skip:
         verdict = Verdict(path.id, Outcome.SKIP, path.title, (str(skip),))
     except Refuted as refuted:
-        verdict = _refuted(path, refuted.verdict)
+        verdict = _refuted(path, refuted.verdict, explained(context, refuted.verdict))
     except Failure as failure:
         verdict = Verdict(
             path.id,
@@ -214,6 +215,6 @@ def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
     return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
 
 
-def _refuted(path: Path, verdict: Verdict) -> Verdict:
-    evidence = (f"{verdict.flow}", *verdict.evidence)
+def _refuted(path: Path, verdict: Verdict, explanation: Sequence[str]) -> Verdict:
+    evidence = (f"{verdict.flow}", *verdict.evidence, *explanation)
     return msgspec.structs.replace(verdict, path=path.id, title=path.title, evidence=evidence)

@@ -424,6 +424,45 @@ def test_a_false_claim_fails_at_its_hop(notes: Cli, name: str) -> None:
     )
 
 
+EXPLAINED = {
+    "fdb entry": ("pod-pod-cross-node", "FDB entry of flannel.1", "(fdb)", "repair: bridge -n"),
+    "peer drops vxlan": ("pod-pod-cross-node", "--dport 8472 -j DROP", "(rule)", "iptables-nft -t"),
+    "no masquerade": ("egress-masquerade", "FLANNEL-POSTRTG", "(rule-missing)", "repair: "),
+    "pod route": ("pod-pod-cross-node", "route default", "(route)", "ip -n"),
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_a_failure_is_explained_as_why_does(notes: Cli, name: str) -> None:
+    path, *words = EXPLAINED[name]
+    row, pid, lab = ROWS[name], notes.agent_pid(), Broken(notes)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        row.breaks(lab)
+        said = proven(notes, path)[path]
+    finally:
+        if row.heals:
+            row.heals(lab)
+        os.kill(pid, signal.SIGCONT)
+    notes("up", str(notes.directory / "lab.yaml"))
+    lines = [line for line in said["evidence"] if line.startswith(("cause: ", "repair: "))]
+    assert said["outcome"] == "fail"
+    assert all(any(word in line for line in lines) for word in words), said["evidence"]
+
+
+def test_a_pass_names_the_rules_that_fired(notes: Cli) -> None:
+    found = proven(notes, "pod-pod-cross-node", "firewall", "egress-masquerade")
+    rules = {
+        "pod-pod-cross-node": "filter FLANNEL-FWD at forward: -s 10.244.0.0/16",
+        "firewall": 'gateway firewall forward at forward: counter drop comment "not published"',
+        "egress-masquerade": "nat FLANNEL-POSTRTG at postrouting: ",
+    }
+    for path, rule in rules.items():
+        said = found[path]
+        assert said["outcome"] == "pass"
+        assert any(rule in line for line in said["evidence"]), said["evidence"]
+
+
 def test_a_lab_broken_badly_is_told_in_bounded_time(notes: Cli) -> None:
     pid, lab = notes.agent_pid(), Broken(notes)
     os.kill(pid, signal.SIGSTOP)
