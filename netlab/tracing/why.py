@@ -10,12 +10,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol as Interface
 
+import msgspec
+
 from netlab.agent.rules import State, programmed
 from netlab.cluster import Cluster, NodeState
+from netlab.errors import CapabilityError
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrite, RewriteKind
@@ -23,6 +27,7 @@ from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.packets import Flow, Leg, Protocol, RuleHit
 from netlab.proxy.claims import Owner
+from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
 from netlab.tracing import drift, shot, state
@@ -62,14 +67,37 @@ def why(
         cluster, source, destination, protocol=protocol, port=port, http=http, dns=dns, size=size
     )
     names = Names(cluster)
-    with shot.opened(cluster, asked, names) as watch:
+    with shot.opened(cluster, asked, names) as watch, _drops() as drops:
         fired = shot.fired(cluster, asked, watch, names, thinking=THINKING, remembering=False)
         journey = shot.journey(fired, names)
+        dropped = _dropped(journey, drops)
     found: list[Cause] = []
     if not journey.answered:
         found = list(_once(_causes(live, cluster, names, asked, journey)))
-        found = found or [_unknown(names, asked, journey, stop_of(journey))]
+        found = found or [_unknown(names, asked, journey, stop_of(journey), dropped)]
+        found[0] = msgspec.structs.replace(found[0], proof=(*found[0].proof, *dropped))
     return Diagnosis(journey, tuple(found), time.monotonic() - began)
+
+
+@contextmanager
+def _drops() -> Iterator[Drops | None]:
+    """Have the kernel's drop reasons noted; None where it does not tell them."""
+    with ExitStack() as stack:
+        try:
+            noted: Drops | None = stack.enter_context(Drops())
+        except CapabilityError:
+            noted = None
+        yield noted
+
+
+def _dropped(journey: Journey, drops: Drops | None) -> tuple[str, ...]:
+    """Return, as proof, the kernel's drop reason for the packet that did not arrive."""
+    stop = stop_of(journey)
+    if drops is None or stop is None:
+        return ()
+    since = stop.last.time if stop.last else 0
+    told = drops.told(since=since)
+    return (f"the kernel's drop reason: {told[0]}",) if told else ()
 
 
 def _once(causes: Iterable[Cause]) -> Iterator[Cause]:
@@ -382,13 +410,16 @@ def _silence(names: Names, journey: Journey) -> Iterator[Cause]:
     )
 
 
-def _unknown(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> Cause:
+def _unknown(
+    names: Names, asked: Asking, journey: Journey, stop: Stop | None, dropped: Sequence[str]
+) -> Cause:
     place = stop.place if stop else names.place(asked.source.netns)
     where = stop.where if stop else "nowhere"
+    nothing = "nothing netlab looks at explains why it went no further"
     return Cause(
         Kind.UNKNOWN,
         place,
-        f"it was last seen at {where}, and nothing netlab looks at explains why it went no further",
+        f"it was last seen at {where}, and " + (dropped[0] if dropped else nothing),
         tuple(f"the sender was told: {one}" for one in (journey.refused,) if one),
         ("netlab capture there, `netlab trace --all-rules`",),
     )
