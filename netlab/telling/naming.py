@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from netlab import world
+from netlab.annotation.names import addresses_of, services_of
 from netlab.cluster import Cluster
 from netlab.journeys import Place
+from netlab.model.services import Service
 from netlab.packets import Flow, Protocol
-from netlab.proxy.addresses import address as canonical
 
 
 class Names:
@@ -36,22 +37,18 @@ class Names:
         self._bridges = {node.netns: node.declared.bridge for node in cluster.nodes}
         self._services: dict[tuple[str, int, str], str] = {}
         self._node_ports: dict[tuple[int, str], str] = {}
-        for document in cluster.documents.of("Service"):
-            self._take_service(document["metadata"], document.get("spec") or {})
+        for service in services_of(cluster):
+            self._take_service(service)
         self._node_addresses = {node.address for node in cluster.nodes}
 
-    def _take_service(self, meta: dict[str, str], spec: dict[str, object]) -> None:
-        title = f"{meta['namespace']}/{meta['name']}"
-        addresses = [spec.get("clusterIP"), *_texts(spec.get("externalIPs"))]
-        for port in _objects(spec.get("ports")):
-            name = f"{title}:{port['name']}" if port.get("name") else title
-            protocol = str(port.get("protocol") or "TCP").lower()
-            for address in addresses:
-                if address and address != "None":
-                    text = canonical(str(address)) or str(address)
-                    self._services[text, int(str(port["port"])), protocol] = name
-            if port.get("nodePort"):
-                self._node_ports[int(str(port["nodePort"])), protocol] = name
+    def _take_service(self, service: Service) -> None:
+        title = f"{service.metadata.namespace}/{service.metadata.name}"
+        for port in service.spec.ports or ():
+            name, protocol = f"{title}:{port.name}" if port.name else title, port.protocol.lower()
+            for address in addresses_of(service):
+                self._services[address, port.port, protocol] = name
+            if port.nodePort:
+                self._node_ports[port.nodePort, protocol] = name
 
     def place(self, netns: str) -> Place:
         """Return where *netns* is in the lab; a namespace of nobody's is called by its name."""
@@ -81,11 +78,3 @@ class Names:
         """Return who is asked by *flow*, or the bare address."""
         found = self.who(flow.destination, flow.destination_port, flow.protocol)
         return found or flow.destination
-
-
-def _texts(value: object) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else []
-
-
-def _objects(value: object) -> list[dict[str, object]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
