@@ -127,7 +127,7 @@ def watched(program: str, address: str, pace: int, seconds: float, file: Path) -
     child.stderr.readline()  # it has begun
     time.sleep(0.5)  # tcpdump says so before it has
     sent, took = send(address, pace, seconds)
-    time.sleep(0.3)
+    time.sleep(1.2)  # libpcap takes what is in a block that is not full after 1 s
     before = children_cpu()  # the sender's is in
     ending = time.perf_counter()
     child.send_signal(signal.SIGINT)

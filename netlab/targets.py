@@ -28,6 +28,7 @@ class Target(msgspec.Struct, frozen=True):
     title: str  # pod default/pair on node1
     devices: frozenset[str] = frozenset()
     described: dict[str, str] = {}
+    pod: bool = False
 
     def wants(self, device: str) -> bool:
         """Return whether a device is to be watched."""
@@ -149,7 +150,8 @@ def _node(cluster: Cluster, node: NodeState) -> Target:
 def _pod(pod: PodState) -> Target:
     described = {world.UPLINK: f"cable to {pod.node}" + (f", {pod.ip}" if pod.ip else "")}
     label = f"{pod.node}/{pod.title}"
-    return Target(pod.netns, label, f"pod {pod.title} on {pod.node}", described=described)
+    title = f"pod {pod.title} on {pod.node}"
+    return Target(pod.netns, label, title, described=described, pod=True)
 
 
 def _nearest(cluster: Cluster, word: str) -> str:

@@ -61,7 +61,7 @@ def record(
 
 def _rule_watch(first: Meant) -> RuleWatch:
     """Pods have no rules of their own: of all others the rules are told."""
-    places = [one.netns for one in first.targets if "/" not in one.label]
+    places = [one.netns for one in first.targets if not one.pod]
     if not places:
         raise UsageError("no rules to tell: only pods are captured", hint="add node/NAME")
     traced = flows(first.tree)

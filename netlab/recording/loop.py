@@ -12,9 +12,10 @@ from netlab import world
 from netlab.annotation.blocks import Annotator, Rules
 from netlab.recording.wishes import LOOK, Follower, Meant, Wish
 from netlab.sensors import pcapfiles
+from netlab.sensors.interfaces import statistics
 from netlab.sensors.pcapfiles import Output
 from netlab.sensors.rulewatch import RuleWatch
-from netlab.sensors.taps import Record, Taps, statistics
+from netlab.sensors.taps import Record, Taps
 
 WAIT = 0.05  # seconds the loop sleeps at most
 NOBODY = 5.0  # seconds after which a capture of namespaces that are all gone ends
@@ -62,7 +63,7 @@ class Recording:
         self._lost: dict[str, int] = {}
 
     def run(self, follower: Follower, stopped: Callable[[], bool]) -> None:
-        """Write what comes until it is enough."""
+        """Write what comes until it is enough. Raises OSError."""
         end = time.monotonic() + self._wish.seconds if self._wish.seconds else float("inf")
         while not stopped() and time.monotonic() < end and not self._full():
             self._taps.wait(min(WAIT, max(end - time.monotonic(), 0)))

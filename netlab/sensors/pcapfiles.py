@@ -18,7 +18,7 @@ import msgspec
 
 from netlab import __version__, pcapng
 from netlab.annotation.blocks import Annotator
-from netlab.sensors.taps import Interface
+from netlab.sensors.interfaces import Interface
 
 CHUNK = 1 << 20  # bytes that are read at once when comments are added
 

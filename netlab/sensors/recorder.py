@@ -20,11 +20,13 @@ from netlab import filters, world
 from netlab.annotation.blocks import Annotator
 from netlab.annotation.names import Names
 from netlab.errors import NetlabError
+from netlab.sensors.interfaces import statistics
 from netlab.sensors.pcapfiles import About, File, create
-from netlab.sensors.taps import Record, Taps, statistics
+from netlab.sensors.taps import Record, Taps
 from netlab.targets import Target
 
 SIZE = 16 << 20  # bytes
+RINGS = 64 << 20  # bytes of the kernel's rings, on the way there
 OVERHEAD = 150  # bytes that Python takes for each frame besides its own
 COUNT = 0.5  # seconds between two counts of lost frames: a call per namespace
 LOOK = 1.0  # seconds between two looks for namespaces that came or went
@@ -37,8 +39,9 @@ class Recorder:
 
     *places*: namespaces by name, or as `netlab.targets` gives them (`targets.every(cluster)`),
     with labels. *code*: a filter (`filters.program`), *names*: for the comments
-    (`annotation.names.names(cluster)`). May be used by several threads. Raises CapabilityError,
-    when it begins, where the kernel does not let us; namespaces that do not exist are left out.
+    (`annotation.names.names(cluster)`), *memory*: bytes of the rings that frames come through.
+    May be used by several threads. Raises CapabilityError, when it begins, where the kernel does
+    not let us; namespaces that do not exist are left out.
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class Recorder:
         size: int = SIZE,
         code: bytes = b"",
         snaplen: int = 0,
+        memory: int = RINGS,
         names: Names | None = None,
     ) -> None:
         self._wanted = _targets(places)
         self._names = names or Names()
         self._size = size
         self._about = About(snaplen)
-        self._taps = Taps(code or filters.everything(snaplen), snaplen=snaplen)
+        self._taps = Taps(code or filters.everything(snaplen), snaplen=snaplen, memory=memory)
         self._kept: deque[Record] = deque()
         self._bytes = 0
         self._lock = threading.Lock()

@@ -43,9 +43,9 @@ USER = 1  # TP_STATUS_USER: the block is ours to read
 LOSING = 4  # TP_STATUS_LOSING: frames were lost since the statistics were last read
 
 _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_pkt; from byte 8
-# tpacket3_hdr: next, sec, nsec, snaplen, len, status, mac, net; then sockaddr_ll: family, protocol,
-# ifindex, hatype, pkttype.
-FRAME_HEAD = struct.Struct("=IIIIIIHH20xHHiHB")
+# Of tpacket3_hdr: offset of the next frame, s, ns, bytes kept and in all, offset of the frame; of
+# the sockaddr_ll behind it: ifindex, pkttype.
+FRAME_HEAD = struct.Struct("=IIIII4xH22x4xi2xB")
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
@@ -123,9 +123,9 @@ class Ring:
         for count, at, _losing in self.blocks():
             assert self.memory is not None
             for _ in range(count):
-                head = FRAME_HEAD.unpack_from(self.memory, at)
-                following, sec, nsec, held, _length, _status, mac = head[:7]
-                ifindex, packet_type = head[10], head[12]
+                following, sec, nsec, held, _, mac, ifindex, packet_type = FRAME_HEAD.unpack_from(
+                    self.memory, at
+                )
                 yield Frame(
                     sec * 1_000_000_000 + nsec,
                     ifindex,

@@ -12,11 +12,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from select import POLLIN, poll
@@ -26,61 +24,44 @@ from netlab import pcapng
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.netns import entered
-from netlab.sensors.ring import FRAME_HEAD, PACKET_OUTGOING, Ring, open_ring
+from netlab.sensors.interfaces import Interface, flags, interface
+from netlab.sensors.ring import FRAME_HEAD, Ring, open_ring
 from netlab.targets import Target
 
-BLOCK = 128 << 10  # bytes: the longest frame there is, a segment of 64 KiB not yet cut, fits whole
-RETIRE = 20  # milliseconds
+RETIRE = 40  # milliseconds until a block with frames in it is handed over though it is not full
 SETTLED = 3 * RETIRE * 1_000_000  # ns; the kernel looks every RETIRE whether a block is that old
 PAUSE = 0.004  # seconds
-MEMORY = 64 << 20  # bytes for all rings together …
-RING = (4 * BLOCK, 16 << 20)  # … of which each has at least and at most this
+LONGEST = 128 << 10  # bytes of a block that any frame fits in: a segment of 64 KiB not yet cut
 
-_KINDS = (pcapng.UNICAST, pcapng.BROADCAST, pcapng.MULTICAST, pcapng.PROMISCUOUS)  # sll_pkttype
-_RAW_LINKS = frozenset((65534, 768, 769, 776, 778, 519))  # ARPHRD_NONE, tunnels of IP: no header
-_SIOCGIFHWADDR = 0x8927  # netdevice(7)
+
+BLOCKS = 16  # of a ring, at least: a trickle of frames uses up one every RETIRE
+PAGE = 4096  # bytes; blocks are whole pages
+MEMORY = 256 << 20  # bytes that the rings may share
+
+
+class Room(NamedTuple):
+    """Sizes of a ring and of its blocks, in bytes."""
+
+    ring: int
+    block: int
+
+
+def room(memory: int, count: int, *, pods: bool) -> Room:
+    """Return the room of each of *count* rings, when all rings share about *memory* bytes.
+
+    Half of it is for pods, a quarter for machines, which see what all their pods do. Of a great
+    many each has so little that the longest frames are cut to a block.
+    """
+    share, least, most = memory // 4, memory // 128, memory // 16
+    if pods:
+        share, least, most = memory // 2, memory // 1024, memory // 64
+    size = min(max(share // max(count, 1), least, BLOCKS * PAGE), most)
+    size = 1 << size.bit_length() - 1
+    return Room(size, min(size // BLOCKS, LONGEST))
+
 
 Record = tuple[int, bytes]  # time (ns), packet block
 _time_of = itemgetter(0)
-
-
-class Interface(NamedTuple):
-    """A device of the capture; its number is its place in `Taps.interfaces`."""
-
-    netns: str
-    device: str
-    label: str
-    description: str
-    link: int  # LINKTYPE_*
-    mac: bytes = b""
-
-
-def statistics(
-    interfaces: Sequence[Interface],
-    counts: Sequence[int],
-    lost: Mapping[str, int],
-    *,
-    start: int,
-    end: int,
-) -> Iterator[bytes]:
-    """Yield a block for each interface: how many packets it had, and what its namespace lost.
-
-    Losses stand at the first interface of a namespace, and a comment there says whose they are.
-    """
-    told: set[str] = set()
-    for number, one in enumerate(interfaces):
-        first, dropped = one.netns not in told, lost.get(one.netns, 0)
-        told.add(one.netns)
-        words = f"lost by all devices of {one.netns} together: the kernel counts them so"
-        yield pcapng.statistics(
-            number,
-            end,
-            start=start,
-            end=end,
-            received=counts[number],
-            dropped=dropped if first else None,
-            comment=words if first and dropped else "",
-        )
 
 
 class _Tap:
@@ -99,9 +80,9 @@ class _Tap:
 class Taps:
     """The rings of many namespaces. Close it. For one thread.
 
-    *code* is the filter (an array of struct sock_filter, which must let all frames through when
-    it is "everything"), *snaplen* how much it keeps of each frame, 0: all. *memory*: bytes for all
-    rings together. Raises CapabilityError where the kernel does not let us.
+    *code* is the filter (an array of struct sock_filter; `filters.everything()` takes all frames),
+    *snaplen* how much of each frame it keeps, 0: all. *memory*: bytes for all rings together.
+    Raises CapabilityError where the kernel does not let us.
     """
 
     def __init__(self, code: bytes, *, snaplen: int = 0, memory: int = MEMORY) -> None:
@@ -148,10 +129,16 @@ class Taps:
         finally:
             self._taps.update({tap.target.netns: tap for tap in fresh})
         if fresh:
-            least, most = RING
-            size = min(max(self._memory // len(self._taps), least), most)
+            pods = sum(tap.target.pod for tap in self._taps.values())
+            counts = {True: pods, False: len(self._taps) - pods}
+            rooms = {pod: room(self._memory, counts[pod], pods=pod) for pod in counts}
+
+            def start(tap: _Tap) -> None:
+                size, block = rooms[tap.target.pod]
+                tap.ring.start(size, block=block, retire=RETIRE)
+
             with ThreadPoolExecutor(min(len(fresh), 64)) as pool:
-                list(pool.map(lambda tap: tap.ring.start(size, block=BLOCK, retire=RETIRE), fresh))
+                list(pool.map(start, fresh))
             for tap in fresh:
                 self._by_descriptor[tap.ring.fileno()] = tap
                 self._poll.register(tap.ring.fileno(), POLLIN)
@@ -255,9 +242,7 @@ class Taps:
             if losing:
                 self._count_lost(tap)
             for _ in range(count):
-                following, sec, nsec, held, length, _, mac, _, _, _, index, _, kind = unpack(
-                    memory, at
-                )
+                following, sec, nsec, held, length, mac, index, kind = unpack(memory, at)
                 start = at + mac
                 at += following
                 try:
@@ -278,7 +263,7 @@ class Taps:
 
     def _after_loss(self, tap: _Tap, kind: int) -> bytes:
         lost, tap.dropped = tap.dropped, 0
-        return pcapng.packet_options(flags=_flags(kind), dropped=lost)
+        return pcapng.packet_options(flags=flags(kind), dropped=lost)
 
     def _met(self, tap: _Tap, index: int, kind: int) -> tuple[int, bytes] | None:
         """Return what is to be known of a device that has its first packet of this kind."""
@@ -292,7 +277,7 @@ class Taps:
         number = self._numbers.get((tap.target.netns, name))
         entry = None
         if number is not None and tap.target.wants(name):
-            entry = number, pcapng.packet_options(flags=_flags(kind))
+            entry = number, pcapng.packet_options(flags=flags(kind))
         tap.known[index, kind] = entry
         return entry
 
@@ -304,28 +289,6 @@ class Taps:
             key = target.netns, name
             if key in self._numbers or not target.wants(name):
                 continue
-            kind, mac = _hardware(name)
-            link = pcapng.RAW_IP if kind in _RAW_LINKS else pcapng.ETHERNET
-            made = Interface(target.netns, name, target.name(name), target.description(name), link)
             self._numbers[key] = len(self.interfaces)
-            self.interfaces.append(made._replace(mac=mac))
+            self.interfaces.append(interface(target, name))
             self.counts.append(0)
-
-
-def _flags(kind: int) -> int:
-    """Return the flags of a packet of an sll_pkttype."""
-    if kind == PACKET_OUTGOING:
-        return pcapng.flags(outgoing=True)
-    return pcapng.flags(outgoing=False, kind=_KINDS[kind] if kind < len(_KINDS) else 0)
-
-
-def _hardware(device: str) -> tuple[int, bytes]:
-    """Return the type (ARPHRD_*) and MAC of a device here; Ethernet for one that just went."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        request = struct.pack("16s24x", device.encode())
-        try:
-            answer = fcntl.ioctl(asked.fileno(), _SIOCGIFHWADDR, request)
-        except OSError:
-            return 1, b""
-    kind = int(struct.unpack_from("=H", answer, 16)[0])
-    return kind, answer[18:24] if kind == 1 else b""

@@ -20,7 +20,7 @@ from netlab.cluster import Cluster
 from netlab.filters import names as filter_names
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
-from netlab.sensors import rulewatch, taps
+from netlab.sensors import rulewatch
 from netlab.sensors.recorder import Recorder
 from netlab.sensors.rulewatch import RuleWatch
 from netlab.sensors.taps import Taps
@@ -217,10 +217,9 @@ def test_a_second_dump_has_what_came_since_a_forget(alone: str, tmp_path: Path) 
 
 
 def test_what_there_is_no_room_for_is_counted_where_it_is_missing(
-    alone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: str,
 ) -> None:
-    monkeypatch.setattr(taps, "RING", (4 * taps.BLOCK, 4 * taps.BLOCK))
-    watched = Taps(filters.everything())
+    watched = Taps(filters.everything(), memory=4 << 20)
     try:
         watched.follow([Target(alone, "machine", "a machine")])
         send(alone, "127.0.0.1", payload=bytes(8000), count=500)  # and nobody reads meanwhile

@@ -16,8 +16,9 @@ from netlab.cli.capture import Stop, summary_lines
 from netlab.errors import NotFoundError
 from netlab.recording import Summary, Wish
 from netlab.sensors import pcapfiles
+from netlab.sensors.interfaces import Interface, statistics
 from netlab.sensors.pcapfiles import About, File, Ring
-from netlab.sensors.taps import Interface
+from netlab.sensors.taps import room
 
 CLUSTER = FakeLive().cluster()
 
@@ -219,3 +220,34 @@ def test_the_summary_tells_what_is_missing() -> None:
         "4 packets without comments",
         "note: something",
     ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "count", "pods", "ring", "block"),
+    [
+        pytest.param(256 << 20, 1, False, 16 << 20, 128 << 10, id="one-machine"),
+        pytest.param(256 << 20, 9, False, 4 << 20, 128 << 10, id="a-lab"),
+        pytest.param(256 << 20, 500, False, 2 << 20, 128 << 10, id="many-nodes"),
+        pytest.param(256 << 20, 0, True, 4 << 20, 128 << 10, id="no-pods"),
+        pytest.param(256 << 20, 60, True, 2 << 20, 128 << 10, id="some-pods"),
+        pytest.param(256 << 20, 2000, True, 256 << 10, 16 << 10, id="many-pods"),
+        pytest.param(16 << 20, 2000, True, 64 << 10, 4 << 10, id="little-memory"),
+    ],
+)
+def test_rings_share_their_memory_and_have_sixteen_blocks(
+    memory: int, count: int, pods: bool, ring: int, block: int
+) -> None:
+    found = room(memory, count, pods=pods)
+    assert found == (ring, block)
+    assert found.ring // found.block >= 16
+
+
+def test_losses_stand_at_the_first_interface_of_their_namespace() -> None:
+    devices = [*DEVICES, DEVICES[0]._replace(device="lo"), DEVICES[0]._replace(netns="lab.n2")]
+    made = list(statistics(devices, [5, 6, 7], {"lab.n1": 3}, start=1, end=9))
+    told = [dict(pcapng.options(block[20:-4])) for block in made]
+    dropped = [one.get(7) and int.from_bytes(one[7], "little") for one in told]
+    assert dropped == [3, None, 0]
+    assert [int.from_bytes(one[8], "little") for one in told] == [5, 6, 7]
+    assert b"all devices of lab.n1" in told[0][pcapng.COMMENT]
+    assert pcapng.COMMENT not in told[2]
