@@ -133,16 +133,15 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
             wait(crowd)
             if context.asked - {**CROWDED, **WITHOUT_SENSORS}.keys():
                 capture.add(watched_from_the_start(cluster))
-            relabelling = _started(pool, BESIDE_THE_STREAM, paths, context.own())
             _told([*crowd, *others], done)
             streaming.turn.set_result(None)
             _until_calm(stream, streaming)
-            _told(relabelling, done)
-            if stream or relabelling:
+            if stream:
                 context.renew()
             context.death = streaming.death
             still = WITH_SENSORS if context.death is None else {**WITH_SENSORS, **REPLICAS}
-            _told([*_started(pool, still, paths, context), *stream], done)
+            _told(_started(pool, still, paths, context), done)
+            _told([*_started(pool, BESIDE_THE_STREAM, paths, context.own()), *stream], done)
             _told(_started(pool, MODES, paths, context.own()), done)
             if context.death is None:
                 _told(_started(pool, REPLICAS, paths, context.own()), done)
