@@ -84,6 +84,14 @@ def listeners(pod: PodState) -> list[Listener]:
     ]
 
 
+class Death(msgspec.Struct, frozen=True):
+    """A pod of a Deployment that was deleted; the cluster before; seconds until another ran."""
+
+    before: Cluster
+    pod: PodState
+    seconds: float
+
+
 class Context:
     """Shared by the checks, which run in several threads."""
 
@@ -96,6 +104,7 @@ class Context:
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self.turn: Future[None] = Future()  # done when a check may change the lab
         self.calm = threading.Event()  # set by a check that has changed it, and goes on
+        self.death: Death | None = None  # which it has brought about
         self._etcd = threading.Lock()
         self.counting = threading.Lock()  # for flows that are masqueraded: rules count them all
         self._watching = threading.Lock()
@@ -107,7 +116,7 @@ class Context:
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.
 
-        It shares all but the cluster as it is known, `turn` and `calm`.
+        It shares all but the cluster as it is known, `turn`, `calm` and `death`.
         """
         made = copy(self)
         made.turn, made.calm = Future(), threading.Event()

@@ -19,7 +19,7 @@ from netlab.packets import Flow, Protocol
 from netlab.proxy import Frontend, Mode
 from netlab.proxy.addresses import Family
 from netlab.sensors.stream import Client, Stream, Told
-from netlab.verify.context import Checked, Context, Failure, Skip
+from netlab.verify.context import Checked, Context, Death, Failure, Skip
 from netlab.verify.replicas import document_of, somebody_replaces
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
@@ -137,13 +137,14 @@ def _died_and_returned(
             time.sleep(BEFORE)
             context.turn.result()
             remembered = _leading_to(context, victim.ip).keys()
-            began = time.monotonic()
-            context.live.delete([document_of(context.cluster, victim)])
+            before, began = context.cluster, time.monotonic()
+            context.live.delete([document_of(before, victim)])
             because = f"{victim.title} was deleted"
             gone = until(
                 context, victim.ip, held=False, seconds=WITHIN, began=began, because=because
             )
             new = _replacement(context, found[-1], victim, began)
+            context.death = Death(before, victim, time.monotonic() - began)
             because = f"{new.title} took its place"
             there = until(
                 context, new.ip, held=True, seconds=REPLACED, began=began, because=because

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 
 from netlab.errors import NetlabError
 from netlab.model.lab import PROXY_MODES
@@ -38,9 +37,6 @@ def proxy_modes(context: Context) -> Checked:
                 last.append(f"{mode}, the lab's own: {', '.join(beside)} above")
         checked.evidence += last
     finally:
-        context.calm.set()
-        with suppress(CancelledError):
-            context.turn.result()  # somebody may use the time it takes to change back
         if context.live.lab.proxyMode != own:
             context.live.serve_by(own)
     return checked

@@ -13,6 +13,7 @@ from netlab.paths.places import of_node, of_pod
 from netlab.verify.context import (
     Checked,
     Context,
+    Death,
     Failure,
     Skip,
     listeners,
@@ -41,18 +42,11 @@ def document_of(cluster: Cluster, pod: PodState) -> Document:
 
 
 def replicas(context: Context) -> Checked:
-    before = context.refreshed()
-    context.pods = usable(before)
-    old = victim(context)
-    somebody_replaces(context, old)
-    wanted = replicas_of(before, old)
-    known = {pod.uid for pod in before.pods}
-    began = time.monotonic()
-    context.live.delete([document_of(before, old)])
-    context.calm.set()
-    after, new = _replacement(context, old, known, wanted)
-    ran = time.monotonic() - began
-    node = after.node(new.node)
+    """A pod that died is replaced: the one that another check deleted already, or one of ours."""
+    death = context.death or _brought_about(context)
+    old, wanted = death.pod, replicas_of(death.before, death.pod)
+    after, new = _replacement(context, death)
+    node, milliseconds = after.node(new.node), death.seconds * 1000
     if IPv4Address(new.ip) not in IPv4Network(node.subnet):
         raise Failure(f"{new.title} has {new.ip}, outside {node.name}'s lease {node.subnet}")
     if any(pod.uid == old.uid for pod in after.pods):
@@ -74,7 +68,7 @@ def replicas(context: Context) -> Checked:
     return Checked(
         [
             f"deleted {old.title} (uid {old.uid[:8]}, {old.ip} on {old.node})",
-            f"{new.title} (uid {new.uid[:8]}) runs {ran * 1000:.0f} ms later with {new.ip} of "
+            f"{new.title} (uid {new.uid[:8]}) runs {milliseconds:.0f} ms later with {new.ip} of "
             f"{node.name}'s lease {node.subnet}, and answers",
             f"{old.owner} has {wanted} of {wanted} pods running again",
         ],
@@ -105,11 +99,23 @@ def somebody_replaces(context: Context, old: PodState) -> None:
         ) from silent
 
 
-def _replacement(
-    context: Context, old: PodState, known: set[str], wanted: int
-) -> tuple[Cluster, PodState]:
-    """Wait until *wanted* pods of the same owner run, and one of them is new; return that one and
-    the cluster it is in."""
+def _brought_about(context: Context) -> Death:
+    """Delete a pod; return its death once another runs. Raises Failure, Skip."""
+    before = context.refreshed()
+    context.pods = usable(before)
+    old = victim(context)
+    somebody_replaces(context, old)
+    began = time.monotonic()
+    context.live.delete([document_of(before, old)])
+    _replacement(context, Death(before, old, 0))
+    return Death(before, old, time.monotonic() - began)
+
+
+def _replacement(context: Context, death: Death) -> tuple[Cluster, PodState]:
+    """Wait until as many pods of the same owner run as there should, one of them new; return that
+    one and the cluster it is in. Raises Failure."""
+    old, wanted = death.pod, replicas_of(death.before, death.pod)
+    known = {pod.uid for pod in death.before.pods}
     deadline, running = time.monotonic() + WITHIN, 0
     while time.monotonic() < deadline:
         now = context.refreshed()

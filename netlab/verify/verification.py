@@ -4,9 +4,8 @@
    What needs no sensors goes on beside them.
 2. `endpoints-follow` has a stream of flows go on for a second after its pod died and was replaced:
    time in which nothing changes, so all that is proven by packets is proven then.
-3. Other checks that change the lab do so in turn, and none while packets are followed that the
-   change might lead elsewhere. They say when they have changed it (`Context.calm`) and wait until
-   they may (`Context.turn`).
+   `replicas` looks at the same pod's end.
+3. Who changes the lab does so while no packets are followed that the change might lead elsewhere.
 """
 
 from __future__ import annotations
@@ -77,9 +76,8 @@ WITH_SENSORS: dict[str, Check] = {
 STREAMING: dict[str, Check] = {"endpoints-follow": following.endpoints_follow}
 # Changes Services that have nothing to do with the stream's, as their pods are no Deployment's.
 BESIDE_THE_STREAM: dict[str, Check] = {"selectors": selectors.selectors}
+REPLICAS: dict[str, Check] = {"replicas": replicas.replicas}
 MODES: dict[str, Check] = {"proxy-modes": proxymodes.proxy_modes}
-# A pod dies while the lab goes back to its own mode: nobody asks Services then.
-ON_THE_WAY_BACK: dict[str, Check] = {"replicas": replicas.replicas}
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = 8
 
@@ -127,7 +125,7 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
     with ThreadPoolExecutor(THREADS) as pool, Capture([]) as capture, RuleTrace([]) as trace:
         context = Context(live, cluster, capture, trace)
         context.asked = frozenset(path.id for path in paths)
-        streaming, changing = context.own(), context.own()
+        streaming = context.own()
         try:
             stream = _started(pool, STREAMING, paths, streaming)
             crowd = _started(pool, CROWDED, paths, context)
@@ -135,25 +133,20 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
             wait(crowd)
             if context.asked - {**CROWDED, **WITHOUT_SENSORS}.keys():
                 capture.add(watched_from_the_start(cluster))
-            relabelling = _started(pool, BESIDE_THE_STREAM, paths, context.own())
             _told([*crowd, *others], done)
             streaming.turn.set_result(None)
             _until_calm(stream, streaming)
-            _told(relabelling, done)
-            if stream or relabelling:
+            if stream:
                 context.renew()
-            _told(_started(pool, WITH_SENSORS, paths, context), done)
-            _told(stream, done)
-            modes = _started(pool, MODES, paths, changing)
-            _until_calm(modes, changing)
-            dying = context.own()
-            replacing = _started(pool, ON_THE_WAY_BACK, paths, dying)
-            _until_calm(replacing, dying)
-            changing.turn.set_result(None)
-            _told([*modes, *replacing], done)
+            context.death = streaming.death
+            still = WITH_SENSORS if context.death is None else {**WITH_SENSORS, **REPLICAS}
+            _told(_started(pool, still, paths, context), done)
+            _told([*_started(pool, BESIDE_THE_STREAM, paths, context.own()), *stream], done)
+            _told(_started(pool, MODES, paths, context.own()), done)
+            if context.death is None:
+                _told(_started(pool, REPLICAS, paths, context.own()), done)
         finally:
-            for one in (streaming, changing):
-                one.turn.cancel()  # whoever waits for it still, waits in vain
+            streaming.turn.cancel()  # who waits for it still, waits in vain
 
 
 def _until_calm(running: Sequence[Future[Verdict]], context: Context) -> None:
