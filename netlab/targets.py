@@ -14,7 +14,10 @@ from netlab import world
 from netlab.annotation.names import services_of
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NotFoundError
+from netlab.model.kubernetes import Document
 from netlab.model.services import SERVICE_NAME_LABEL
+
+DOMAIN = ("svc", "cluster", "local")  # behind a Service's namespace in its name
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -106,6 +109,18 @@ def served(cluster: Cluster, word: str, namespace: str) -> list[PodState]:
         )
     addresses = set(endpoint_addresses(cluster, where, name))
     return [pod for pod in cluster.pods if pod.ip and pod.ip in addresses]
+
+
+def service_called(cluster: Cluster, word: str, *, namespace: str = "default") -> Document | None:
+    """Return the Service that *word* names: `web`, `shop/web`, `web.shop[.svc[.cluster.local]]`;
+    None if it names none."""
+    space, slash, name = word.rpartition("/")
+    if not slash:
+        name, *labels = word.rstrip(".").split(".")
+        if tuple(labels[1:]) != DOMAIN[: len(labels[1:])]:
+            return None
+        space = labels[0] if labels else namespace
+    return cluster.documents.named("Service", space or namespace, name)
 
 
 def endpoint_addresses(cluster: Cluster, namespace: str, name: str) -> list[str]:

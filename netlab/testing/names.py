@@ -16,9 +16,9 @@ from netlab.cluster import Cluster
 from netlab.errors import NotFoundError, UsageError
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import Service
+from netlab.targets import service_called
 
 MEMBERS = (world.CLIENT, world.INTERNET, world.MASTER, world.GATEWAY)
-DOMAIN = ("svc", "cluster", "local")
 
 
 class Meant(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ def meant(cluster: Cluster, word: str, *, namespace: str = "default") -> Meant:
         return _pod(cluster, rest, namespace)
     if kind in ("node", "nodes"):
         return _place(cluster, f"node/{rest}")
-    found = found_service(cluster, word, namespace=namespace)
+    found = service_called(cluster, word, namespace=namespace)
     if found is not None:
         return _service(found)
     if any(node.name == word for node in cluster.nodes) and not _is_pod(cluster, word, namespace):
@@ -65,27 +65,12 @@ def is_address(word: str) -> bool:
 
 def service(cluster: Cluster, word: str, *, namespace: str = "default") -> Document:
     """Return the Service that *word* names. Raises NotFoundError naming those there are."""
-    found = found_service(cluster, word, namespace=namespace)
+    found = service_called(cluster, word, namespace=namespace)
     if found is None:
         known = sorted(title(one) for one in cluster.documents.of("Service"))
         hint = f"there are: {', '.join(known)}" if known else "the lab has none"
         raise NotFoundError(f"no Service {word} in namespace {namespace}", hint=hint)
     return found
-
-
-def found_service(cluster: Cluster, word: str, *, namespace: str) -> Document | None:
-    """Return the Service that *word* names: `web`, `shop/web`, `web.shop[.svc[.cluster.local]]`."""
-    space, slash, name = word.rpartition("/")
-    if not slash:
-        name, *labels = word.rstrip(".").split(".")
-        if tuple(labels[1:]) != DOMAIN[: len(labels[1:])]:
-            return None
-        space = labels[0] if labels else namespace
-    for document in cluster.documents.of("Service"):
-        meta = document["metadata"]
-        if (meta.get("namespace", "default"), meta["name"]) == (space, name):
-            return document
-    return None
 
 
 def title(document: Document) -> str:

@@ -17,6 +17,7 @@ from netlab.paths import Place
 from netlab.sensors.sending import Hearing, Question
 from netlab.sensors.token import token
 from netlab.sensors.traceswitch import WINDOW
+from netlab.targets import service_called
 from netlab.telling.selecting import Opening
 
 SERVICE = ("svc/", "service/", "services/")
@@ -77,7 +78,8 @@ def asking(
         destination, port, protocol = _of_url(url.scheme, url.netloc, destination, port, protocol)
     if dns:
         port, protocol = port or 53, protocol or "udp"
-    goal = _destination(cluster, destination, protocol, port)
+    home = start.pod.namespace if start.pod else "default"
+    goal = _destination(cluster, destination, protocol, port, home)
     if goal.service is not None and not destination.startswith(SERVICE):
         notes.append(f"{destination} is taken for Service {goal.title}: names are not asked of DNS")
     if goal.place.address.startswith("127."):
@@ -109,8 +111,11 @@ def _of_url(
 # -- whom
 
 
-def _destination(cluster: Cluster, word: str, protocol: str, port: int | str) -> Destination:
-    service = _service(cluster, word)
+def _destination(
+    cluster: Cluster, word: str, protocol: str, port: int | str, home: str
+) -> Destination:
+    """Return whom *word* means to somebody in the namespace *home*."""
+    service = _service(cluster, word, home)
     if service is not None:
         return _of_service(service, protocol, port)
     if not word:
@@ -122,24 +127,20 @@ def _destination(cluster: Cluster, word: str, protocol: str, port: int | str) ->
     return Destination(goal, goal.title, port, kind)
 
 
-def _service(cluster: Cluster, word: str) -> Document | None:
-    """Return the Service that *word* means, None if it means something else.
+def _service(cluster: Cluster, word: str, home: str) -> Document | None:
+    """Return the Service that *word* means, None if it means something else. A bare name is one of
+    the namespace *home*, as DNS has it; `svc/NAME` one of `default`, as kubectl has it.
 
     Raises NotFoundError for a word that can only mean a Service.
     """
     explicit = word.startswith(SERVICE)
     name = word.partition("/")[2] if explicit else word
-    if "/" in name:
-        namespace, _, name = name.partition("/")
-    else:
-        name, _, rest = name.partition(".")
-        namespace = rest.partition(".")[0] or "default"
-    found = cluster.documents.named("Service", namespace, name)
+    found = service_called(cluster, name, namespace="default" if explicit else home)
     if explicit and found is None:
         known = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in
                  cluster.documents.of("Service")]  # fmt: skip
         hint = f"Services: {', '.join(known)}" if known else "the lab has no Services"
-        raise NotFoundError(f"services {namespace}/{name} not found", hint=hint)
+        raise NotFoundError(f"no Service {word.partition('/')[2]}", hint=hint)
     if found is None or explicit:
         return found
     try:

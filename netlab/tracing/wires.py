@@ -23,6 +23,7 @@ from netlab.sensors import dissect, sieve
 from netlab.sensors.capture import Capture, Kept
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.traceswitch import WINDOW, Selector, families_of_tables
+from netlab.targets import endpoint_addresses
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Opening
 from netlab.tracing.asking import Asking
@@ -35,19 +36,6 @@ DRAINING = 0.05  # seconds for a datagram over lo
 SIOCGIFMTU = 0x8921  # netdevice(7)
 
 
-def endpoints(cluster: Cluster, service: str) -> list[str]:
-    """Return the addresses of a Service's endpoints, *service* being `default/web`."""
-    namespace, _, name = service.partition("/")
-    found: dict[str, None] = {}
-    for one in cluster.documents.of("EndpointSlice"):
-        labels = one["metadata"].get("labels") or {}
-        of = one["metadata"]["namespace"], labels.get("kubernetes.io/service-name")
-        if of == (namespace, name):
-            for endpoint in one.get("endpoints") or ():
-                found.update(dict.fromkeys(endpoint.get("addresses") or ()))
-    return list(found)
-
-
 def service_of(names: Names, flow: Flow) -> str:
     """Return the Service that *flow* asks, `default/web`; "" if it asks none."""
     found = names.service(flow.destination, flow.destination_port, flow.protocol)
@@ -58,7 +46,8 @@ def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
     """Return the namespaces in which a conversation may show, its sender's first."""
     lab = cluster.lab
     start, goal = asked.source, asked.destination.place
-    ends = set(endpoints(cluster, service_of(names, asked.flow)))
+    namespace, _, service = service_of(names, asked.flow).partition("/")
+    ends = set(endpoint_addresses(cluster, namespace, service))
     pods = [pod for pod in cluster.pods if pod.ip in ends and not pod.host_network]
     near = {place.node.name for place in (start, goal) if place.node}
     near |= {pod.node for pod in cluster.pods if pod.ip in ends}
