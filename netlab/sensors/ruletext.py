@@ -20,12 +20,16 @@ from netlab.processes import run
 IPTABLES = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
 IPTABLES_TABLES = ("raw", "mangle", "nat", "filter", "security")
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")  # NF_INET_*
+OTHER_HOOKS = {  # NF_NETDEV_*, NF_ARP_*
+    "netdev": ("ingress", "egress"),
+    "arp": ("input", "output", "forward"),
+}
 TRIES = 3  # for rules that are being changed
 SMALL = 1000  # rules of a table that is listed whole
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_CHAIN, _GET_RULE = 4, 7  # NFT_MSG_*
-_FAMILY = {"inet": 1, "ip": 2, "bridge": 7, "ip6": 10}
+_FAMILY = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}  # NFPROTO_*
 _NFT_RULE = re.compile(r"^\t\t(.*) # handle (\d+)$", re.MULTILINE)
 _NFT_CHAIN = re.compile(r"^\tchain (\S+) \{.*$", re.MULTILINE)
 
@@ -167,7 +171,7 @@ def _hook(family: str, table: str, chain: str) -> str:
     for body in _replies(_GET_CHAIN, asked, dump=False):
         hook = netlink.attributes(netlink.attributes(body, 4).get(4, b""))
         if 1 in hook:
-            return HOOKS[int.from_bytes(hook[1], "big")]
+            return OTHER_HOOKS.get(family, HOOKS)[int.from_bytes(hook[1], "big")]
     return ""
 
 

@@ -141,7 +141,12 @@ def _died_and_returned(
             context.live.delete([document_of(before, victim)])
             because = f"{victim.title} was deleted"
             gone = until(
-                context, victim.ip, held=False, seconds=WITHIN, began=began, because=because
+                *(context, victim.ip),
+                held=False,
+                seconds=WITHIN,
+                began=began,
+                because=because,
+                unless=lambda: _has_heir(context, victim),
             )
             new = _replacement(context, found[-1], victim, began)
             context.death = Death(before, victim, time.monotonic() - began)

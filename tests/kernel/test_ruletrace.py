@@ -304,6 +304,21 @@ def test_a_probe_that_a_rule_dropped_is_known_to_be_over(state: Cluster) -> None
         inside(NODE1, "nft", "delete table ip t")
 
 
+def test_rules_before_all_others_are_named_too(state: Cluster) -> None:
+    device = "type filter hook ingress device docker0 priority 0"
+    inside(NODE1, "nft", f"add table netdev t; add chain netdev t c {{ {device}; }}")
+    inside(NODE1, "nft", "add rule netdev t c meta nftrace set 1")
+    inside(NODE1, "nft", f"add rule netdev t c ip daddr {C} counter")
+    try:
+        hits = [hit for hit in traced(flow(to=C)) if hit.family == "netdev"]
+    finally:
+        inside(NODE1, "nft", "delete table netdev t")
+    assert [(hit.hook, hit.rule) for hit in hits if hit.rule] == [
+        ("ingress", "meta nftrace set 1"),
+        ("ingress", f"ip daddr {C} counter"),
+    ]
+
+
 def test_a_rule_that_took_anothers_handle_is_named_as_what_it_is(state: Cluster) -> None:
     """A table made again counts its rules' handles from the beginning."""
     seen = []
