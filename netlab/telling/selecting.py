@@ -106,17 +106,28 @@ def chosen(
     known.update(one.flow for one in passings if one.identity in first)
     both = known | {flow.reply for flow in known}
     mine = [one for one in caught if _belongs(opening, both, one)]
-    identities = {one.identity for one in mine}
+    identities = {one.identity for one in mine} | _identities(opening)
+    # Echoes have no ports: between two ends there may be many.
+    ends = both if opening.protocol is not Protocol.ICMP else set()
     outside = both | {one.sighting.flow for one in mine}
     return Chosen(
         sorted(mine, key=lambda one: one.sighting.time),
         [
             one
             for one in passings
-            if one.identity in identities or one.flow in both or _wraps(one, outside, tunnel_port)
+            if one.identity in identities or one.flow in ends or _wraps(one, outside, tunnel_port)
         ],
         known,
     )
+
+
+def _identities(opening: Opening) -> set[Identity]:
+    """Return what an echo and its answer are known by, though no device may show them."""
+    if opening.protocol is not Protocol.ICMP:
+        return set()
+    return {
+        identity(opening.protocol, bytes([kind]) + bytes(7) + opening.payload) for kind in (8, 0)
+    }
 
 
 def _wraps(one: Passing, flows: set[Flow], tunnel_port: int) -> bool:
