@@ -58,7 +58,7 @@ def lines(
 ) -> list[str]:
     """Return a journey: what became of it, then the first packet each way, and those that did not
     arrive, step by step; the others have a line each, unless *every* one is asked for."""
-    found = heading(journey, paint=paint)
+    found = heading(journey, width=width, paint=paint)
     brief = False
     for number, track in enumerate(journey.tracks):
         if every or _is_told(journey.tracks, number):
@@ -147,7 +147,7 @@ def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
 def _seen_lines(
     step: Seen, began: int, before: Flow | None, *, width: int, paint: Paint
 ) -> Iterator[str]:
-    head = f"    {_micro(step.time - began):>11}  {f'{step.device} {step.direction}':<18}"
+    head = f"    {_micro(step.time - began):>11}  {f'{step.device} {step.direction}':<17} "
     words = f"ttl {step.ttl}"
     if step.mtu:
         words += f"  mtu {step.mtu}"
