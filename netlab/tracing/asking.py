@@ -74,7 +74,10 @@ def asking(
         raise UsageError("--http and --dns ask two different questions", hint="give one of them")
     notes: list[str] = []
     url = urlsplit(http if "//" in http else f"//{http}" if http and not destination else http)
+    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     if http:
+        if not http.isascii() or not http.isprintable() or " " in http:
+            raise UsageError(f"--http {http!r} is no URL", hint="http://HOST/PATH; blanks are %20")
         destination, port, protocol = _of_url(url.scheme, url.netloc, destination, port, protocol)
     if dns:
         port, protocol = port or 53, protocol or "udp"
@@ -83,7 +86,7 @@ def asking(
     if goal.service is not None and not destination.startswith(SERVICE):
         notes.append(f"{destination} is taken for Service {goal.title}: names are not asked of DNS")
     mark = token()
-    question, opening = _question(goal, mark, http and (url.path or "/"), url.netloc, dns, size)
+    question, opening = _question(goal, mark, http and path, url.netloc, dns, size)
     flow = Flow("", goal.place.address, goal.protocol, 0, goal.port)
     return Asking(start, goal, flow, opening, mark, question, tuple(notes))
 
@@ -245,9 +248,13 @@ def _dns_query(words: str, *, tcp: bool) -> bytes:
     name, _, kind = words.partition("/")
     if kind.upper() not in ("", *DNS_TYPES):
         raise UsageError(f"--dns: no type {kind}", hint=f"one of {', '.join(DNS_TYPES)}")
-    labels = [label.encode("idna" if not label.isascii() else "ascii")
-              for label in name.rstrip(".").split(".")]  # fmt: skip
-    if not name or any(not 0 < len(label) < 64 for label in labels) or len(name) > 253:
+    try:
+        labels = [label.encode("idna" if not label.isascii() else "ascii")
+                  for label in name.rstrip(".").split(".")]  # fmt: skip
+    except UnicodeError:  # too long, or with what no name may have
+        labels = []
+    lengths = [len(label) for label in labels]
+    if not 0 < sum(lengths) + len(lengths) < 255 or any(not 0 < one < 64 for one in lengths):
         raise UsageError(f"--dns: {name!r} is no name", hint="NAME or NAME/TYPE: web/A")
     number = secrets.token_bytes(2)
     asked = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
