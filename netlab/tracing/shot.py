@@ -110,10 +110,15 @@ def fired(
         shot.flow = replace(sent.flow, source=sent.flow.source or address)
         shot.answer = _followed(shot, sent, names, thinking)
         shot.seconds = time.monotonic() - began
+        until = time.time_ns()
+        wires.drained(ROUNDS)  # what was sent before that comes to its end
+        passings = watch.passings()
         watch.capture.flush()
         port = cluster.lab.network.Backend.Port or VXLAN_PORT
         shot.chosen = selecting.chosen(
-            *(asked.opening, [shot.flow], watch.caught(), watch.passings()), tunnel_port=port
+            *(asked.opening, [shot.flow], watch.caught(), passings),
+            tunnel_port=port,
+            until=until if shot.answer else 0,
         )
         nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
         ids = {one.conntrack for one in shot.chosen.passings} - {0}

@@ -153,3 +153,19 @@ def test_of_envelopes_those_of_the_tunnels_port_are_chosen() -> None:
     watch.passed("t.n1 output", udp("192.168.50.101:55555", "192.168.50.102:4789", b"x" * 20))
     assert chosen(watch).passings == watch.passings[:1]
     assert chosen(watch).wraps(watch.passings[0])
+
+
+def test_what_was_sent_when_all_was_over_is_left_out_with_its_passes() -> None:
+    watch = with_handshake()
+    before = tcp(SERVER, CLIENT, flags=ACK, numbers=(9, NUMBER + 1))
+    after = tcp(SERVER, CLIENT, flags=0x11, numbers=(9, NUMBER + 1))
+    watch.seen("t.n2 eth0 out", before)
+    watch.passed("t.n2 output", before)
+    until = watch.clock
+    watch.passed("t.n2 output", after)
+    watch.seen("t.n2 eth0 out", after)
+    watch.seen("t.n1 eth0 in", before)  # sent before, and still on its way
+    found = selecting.chosen(OPENING, [SENT], watch.caught, watch.passings, until=until)
+    assert [one.transport[13] for one in found.caught[3:]] == [ACK, ACK]
+    assert found.passings == watch.passings[:1]
+    assert len(chosen(watch).caught) == len(watch.caught)
