@@ -87,6 +87,16 @@ def test_words_mean_a_flow(destination: str, words: dict[str, Any], flow: str, t
     assert found.destination.place.title == own
 
 
+def test_a_bare_name_is_of_the_askers_namespace() -> None:
+    mine = service("two", "10.96.0.30", "shop")
+    asker = pod("buyer", "node1", "10.244.1.30")
+    asker["metadata"]["namespace"] = "shop"
+    cluster = FakeLive(documents=[*MORE, mine, asker]).cluster()
+    assert asking(cluster, "shop/buyer", "two").destination.title == "shop/two:http"
+    assert asking(cluster, "pair", "two", port=80).destination.title == "default/two:http"
+    assert asking(cluster, "shop/buyer", "svc/two", port=80).destination.title == "default/two:http"
+
+
 def test_a_service_by_a_bare_name_is_said() -> None:
     assert asked("pair", "two", port=80).notes == (
         "two is taken for Service default/two:http: names are not asked of DNS",
@@ -100,8 +110,8 @@ def test_a_service_by_a_bare_name_is_said() -> None:
         ("nobody", "archive", {}, "no pod default/nobody", "did you mean node/node2"),
         ("10.9.9.9", "archive", {}, "10.9.9.9 is nobody's address in this lab", "name a pod"),
         ("pair", "archve", {}, "no pod default/archve", "did you mean archive"),
-        ("pair", "svc/tow", {"port": 80}, "services default/tow not found", "default/two"),
-        ("pair", "svc/none/x", {}, "services none/x not found", "default/two"),
+        ("pair", "svc/tow", {"port": 80}, "no Service tow", "default/two"),
+        ("pair", "svc/none/x", {}, "no Service none/x", "default/two"),
         ("pair", "two", {}, "Service default/two has several ports", "http 80/TCP, dns 53/UDP"),
         ("pair", "two", {"port": "htp"}, "Service default/two has no port htp", "http 80/TCP"),
         ("pair", "two", {"port": "http", "protocol": "udp"}, "has no port http", "http 80/TCP"),
@@ -138,7 +148,7 @@ def test_words_that_mean_nothing_are_told(
 ) -> None:
     with pytest.raises(NetlabError) as raised:
         asked(source, destination, **words)
-    missing = "not found" in error or error.startswith("no pod ")
+    missing = error.startswith(("no pod ", "no Service "))
     assert isinstance(raised.value, NotFoundError if missing else UsageError)
     assert error in str(raised.value)
     assert hint in (raised.value.hint or "")
@@ -297,7 +307,7 @@ BAD = [
     (("trace", "pair", "archive", "--dns", ""), 2, "--dns: NAME[/TYPE] is empty"),
     (("trace", "pair", "archive", "--http", ""), 2, "--http: URL is empty"),
     (("trace", "nobody", "archive"), 4, "no pod default/nobody"),
-    (("trace", "pair", "svc/nothing"), 4, "services default/nothing not found"),
+    (("trace", "pair", "svc/nothing"), 4, "no Service nothing"),
     (("trace", "-L", "no-such-lab", "pair", "archive"), 4, "no lab called no-such-lab"),
     (("why", "pair", "two"), 2, "Service default/two has several ports"),
     (("why", "pair"), 2, "no destination"),

@@ -22,6 +22,7 @@ from netlab.journeys import (
     Journey,
     Kind,
     NamedEntry,
+    NextHop,
     Rule,
     Seen,
     Step,
@@ -36,6 +37,10 @@ ENTRY = NamedEntry(
           state="ESTABLISHED", mark=3, timeout=86400),
 )  # fmt: skip
 LONG = "x" * 40
+HOP = (
+    "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour 10.244.2.0 lladdr "
+    "02:00:00:00:00:02 permanent; FDB 02:00:00:00:00:02 dst 192.168.50.102"
+)
 RULE = (
     f'-d 10.96.0.10/32 -p tcp -m comment --comment "default/{LONG}:http cluster IP" -m tcp '
     "--dport 80 -m statistic --mode random --probability 0.16667000018 -j KUBE-SEP-ABCDEFGHIJKLMNOP"
@@ -44,8 +49,14 @@ RULE = (
 
 def with_everything() -> Journey:
     journey = conversation()[0]
+    first, *others = journey.tracks
+    hop = NextHop(places()["n1"], "route", "flannel.1", HOP, "10.244.2.0", "02:00:00:00:00:02",
+                  "192.168.50.102")  # fmt: skip
+    at = next(n for n, step in enumerate(first.steps) if isinstance(step, Seen) and step.ttl == 63)
+    told = replace(first, steps=(*first.steps[:at], hop, *first.steps[at:]))
     return replace(
         journey,
+        tracks=(told, *others),
         entries=(ENTRY,),
         notes=("web is taken for a Service: names are not asked of DNS",),
         says={"pod": "web-2-1", "namespace": "default", "client": "10.244.1.100"},
@@ -106,7 +117,7 @@ def test_no_line_is_longer_than_the_terminal(name: str, every: bool, width: int)
 def test_a_conversation_reads_like_this() -> None:
     found = text.lines(with_everything())
     assert (
-        found[:30]
+        found[:32]
         == """\
 default/client-1 -> default/web, 10.244.1.100:40001 -> 10.96.0.10:80 tcp
 sent to endpoint default/web-2-1 10.244.2.2:8080
@@ -126,6 +137,8 @@ SYN  10.244.1.100:40001 -> 10.96.0.10:80                              12 hops in
                  DNAT: destination 10.96.0.10:80 => 10.244.2.2:8080, conntrack 77 (endpoint
                      default/web-2-1)
            6 µs  docker0 in        ttl 64  mtu 1450  10.244.1.100:40001 -> 10.244.2.2:8080
+                 route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour 10.244.2.0 lladdr
+                     02:00:00:00:00:02 permanent; FDB 02:00:00:00:00:02 dst 192.168.50.102
            9 µs  flannel.1 out     ttl 63  mtu 1450
                  into VXLAN 1 by flannel.1: 192.168.50.101:51123 -> 192.168.50.102:8472, ttl 64
           12 µs  eth0 out          ttl 63  mtu 1450
@@ -260,6 +273,7 @@ STEPS = {
         *("fitted", "means", "mark", "state", "flow", "incoming", "outgoing"),
     },
     "rewrite": {"step", "place", "kind", "before", "after", "conntrack", "means"},
+    "next-hop": {"step", "place", "by", "device", "gateway", "mac", "tunnel", "words"},
     "envelope": {"step", "place", "device", "opened", "vxlan"},
     "end": {"step", "place", "fate", "words"},
 }

@@ -93,7 +93,6 @@ class Watch:
                 *(incoming, outgoing, seen),
                 conntrack=conntrack,
                 opens=flow.protocol is Protocol.TCP and transport(packet)[13] == SYN,
-                base=base,
             )
         )
 
