@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from netlab.journeys import (
 from netlab.packets import Entry, Flow, Leg, Protocol, RuleHit
 from netlab.telling import forms, packets, text
 
+ROOT = Path(__file__).parents[2]
 ENTRY = NamedEntry(
     places()["n1"],
     Entry(ASKED, Flow("10.244.2.2", "10.244.1.100", Protocol.TCP, 8080, 40001), id=77,
@@ -364,6 +367,14 @@ def test_the_kinds_of_causes_are_these() -> None:
         *("bridge-port", "tunnel", "forwarding-off", "rp-filter", "mtu", "ttl", "no-listener"),
         *("silent-server", "sender", "unknown"),
     }
+
+
+def test_every_field_and_kind_is_documented() -> None:
+    documented = set(re.findall(r"`([^`]+)`", (ROOT / "docs" / "trace.md").read_text()))
+    fields = {*JOURNEY, *TRACK, *CONNTRACK, *PLACE, *FLOW, *VXLAN, *STEPS}
+    fields = fields.union(*STEPS.values()) | {"works", "causes", "what", "proof", "repair", "trace"}
+    assert fields - documented == set()
+    assert {str(kind) for kind in Kind} - documented == set()
 
 
 # -- packets
