@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
@@ -23,6 +24,14 @@ PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _given(ctx: click.Context, option: click.Parameter, value: str) -> str:
+    """Return *value*, if it is empty only for want of the option. Raises UsageError."""
+    given = ctx.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    if given and not value:
+        raise UsageError(f"--{option.name}: {option.metavar} is empty")
+    return value
+
+
 def flow_options(function: F) -> F:
     """Add what says more of a flow than its ends."""
     for option in (
@@ -33,10 +42,18 @@ def flow_options(function: F) -> F:
             help="Make the IP packet that long, and forbid to cut it (DF).",
         ),
         click.option(
-            "--dns", metavar="NAME[/TYPE]", default="", help="Ask DST this name (port 53/UDP)."
+            "--dns",
+            metavar="NAME[/TYPE]",
+            default="",
+            callback=_given,
+            help="Ask DST this name (port 53/UDP).",
         ),
         click.option(
-            "--http", metavar="URL", default="", help="Send an HTTP request, http://HOST/PATH."
+            "--http",
+            metavar="URL",
+            default="",
+            callback=_given,
+            help="Send an HTTP request, http://HOST/PATH.",
         ),
     ):
         function = option(function)

@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -177,11 +176,10 @@ class RuleTrace:
             for event in run.events
         )
 
-    def passed_over(self, hit: RuleHit) -> list[str]:
-        """Return the rules before the one of *hit* in its chain, which the packet met first and
-        did not fit, in their order; all of them for a policy or the end of a chain."""
+    def listed(self, hit: RuleHit, chain: str) -> dict[int, str]:
+        """Return the rules of a chain of the table that *hit* is in: handle to text, in order."""
         with entered(hit.netns):
-            return self._places[hit.netns].rules_before(hit)
+            return self._places[hit.netns].listed(hit.family, hit.table, chain)
 
     def taken(self) -> Iterator[tuple[Traced, list[RuleHit]]]:
         """Yield what each packet met in each base chain, by namespace and in order, and forget it.
@@ -348,11 +346,9 @@ class _Place:
             return ""
         return self._texts.text(event.family, event.table, event.chain, event.handle)
 
-    def rules_before(self, hit: RuleHit) -> list[str]:
-        """Return the rules of a chain before that of *hit*. The calling thread is there."""
-        listed = self._texts.chain(hit.family, hit.table, hit.chain)
-        before = itertools.takewhile(lambda pair: pair[0] != hit.handle, listed.items())
-        return [rule for _, rule in before]
+    def listed(self, family: str, table: str, chain: str) -> dict[int, str]:
+        """Return the rules of a chain. The calling thread is in the namespace."""
+        return self._texts.chain(family, table, chain)
 
     def _device(self, index: int) -> str:
         if index and index not in self._devices:

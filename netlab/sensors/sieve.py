@@ -119,14 +119,16 @@ def _conversing(
         own: Program = [
             (EQUAL, socket.IPPROTO_UDP, "", "drop"),
             plain(HEADER, ip),
+        ]
+        for port in ports:  # first: an answer may be too short for the rest
+            for offset in (0, 2):
+                own += [plain(HALF_X, ip + offset), (EQUAL, port, "keep", "")]
+        own += [
             plain(WORD_X, ip + 8),
             (EQUAL, VXLAN, tunnel, ""),
             (EQUAL, word, "keep", ""),
             (EQUAL, TOKEN, "keep", ""),
         ]
-        for port in ports:
-            for offset in (0, 2):
-                own += [plain(HALF_X, ip + offset), (EQUAL, port, "keep", "")]
     else:
         own = [
             (EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),

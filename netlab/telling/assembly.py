@@ -1,12 +1,8 @@
 """Sightings and rule traces of one conversation, put together as tracks: packet by packet.
 
-1. Devices have a time, the kernel's traces of rules have none, but both come in order. So each
-   pass through a base chain is put where the kernel makes it: `prerouting` behind the device the
-   packet came in by, `postrouting` before the one it goes out by, and none before the one before.
-2. br_netfilter calls the IP hooks for what a bridge's port takes in, before the bridge device
-   shows it.
-3. A rewrite is a difference between two views of one packet: a device's, or a chain's.
-4. A packet that is sent again is another packet.
+1. A packet is known by what no rewrite changes; sent again, it is another packet.
+2. A rewrite is a difference between two views of one packet: a device's, or a chain's.
+3. Where a packet was lost and an error about it begins, that is what became of it.
 """
 
 from __future__ import annotations
@@ -27,22 +23,22 @@ from netlab.journeys import (
     Track,
 )
 from netlab.packets import Direction, Flow, Identity, Leg, Passing, Protocol, RuleHit
+from netlab.telling.chains import Listing, met
 from netlab.telling.naming import Names
-from netlab.telling.selecting import Caught, Chosen, envelope_of
+from netlab.telling.order import Wraps, merged
+from netlab.telling.selecting import ECHOES, Caught, Chosen, envelope_of
 
 AGAIN = 150_000_000  # ns; TCP repeats after 200 ms at the earliest (TCP_RTO_MIN), ARP lets wait 1 s
 _FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x10, "ACK"))
 Means = Callable[[RuleHit], str]
-Wraps = Callable[[Passing], bool]  # whether it is the pass of an envelope
-Over = Callable[[RuleHit], list[str]]  # the rules a packet met before one and did not fit
 
 
 def tracks(
-    chosen: Chosen, names: Names, means: Means, *, over: Over | None = None
+    chosen: Chosen, names: Names, means: Means, *, listing: Listing | None = None
 ) -> tuple[Track, ...]:
     """Return the packets of a conversation in the order in which they were first seen.
 
-    *over*: asked for the rules that did not fit, which become steps, too.
+    *listing*: of the chains' rules; with it, those that did not fit become steps, too.
     """
     made: list[Track] = []
     left = list(chosen.passings)
@@ -51,10 +47,11 @@ def tracks(
         mine = _passings(packet, left, chosen.wraps)
         taken = {id(one) for one in mine}
         left = [one for one in left if id(one) not in taken]
-        steps = tuple(_Walk(names, means, over, leg, chosen.wraps).steps(packet, mine))
+        steps = tuple(_Walk(names, means, listing, leg, chosen.wraps).steps(packet, mine))
         made.append(Track(_name(packet[0]), leg, _first_flow(packet, mine), steps))
-    unseen = list(_unseen(left, names, means, over, chosen))
-    return tuple(_alike([*unseen, *made]))  # what no device shows was refused where it was sent
+    unseen = list(_unseen(left, names, means, listing, chosen))
+    # What no device shows was refused where it was sent.
+    return tuple(_alike(_explained([*unseen, *made])))
 
 
 def _packets(caught: Sequence[Caught]) -> list[list[Caught]]:
@@ -87,6 +84,11 @@ def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wrap
     """
     known = {one.identity for one in packet}
     envelopes = {envelope_of(one.sighting) for one in packet}
+    wrapped_by = {
+        one.sighting.netns
+        for one in packet
+        if one.sighting.outer and one.sighting.direction is Direction.OUT
+    }
     taken: list[Passing] = []
     met: set[tuple[str, str, str, str, str, bool]] = set()
     latest: dict[str, bool] = {}  # by namespace: whether the pass before was of this packet
@@ -94,7 +96,9 @@ def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wrap
         wrapped = wraps(one)
         if wrapped:
             mine = one.flow in envelopes or (
-                latest.get(one.netns, False) and one.hook in ("output", "postrouting")
+                one.netns not in wrapped_by
+                and latest.get(one.netns, False)
+                and one.hook in ("output", "postrouting")
             )
         else:
             mine = latest[one.netns] = one.identity in known
@@ -143,6 +147,26 @@ def _first_flow(packet: Sequence[Caught], passings: Sequence[Passing]) -> Flow:
     return first.flow
 
 
+def _explained(made: Sequence[Track]) -> list[Track]:
+    """Return the tracks; where one was lost and an error begins, that is what became of it."""
+    told: dict[str, str] = {}
+    for track in made:
+        first = next(iter(track.sightings), None)
+        if first is not None and first.icmp and first.icmp not in ECHOES:
+            told.setdefault(first.place.netns, f"{first.place} answered {track.name}")
+    return [_refused(track, told) for track in made]
+
+
+def _refused(track: Track, told: dict[str, str]) -> Track:
+    last = track.steps[-1] if track.steps else None
+    if not isinstance(last, End) or last.fate is not Fate.LOST or track.leg is not Leg.REQUEST:
+        return track
+    words = told.get(last.place.netns)
+    if words is None:
+        return track
+    return replace(track, steps=(*track.steps[:-1], End(last.place, Fate.REFUSED, words)))
+
+
 def _alike(made: Sequence[Track]) -> Iterator[Track]:
     """Yield the tracks, each with the number of an earlier one that took the same way."""
     ways: dict[tuple[object, ...], int] = {}
@@ -160,7 +184,7 @@ def _unseen(
     left: Sequence[Passing],
     names: Names,
     means: Means,
-    over: Over | None,
+    listing: Listing | None,
     chosen: Chosen,
 ) -> Iterator[Track]:
     """Yield the packets that rules met and no device showed: dropped where they were made."""
@@ -171,7 +195,7 @@ def _unseen(
     for passings in groups.values():
         flow = passings[0].flow
         leg = Leg.REQUEST if flow in chosen.flows else Leg.REPLY
-        steps = tuple(_Walk(names, means, over, leg, chosen.wraps).steps((), passings))
+        steps = tuple(_Walk(names, means, listing, leg, chosen.wraps).steps((), passings))
         name = "SYN" if passings[0].opens else f"{flow.protocol} packet"
         yield Track(name, leg, flow, steps)
 
@@ -180,19 +204,20 @@ class _Walk:
     """One packet followed from view to view."""
 
     def __init__(
-        self, names: Names, means: Means, over: Over | None, leg: Leg, wraps: Wraps
+        self, names: Names, means: Means, listing: Listing | None, leg: Leg, wraps: Wraps
     ) -> None:
-        self._names, self._means, self._over, self._leg = names, means, over, leg
+        self._names, self._means, self._listing, self._leg = names, means, listing, leg
         self._wraps = wraps
         self._flow: Flow | None = None
         self._netns = ""
         self._entry: dict[str, int] = {}
 
     def steps(self, packet: Sequence[Caught], passings: Sequence[Passing]) -> Iterator[Step]:
-        self._entry = {one.netns: one.conntrack for one in passings if one.conntrack}
+        own = [one for one in passings if one.conntrack and not self._wraps(one)]
+        self._entry = {one.netns: one.conntrack for one in own}
         last: Caught | Passing | None = None
         previous: Caught | None = None
-        for view in _merged(packet, passings, self._names, self._wraps):
+        for view in merged(packet, passings, self._names, self._wraps):
             last = view
             if isinstance(view, Passing):
                 yield from self._passed(view)
@@ -237,11 +262,11 @@ class _Walk:
         if not self._wraps(view):
             yield from self._rewritten(view.netns, view.flow)
         place = self._names.place(view.netns)
-        for hit in view.hits:
-            if self._over is not None:
-                for text in self._over(hit):
-                    yield Rule(place, replace(hit, rule=text, verdict="", handle=0), fitted=False)
-            yield Rule(place, hit, means=self._means(hit))
+        if self._listing is None:
+            yield from (Rule(place, hit, means=self._means(hit)) for hit in view.hits)
+            return
+        for hit, fitted in met(view.hits, self._listing):
+            yield Rule(place, hit, fitted, self._means(hit) if fitted else "")
 
     def _rewritten(self, netns: str, now: Flow) -> Iterator[Step]:
         before, where = self._flow, self._netns or netns
@@ -271,85 +296,22 @@ class _Walk:
                 fate = Fate.REFUSED if refusing else Fate.DROPPED
                 return End(place, fate, f"by {hit.table} {hit.chain} at {hit.hook}")
             arrived = last.hook == "input" and not self._wraps(last)
-            if arrived and self._names.home(last.flow.destination) == last.netns:
+            if arrived and self._is_home(last.flow, last.netns):
                 return End(place, Fate.DELIVERED, _to(last.flow, self._names))
             return End(place, Fate.LOST, f"behind {last.hook} of {place}")
         one = last.sighting
         place = self._names.place(one.netns)
-        mine = self._names.home(one.flow.destination) == one.netns or one.device == "lo"
+        mine = self._is_home(one.flow, one.netns) or one.device == "lo"
         if one.direction is Direction.IN and mine and not one.outer and not one.foreign:
             return End(place, Fate.DELIVERED, _to(one.flow, self._names))
         return End(place, Fate.LOST, f"last seen on {one.device} {one.direction}")
+
+    def _is_home(self, flow: Flow, netns: str) -> bool:
+        to = flow.destination
+        return to.startswith("127.") or self._names.home(to) == netns
 
 
 def _to(flow: Flow, names: Names) -> str:
     who = names.who(flow.destination)
     port = f" {flow.destination_port}/{flow.protocol}" if flow.destination_port else ""
     return f"to {who or flow.destination}{port}"
-
-
-def _merged(
-    packet: Sequence[Caught], passings: Sequence[Passing], names: Names, wraps: Wraps
-) -> list[Caught | Passing]:
-    """Return the views of one packet in their order: see the goals above."""
-    behind: dict[int, list[Passing]] = {}  # by the number of the sighting they come behind
-    before: dict[int, list[Passing]] = {}
-    alone: list[Passing] = []
-    for netns in dict.fromkeys(one.netns for one in passings):
-        here = [(number, one) for number, one in enumerate(packet) if one.sighting.netns == netns]
-        at = -1  # in `here`: the sighting that the pass before came behind
-        for passing in (one for one in passings if one.netns == netns):
-            if wraps(passing):
-                at = max(at, _wrapped_position(here, passing))
-            else:
-                at = _position(here, passing, at, bridge=names.bridge(netns))
-            if at >= 0:
-                behind.setdefault(here[at][0], []).append(passing)
-            elif here:
-                before.setdefault(here[0][0], []).append(passing)
-            else:
-                alone.append(passing)
-    merged: list[Caught | Passing] = []
-    for number, one in enumerate(packet):
-        merged += [*before.get(number, ()), one, *behind.get(number, ())]
-    return merged + alone
-
-
-def _wrapped_position(here: Sequence[tuple[int, Caught]], passing: Passing) -> int:
-    """Return the place in *here* of the sighting that the pass of an envelope comes behind: the
-    envelope's own as it came in, or the packet's before it was put in."""
-    for place, (_, one) in enumerate(here):
-        if envelope_of(one.sighting) == passing.flow:
-            return place - (one.sighting.direction is Direction.OUT)
-    return len(here) - 1
-
-
-def _position(here: Sequence[tuple[int, Caught]], passing: Passing, at: int, *, bridge: str) -> int:
-    """Return the place in *here* of the sighting that *passing* comes behind, not before *at*;
-    -1: it comes before all of them."""
-    if passing.hook == "output":
-        return at
-    for place in range(max(at, 0), len(here)):
-        one = here[place][1].sighting
-        if passing.hook == "postrouting":
-            if one.direction is Direction.OUT and place > at:
-                return place - 1
-            continue
-        if one.direction is not Direction.IN or one.outer:
-            continue
-        if passing.hook == "prerouting":
-            if one.device == passing.incoming or bridge == passing.incoming:
-                return place if not (one.device == bridge and place > 0) else place - 1
-        elif one.device == passing.incoming or _switched(here, place, passing, bridge):
-            return place
-    return at
-
-
-def _switched(
-    here: Sequence[tuple[int, Caught]], place: int, passing: Passing, bridge: str
-) -> bool:
-    """Return whether a pass by the bridge is behind this port, as the bridge device shows no more
-    of the packet coming in."""
-    if passing.incoming != bridge:
-        return False
-    return not any(one.sighting.device == bridge for _, one in here[place + 1 : place + 2])

@@ -2,7 +2,7 @@
 
 The chains of kube-proxy are called after what they are for (`proxy.names`), so the names that the
 present Services and endpoints give say whose chain a rule leads to. Only what a rule does at its
-end (`-j DNAT …`, `masquerade`) is told by the rule's own words.
+end (`-j DNAT …`, `masquerade`), and that it is one of session affinity, is told by its own words.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _DOING = (  # how a rule ends, in the words of both tools, and what that is
     ("REJECT", "refuse it"),
     ("reject", "refuse it"),
 )
+_AFFINITY = ("--rcheck", "@affinity-")  # how both tools ask whether a client was there before
 
 
 class Choice(NamedTuple):
@@ -86,11 +87,14 @@ class Meanings:
         """Return what the rule of *hit* is for, "" when that is not known."""
         how, _, target = hit.verdict.partition(" ")
         if how in ("jump", "goto") and target:
+            again = any(word in hit.rule for word in _AFFINITY)
+            if again and target in self._endpoints:
+                return f"endpoint {self._endpoints[target]}, where this client was before"
             choice = self._choices.get((hit.chain, target))
             if choice is not None:
                 return str(choice)
             if target in self._endpoints:
-                return f"endpoint {self._endpoints[target]}, where this client was before"
+                return f"endpoint {self._endpoints[target]}"
             return self._services.get(target, "") or _SHARED.get(target, "")
         return self._done(hit)
 

@@ -62,8 +62,16 @@ class Names:
         """Return the Service port served at an address, `default/web:http`; "" if none is."""
         found = self._services.get((address, port, str(protocol)), "")
         if not found and address in self._node_addresses:
-            found = self._node_ports.get((port, str(protocol)), "")
+            found = self.node_port(port, protocol)
         return found
+
+    def node_port(self, port: int, protocol: Protocol) -> str:
+        """Return the Service port that has *port* on the nodes, "" if none has."""
+        return self._node_ports.get((port, str(protocol)), "")
+
+    def is_node(self, address: str) -> bool:
+        """Return whether an address is one of a node's: on the underlay, its bridge, its tunnel."""
+        return self._places[self.home(address)].kind == "node" if self.home(address) else False
 
     def who(self, address: str, port: int = 0, protocol: Protocol = Protocol.TCP) -> str:
         """Return whose an address is: a Service's, a pod's, a node's; "" if nobody's."""

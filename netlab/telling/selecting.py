@@ -92,12 +92,14 @@ def chosen(
     passings: Sequence[Passing],
     *,
     tunnel_port: int = 0,
+    until: int = 0,
 ) -> Chosen:
     """Return what of *caught* and *passings* is of the conversation that begins with *opening*
     and has, where it was sent from, one of the ends *flows*.
 
     *tunnel_port*: of VXLAN; an envelope that was dropped before any device showed it is known by
-    it, as the kernel traces no others.
+    it, as the kernel traces no others. *until*: packets that were first seen after it (ns since the
+    epoch) are left out, as they may not have come to their end; 0: none are.
     """
     known = set(flows)
     begun = [one for one in caught if _opens(opening, one)]
@@ -106,17 +108,39 @@ def chosen(
     known.update(one.flow for one in passings if one.identity in first)
     both = known | {flow.reply for flow in known}
     mine = [one for one in caught if _belongs(opening, both, one)]
-    identities = {one.identity for one in mine}
+    late = _first_seen_after(until, mine) if until else set()
+    mine = [one for one in mine if one.identity not in late]
+    identities = {one.identity for one in mine} | _identities(opening)
+    # Echoes have no ports: between two ends there may be many.
+    ends = both if opening.protocol is not Protocol.ICMP else set()
     outside = both | {one.sighting.flow for one in mine}
     return Chosen(
         sorted(mine, key=lambda one: one.sighting.time),
         [
             one
             for one in passings
-            if one.identity in identities or one.flow in both or _wraps(one, outside, tunnel_port)
+            if one.identity in identities
+            or (one.flow in ends and one.identity not in late)
+            or _wraps(one, outside, tunnel_port)
         ],
         known,
     )
+
+
+def _first_seen_after(until: int, caught: Iterable[Caught]) -> set[Identity]:
+    first: dict[Identity, int] = {}
+    for one in caught:
+        first[one.identity] = min(one.sighting.time, first.get(one.identity, one.sighting.time))
+    return {packet for packet, time in first.items() if time > until}
+
+
+def _identities(opening: Opening) -> set[Identity]:
+    """Return what an echo and its answer are known by, though no device may show them."""
+    if opening.protocol is not Protocol.ICMP:
+        return set()
+    return {
+        identity(opening.protocol, bytes([kind]) + bytes(7) + opening.payload) for kind in (8, 0)
+    }
 
 
 def _wraps(one: Passing, flows: set[Flow], tunnel_port: int) -> bool:

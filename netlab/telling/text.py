@@ -58,7 +58,7 @@ def lines(
 ) -> list[str]:
     """Return a journey: what became of it, then the first packet each way, and those that did not
     arrive, step by step; the others have a line each, unless *every* one is asked for."""
-    found = heading(journey, paint=paint)
+    found = heading(journey, width=width, paint=paint)
     brief = False
     for number, track in enumerate(journey.tracks):
         if every or _is_told(journey.tracks, number):
@@ -72,8 +72,8 @@ def lines(
         if track.same_as >= 0:
             way = f"the same way as {journey.tracks[track.same_as].name}"
         words = f"{track.leg}: {way}, {_micro(track.nanoseconds)}, delivered"
-        found.append(f"{track.name:<16}  {words}")
-    return found + _remembered(journey, paint=paint)
+        found += folded(words, width=width, first=f"{track.name:<16}  ", rest=" " * 18)
+    return found + _remembered(journey, width=width, paint=paint)
 
 
 def _is_told(tracks: Sequence[Track], number: int) -> bool:
@@ -83,29 +83,31 @@ def _is_told(tracks: Sequence[Track], number: int) -> bool:
     return not arrived or all(one.leg is not track.leg for one in tracks[:number])
 
 
-def heading(journey: Journey, *, paint: Paint = plain) -> list[str]:
+def heading(journey: Journey, *, width: int = WIDTH, paint: Paint = plain) -> list[str]:
     """Return what became of a conversation, and what a reader must know of it."""
-    if journey.answered:
-        words = f"answered in {journey.seconds * 1000:.2f} ms"
-        outcome = paint(words + _by(journey), GREEN)
-    elif journey.refused:
-        outcome = paint(f"refused: {journey.refused}", RED)
-    else:
-        outcome = paint("not answered", RED)
-    title = f"{journey.source} -> {journey.destination}, {journey.flow}"
-    found = [paint(title, BOLD), outcome]
+    told = [(f"{journey.source} -> {journey.destination}, {journey.flow}", BOLD)]
     if journey.endpoint:
-        found.insert(1, f"sent to endpoint {journey.endpoint}")
-    found += [paint(f"note: {note}", DIM) for note in journey.notes]
+        told.append((f"sent to endpoint {journey.endpoint}", ""))
+    if journey.answered:
+        told.append((f"answered in {journey.seconds * 1000:.2f} ms{_by(journey)}", GREEN))
+    else:
+        told.append((f"refused: {journey.refused}" if journey.refused else "not answered", RED))
+    told += [(f"note: {note}", DIM) for note in journey.notes]
     if journey.lost:
-        found.append(paint(f"note: {journey.lost} frames or rule messages were lost", YELLOW))
-    return found
+        told.append((f"note: {journey.lost} frames or rule messages were lost", YELLOW))
+    return [
+        line
+        for words, colour in told
+        for line in folded(words, width=width, rest="    ", paint=paint, colour=colour)
+    ]
 
 
 def _by(journey: Journey) -> str:
     says = journey.says
     if "status" in says:
         return f", HTTP {says['status']} {says.get('reason', '')}".rstrip()
+    if "garbled" in says:
+        return f", not in the words that were asked for: {says['garbled']!r}"
     if "rcode" in says:
         return f", {says['rcode']}, {says['answers']} answers"
     if "pod" in says:
@@ -120,17 +122,21 @@ def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
     head = f"{track.name}  {_ends(track.flow)}"
     ttl = f", ttl {seen[0].ttl} -> {seen[-1].ttl}" if seen else ""
     right = f"{hops}{ttl}"
-    gap = max(2, width - len(head) - len(right))
-    yield paint(head, BOLD) + " " * gap + paint(right, DIM)
+    gap = width - len(head) - len(right)
+    if gap >= 2:
+        yield paint(head, BOLD) + " " * gap + paint(right, DIM)
+    else:
+        yield from folded(head, width=width, rest="    ", paint=paint, colour=BOLD)
+        yield from folded(right, width=width, first="    ", paint=paint, colour=DIM)
     began = min((step.time for step in seen), default=0)
     place: Place | None = None
     before: Flow | None = None
     for step in shown(track.steps):
         if step.place != place:
             place = step.place
-            yield paint(f"  {place}", CYAN)
+            yield from folded(f"{place}", width=width, first="  ", paint=paint, colour=CYAN)
         if isinstance(step, Seen):
-            yield from _seen_lines(step, began, before, paint=paint)
+            yield from _seen_lines(step, began, before, width=width, paint=paint)
             before = step.flow
         elif isinstance(step, Rule):
             yield from _rule_lines(step, width=width, paint=paint)
@@ -138,45 +144,68 @@ def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
             yield from _other_lines(step, width=width, paint=paint)
 
 
-def _seen_lines(step: Seen, began: int, before: Flow | None, *, paint: Paint) -> Iterator[str]:
-    time = f"{(step.time - began) / 1000:.0f} µs"
-    what = f"{step.device} {step.direction}"
+def _seen_lines(
+    step: Seen, began: int, before: Flow | None, *, width: int, paint: Paint
+) -> Iterator[str]:
+    head = f"    {_micro(step.time - began):>11}  {f'{step.device} {step.direction}':<17} "
     words = f"ttl {step.ttl}"
     if step.mtu:
         words += f"  mtu {step.mtu}"
-    flow = "" if step.flow == before else f"  {_ends(step.flow)}"
-    icmp = f"  {step.icmp}" if step.icmp and not flow else ""
-    yield f"    {time:>11}  {what:<18}" + paint(words, DIM) + flow + icmp
+    rest = _ends(step.flow) if step.flow != before else step.icmp
+    if rest and len(head) + len(words) + 2 + len(rest) > width:
+        yield head + paint(words, DIM)
+        yield from folded(rest, width=width, first=" " * _AT)
+    else:
+        yield head + paint(words, DIM) + (f"  {rest}" if rest else "")
 
 
 def _rule_lines(step: Rule, *, width: int, paint: Paint) -> Iterator[str]:
     hit = step.hit
     where = f"{hit.hook} {hit.table} {hit.chain}"
     if not step.fitted:
-        yield paint(_cut(f"{_RULE}- {where}: {hit.rule}", width), DIM)
+        yield paint(_cut(f"{_RULE}- {where}: {without_comment(hit.rule)}", width), DIM)
         return
     ended = hit.verdict.endswith("drop")
     text = hit.rule or hit.verdict
     text = text if ended else without_comment(text)
-    room = width - len(_RULE)
-    whole = f"{where}: {text}"
-    first, rest = (whole, "") if len(whole) <= room else (where, text)
     colour = RED if ended else YELLOW if step.means else ""
-    yield _RULE + (paint(first, colour) if colour else first)
-    while rest:
-        part, rest = _split(rest, room - 4)
-        yield _RULE + "    " + (paint(part, colour) if colour else part)
+    if len(_RULE) + len(f"{where}: {text}") <= width:
+        yield _RULE + (paint(f"{where}: {text}", colour) if colour else f"{where}: {text}")
+    else:
+        deeper = _RULE + "    "
+        yield from folded(where, width=width, first=_RULE, rest=deeper, paint=paint, colour=colour)
+        yield from folded(text, width=width, first=deeper, paint=paint, colour=colour)
     mapped = f"{hit.verdict}: " if " vmap " in hit.rule or " map " in hit.rule else ""
     if step.means or mapped:
         means = f"{mapped}{step.means}".removesuffix(": ")
-        yield _RULE + "  => " + paint(means, GREEN if not ended else RED)
+        colour = GREEN if not ended else RED
+        first, rest = _RULE + "  => ", _RULE + "     "
+        yield from folded(means, width=width, first=first, rest=rest, paint=paint, colour=colour)
+
+
+def folded(
+    text: str,
+    *,
+    width: int,
+    first: str = "",
+    rest: str | None = None,
+    paint: Paint = plain,
+    colour: str = "",
+) -> Iterator[str]:
+    """Yield *text* in lines of *width* columns, the first behind *first*, the others behind *rest*
+    (as *first*, if it is not given). A word that is longer is left whole."""
+    before = first
+    while text:
+        part, text = _split(text, max(width - len(before), 1))
+        yield before + (paint(part, colour) if colour else part)
+        before = first if rest is None else rest
 
 
 def _split(text: str, room: int) -> tuple[str, str]:
     """Return as much of *text* as fits, at a blank, and the rest."""
     if len(text) <= room:
         return text, ""
-    at = text.rfind(" ", 0, room)
+    at = text.rfind(" ", 0, room + 1)
     at = at if at > 0 else (text.find(" ") if " " in text else len(text))
     return text[:at], text[at + 1 :]
 
@@ -192,12 +221,10 @@ def _other_lines(
         words, colour = step.words, CYAN
     else:
         words, colour = f"{step.fate}: {step.words}", FATES[step.fate]
-    rest = words
-    indent = 0
-    while rest:
-        part, rest = _split(rest, width - _AT - indent)
-        yield " " * (_AT + indent) + paint(part, colour)
-        indent = 4
+    first = " " * _AT
+    yield from folded(
+        words, width=width, first=first, rest=first + "    ", paint=paint, colour=colour
+    )
 
 
 def rewrite_words(step: Rewrite) -> str:
@@ -253,15 +280,17 @@ def _same_pass(hit: RuleHit, later: Sequence[Step]) -> Iterator[Step]:
         yield step
 
 
-def _remembered(journey: Journey, *, paint: Paint) -> list[str]:
+def _remembered(journey: Journey, *, width: int, paint: Paint) -> list[str]:
     if not journey.entries:
         return []
     found = ["", paint("conntrack remembers", BOLD)]
     for one in journey.entries:
         entry = one.entry
         state = f" {entry.state}" if entry.state else ""
-        found.append(f"  {one.place}: {_ends(entry.original)} {entry.original.protocol}{state}")
-        found.append(f"      answered {_ends(entry.reply)}, id {entry.id}")
+        asked = f"{one.place}: {_ends(entry.original)} {entry.original.protocol}{state}"
+        found += folded(asked, width=width, first="  ", rest=" " * 6)
+        answered = f"answered {_ends(entry.reply)}, id {entry.id}"
+        found += folded(answered, width=width, first=" " * 6)
     return found
 
 
@@ -290,27 +319,19 @@ def diagnosis(
     """Return what stopped a flow, what shows it and what would repair it; *every*: all causes that
     were found, and the journey."""
     journey = found.journey
-    lines_ = heading(journey, paint=paint)
+    told = heading(journey, width=width, paint=paint)
+    behind = len(told)
     if found.works:
-        lines_.append("nothing stops it")
-    shown_ = found.causes if every else found.causes[:1]
-    for number, cause in enumerate(shown_):
-        head = "cause" if number == 0 else "also"
-        lines_ += ["", *_folded(f"{head}:  ", cause.what, width, lambda one: paint(one, RED))]
-        for label, texts in (("kind", (str(cause.kind),)), ("proof", cause.proof)):
-            for text in texts:
-                lines_ += _folded(f"{label}:  ", text, width, lambda one: one)
-        for text in cause.repair:
-            lines_ += _folded("repair: ", text, width, lambda one: paint(one, GREEN))
+        told.append("nothing stops it")
+    for number, cause in enumerate(found.causes if every else found.causes[:1]):
+        head = "also:" if number else "cause:"
+        facts = [(head, cause.what, RED), ("kind:", str(cause.kind), "")]
+        facts += [("proof:", one, "") for one in cause.proof]
+        facts += [("repair:", one, GREEN) for one in cause.repair]
+        told.append("")
+        for label, words, colour in facts:
+            first, rest = f"{label:<10}", " " * 10
+            told += folded(words, width=width, first=first, rest=rest, paint=paint, colour=colour)
     if every:
-        lines_ += ["", *lines(journey, width=width, paint=paint)[len(heading(journey)) :]]
-    return lines_
-
-
-def _folded(label: str, text: str, width: int, paint: Callable[[str], str]) -> list[str]:
-    found, rest = [], text
-    while rest:
-        part, rest = _split(rest, width - 10)
-        found.append(f"{label:<10}{paint(part)}")
-        label = ""
-    return found
+        told += ["", *lines(journey, width=width, paint=paint)[behind:]]
+    return told

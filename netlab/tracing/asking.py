@@ -74,19 +74,19 @@ def asking(
         raise UsageError("--http and --dns ask two different questions", hint="give one of them")
     notes: list[str] = []
     url = urlsplit(http if "//" in http else f"//{http}" if http and not destination else http)
+    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
     if http:
+        if not http.isascii() or not http.isprintable() or " " in http:
+            raise UsageError(f"--http {http!r} is no URL", hint="http://HOST/PATH; blanks are %20")
         destination, port, protocol = _of_url(url.scheme, url.netloc, destination, port, protocol)
     if dns:
         port, protocol = port or 53, protocol or "udp"
     home = start.pod.namespace if start.pod else "default"
-    goal = _destination(cluster, destination, protocol, port, home)
+    goal = _destination(cluster, source, destination, protocol, port, home)
     if goal.service is not None and not destination.startswith(SERVICE):
         notes.append(f"{destination} is taken for Service {goal.title}: names are not asked of DNS")
-    if goal.place.address.startswith("127."):
-        own = msgspec.structs.replace(start, address=goal.place.address)
-        goal = goal._replace(place=own)
     mark = token()
-    question, opening = _question(goal, mark, http and (url.path or "/"), url.netloc, dns, size)
+    question, opening = _question(goal, mark, http and path, url.netloc, dns, size)
     flow = Flow("", goal.place.address, goal.protocol, 0, goal.port)
     return Asking(start, goal, flow, opening, mark, question, tuple(notes))
 
@@ -112,9 +112,9 @@ def _of_url(
 
 
 def _destination(
-    cluster: Cluster, word: str, protocol: str, port: int | str, home: str
+    cluster: Cluster, source: str, word: str, protocol: str, port: int | str, home: str
 ) -> Destination:
-    """Return whom *word* means to somebody in the namespace *home*."""
+    """Return whom *word* means to *source*, which is somebody in the namespace *home*."""
     service = _service(cluster, word, home)
     if service is not None:
         return _of_service(service, protocol, port)
@@ -122,7 +122,7 @@ def _destination(
         raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
     if isinstance(port, str):
         raise UsageError(f"no port {port!r}", hint="only ports of Services have names")
-    _, goal = probe.ends_of(cluster, cluster.nodes[0].address if cluster.nodes else word, word)
+    _, goal = probe.ends_of(cluster, source, word)
     kind = probe.protocol_of(protocol, port)
     return Destination(goal, goal.title, port, kind)
 
@@ -195,7 +195,7 @@ def _question(
         heard = http_answer
     elif dns:
         payload = _dns_query(dns, tcp=goal.protocol is Protocol.TCP)
-        heard = _dns_heard(goal.protocol)
+        heard = _dns_heard(goal.protocol, payload)
     if size:
         payload = _filled(payload or mark, size, goal.protocol)
     if goal.protocol is Protocol.TCP:
@@ -248,9 +248,13 @@ def _dns_query(words: str, *, tcp: bool) -> bytes:
     name, _, kind = words.partition("/")
     if kind.upper() not in ("", *DNS_TYPES):
         raise UsageError(f"--dns: no type {kind}", hint=f"one of {', '.join(DNS_TYPES)}")
-    labels = [label.encode("idna" if not label.isascii() else "ascii")
-              for label in name.rstrip(".").split(".")]  # fmt: skip
-    if not name or any(not 0 < len(label) < 64 for label in labels) or len(name) > 253:
+    try:
+        labels = [label.encode("idna" if not label.isascii() else "ascii")
+                  for label in name.rstrip(".").split(".")]  # fmt: skip
+    except UnicodeError:  # too long, or with what no name may have
+        labels = []
+    lengths = [len(label) for label in labels]
+    if not 0 < sum(lengths) + len(lengths) < 255 or any(not 0 < one < 64 for one in lengths):
         raise UsageError(f"--dns: {name!r} is no name", hint="NAME or NAME/TYPE: web/A")
     number = secrets.token_bytes(2)
     asked = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
@@ -259,15 +263,17 @@ def _dns_query(words: str, *, tcp: bool) -> bytes:
     return len(message).to_bytes(2, "big") + message if tcp else message
 
 
-def _dns_heard(protocol: Protocol) -> Hearing:
+def _dns_heard(protocol: Protocol, query: bytes) -> Hearing:
+    """Return what reads an answer to *query*: of the same number, and with the bit QR."""
     skipped = 2 if protocol is Protocol.TCP else 0
+    number = query[skipped : skipped + 2]
 
     def heard(data: bytes, ended: bool) -> dict[str, Any] | None:
         message = data[skipped:]
-        if skipped and not ended and len(message) < int.from_bytes(data[:2], "big"):
+        if skipped and not ended and len(data) < skipped + int.from_bytes(data[:2], "big"):
             return None
-        if len(message) < 12:
-            return {"garbled": message.hex()} if ended else None
+        if len(message) < 12 or message[:2] != number or not message[2] & 0x80:
+            return {"garbled": data[:80].decode("latin-1")}
         code = message[3] & 0xF
         words = RESULTS[code] if code < len(RESULTS) else str(code)
         return {"rcode": words, "answers": int.from_bytes(message[6:8], "big")}

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from netlab import paths, proxy
 from netlab.agent.services import options
 from netlab.cluster import Cluster
-from netlab.journeys import End, Fate, Journey, NamedEntry, Rewrite, Track
+from netlab.journeys import Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol
@@ -110,13 +110,20 @@ def fired(
         shot.flow = replace(sent.flow, source=sent.flow.source or address)
         shot.answer = _followed(shot, sent, names, thinking)
         shot.seconds = time.monotonic() - began
+        until = time.time_ns()
+        wires.drained(ROUNDS)  # what was sent before that comes to its end
+        passings = watch.passings()
         watch.capture.flush()
         port = cluster.lab.network.Backend.Port or VXLAN_PORT
         shot.chosen = selecting.chosen(
-            *(asked.opening, [shot.flow], watch.caught(), watch.passings()), tunnel_port=port
+            *(asked.opening, [shot.flow], watch.caught(), passings),
+            tunnel_port=port,
+            until=until if shot.answer else 0,
         )
         nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
-        shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, shot.flow.protocol))
+        ids = {one.conntrack for one in shot.chosen.passings} - {0}
+        protocol = shot.flow.protocol
+        shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, protocol, ids=ids))
     return shot
 
 
@@ -163,7 +170,7 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     meanings = _meanings(shot, names)
     made = nexthops.told(
         assembly.tracks(
-            shot.chosen, names, meanings.of, over=watch.passed_over if all_rules else None
+            shot.chosen, names, meanings.of, listing=watch.listed if all_rules else None
         )
     )
     answer = shot.answer
@@ -255,11 +262,3 @@ def _title(document: dict[str, object], *, of_service: bool = False) -> str:
     if of_service:
         name = (meta.get("labels") or {}).get("kubernetes.io/service-name")
     return f"{meta['namespace']}/{name}"
-
-
-def delivered(made: Journey) -> bool:
-    """Return whether the first packet of the asking side came to where it was to go."""
-    for track in made.tracks:
-        if track.leg is Leg.REQUEST:
-            return any(isinstance(s, End) and s.fate is Fate.DELIVERED for s in track.steps)
-    return False

@@ -37,8 +37,14 @@ SIOCGIFMTU = 0x8921  # netdevice(7)
 
 
 def service_of(names: Names, flow: Flow) -> str:
-    """Return the Service that *flow* asks, `default/web`; "" if it asks none."""
-    found = names.service(flow.destination, flow.destination_port, flow.protocol)
+    """Return the Service that *flow* asks, `default/web`; "" if it asks none.
+
+    A port that is one's on a node's own address may be served at each of its others, too.
+    """
+    to, port = flow.destination, flow.destination_port
+    found = names.service(to, port, flow.protocol)
+    if not found and (to.startswith("127.") or names.is_node(to)):
+        found = names.node_port(port, flow.protocol)
     return found.partition(":")[0]
 
 
@@ -149,9 +155,9 @@ class Wires:
         """Return whether a rule or a policy has dropped a packet of the conversation."""
         return self._trace.ended()
 
-    def passed_over(self, hit: RuleHit) -> list[str]:
-        """Return the rules that a packet met in a chain before that of *hit*."""
-        return self._trace.passed_over(hit)
+    def listed(self, hit: RuleHit, chain: str) -> dict[int, str]:
+        """Return the rules of a chain of the table that *hit* is in, handle to text."""
+        return self._trace.listed(hit, chain)
 
 
 def _has_rules(netns: str) -> bool:
@@ -173,9 +179,19 @@ def _mtu(netns: str, device: str) -> int:
 
 
 def remembered(
-    names: Names, netns_names: Iterable[str], flows: Collection[Flow], protocol: Protocol
+    names: Names,
+    netns_names: Iterable[str],
+    flows: Collection[Flow],
+    protocol: Protocol,
+    *,
+    ids: Collection[int] = (),
 ) -> list[NamedEntry]:
-    """Return what the kernels of these namespaces remember of *flows*."""
+    """Return what the kernels of these namespaces remember of *flows*.
+
+    *ids*: of the entries that the packets had, as far as the kernel told: echoes have no ports, so
+    others between the same ends look the same.
+    """
+    told = ids if protocol is Protocol.ICMP else ()
     ports = {flow.destination_port for flow in flows} - {0}
     found: list[NamedEntry] = []
     for netns in netns_names:
@@ -184,7 +200,11 @@ def remembered(
                 entries = conntrack.entries(Family.IPV4, protocol, ports=ports)
         except NetlabError:
             continue
-        found += [NamedEntry(names.place(netns), one) for one in entries if one.original in flows]
+        found += [
+            NamedEntry(names.place(netns), one)
+            for one in entries
+            if one.original in flows and (not told or one.id in told)
+        ]
     return found
 
 

@@ -9,9 +9,16 @@ MACS = bytes.fromhex("020000000002020000000001")
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132, "icmp6": 58}
 
 
-def transport(protocol: str, ports: tuple[int, int], payload: bytes, *, flags: int = 0x18) -> bytes:
+def transport(
+    protocol: str,
+    ports: tuple[int, int],
+    payload: bytes,
+    *,
+    flags: int = 0x18,
+    numbers: tuple[int, int] = (7, 9),
+) -> bytes:
     if protocol == "tcp":
-        return struct.pack("!HHIIBBHHH", *ports, 7, 9, 0x50, flags, 512, 0xBEEF, 0) + payload
+        return struct.pack("!HHIIBBHHH", *ports, *numbers, 0x50, flags, 512, 0xBEEF, 0) + payload
     if protocol == "udp":
         return struct.pack("!HHHH", *ports, 8 + len(payload), 0xBEEF) + payload
     if protocol == "sctp":
@@ -31,8 +38,9 @@ def ip4(
     fragment: int = 0,
     options: bytes = b"",
     flags: int = 0x18,
+    numbers: tuple[int, int] = (7, 9),
 ) -> bytes:
-    body = transport(protocol, ports, payload, flags=flags)
+    body = transport(protocol, ports, payload, flags=flags, numbers=numbers)
     length = 5 + len(options) // 4
     ends = ip_address(source).packed + ip_address(destination).packed
     head = struct.pack(
