@@ -85,7 +85,9 @@ def _is_told(tracks: Sequence[Track], number: int) -> bool:
 
 def heading(journey: Journey, *, paint: Paint = plain) -> list[str]:
     """Return what became of a conversation, and what a reader must know of it."""
-    if journey.answered:
+    if journey.attached:
+        outcome = _followed(journey, paint)
+    elif journey.answered:
         words = f"answered in {journey.seconds * 1000:.2f} ms"
         outcome = paint(words + _by(journey), GREEN)
     elif journey.refused:
@@ -100,6 +102,17 @@ def heading(journey: Journey, *, paint: Paint = plain) -> list[str]:
     if journey.lost:
         found.append(paint(f"note: {journey.lost} frames or rule messages were lost", YELLOW))
     return found
+
+
+def _followed(journey: Journey, paint: Paint) -> str:
+    """Return what was seen of a conversation that others had."""
+    count = len(journey.tracks)
+    number = f"{count} packet{'s' if count != 1 else ''} in {journey.seconds * 1000:.2f} ms"
+    if journey.refused:
+        return paint(f"{number}, refused: {journey.refused}", RED)
+    if journey.answered:
+        return paint(f"{number}, answered", GREEN)
+    return paint(f"{number}, not answered meanwhile", YELLOW)
 
 
 def _by(journey: Journey) -> str:
