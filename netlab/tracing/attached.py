@@ -45,7 +45,7 @@ from netlab.sensors.traceswitch import Selector
 from netlab.telling import assembly, selecting
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Opening
-from netlab.tracing import shot, wires
+from netlab.tracing import nexthops, shot, wires
 from netlab.tracing.followed import LAST, Conversation, ending, opens, remembered
 
 NODES, PODS = 64, 64  # that are watched at most from the start
@@ -317,7 +317,7 @@ class Watch:
         hits = [hit for passing in chosen.passings for hit in passing.hits]
         meanings = shot.meanings_of(self.cluster, hits, one.asked, self.names)
         over = self._trace.passed_over if all_rules else None
-        tracks = assembly.tracks(chosen, self.names, meanings.of, over=over)
+        tracks = nexthops.told(assembly.tracks(chosen, self.names, meanings.of, over=over))
         lost = self._capture.lost + bool(self._trace.lost)
         tracks, unsure = _without_guesses(tracks, one.whole_since, lossy=bool(lost))
         asked = one.asked
