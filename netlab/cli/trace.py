@@ -171,7 +171,7 @@ def _attach(
             *(live, words), count=count, seconds=seconds, most=flows, all_rules=all_rules
         )
     if not journeys:
-        print(f"nothing came that fits `{words}`", file=sys.stderr)
+        print(f"nothing came that fits `{words}` in {seconds:g} s", file=sys.stderr)
         if output == "json" and flows > 1:
             write_out(b"[]\n", write)
         return 1
