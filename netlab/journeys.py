@@ -171,7 +171,8 @@ class Journey(msgspec.Struct, frozen=True):
     `service`: `default/web:http`, "" when the destination is no Service's; `endpoint`:
     `default/web-2 10.244.3.2:80`. `refused`: what the sender was told instead of an answer.
     `says`: what a server of netlab's answered of itself. `lost`: frames and rule messages that
-    the sensors had no room for. `notes`: what else a reader should know.
+    the sensors had no room for. `notes`: what else a reader should know. `attached`: it was not
+    sent for this, others had it; `seconds` are then those between its first packet and its last.
     """
 
     source: str  # title: `default/pair`
@@ -187,6 +188,7 @@ class Journey(msgspec.Struct, frozen=True):
     entries: tuple[NamedEntry, ...] = ()
     lost: int = 0
     notes: tuple[str, ...] = ()
+    attached: bool = False
 
 
 class Kind(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from netlab.cluster import Cluster
     from netlab.journeys import Journey
 
+COUNT, SECONDS = 20, 10.0  # bounds of --attach: packets of a conversation, and how long
 FORMS = ("text", "json", "pcapng", "html", "mermaid")
 PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,14 +69,35 @@ def flow_options(function: F) -> F:
     netlab trace client node/node1:30080
     netlab trace pair --http http://web/index.html -o html -w way.html
     netlab trace pair archive:7000 -o pcapng | wireshark -k -i -
+    netlab trace --attach 'svc web and port 80'       # what others send
     """,
 )
-@click.argument("source", metavar="SRC", shell_complete=names.targets)
+@click.argument("source", metavar="[SRC]", default="", shell_complete=names.targets)
 @click.argument(
     "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
 )
 @flow_options
 @click.option("--all-rules", is_flag=True, help="Show the rules too that did not fit.")
+@click.option(
+    "--attach",
+    metavar="FILTER",
+    help="Send nothing: tell what flows already and fits FILTER, as `capture` has them.",
+)
+@click.option(
+    "-c", "--count", type=click.IntRange(min=1), metavar="N", help="With --attach: packets [20]."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    metavar="S",
+    help="With --attach: wait so long at most [10].",
+)
+@click.option(
+    "--flows",
+    type=click.IntRange(min=1, max=100),
+    metavar="N",
+    help="With --attach: so many conversations at most [1].",
+)
 @click.option("--every", is_flag=True, help="Show the steps of every packet, not of the first two.")
 @options.output_option(*FORMS, default="text")
 @click.option("-w", "--write", metavar="FILE", default="-", help="Write there instead of stdout.")
@@ -87,6 +109,10 @@ def trace(
     http: str,
     dns: str,
     size: int | None,
+    attach: str | None,
+    count: int | None,
+    seconds: float | None,
+    flows: int | None,
     all_rules: bool,
     every: bool,
     output: str,
@@ -97,9 +123,32 @@ def trace(
     SRC and DST: [NS/]POD, node/NAME, master, gateway, client, internet; DST may also be a Service
     (svc/NAME, NAME) or an address. Without a port it is an ICMP echo, of a Service its only port;
     without a protocol, TCP. Exit 1 when it was not answered.
+
+    With --attach nothing is sent: conversations that others have and that FILTER fits are told,
+    new ones from their first packet, until each has shown COUNT packets or has ended, or the time
+    is over, or ^C. Exit 1 when none came.
     """
-    target, port, protocol = asked_of(destination, http)
     suitable(output, write)
+    bounds = {"--count": count, "--seconds": seconds, "--flows": flows}
+    if attach is not None:
+        sent = {"SRC": source, "--http": http, "--dns": dns, "--size": size}
+        if wrong := [name for name, value in sent.items() if value]:
+            raise UsageError(f"{wrong[0]} beside --attach, which sends nothing")
+        return _attach(
+            *(ctx, attach),
+            count=count or COUNT,
+            seconds=seconds or SECONDS,
+            flows=flows or 1,
+            all_rules=all_rules,
+            every=every,
+            output=output,
+            write=write,
+        )
+    if wrong := [name for name, value in bounds.items() if value]:
+        raise UsageError(f"{wrong[0]} is for --attach", hint="netlab trace --attach FILTER")
+    if not source:
+        raise UsageError("no source", hint="netlab trace SRC DST[:PORT[/PROTO]]")
+    target, port, protocol = asked_of(destination, http)
     live = options.live_lab(ctx)
     from netlab import tracing
 
@@ -116,6 +165,35 @@ def trace(
         )
     write_out(told(journey, live.cluster, output, every=every), write)
     return 0 if journey.answered else 1
+
+
+def _attach(
+    ctx: click.Context,
+    words: str,
+    *,
+    count: int,
+    seconds: float,
+    flows: int,
+    all_rules: bool,
+    every: bool,
+    output: str,
+    write: str,
+) -> int:
+    live = options.live_lab(ctx)
+    from netlab.tracing.attached import attached
+
+    with Progress("trace") as progress:
+        progress(f"waiting for `{words}`, {seconds:g} s at most")
+        journeys = attached(
+            *(live, words), count=count, seconds=seconds, most=flows, all_rules=all_rules
+        )
+    if not journeys:
+        print(f"nothing came that fits `{words}` in {seconds:g} s", file=sys.stderr)
+        if output == "json" and flows > 1:
+            write_out(b"[]\n", write)
+        return 1
+    write_out(told_together(journeys, live.cluster, output, every=every, listed=flows > 1), write)
+    return 0
 
 
 @options.command(
@@ -232,6 +310,27 @@ def told(
         return sequence.mermaid(journey).encode()
     lines = text.lines(journey, width=tables.width(), paint=tables.coloured, every=every)
     return "\n".join(lines).encode() + b"\n"
+
+
+def told_together(
+    journeys: Sequence[Journey],
+    cluster: Callable[[], Cluster],
+    output: str,
+    *,
+    every: bool,
+    listed: bool,
+) -> bytes:
+    """Return journeys in the form *output*. *listed*: JSON is a list, though it be of one."""
+    from netlab.telling import forms, packets
+
+    if output == "pcapng":
+        return packets.capture(*journeys)
+    if output == "json" and listed:
+        return json.dumps([forms.document(one) for one in journeys], indent=2).encode() + b"\n"
+    if output == "html":
+        return told(journeys[0], cluster, output)
+    texts = [told(one, cluster, output, every=every) for one in journeys]
+    return b"\n".join(texts)
 
 
 def write_out(data: bytes, where: str) -> None:

@@ -31,9 +31,9 @@ class _Part(msgspec.Struct, frozen=True):
 _ANY: tuple[_Part, ...] = (_Part(),)
 
 
-def flows(tree: Condition | None) -> list[Flow]:
+def flows(tree: Condition | None, *, most: int = MOST) -> list[Flow]:
     """Return the flows to trace for *tree*; "" and 0 in them stand for any."""
-    parts = _ANY if tree is None else _parts(tree)
+    parts = _ANY if tree is None else _parts(tree, most)
     found: dict[Flow, None] = {}
     for part in parts:
         for name in (part.protocol,) if part.protocol else _TRACED:
@@ -43,7 +43,7 @@ def flows(tree: Condition | None) -> list[Flow]:
     return list(found)
 
 
-def _parts(tree: Condition) -> tuple[_Part, ...]:
+def _parts(tree: Condition, most: int) -> tuple[_Part, ...]:
     if isinstance(tree, Kind):
         if tree.name in ("ip", "ip6"):
             return _ANY
@@ -51,12 +51,12 @@ def _parts(tree: Condition) -> tuple[_Part, ...]:
     if isinstance(tree, End):
         return _of_end(tree)
     if isinstance(tree, OneOf):
-        return _bounded(tuple(part for one in tree.parts for part in _parts(one)))
+        return _bounded(tuple(part for one in tree.parts for part in _parts(one, most)), most)
     if isinstance(tree, All):
         found = _ANY
         for one in tree.parts:
-            both = (_both(*pair) for pair in product(found, _parts(one)))
-            found = _bounded(tuple(part for part in both if part is not None))
+            both = (_both(*pair) for pair in product(found, _parts(one, most)))
+            found = _bounded(tuple(part for part in both if part is not None), most)
         return found
     return _ANY
 
@@ -85,6 +85,6 @@ def _both(one: _Part, other: _Part) -> _Part | None:
     return _Part(**merged)
 
 
-def _bounded(parts: tuple[_Part, ...]) -> tuple[_Part, ...]:
+def _bounded(parts: tuple[_Part, ...], most: int) -> tuple[_Part, ...]:
     unique = tuple(dict.fromkeys(parts))
-    return unique if len(unique) <= MOST and _Part() not in unique else _ANY
+    return unique if len(unique) <= most and _Part() not in unique else _ANY

@@ -21,6 +21,7 @@ from netlab.filters.machine import (
     ANY,
     AT_LEAST,
     BYTE,
+    BYTE_X,
     DEVICE_TYPE,
     EQUAL,
     GREATER,
@@ -41,6 +42,7 @@ from netlab.filters.machine import (
 )
 
 WHOLE = 0x40000  # bytes: more than a frame can have
+ICMP_ERROR = "icmp-error"  # a kind that no words stand for: ICMP over IPv4 but for echoes
 _ETHERNET_TYPES = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _NUMBERS = {"tcp": TCP, "udp": UDP, "sctp": SCTP, "icmp": ICMP}
@@ -165,6 +167,13 @@ def _kind(tree: Kind, layer: _Layer, yes: str, no: str) -> Program:
         return [*_is(layer, _IPV4, no), (JUMP, 0, yes, "")]
     if tree.name == "ip6":
         return [*_is(layer, _IPV6, no), (JUMP, 0, yes, "")]
+    if tree.name == ICMP_ERROR:
+        return [
+            *_is(layer, _IPV4, no),
+            *(plain(BYTE, layer.ip + 9), (EQUAL, ICMP, "", no)),
+            *(plain(HEADER, layer.ip), plain(BYTE_X, layer.ip)),
+            *((EQUAL, 8, no, ""), (EQUAL, 0, no, yes)),
+        ]
     number = _NUMBERS[tree.name]
     six = ICMPV6 if number == ICMP else number
     other = f"{no} six"

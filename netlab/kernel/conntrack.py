@@ -25,7 +25,7 @@ from netlab.kernel.netlink import NESTED, Attributes, NetlinkError, attribute, a
 from netlab.packets import Entry, Flow, Protocol
 from netlab.proxy.addresses import Family
 
-__all__ = ["Entry", "delete", "entries"]
+__all__ = ["Entry", "delete", "entries", "entries_of"]
 
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = _SUBSYSTEM | 1, _SUBSYSTEM | 2  # IPCTNL_MSG_CT_*
@@ -124,6 +124,42 @@ def _worth_filtering(wanted: Sequence[int]) -> bool:
 def _ends(entry: Entry) -> tuple[str, str, str, str]:
     sent, answered = entry.original, entry.reply
     return sent.source, sent.destination, answered.source, answered.destination
+
+
+def entries_of(flows: Sequence[Flow]) -> list[Entry]:
+    """Return the entries that packets of *flows* belong to, as they come or as they were sent on.
+
+    Asks for each by its tuple, which takes the kernel no longer with a full table. Of TCP, UDP and
+    SCTP only: an echo's tuple has a number that a flow does not tell. Raises CapabilityError.
+    """
+    wanted = dict.fromkeys(each for one in flows for each in (one, one.reply))
+    asked = [one for one in wanted if one.source_port or one.destination_port]
+    connection = _connection()
+    try:
+        replies = connection.ask([netlink.message(_GET, 0, _named(one)) for one in asked])
+    finally:
+        connection.close()
+    if any(isinstance(one, NetlinkError) and one.errno in _LACKING for one in replies):
+        raise CapabilityError("this kernel tells of no flows", hint="modprobe nf_conntrack_netlink")
+    bodies = [one for one in replies if isinstance(one, bytes)]
+    return list({one.key: one for one in _decoded(bodies, 0, ())}.values())
+
+
+def _named(flow: Flow) -> bytes:
+    """Return the body of the request for the entry that has the tuple *flow*, either way."""
+    family = socket.AF_INET6 if ":" in flow.source else socket.AF_INET
+    ends = [socket.inet_pton(family, one) for one in (flow.source, flow.destination)]
+    ip = nest(
+        _IP,
+        attribute(_SOURCE[len(ends[0])], ends[0]) + attribute(_DESTINATION[len(ends[1])], ends[1]),
+    )
+    proto = nest(
+        _PROTO,
+        attribute(_NUMBER, bytes([_PROTOCOL_NUMBER[flow.protocol]]))
+        + attribute(_SOURCE_PORT, flow.source_port.to_bytes(2, "big"))
+        + attribute(_DESTINATION_PORT, flow.destination_port.to_bytes(2, "big")),
+    )
+    return _header.pack(family, 0, 0) + nest(_ORIGINAL, ip + proto)
 
 
 def _question(family: Family, number: int, port: int) -> bytes:

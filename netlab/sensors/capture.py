@@ -221,6 +221,22 @@ class Capture:
             self._openings.clear()
             self._numbers.clear()
 
+    def narrow(self, program: bytes) -> None:
+        """Take what the filter *program* lets through from now on, and keep all of it."""
+        self._program = program
+        with self._lock:
+            for ring in self._rings.values():
+                ring.filter(program)
+
+    def taken(self) -> list[Kept]:
+        """Return what was kept since the last call, oldest first, and keep it no longer."""
+        self.drain()
+        with self._lock:
+            found, self._kept = list(self._kept), deque()
+            for index in (self._by_token, self._openings, self._numbers):
+                index.clear()
+        return sorted(found, key=lambda kept: kept.frame.time)
+
     def frames(self, token: bytes) -> list[Kept]:
         """Return the frames that have *token* in them, oldest first."""
         self.drain()

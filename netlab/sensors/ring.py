@@ -16,6 +16,7 @@ TPACKET_V3 packs frames of any size into blocks; a block is handed over when it 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import socket
@@ -47,7 +48,7 @@ _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_p
 # the sockaddr_ll behind it: ifindex, pkttype.
 FRAME_HEAD = struct.Struct("=IIIII4xH22x4xi2xB")
 
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -142,8 +143,18 @@ class Ring:
         return self.lost
 
     def filter(self, code: bytes) -> None:
-        """Take what *code* lets through from now on. Raises OSError when it is no filter."""
-        attach(self._socket, code)
+        """Take what *code* lets through from now on. Raises OSError when it is no filter.
+
+        Where there is no room for two long filters (net.core.optmem_max), all frames are taken for
+        the moment between the one and the other.
+        """
+        try:
+            attach(self._socket, code)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+            attach(self._socket, code)
 
     def close(self) -> None:
         """Stop; waits for the kernel as `start` does."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
@@ -167,6 +167,24 @@ class RuleTrace:
                     found += place.passes(name, mine)
         return found
 
+    def follow(self, selectors: Mapping[str, Sequence[Selector]]) -> None:
+        """Trace what these fit, too, by namespace. Raises KernelError."""
+        adding = [(self._places[name], some) for name, some in selectors.items() if some]
+        if adding:  # as in `close`
+            with ThreadPoolExecutor(len(adding)) as pool:
+                for _ in pool.map(lambda pair: pair[0].follow(pair[1]), adding):
+                    pass
+
+    @property
+    def heard(self) -> int:
+        """How many passes through a base chain were told of and not forgotten."""
+        return sum(len(place.seen()) for place in self._places.values())
+
+    def forget(self, unless: Callable[[Traced], bool]) -> None:
+        """Forget the packets heard of so far but for those *unless* is true of."""
+        for place in self._places.values():
+            place.forget(unless)
+
     def ended(self) -> bool:
         """Return whether a rule or a policy has dropped one of the packets."""
         return any(
@@ -236,6 +254,23 @@ class _Place:
                 self._read()
                 self._listener.close()
                 self._listener = None
+
+    def follow(self, selectors: Sequence[Selector]) -> None:
+        if self._listener is not None:
+            self._switch.add(selectors)
+
+    def forget(self, unless: Callable[[Traced], bool]) -> None:
+        with self._reading:
+            self._read()
+            left = [run for run in self._runs if unless(run.packet)]
+            kept = {id(run.events) for run in left}
+            self._current = {
+                number: run for number, run in self._current.items() if id(run.events) in kept
+            }
+            self._runs, self._by_flow, self._by_fingerprint = [], {}, {}
+            self._heard = 0
+            for run in left:
+                self._remember(run)
 
     def seen(self, flow: Flow | None = None) -> list[Run]:
         """Return what was heard so far of packets that look like *flow*, if that is a whole one.

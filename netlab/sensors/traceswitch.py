@@ -42,11 +42,10 @@ TOKEN_SEEN = 12  # bytes of a UDP or ICMP payload that a rule compares and a tra
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 1, 2, 3, 6  # NFT_MSG_*
 _NEW_SET = 9
-_BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_*
 _BRIDGE = 7  # NFPROTO_BRIDGE
 _OWNER = 0x2  # NFT_TABLE_F_OWNER
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
-_NFTRACE, _L4PROTO = 12, 16  # NFT_META_*
+_NFTRACE, _L4PROTO, _TIME = 12, 16, 30  # NFT_META_*
 _EQUAL, _AT_MOST, _AT_LEAST = 0, 3, 5  # NFT_CMP_*
 _REGISTER = 1  # NFT_REG_1, 16 bytes
 _WORDS = (8, 9, 10, 11)  # NFT_REG32_00 to _03: the four words of NFT_REG_1
@@ -59,6 +58,7 @@ _SYN, _ACK = 0x02, 0x10
 PROTOCOLS = {Protocol.ICMP: 1, Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 ICMPV6 = 58
 _NAME = re.compile(PREFIX + r"(\d+)-(\d+)-\d+")
+ROOM = 4096  # bytes of a send buffer for what goes around a batch
 _numbers = itertools.count()
 
 
@@ -71,6 +71,10 @@ class Selector(msgspec.Struct, frozen=True):
     With a *conversation* all packets of it, both ways and however rewritten, alone, in VXLAN's
     envelope or quoted by an ICMP error: of TCP by that sequence number, a multiple of `WINDOW`,
     which the sender begins with; of UDP and ICMP by the token. The flow's ends do not matter then.
+
+    *pace*: of each hook at most so many packets a second, after as many at once; 0: all. *since*:
+    none before that moment (ns since the epoch), so that in every namespace it is the same packets
+    that the pace lets through. *wrapped*: in VXLAN's envelope, too, if the flow has both ends.
     """
 
     flow: Flow
@@ -78,6 +82,9 @@ class Selector(msgspec.Struct, frozen=True):
     whole: bool = False
     conversation: int | None = None
     source_ports: tuple[int, int] | None = None
+    pace: int = 0
+    since: int = 0
+    wrapped: bool = False
 
     @property
     def ipv6(self) -> bool:
@@ -137,6 +144,25 @@ class Switch:
                 _commit(self._socket, self._messages(selectors, 0))
         except OSError as error:
             self._socket.close()
+            raise _refused(error) from error
+
+    def add(self, selectors: Sequence[Selector]) -> None:
+        """Trace what *selectors* fit, too, from now on; they are of the families there are.
+
+        Raises KernelError.
+        """
+        made = [
+            self._rule(family, hook, each)
+            for family in self._families
+            for one in selectors
+            if family in (_family(one), _BRIDGE)
+            for hook in HOOKS
+            for each in _rules(one, self._pace)
+        ]
+        try:
+            if made:
+                _commit(self._socket, made)
+        except OSError as error:
             raise _refused(error) from error
 
     def _messages(self, selectors: Sequence[Selector], flags: int) -> list[bytes]:
@@ -247,10 +273,8 @@ def _deletion(family: int, name: str) -> bytes:
 
 def _commit(connection: netlink.Socket, messages: list[bytes]) -> None:
     """Do *messages*, all or none. Raises OSError."""
-    header = pack("=BB", 0, 0) + pack("!H", _SUBSYSTEM >> 8)
-    # Only since Linux 6.10 the end of a batch is acknowledged, so the last message asks for it.
-    last = messages[-1] + message(_BATCH_END, 0, header)
-    errors = connection.send([message(_BATCH_BEGIN, 0, header), *messages[:-1], last])
+    connection.room(2 * sum(len(one) for one in messages) + ROOM)
+    errors = connection.commit(_SUBSYSTEM >> 8, messages)
     if errors:
         raise errors[0]
 
@@ -267,7 +291,9 @@ def _rules(selector: Selector, pace: int) -> Iterator[list[bytes]]:
     """Yield the expressions of each rule that sets the trace bit on what *selector* fits, at most
     *pace* times a second (0: always)."""
     if selector.conversation is None:
-        yield [*_ends(selector), *_paced(pace), *_trace()]
+        yield [*_ends(selector), *_paced(selector, pace), *_trace()]
+        if selector.wrapped and not selector.ipv6 and selector.flow.source_port:
+            yield [*_is_udp(), *_inner_ends(selector.flow), *_paced(selector, pace), *_trace()]
         return
     yield [*_carries(selector), *_trace()]
     if selector.flow.protocol is Protocol.TCP:
@@ -335,12 +361,6 @@ def _remembered(inner: int) -> Iterator[bytes]:
     yield _expression("lookup", text(1, _ENDS), _u32(2, _REGISTER), _u32(4, 1))
 
 
-def _paced(pace: int) -> Iterator[bytes]:
-    if pace:  # NFTA_LIMIT_RATE, _UNIT (seconds), _BURST
-        rate = attribute(1, pack("!Q", pace)) + attribute(2, pack("!Q", 1))
-        yield _expression("limit", rate, _u32(3, pace))
-
-
 def _trace() -> Iterator[bytes]:
     yield _expression("immediate", _u32(1, _REGISTER), nest(2, attribute(1, b"\1")))
     yield _expression("meta", _u32(2, _NFTRACE), _u32(3, _REGISTER))
@@ -370,6 +390,27 @@ def _ends(selector: Selector) -> Iterator[bytes]:
         yield _compare(bytes([_SYN]))
     if selector._token:
         yield from _equal(_TRANSPORT, 8, selector._token)
+
+
+def _inner_ends(flow: Flow) -> Iterator[bytes]:
+    """Yield what fits the ends of the packet in an envelope."""
+    for address, offset in ((flow.source, -8), (flow.destination, -4)):
+        yield from _equal(_TRANSPORT, INNER_TRANSPORT + offset, socket.inet_aton(address))
+    ports = pack("!HH", flow.source_port, flow.destination_port)
+    yield from _equal(_TRANSPORT, INNER_TRANSPORT, ports)
+
+
+def _paced(selector: Selector, pace: int) -> Iterator[bytes]:
+    if selector.since:
+        yield _expression("meta", _u32(1, _REGISTER), _u32(2, _TIME))
+        swapped = _u32(3, 1), _u32(4, 8), _u32(5, 8)  # NFT_BYTEORDER_HTON, of 8 bytes, 8 at a time
+        yield _expression("byteorder", _u32(1, _REGISTER), _u32(2, _REGISTER), *swapped)
+        earliest = nest(3, attribute(1, pack("!Q", selector.since)))
+        yield _expression("cmp", _u32(1, _REGISTER), _u32(2, _AT_LEAST), earliest)
+    pace = selector.pace or pace
+    if pace:  # NFTA_LIMIT_RATE, _UNIT (seconds), _BURST
+        rate = attribute(1, pack("!Q", pace)), attribute(2, pack("!Q", 1))
+        yield _expression("limit", *rate, _u32(3, pace))
 
 
 def _masked(mask: bytes) -> bytes:

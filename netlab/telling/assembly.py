@@ -56,22 +56,37 @@ def tracks(
 
 def _packets(caught: Sequence[Caught]) -> list[list[Caught]]:
     """Return the sightings packet by packet, each in order of time."""
-    found: list[tuple[tuple[Identity, int], list[Caught]]] = []
+    found: list[list[Caught]] = []
+    alike: dict[tuple[Identity, int], list[list[Caught]]] = {}
     for one in caught:
-        key = one.identity, one.sighting.length
-        held = next((packet for known, packet in reversed(found) if known == key), None)
-        if held is None or _is_again(held, one):
-            found.append((key, [one]))
-        else:
-            held.append(one)
-    return [packet for _, packet in found]
+        same = alike.setdefault((one.identity, one.sighting.length), [])
+        # Of two that look alike and are on their way, the older one is further on.
+        held = next((packet for packet in same if _comes_next(packet, one)), None)
+        if held is None and same and not _is_again(same[-1], one):
+            held = same[-1]
+        if held is None:
+            held = []
+            found.append(held)
+            same.append(held)
+        held.append(one)
+    return found
+
+
+def _comes_next(packet: Sequence[Caught], one: Caught) -> bool:
+    """Return whether *one* shows, further on, the packet that was seen a moment ago."""
+    here = one.sighting
+    if here.time - packet[-1].sighting.time > AGAIN:
+        return False
+    return all(each.sighting.where != here.where for each in packet)
 
 
 def _is_again(packet: Sequence[Caught], one: Caught) -> bool:
-    """Return whether *one* shows the packet where it was already, much earlier."""
-    where = one.sighting.where
+    """Return whether *one* shows the packet where it was already, with as long to live, or much
+    earlier."""
+    here = one.sighting
     return any(
-        each.sighting.where == where and one.sighting.time - each.sighting.time > AGAIN
+        each.sighting.where == here.where
+        and (here.time - each.sighting.time > AGAIN or here.ttl == each.sighting.ttl)
         for each in packet
     )
 
@@ -122,14 +137,19 @@ def _name(one: Caught) -> str:
     if sighting.flow.protocol is Protocol.ICMP:
         return sighting.icmp.replace("-", " ")
     if sighting.flow.protocol is Protocol.UDP:
-        return f"datagram {len(behind) - 8} bytes"
+        return f"datagram {_size(one) - 8} bytes"
     if sighting.flow.protocol is not Protocol.TCP or len(behind) < 14:
         return str(sighting.flow.protocol)
-    size = len(behind) - (behind[12] >> 4) * 4
+    size = _size(one) - (behind[12] >> 4) * 4
     words = " ".join(name for bit, name in _FLAGS if behind[13] & bit)
     if not size:
         return words
     return f"data {size} bytes" + (" FIN" if behind[13] & 0x01 else "")
+
+
+def _size(one: Caught) -> int:
+    """Return the bytes behind the IP header, though the frame may have been cut off."""
+    return one.sighting.length - (one.sighting.content[0] & 0xF) * 4
 
 
 def _first_flow(packet: Sequence[Caught], passings: Sequence[Passing]) -> Flow:

@@ -31,6 +31,7 @@ def document(journey: Journey) -> dict[str, Any]:
         "flow": _flow(journey.flow),
         "service": journey.service or None,
         "endpoint": journey.endpoint or None,
+        "attached": journey.attached,
         "answered": journey.answered,
         "refused": journey.refused,
         "says": journey.says,

@@ -9,9 +9,11 @@ from netlab.journeys import End, Envelope, Journey, NextHop, Place, Rewrite, Rul
 from netlab.packets import Direction
 from netlab.telling import text
 
+ETHERNET, INNER = 14, 64  # bytes before an IP packet, and before one in a VXLAN envelope
 
-def capture(journey: Journey, *, application: str = "netlab trace") -> bytes:
-    """Return the packets of a journey as a pcapng file, in order of time.
+
+def capture(*journeys: Journey, application: str = "netlab trace") -> bytes:
+    """Return the packets of journeys as a pcapng file, in order of time.
 
     A packet's first comment is which it is and which hop; the others tell what happened to it since
     the device before: rules, rewrites, envelopes; the last one, where it ended.
@@ -19,6 +21,7 @@ def capture(journey: Journey, *, application: str = "netlab trace") -> bytes:
     sightings = sorted(
         (
             (step, comments)
+            for journey in journeys
             for track in journey.tracks
             for step, comments in _sightings(journey, track)
         ),
@@ -33,7 +36,12 @@ def capture(journey: Journey, *, application: str = "netlab trace") -> bytes:
             head.append(pcapng.interface(name, description=f"{step.device} of {step.place}"))
         flags = pcapng.flags(outgoing=step.direction is Direction.OUT)
         body.append(
-            pcapng.packet(interfaces[name], step.time, step.frame, comments=comments, flags=flags)
+            pcapng.packet(
+                *(interfaces[name], step.time, step.frame),
+                length=max(len(step.frame), step.length + (INNER if step.outer else ETHERNET)),
+                comments=comments,
+                flags=flags,
+            )
         )
     return b"".join([*head, *body])
 

@@ -88,10 +88,7 @@ def heading(journey: Journey, *, width: int = WIDTH, paint: Paint = plain) -> li
     told = [(f"{journey.source} -> {journey.destination}, {journey.flow}", BOLD)]
     if journey.endpoint:
         told.append((f"sent to endpoint {journey.endpoint}", ""))
-    if journey.answered:
-        told.append((f"answered in {journey.seconds * 1000:.2f} ms{_by(journey)}", GREEN))
-    else:
-        told.append((f"refused: {journey.refused}" if journey.refused else "not answered", RED))
+    told.append(_outcome(journey))
     told += [(f"note: {note}", DIM) for note in journey.notes]
     if journey.lost:
         told.append((f"note: {journey.lost} frames or rule messages were lost", YELLOW))
@@ -100,6 +97,26 @@ def heading(journey: Journey, *, width: int = WIDTH, paint: Paint = plain) -> li
         for words, colour in told
         for line in folded(words, width=width, rest="    ", paint=paint, colour=colour)
     ]
+
+
+def _outcome(journey: Journey) -> tuple[str, str]:
+    """Return what became of a conversation, and its colour."""
+    if journey.attached:
+        return _followed(journey)
+    if journey.answered:
+        return f"answered in {journey.seconds * 1000:.2f} ms{_by(journey)}", GREEN
+    return (f"refused: {journey.refused}" if journey.refused else "not answered"), RED
+
+
+def _followed(journey: Journey) -> tuple[str, str]:
+    """Return what was seen of a conversation that others had, and its colour."""
+    count = len(journey.tracks)
+    number = f"{count} packet{'s' if count != 1 else ''} in {journey.seconds * 1000:.2f} ms"
+    if journey.refused:
+        return f"{number}, refused: {journey.refused}", RED
+    if journey.answered:
+        return f"{number}, answered", GREEN
+    return f"{number}, not answered meanwhile", YELLOW
 
 
 def _by(journey: Journey) -> str:

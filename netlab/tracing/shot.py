@@ -9,6 +9,7 @@ end. Only a server that has been reached is given time to think.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol as Interface
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from netlab.cluster import Cluster
 from netlab.journeys import Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
-from netlab.packets import Direction, Flow, Leg, Protocol
+from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
 from netlab.paths.ways import VXLAN_PORT
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
@@ -167,7 +168,8 @@ def _thinks(shot: Shot, names: Names) -> bool:
 def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     """Return what *shot* saw, put together."""
     asked, watch = shot.asked, shot.watch
-    meanings = _meanings(shot, names)
+    hits = [hit for one in shot.chosen.passings for hit in one.hits]
+    meanings = meanings_of(shot.cluster, hits, shot.flow, names)
     made = nexthops.told(
         assembly.tracks(
             shot.chosen, names, meanings.of, listing=watch.listed if all_rules else None
@@ -177,7 +179,6 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     notes = list(asked.notes)
     if watch.blind:
         notes.append(f"no rules: {watch.blind}")
-    hits = [hit for one in shot.chosen.passings for hit in one.hits]
     asked_of = names.service(shot.flow.destination, shot.flow.destination_port, shot.flow.protocol)
     served = meanings.service_of(hits) or asked_of
     title = asked.destination.title
@@ -187,7 +188,7 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         flow=shot.flow,
         tracks=made,
         service=served,
-        endpoint=_endpoint(made, names) if served else "",
+        endpoint=endpoint(made) if served else "",
         answered=bool(answer and not answer.refused),
         refused=answer.refused if answer else "",
         says=dict(answer.says) if answer else {},
@@ -206,7 +207,7 @@ def _answered_after(tracks: tuple[Track, ...]) -> float:
     return (max(one.time for one in replies[-1].sightings) - began) / 1e9 if replies else 0.0
 
 
-def _endpoint(tracks: tuple[Track, ...], names: Names) -> str:
+def endpoint(tracks: tuple[Track, ...]) -> str:
     """Return the endpoint that the request was sent to: where its destination was rewritten to."""
     for track in tracks:
         if track.leg is Leg.REQUEST:
@@ -220,19 +221,18 @@ def _end_words(flow: Flow) -> str:
     return f"{flow.destination}:{flow.destination_port}"
 
 
-def _meanings(shot: Shot, names: Names) -> Meanings:
-    """Return the meanings of the chains that the conversation met."""
-    hits = [hit for one in shot.chosen.passings for hit in one.hits]
+def meanings_of(cluster: Cluster, hits: Sequence[RuleHit], flow: Flow, names: Names) -> Meanings:
+    """Return the meanings of the chains that a conversation met, which began as *flow*."""
     if not any("KUBE-S" in hit.verdict or "/" in hit.verdict for hit in hits):
         return Meanings((), names)
     netns = next(hit.netns for hit in hits if "KUBE-S" in hit.verdict or "/" in hit.verdict)
-    node = next((one for one in shot.cluster.nodes if one.netns == netns), None)
+    node = next((one for one in cluster.nodes if one.netns == netns), None)
     if node is None:
         return Meanings((), names)
-    only = wires.service_of(names, shot.flow)
-    made = Meanings(service_ports(shot.cluster, node.name, only), names)
+    only = wires.service_of(names, flow)
+    made = Meanings(service_ports(cluster, node.name, only), names)
     if only and not made.service_of(hits):
-        return Meanings(service_ports(shot.cluster, node.name, ""), names)
+        return Meanings(service_ports(cluster, node.name, ""), names)
     return made
 
 

@@ -92,7 +92,7 @@ class Wires:
         window = None if opening.sequence is None else opening.sequence // WINDOW
         program = sieve.conversation(window, opening.payload, ports)
         self.capture = Capture(self.names_of, frames=FRAMES, program=program)
-        traced = [name for name in self.names_of if _has_rules(name)]
+        traced = [name for name in self.names_of if has_rules(name)]
         selector = Selector(
             Flow("", "", flow.protocol),
             token=opening.payload,
@@ -130,18 +130,7 @@ class Wires:
 
     def caught(self) -> list[Caught]:
         """Return every packet that passed the filter, oldest first."""
-        mtus: dict[tuple[str, int], int] = {}
-        found = []
-        for kept in self.capture.every():
-            device = self.capture.device(kept.netns, kept.frame.ifindex)
-            sighting = dissect.sighting(kept.frame, netns=kept.netns, device=device)
-            if sighting is None:
-                continue
-            key = kept.netns, kept.frame.ifindex
-            if key not in mtus:
-                mtus[key] = _mtu(kept.netns, device)
-            found.append(Caught(sighting, kept.frame.data, mtus[key]))
-        return found
+        return taken_apart(self.capture, self.capture.every(), {})
 
     def arps(self) -> list[Kept]:
         """Return the frames of ARP."""
@@ -160,7 +149,25 @@ class Wires:
         return self._trace.listed(hit, chain)
 
 
-def _has_rules(netns: str) -> bool:
+def taken_apart(
+    capture: Capture, frames: Iterable[Kept], mtus: dict[tuple[str, int], int]
+) -> list[Caught]:
+    """Return the packets that *frames* show. *mtus*: of devices (by namespace and index), as far
+    as they are known already."""
+    found = []
+    for kept in frames:
+        device = capture.device(kept.netns, kept.frame.ifindex)
+        sighting = dissect.sighting(kept.frame, netns=kept.netns, device=device)
+        if sighting is None:
+            continue
+        key = kept.netns, kept.frame.ifindex
+        if key not in mtus:
+            mtus[key] = _mtu(kept.netns, device)
+        found.append(Caught(sighting, kept.frame.data, mtus[key]))
+    return found
+
+
+def has_rules(netns: str) -> bool:
     try:
         with entered(netns):
             return bool(families_of_tables())

@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labs import ROOT, eventually, topology
@@ -101,6 +102,18 @@ def user() -> Iterator[User]:
         eventually(lambda: not somebody.processes(), what="the user's processes are gone")
 
 
+def _attached(user: User) -> dict[str, Any]:
+    """Return what `trace --attach` tells of a ping that somebody sends meanwhile."""
+    words = ("ping", "-q", "-c", "40", "-i", "0.2", "203.0.113.10")
+    pinging = user.start("exec", "n1-p1", "--", *words)
+    try:
+        done = user.netlab("trace", "--attach", "icmp and pod n1-p1", "-c", "4", "-o", "json")
+    finally:
+        pinging.terminate()
+        pinging.communicate(timeout=20)
+    return dict(json.loads(done.stdout))
+
+
 def test_a_lab_without_root_does_all_a_lab_does_and_leaves_nothing(user: User) -> None:
     extra = """apiVersion: v1
 kind: Pod
@@ -133,6 +146,10 @@ spec:
     assert "pod default/n1-p1 -> internet" in comments
     assert any(line.startswith("masquerade: from 10.244.") for line in comments)
     assert any(line.startswith("rule: nat FLANNEL-POSTRTG: ") for line in comments)
+    told = _attached(user)
+    assert [one["kind"] for one in told["packets"][0]["steps"] if one["step"] == "rewrite"] == [
+        "snat"
+    ]
     after = set(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else set()
     assert not {name for name in after - before if name.startswith("rootless")}
     user.netlab("down")
