@@ -221,9 +221,7 @@ def bench_why(addresses: dict[str, str], rounds: int) -> None:
         rounds,
         {
             "python -c pass": lambda: seconds(bare),
-            "why(), dropped by a rule": lambda: seconds(
-                lambda: why(live, "client", denied, port=22)
-            ),
+            "why(), dropped by a rule": lambda: ask("client", "node/n1", 22),
             "why(), works": lambda: ask("a", "far", 80),
             "netlab why client node/n1:22": lambda: seconds(
                 lambda: netlab("why", "client", "node/n1:22", code=1)

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 from netlab import world
@@ -102,13 +103,20 @@ class Wires:
         self.blind = ""  # why no rules are told
 
     def __enter__(self) -> Wires:
-        self.capture.__enter__()
+        # In both the kernel waits for every CPU, many times: they wait side by side.
+        with ThreadPoolExecutor(1) as pool:
+            capturing = pool.submit(self.capture.__enter__)
+            try:
+                self._trace.__enter__()
+            except CapabilityError as error:
+                self.blind = str(error)
+            except BaseException:
+                capturing.add_done_callback(lambda _: self.capture.close())
+                raise
         try:
-            self._trace.__enter__()
-        except CapabilityError as error:
-            self.blind = str(error)
+            capturing.result()
         except BaseException:
-            self.capture.close()
+            self._trace.close()
             raise
         return self
 
@@ -118,10 +126,12 @@ class Wires:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self._trace.close()
-        finally:
-            self.capture.close()
+        with ThreadPoolExecutor(1) as pool:
+            closing = pool.submit(self.capture.close)
+            try:
+                self._trace.close()
+            finally:
+                closing.result()
 
     @property
     def lost(self) -> int:
@@ -220,16 +230,18 @@ def drained(times: int) -> None:
 
     A datagram over `lo` comes behind all that was in the queue of the CPU it is sent on
     (net/core/dev.c, enqueue_to_backlog), whatever namespace that was for; each time round, what was
-    there may have moved on to the next device, and so to the end of a queue.
+    there may have moved on to the next device, and so to the end of the same queue. Only a process
+    takes a packet to another CPU, hence all of them twice. Moving a thread costs more than all its
+    datagrams, so it stays on a CPU for all its times.
     """
     mine = os.sched_getaffinity(0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(DRAINING)
         try:
             sock.bind(("127.0.0.1", 0))
-            for _ in range(times):
-                for cpu in mine:
-                    os.sched_setaffinity(0, {cpu})
+            for cpu in [*mine, *mine]:
+                os.sched_setaffinity(0, {cpu})
+                for _ in range(times):
                     sock.sendto(b"", sock.getsockname())
                     sock.recv(1)
         except OSError:
