@@ -316,8 +316,8 @@ class Watch:
         chosen = self._chosen(one, caught)
         hits = [hit for passing in chosen.passings for hit in passing.hits]
         meanings = shot.meanings_of(self.cluster, hits, one.asked, self.names)
-        over = self._trace.passed_over if all_rules else None
-        tracks = nexthops.told(assembly.tracks(chosen, self.names, meanings.of, over=over))
+        listing = self._trace.listed if all_rules else None
+        tracks = nexthops.told(assembly.tracks(chosen, self.names, meanings.of, listing=listing))
         lost = self._capture.lost + bool(self._trace.lost)
         tracks, unsure = _without_guesses(tracks, one.whole_since, lossy=bool(lost))
         asked = one.asked
