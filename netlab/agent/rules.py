@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from netlab.agent.kubeproxy import KERNEL, RENDERER, given, unlike
-from netlab.agent.services import options
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
 from netlab.kernel import iptables, netns, nftables
@@ -24,6 +23,7 @@ from netlab.proxy import Frontend, HealthCheck, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
+from netlab.proxy.options import options_of
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
 from netlab.proxy.settings import sysctls
@@ -139,7 +139,7 @@ def node_of(documents: Iterable[Document], name: str) -> ProxyNode:
 def desired(cluster: Cluster, node: str) -> Desired:
     """Return what the proxy of the *node* of a lab is to programme. Raises NotFoundError."""
     documents = [one for one in cluster.documents if one["kind"] in _KINDS]
-    return Desired(documents, node_of(cluster.documents, node), options(cluster.lab))
+    return Desired(documents, node_of(cluster.documents, node), options_of(cluster.lab))
 
 
 def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]]:

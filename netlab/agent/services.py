@@ -23,7 +23,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
-from netlab.proxy import DetectLocal, Mode, Options
+from netlab.proxy.options import options_of
 from netlab.proxy.ruleset import Step, words
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
@@ -31,16 +31,6 @@ from netlab.store.watch import Watch
 
 ETCD_SILENCE = 1.0  # seconds
 TOLD = 20  # changes told one by one in the log
-
-
-def options(lab: Lab) -> Options:
-    """Return the options of every kube-proxy of *lab*."""
-    return Options(
-        mode=Mode(lab.proxyMode),
-        detect_local=DetectLocal.CLUSTER_CIDR,
-        pod_cidrs=(lab.network.Network,),
-        service_cidrs=(lab.serviceCIDR,),
-    )
 
 
 def with_host_ports(pods: Iterable[Document]) -> list[Document]:
@@ -138,7 +128,7 @@ class ServiceProxy(Loop):
 
     def _proxied(self, lab: Lab) -> KubeProxy:
         """Return the proxy with the lab's options, another one when they changed."""
-        wanted = options(lab)
+        wanted = options_of(lab)
         if self._proxy is None or self._proxy.options != wanted:
             if self._proxy is not None:
                 self._proxy.close()

@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from netlab.errors import UsageError
+from netlab.model.lab import Lab
 from netlab.model.services import ZONE_LABEL, ProxyNode
 from netlab.proxy.addresses import ANYWHERE, Family, address, contains, family, network
 
@@ -199,4 +200,14 @@ def _on_loopback(options: Options, networks: tuple[str, ...]) -> bool:
         options.mode is Mode.IPTABLES
         and options.localhost_node_ports
         and any(contains("127.0.0.0/8", one) or contains(one, IPV4_LOOPBACK) for one in networks)
+    )
+
+
+def options_of(lab: Lab) -> Options:
+    """Return the options of every kube-proxy of *lab*."""
+    return Options(
+        mode=Mode(lab.proxyMode),
+        detect_local=DetectLocal.CLUSTER_CIDR,
+        pod_cidrs=(lab.network.Network,),
+        service_cidrs=(lab.serviceCIDR,),
     )

@@ -15,13 +15,13 @@ from typing import Protocol as Interface
 from msgspec.structs import replace
 
 from netlab import paths, proxy
-from netlab.agent.services import options
 from netlab.cluster import Cluster
 from netlab.journeys import Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
 from netlab.paths.ways import VXLAN_PORT
+from netlab.proxy.options import options_of
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
@@ -250,7 +250,7 @@ def service_ports(cluster: Cluster, node: str, only: str) -> list[proxy.ServiceP
             if not only or _title(one, of_service=True) == only
         ],
         view(mine, ProxyNode),
-        options(cluster.lab),
+        options_of(cluster.lab),
     )
     return list({id(one.service): one.service for one in made.frontends}.values())
 

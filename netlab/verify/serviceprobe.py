@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from netlab import paths, probe, world
-from netlab.agent.services import options
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document, view
@@ -25,6 +24,7 @@ from netlab.proxy import Decision, Frontend, Packet, decision
 from netlab.proxy import Outcome as Fate
 from netlab.proxy import Verdict as Sentence
 from netlab.proxy import outcome as fate_of
+from netlab.proxy.options import options_of
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.sending import Answer, Sent, send
@@ -53,7 +53,7 @@ def decided(cluster: Cluster, node: NodeState) -> Decision:
         [view(one, Service) for one in of["Service"]],
         [view(one, EndpointSlice) for one in of["EndpointSlice"]],
         view(mine[0], ProxyNode),
-        options(cluster.lab),
+        options_of(cluster.lab),
     )
 
 

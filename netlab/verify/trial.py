@@ -14,7 +14,6 @@ from itertools import islice
 import msgspec
 
 from netlab import cni, controllers
-from netlab.agent.services import options as lab_options
 from netlab.controllers import Verb
 from netlab.errors import UsageError
 from netlab.model.inventory import Inventory
@@ -24,6 +23,7 @@ from netlab.model.services import ProxyNode
 from netlab.proxy import DetectLocal, Kind, Mode, Options
 from netlab.proxy.addresses import address as canonical
 from netlab.proxy.addresses import family, network
+from netlab.proxy.options import options_of
 from netlab.sensors.calls import spoken
 from netlab.verify.modes import Given, decided
 from netlab.verify.stage import Host, Stage
@@ -83,7 +83,7 @@ def _run(lab: Lab, objects: dict[str, Document]) -> bool:
 
 def of_lab(lab: Lab, documents: Sequence[Document], *, node: str | None, prefix: str) -> Given:
     """Return what is tried for a lab's files. Raises UsageError."""
-    chosen = lab_options(lab)
+    chosen = options_of(lab)
     return given(settled(lab, documents), chosen, node=node, prefix=prefix)
 
 
