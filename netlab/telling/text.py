@@ -2,9 +2,9 @@
 
 SYN  10.244.1.2:40001 -> 10.96.0.10:80                                    12 hops in 96 µs
   pod default/pair on node1
-       0 µs  eth0 out         10.244.1.2:40001 -> 10.96.0.10:80  ttl 64  mtu 1450
+     0 µs        eth0 out         10.244.1.2:40001 -> 10.96.0.10:80  ttl 64  mtu 1450
   node1
-       5 µs  veth3f1a90c2 in
+     5 µs     +5 veth3f1a90c2 in
              | nat KUBE-SERVICES: -d 10.96.0.10/32 … -j KUBE-SVC-ERIFXISQEP7F7OF4
              |   Service default/web:http
              DNAT: destination 10.96.0.10:80 => 10.244.3.2:80, conntrack 3914
@@ -147,14 +147,14 @@ def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
         yield from folded(right, width=width, first="    ", paint=paint, colour=DIM)
     began = min((step.time for step in seen), default=0)
     place: Place | None = None
-    before: Flow | None = None
+    before: Seen | None = None
     for step in shown(track.steps):
         if step.place != place:
             place = step.place
             yield from folded(f"{place}", width=width, first="  ", paint=paint, colour=CYAN)
         if isinstance(step, Seen):
             yield from _seen_lines(step, began, before, width=width, paint=paint)
-            before = step.flow
+            before = step
         elif isinstance(step, Rule):
             yield from _rule_lines(step, width=width, paint=paint)
         else:
@@ -162,13 +162,15 @@ def _track_lines(track: Track, *, width: int, paint: Paint) -> Iterator[str]:
 
 
 def _seen_lines(
-    step: Seen, began: int, before: Flow | None, *, width: int, paint: Paint
+    step: Seen, began: int, before: Seen | None, *, width: int, paint: Paint
 ) -> Iterator[str]:
-    head = f"    {_micro(step.time - began):>11}  {f'{step.device} {step.direction}':<17} "
+    since = f"+{(step.time - before.time) / 1000:.0f}" if before else ""
+    times = f"{_micro(step.time - began):>9} {since:>6} "
+    head = f"{times}{f'{step.device} {step.direction}':<17} "
     words = f"ttl {step.ttl}"
     if step.mtu:
         words += f"  mtu {step.mtu}"
-    rest = _ends(step.flow) if step.flow != before else step.icmp
+    rest = step.icmp if before and step.flow == before.flow else _ends(step.flow)
     if rest and len(head) + len(words) + 2 + len(rest) > width:
         yield head + paint(words, DIM)
         yield from folded(rest, width=width, first=" " * _AT)

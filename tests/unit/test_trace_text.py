@@ -129,9 +129,9 @@ note: web is taken for a Service: names are not asked of DNS
 
 SYN  10.244.1.100:40001 -> 10.96.0.10:80                              12 hops in 33 µs, ttl 64 -> 62
   pod default/client-1 on n1
-           0 µs  eth0 out          ttl 64  mtu 1450  10.244.1.100:40001 -> 10.96.0.10:80
+     0 µs        eth0 out          ttl 64  mtu 1450  10.244.1.100:40001 -> 10.96.0.10:80
   n1
-           3 µs  veth6f9fcf65 in   ttl 64  mtu 1450
+     3 µs     +3 veth6f9fcf65 in   ttl 64  mtu 1450
                  | prerouting nat KUBE-SERVICES: -d 10.96.0.10/32 -p tcp -j KUBE-SEP-1
                  |   => Service default/web:http
                  | - prerouting nat KUBE-SVC-1: x
@@ -139,21 +139,21 @@ SYN  10.244.1.100:40001 -> 10.96.0.10:80                              12 hops in
                  |   => endpoint default/web-2-1, 2 of 3, p 0.5
                  DNAT: destination 10.96.0.10:80 => 10.244.2.2:8080, conntrack 77 (endpoint
                      default/web-2-1)
-           6 µs  docker0 in        ttl 64  mtu 1450  10.244.1.100:40001 -> 10.244.2.2:8080
+     6 µs     +3 docker0 in        ttl 64  mtu 1450  10.244.1.100:40001 -> 10.244.2.2:8080
                  route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour 10.244.2.0 lladdr
                      02:00:00:00:00:02 permanent; FDB 02:00:00:00:00:02 dst 192.168.50.102
-           9 µs  flannel.1 out     ttl 63  mtu 1450
+     9 µs     +3 flannel.1 out     ttl 63  mtu 1450
                  into VXLAN 1 by flannel.1: 192.168.50.101:51123 -> 192.168.50.102:8472, ttl 64
-          12 µs  eth0 out          ttl 63  mtu 1450
+    12 µs     +3 eth0 out          ttl 63  mtu 1450
   underlay
-          15 µs  n1 in             ttl 63  mtu 1450
-          18 µs  n2 out            ttl 63  mtu 1450
+    15 µs     +3 n1 in             ttl 63  mtu 1450
+    18 µs     +3 n2 out            ttl 63  mtu 1450
   n2
-          21 µs  eth0 in           ttl 63  mtu 1450
+    21 µs     +3 eth0 in           ttl 63  mtu 1450
                  out of VXLAN 1 by flannel.1
-          24 µs  flannel.1 in      ttl 63  mtu 1450
-          27 µs  docker0 out       ttl 62  mtu 1450
-          30 µs  vethdf862e29 out  ttl 62  mtu 1450""".splitlines()
+    24 µs     +3 flannel.1 in      ttl 63  mtu 1450
+    27 µs     +3 docker0 out       ttl 62  mtu 1450
+    30 µs     +3 vethdf862e29 out  ttl 62  mtu 1450""".splitlines()
     )
     assert found[-6:] == [
         "data 24 bytes     request: the same way as SYN, 33 µs, delivered",
@@ -263,7 +263,7 @@ FLOW = {"protocol", "source", "sourcePort", "destination", "destinationPort"}
 VXLAN = {"source", "sourcePort", "destination", "destinationPort", "vni", "ttl"}
 JOURNEY = {
     *("version", "source", "destination", "flow", "service", "endpoint", "answered", "refused"),
-    *("says", "seconds", "packets", "conntrack", "lost", "notes"),
+    *("says", "seconds", "packets", "conntrack", "lost", "notes", "attached"),
 }
 TRACK = {"name", "leg", "flow", "nanoseconds", "sameAs", "steps"}
 STEPS = {
