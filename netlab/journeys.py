@@ -199,6 +199,7 @@ class Kind(StrEnum):
     CONNTRACK_INVALID = "conntrack-invalid"
     CONNTRACK_FULL = "conntrack-full"
     NO_ENDPOINTS = "no-endpoints"
+    NO_PORT = "no-such-port"  # a Service's address, and a port that it does not serve
     ROUTE = "route"
     NEIGHBOUR = "neighbour"
     FDB = "fdb"

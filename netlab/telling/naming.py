@@ -73,6 +73,14 @@ class Names:
         """Return whether an address is one of a node's: on the underlay, its bridge, its tunnel."""
         return self._places[self.home(address)].kind == "node" if self.home(address) else False
 
+    def served_at(self, address: str) -> dict[str, str]:
+        """Return the ports that Services serve at an address, `80/tcp`, each with its Service."""
+        return {
+            f"{port}/{protocol}": name
+            for (at, port, protocol), name in sorted(self._services.items())
+            if at == address
+        }
+
     def who(self, address: str, port: int = 0, protocol: Protocol = Protocol.TCP) -> str:
         """Return whose an address is: a Service's, a pod's, a node's; "" if nobody's."""
         service = self.service(address, port, protocol)

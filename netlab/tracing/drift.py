@@ -88,14 +88,15 @@ def _matters(cluster: Cluster, op: Op, way: Way, wanted: Collection[Object]) -> 
         case Sysctl(name=name):
             return any(word in name for word in _SETTINGS)
         case IptablesChain(table=table) | IptablesJump(table=table):
-            outside = any(not _inside(cluster, one) for one in way.addresses)
+            outside = any(not inside(cluster, one) for one in way.addresses)
             return table == "nat" and outside
     return False
 
 
-def _inside(cluster: Cluster, address: str) -> bool:
-    inside = IPv4Address(address) in IPv4Network(cluster.lab.network.Network)
-    return inside or IPv4Address(address) in IPv4Network(cluster.lab.serviceCIDR)
+def inside(cluster: Cluster, address: str) -> bool:
+    """Return whether an address is of the cluster's own: a pod's or a Service's."""
+    own = IPv4Address(address) in IPv4Network(cluster.lab.network.Network)
+    return own or IPv4Address(address) in IPv4Network(cluster.lab.serviceCIDR)
 
 
 def _needed(wanted: Iterable[Object], addresses: Iterable[str]) -> set[str]:
@@ -216,4 +217,4 @@ def thing_words(thing: Object) -> str:
     return f"namespace {thing.netns}"
 
 
-__all__ = ["AGENT", "Place", "Way", "causes", "differences", "kind_of", "thing_words"]
+__all__ = ["AGENT", "Place", "Way", "causes", "differences", "inside", "kind_of", "thing_words"]

@@ -26,6 +26,7 @@ from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrit
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.packets import Flow, Leg, Protocol, RuleHit
+from netlab.paths import places
 from netlab.proxy.claims import Owner
 from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
@@ -123,6 +124,7 @@ def _causes(
         yield from (one for one in drifted if one.place.netns in before)
         yield _by_rule(stop, hit, journey)
     else:
+        yield from _nobody(cluster, names, asked, journey)
         yield from (one for one in looked if one.kind in _EXACT)
         yield from _without_rules(cluster, names, asked, journey)
     yield from drifted
@@ -356,6 +358,31 @@ def _as_arrived(journey: Journey) -> Flow:
         if track.leg is Leg.REQUEST and track.sightings:
             return track.sightings[-1].flow
     return journey.flow
+
+
+def _nobody(cluster: Cluster, names: Names, asked: Asking, journey: Journey) -> Iterator[Cause]:
+    """Yield that nobody is at the address, or no Service at the port, that was asked."""
+    flow, place = journey.flow, names.place(asked.source.netns)
+    to, port = flow.destination, f"{flow.destination_port}/{flow.protocol}"
+    served = names.served_at(to)
+    if served and port not in served:
+        service = next(iter(served.values())).partition(":")[0]
+        yield Cause(
+            Kind.NO_PORT,
+            place,
+            f"Service {service} does not serve {port} at {to}: it serves {', '.join(served)}",
+            ("no rule of a proxy is for that port",),
+            (f"netlab describe service {service}",),
+        )
+    elif not served and not names.home(to) and drift.inside(cluster, to):
+        where = "the pods' network" if places.in_network(cluster, to) else "the Services' range"
+        yield Cause(
+            Kind.ADDRESS,
+            place,
+            f"nobody has {to}: it is in {where}, and no pod's, node's nor Service's",
+            ("etcd knows no object with it",),
+            ("netlab get pods,services -A -o wide",),
+        )
 
 
 def _without_rules(

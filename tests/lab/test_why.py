@@ -541,6 +541,16 @@ ROWS = {
         "n2",
         "does not know the MAC",
     ),
+    # addresses that nobody has, ports that no Service serves
+    "nobody's pod address": Row(
+        nothing, None, "n1-p1 10.244.255.250", "address", "default/n1-p1", "nobody has 10.244."
+    ),
+    "nobody's cluster IP": Row(
+        nothing, None, "n1-p1 10.96.255.250:80", "address", "default/n1-p1", "the Services' range"
+    ),
+    "a port that the Service has not": Row(
+        nothing, None, "n1-p1 web:81", "no-such-port", "default/n1-p1", "it serves 80/tcp"
+    ),
     # servers
     "nobody listens": Row(
         nothing, None, "n1-p1 n2-p1:81", "no-listener", "default/n2-p1", "listens on 80/tcp"
