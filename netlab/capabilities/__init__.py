@@ -97,8 +97,22 @@ TRIES: tuple[Try, ...] = (
     Try(
         "nft trace",
         rules.nft_trace,
-        "naming the rule that fired",
+        "trace, why, naming the rule that fired",
         _module("nf_tables", "CONFIG_NF_TABLES"),
+        required=False,
+    ),
+    Try(
+        "TCP_REPAIR",
+        system.first_sequence,
+        "trace and why over TCP",
+        "root, or a user namespace; Linux 3.5 or newer",
+        required=False,
+    ),
+    Try(
+        "drop reasons",
+        system.drop_reasons,
+        "the kernel's own reason in why",
+        "root, and a kernel with CONFIG_FTRACE",
         required=False,
     ),
     Try(

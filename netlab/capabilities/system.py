@@ -9,7 +9,7 @@ import socket
 from netlab.capabilities import trial
 from netlab.pods import namespaces
 from netlab.processes import run
-from netlab.sensors import ring
+from netlab.sensors import drops, ring, sending
 
 FILES_WANTED = 4096  # a socket per containerPort and a few per node, for 1000 pods
 
@@ -74,6 +74,18 @@ def packet_ring() -> str:
     opened.start(64 * ring.FRAME)
     opened.close()
     return ""
+
+
+def first_sequence() -> str:
+    """Give a TCP socket the sequence number that its connection is to begin with."""
+    with socket.socket() as sock:
+        sending.begin_with(sock, sending.TCP_SEND_QUEUE << 16)
+    return ""
+
+
+def drop_reasons() -> str:
+    with drops.Drops():
+        return ""
 
 
 def sctp() -> str:
