@@ -92,7 +92,7 @@ TRIES: tuple[Try, ...] = (
     ),
     Try("etcd", system.etcd, "leases and objects", "apt install etcd-server"),
     Try("ip", system.ip, "reading a lab by hand", "apt install iproute2", required=False),
-    Try("AF_PACKET ring", system.packet_ring, "verify, probe", "CONFIG_PACKET"),
+    Try("AF_PACKET ring", system.packet_ring, "verify, trace, capture", "CONFIG_PACKET"),
     Try("open files", system.open_files, "1000 pods", "ulimit -Hn 65536", required=False),
     Try(
         "nft trace",
