@@ -212,6 +212,19 @@ def test_a_pod_that_reaches_itself_through_its_service() -> None:
     assert (there.name, there.leg, here.name, here.leg) == ("SYN", "request", "SYN ACK", "reply")
 
 
+def test_masquerading_is_put_before_the_device_it_leaves_by() -> None:
+    """Though no other chain says where the packet is by then."""
+    away, node = "203.0.113.10:80", "192.168.50.101:7000"
+    watch, sent, changed = Watch(), tcp(ONE, away), tcp(node, away, ttl=63)
+    watch.seen(f"{POD} eth0 out", sent)
+    watch.seen("t.n1 veth1 in", sent)
+    watch.seen("t.n1 docker0 in", sent)
+    watch.passed("t.n1 postrouting", sent, devices=" > eth0", conntrack=7)
+    watch.seen("t.n1 eth0 out", changed)
+    (track,) = told(watch, to=away)
+    assert words(track)[2:6] == ["n1 docker0 in", "n1 postrouting nat", "n1 snat 7", "n1 eth0 out"]
+
+
 def test_what_a_node_sends_meets_its_rules_before_any_device() -> None:
     """Several chains of one table on one hook, as in nftables mode; the flow is the one sent."""
     watch = Watch()
