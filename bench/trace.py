@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from netlab import lab as labs  # noqa: E402
 from netlab import tracing  # noqa: E402
 from netlab.kernel.netns import entered  # noqa: E402
-from netlab.tracing.why import why  # noqa: E402
+from netlab.tracing.why import listening, why  # noqa: E402
 
 LAB = f"benchtrace{os.getpid()}"
 NETLAB = [sys.executable, "-m", "netlab", "-L", LAB]
@@ -110,9 +110,10 @@ def throughput(to: str) -> float:
     words = ["iperf3", "-c", to, "-p", "5201", "-t", str(STREAM), "-J"]
     netns = ["ip", "netns", "exec", f"{LAB}.n1.default.a"]
     done = subprocess.run([*netns, *words], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"iperf3: {done.stdout}{done.stderr}")
-    return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]) / 1e9
+    said = json.loads(done.stdout or "{}")
+    if done.returncode or "error" in said:
+        sys.exit(f"iperf3: {said.get('error', done.stderr)}")
+    return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 
 @contextmanager
@@ -136,12 +137,16 @@ def traced(to: str) -> Iterator[list[int]]:
 
 def bench_load(addresses: dict[str, str], rounds: int) -> None:
     for to, where in (("near", "one node"), ("far", "two nodes")):
-        node = "n1" if to == "near" else "n2"
+        netns = f"{LAB}.{'n1' if to == 'near' else 'n2'}.default.{to}"
         server = subprocess.Popen(
-            ["ip", "netns", "exec", f"{LAB}.{node}.default.{to}", "iperf3", "-s", "-p", "5201"],
+            ["ip", "netns", "exec", netns, "iperf3", "-s", "-p", "5201"],
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
+            deadline = time.monotonic() + 10
+            while "5201/tcp" not in listening(netns) and time.monotonic() < deadline:
+                time.sleep(0.01)
             load(addresses[to], to, where, rounds)
         finally:
             server.terminate()
@@ -237,15 +242,18 @@ BENCHES = {"load": bench_load, "time": bench_time, "why": bench_why}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], default=list(BENCHES))
+    parser.add_argument("what", nargs="*", help=", ".join(BENCHES))
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    if "load" in given.what and shutil.which("iperf3") is None:
+    what = given.what or list(BENCHES)
+    if unknown := set(what) - set(BENCHES):
+        sys.exit(f"no figure {', '.join(unknown)} (hint: {', '.join(BENCHES)})")
+    if "load" in what and shutil.which("iperf3") is None:
         sys.exit("iperf3 is missing (hint: apt-get install iperf3, or leave `load` out)")
     if os.geteuid():
         sys.exit("not root (hint: sudo)")
     with lab() as addresses:
-        for name in given.what:
+        for name in what:
             BENCHES[name](addresses, given.rounds)
 
 
