@@ -114,6 +114,21 @@ def _attached(user: User) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def _traced(user: User) -> None:
+    """Devices, rules, rewrites and connection tracking are told, and nothing is left of it."""
+    said = json.loads(user.netlab("trace", "n1-p1", "internet:80", "-o", "json").stdout)
+    assert said["answered"] and not said["notes"]
+    steps = said["packets"][0]["steps"]
+    (change,) = [one for one in steps if one["step"] == "rewrite"]
+    assert (change["kind"], change["place"]["name"]) == ("snat", "n1")
+    assert any(one["step"] == "rule" and "MASQUERADE" in one["rule"] for one in steps)
+    assert {one["place"]["name"] for one in said["conntrack"]} == {"gateway", "n1"}
+    said = json.loads(user.netlab("why", "client", "node/n1:22", "-o", "json", code=1).stdout)
+    assert (said["causes"][0]["kind"], said["causes"][0]["place"]["name"]) == ("rule", "gateway")
+    tables = user.netlab("exec", "node/n1", "--", "nft", "list", "tables").stdout
+    assert tables and "netlab-trace" not in tables
+
+
 def test_a_lab_without_root_does_all_a_lab_does_and_leaves_nothing(user: User) -> None:
     extra = """apiVersion: v1
 kind: Pod
@@ -146,6 +161,7 @@ spec:
     assert "pod default/n1-p1 -> internet" in comments
     assert any(line.startswith("masquerade: from 10.244.") for line in comments)
     assert any(line.startswith("rule: nat FLANNEL-POSTRTG: ") for line in comments)
+    _traced(user)
     told = _attached(user)
     assert [one["kind"] for one in told["packets"][0]["steps"] if one["step"] == "rewrite"] == [
         "snat"
