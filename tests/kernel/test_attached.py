@@ -159,6 +159,7 @@ def test_a_fast_conversation_is_told_whole_and_bounded(state: Cluster) -> None:
         "    try: s.send(b'%012d' % number)\n"
         "    except OSError: pass\n"
         "    number += 1\n"
+        "    time.sleep(0.00005)\n"
     )
     flood = subprocess.Popen(["ip", "netns", "exec", POD, "python3", "-c", code])
     try:

@@ -246,3 +246,21 @@ def _error(flow: Flow) -> Caught:
     sighting = dissect.sighting(shown, netns="n1", device="eth0")
     assert sighting is not None
     return Caught(sighting, shown.data)
+
+
+def test_datagrams_that_look_alike_are_counted_one_by_one() -> None:
+    flow = Flow(PAIR, WEB, UDP, 40000, 53)
+    frame = ether(ip4(PAIR, WEB, "udp", (40000, 53)))
+
+    def datagram(time: int, netns: str) -> Caught:
+        sighting = dissect.sighting(
+            dissect.Frame(time, 1, False, False, frame), netns=netns, device="eth0"
+        )
+        assert sighting is not None and sighting.flow == flow
+        return Caught(sighting, frame)
+
+    found = Conversation(datagram(1, "n1"), {})
+    for number in range(4):
+        for place, netns in enumerate(("n1", "n2")):
+            found.take(datagram(10 * number + place, netns), most=3)
+    assert [one.sighting.time for one in found.told()] == [0, 1, 10, 11, 20, 21]
