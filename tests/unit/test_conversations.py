@@ -264,3 +264,24 @@ def test_datagrams_that_look_alike_are_counted_one_by_one() -> None:
         for place, netns in enumerate(("n1", "n2")):
             found.take(datagram(10 * number + place, netns), most=3)
     assert [one.sighting.time for one in found.told()] == [0, 1, 10, 11, 20, 21]
+
+
+HOSTS = [f"10.0.{number // 3}.{number}" for number in range(12)]
+
+
+@pytest.mark.parametrize("side", ["", "src ", "dst "])
+@pytest.mark.parametrize("end", ["tcp {}", "udp {} and port 53", "svc served or tcp {}"])
+def test_many_hosts_at_once_are_what_each_of_them_is(side: str, end: str) -> None:
+    singles = [tree(end.format(f"{side}host {host}")) for host in HOSTS]
+    together = filters.program(conversations.OneOf(tuple(singles)))
+    apart = [filters.program(one) for one in singles]
+    for source in (*HOSTS[::3], PAIR, WEB):
+        for destination in (HOSTS[1], HOSTS[-1], VIP, "10.0.9.9"):
+            for kind, ports in (("tcp", (9, 80)), ("udp", (53, 9)), ("udp", (1, 2))):
+                for frame in (
+                    ether(ip4(source, destination, kind, ports)),
+                    ether(ip4(source, destination, kind, ports, fragment=100)),
+                    vxlan(ether(ip4(source, destination, kind, ports)), NODE1, NODE2),
+                ):
+                    wanted = any(taken(one, frame) for one in apart)
+                    assert bool(taken(together, frame)) == wanted
