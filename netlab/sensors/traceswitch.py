@@ -41,7 +41,7 @@ TOKEN_SEEN = 12  # bytes of a UDP or ICMP payload that a rule compares and a tra
 
 _SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 1, 2, 3, 6  # NFT_MSG_*
-_NEW_SET = 9
+_NEW_SET, _NEW_ELEMENT = 9, 12
 _BRIDGE = 7  # NFPROTO_BRIDGE
 _OWNER = 0x2  # NFT_TABLE_F_OWNER
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
@@ -51,6 +51,8 @@ _REGISTER = 1  # NFT_REG_1, 16 bytes
 _WORDS = (8, 9, 10, 11)  # NFT_REG32_00 to _03: the four words of NFT_REG_1
 _DYNAMIC = 0x20  # NFT_SET_EVAL: rules add elements
 _ENDS = "ends"  # the set's name
+_ADDRESSES, _ADDRESSES_ID = "addresses", 2  # another set: its name, its number in a batch
+FEW = 6  # selectors that every packet is compared with one by one
 _KEY = 16  # bytes: two addresses, two ports of four bytes each
 _KEY_TYPE = ((7 << 6 | 7) << 6 | 13) << 6 | 13  # nft's: ipv4_addr twice, inet_service twice
 _FLOWS = 1024  # elements
@@ -171,10 +173,17 @@ class Switch:
             made.append(_message(_NEW_TABLE, family, text(1, self.name), _u32(2, flags), new=True))
             if any(_remembers(one) for one in selectors):
                 made.append(_set(family, self.name))
+            mine = [one for one in selectors if family in (_family(one), _BRIDGE)]
+            named = [one for one in mine if _is_named(one)]
+            if len(named) <= FEW:
+                named = []
+            else:
+                made += _address_set(family, self.name, named)
             for hook, number in HOOKS.items():
                 made.append(self._chain(family, hook, number, PRIORITY))
-                for one in selectors:
-                    if family in (_family(one), _BRIDGE):
+                made += self._apart(family, hook, named)
+                for one in mine:
+                    if one not in named:
                         made += [self._rule(family, hook, each) for each in _rules(one, self._pace)]
             followed = [
                 one for one in selectors if _remembers(one) and family in (_family(one), _BRIDGE)
@@ -186,6 +195,27 @@ class Switch:
         hooked = nest(4, _u32(1, number), _u32(2, priority))
         named = text(1, self.name), text(3, name)
         return _message(_NEW_CHAIN, family, *named, hooked, text(7, "filter"), new=True)
+
+    def _apart(self, family: int, hook: str, named: Sequence[Selector]) -> Iterator[bytes]:
+        """Yield the rules of many selectors that name addresses, in a chain that only packets with
+        one of these come to: others leave after two look-ups, however many selectors there are.
+
+        Rules are put before those there are, so what is added to the hook's chain comes first.
+        """
+        if not named:
+            return
+        apart = f"{hook}-named"
+        yield _message(_NEW_CHAIN, family, text(1, self.name), text(3, apart), new=True)
+        for one in named:
+            for each in _rules(one, self._pace):
+                yield self._rule(family, apart, each)
+        for offset in (12, 16):
+            looked_up = _expression(
+                "lookup", text(1, _ADDRESSES), _u32(2, _REGISTER), _u32(4, _ADDRESSES_ID)
+            )
+            yield self._rule(
+                family, hook, [_payload(_NETWORK, offset, 4), looked_up, _go_to(apart)]
+            )
 
     def _rule(self, family: int, chain: str, expressions: Iterable[bytes]) -> bytes:
         named = text(1, self.name), text(2, chain)
@@ -285,6 +315,36 @@ def _set(family: int, table: str) -> bytes:
         *(_u32(4, _KEY_TYPE), _u32(5, _KEY), nest(9, _u32(1, _FLOWS)), _u32(10, 1)),
         new=True,
     )
+
+
+def _is_named(selector: Selector) -> bool:
+    """Return whether a selector fits only packets with an address of IPv4 that it names."""
+    flow = selector.flow
+    return (
+        selector.conversation is None
+        and not selector.wrapped
+        and not selector.ipv6
+        and bool(flow.source or flow.destination)
+    )
+
+
+def _address_set(family: int, table: str, named: Sequence[Selector]) -> list[bytes]:
+    """Return a set of the addresses that selectors name, of each one."""
+    addresses = dict.fromkeys(one.flow.source or one.flow.destination for one in named)
+    made = _message(
+        *(_NEW_SET, family, text(1, table), text(2, _ADDRESSES), _u32(3, 0)),
+        *(_u32(4, 7), _u32(5, 4), nest(9, _u32(1, len(addresses)))),  # nft's type ipv4_addr
+        _u32(10, _ADDRESSES_ID),
+        new=True,
+    )
+    elements = [nest(1, nest(1, attribute(1, socket.inet_aton(one)))) for one in addresses]
+    named_set = text(1, table), text(2, _ADDRESSES), _u32(4, _ADDRESSES_ID)
+    return [made, _message(_NEW_ELEMENT, family, *named_set, nest(3, *elements), new=True)]
+
+
+def _go_to(chain: str) -> bytes:
+    verdict = nest(2, nest(2, _u32(1, -4), text(2, chain)))  # NFTA_DATA_VERDICT, NFT_GOTO
+    return _expression("immediate", _u32(1, 0), verdict)  # NFT_REG_VERDICT
 
 
 def _rules(selector: Selector, pace: int) -> Iterator[list[bytes]]:

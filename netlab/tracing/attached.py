@@ -58,6 +58,7 @@ LOOK = 0.01  # seconds between two looks
 SETTLED = 10_000_000  # ns until every ring has handed over what it saw
 ARMING = 500_000_000  # ns until a fast conversation is traced in every namespace …
 WAKING = 40_000_000  # … and before that, until every ring takes its packets again
+TRIES = 3  # moments that may have passed before all was ready for them
 NEVER = 1 << 63  # ns
 OPENINGS, PACE = 50, 100  # packets a second of each of the filter's ends: first ones, others
 RECENT = 500_000_000  # ns that packets are kept which are nobody's yet …
@@ -184,6 +185,11 @@ class Watch:
         if woken or told:
             self._narrow()
         for one in woken:
+            late = time.time_ns() > one.since
+            if late and one.late < TRIES:
+                one.late, one.muted = one.late + 1, True
+                self._arm(one)
+                self._narrow()
             one.since = one.whole_since = max(one.since, time.time_ns())
 
     def rest(self) -> None:
@@ -264,7 +270,7 @@ class Watch:
         is the same everywhere."""
         if one.closed:
             return
-        since = time.time_ns() + ARMING if one.muted else 0
+        since = time.time_ns() + (ARMING << one.late) if one.muted else 0
         if not self.blind:
             self._trace.follow(
                 {

@@ -7,13 +7,15 @@ from collections.abc import Collection, Iterable, Sequence
 from netlab.errors import NetlabError
 from netlab.kernel import conntrack
 from netlab.kernel.netns import entered
-from netlab.packets import Entry, Flow, Protocol
+from netlab.packets import Entry, Flow, Identity, Protocol
 from netlab.proxy.addresses import Family
 from netlab.telling.selecting import ECHOES, Caught, ends, quoted
 
 LAST = 50_000_000  # ns for a last packet to come to its end
 EARLIER = 500  # sightings that are kept of what came before `since`
+TRANSIT = 5_000_000  # ns that a packet may take from its first device to its last
 ROUNDS = 4  # rewrites, one behind the other, that ends are followed through
+_Key = tuple[Identity, int]  # and the length
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 
 
@@ -56,8 +58,10 @@ class Conversation:
         self.closed = False  # by those who had it
         self.done = False  # all there is to tell has been seen
         self.muted = False  # not watched until it is traced
-        self._packets: dict[tuple[object, int], None] = {}
-        self._earlier: set[tuple[object, int]] = set()
+        self.late = 0  # how often it was to be told from a moment on that was over by then
+        self._packets: dict[tuple[_Key, int], None] = {}
+        self._met: dict[tuple[_Key, str], int] = {}  # how many that look alike, by where
+        self._earlier: dict[_Key, int] = {}
         self._finished: set[bool] = set()  # who has sent its FIN: whether it is the asking side
 
     def has(self, one: Caught) -> bool:
@@ -71,17 +75,21 @@ class Conversation:
 
     def take(self, one: Caught, *, most: int) -> None:
         """Take note of a packet of it, unless it is a new one beyond the first *most*."""
-        key = one.identity, one.sighting.length
-        if one.sighting.time < self.since:
-            self._earlier.add(key)
+        seen = one.sighting
+        key = one.identity, seen.length
+        if seen.time < self.since:
+            self._earlier[key] = seen.time
             if len(self.caught) > EARLIER:
                 return
+        elif seen.time - self._earlier.get(key, seen.time - TRANSIT) < TRANSIT:
+            return  # the rest of its way: it was on it when the others began to be told
         else:
-            if key in self._earlier:
-                return  # the rest of its way: it was on it when the others began to be told
-            if key not in self._packets and len(self._packets) >= most:
+            # Datagrams may look alike: the second of them at one place is the second at another.
+            before = self._met.get((key, seen.where), 0)
+            self._met[key, seen.where] = before + 1
+            if (key, before) not in self._packets and len(self._packets) >= most:
                 return
-            self._packets[key] = None
+            self._packets[key, before] = None
         self.caught.append(one)
         if self.protocol is Protocol.TCP and one.sighting.flow in self.flows:
             if flags(one) & _FIN:
@@ -145,9 +153,6 @@ def _requests(first: Caught, entries: dict[str, list[Entry]]) -> set[Flow]:
     for _ in range(ROUNDS):
         for entry in listed:
             pair = {entry.original, entry.reply.reply}
-            if {one.reply for one in pair} & requests:
-                # This kernel heard of it by an answer, and takes that for the beginning.
-                pair = {one.reply for one in pair}
             if pair & requests:
                 requests |= pair
     return requests

@@ -246,3 +246,42 @@ def _error(flow: Flow) -> Caught:
     sighting = dissect.sighting(shown, netns="n1", device="eth0")
     assert sighting is not None
     return Caught(sighting, shown.data)
+
+
+def test_datagrams_that_look_alike_are_counted_one_by_one() -> None:
+    flow = Flow(PAIR, WEB, UDP, 40000, 53)
+    frame = ether(ip4(PAIR, WEB, "udp", (40000, 53)))
+
+    def datagram(time: int, netns: str) -> Caught:
+        sighting = dissect.sighting(
+            dissect.Frame(time, 1, False, False, frame), netns=netns, device="eth0"
+        )
+        assert sighting is not None and sighting.flow == flow
+        return Caught(sighting, frame)
+
+    found = Conversation(datagram(1, "n1"), {})
+    for number in range(4):
+        for place, netns in enumerate(("n1", "n2")):
+            found.take(datagram(10 * number + place, netns), most=3)
+    assert [one.sighting.time for one in found.told()] == [0, 1, 10, 11, 20, 21]
+
+
+HOSTS = [f"10.0.{number // 3}.{number}" for number in range(12)]
+
+
+@pytest.mark.parametrize("side", ["", "src ", "dst "])
+@pytest.mark.parametrize("end", ["tcp {}", "udp {} and port 53", "svc served or tcp {}"])
+def test_many_hosts_at_once_are_what_each_of_them_is(side: str, end: str) -> None:
+    singles = [tree(end.format(f"{side}host {host}")) for host in HOSTS]
+    together = filters.program(conversations.OneOf(tuple(singles)))
+    apart = [filters.program(one) for one in singles]
+    for source in (*HOSTS[::3], PAIR, WEB):
+        for destination in (HOSTS[1], HOSTS[-1], VIP, "10.0.9.9"):
+            for kind, ports in (("tcp", (9, 80)), ("udp", (53, 9)), ("udp", (1, 2))):
+                for frame in (
+                    ether(ip4(source, destination, kind, ports)),
+                    ether(ip4(source, destination, kind, ports, fragment=100)),
+                    vxlan(ether(ip4(source, destination, kind, ports)), NODE1, NODE2),
+                ):
+                    wanted = any(taken(one, frame) for one in apart)
+                    assert bool(taken(together, frame)) == wanted
