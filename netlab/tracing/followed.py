@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from netlab.errors import NetlabError
 from netlab.kernel import conntrack
 from netlab.kernel.netns import entered
-from netlab.packets import Entry, Flow, Protocol
+from netlab.packets import Entry, Flow, Identity, Protocol
 from netlab.proxy.addresses import Family
 from netlab.telling.selecting import ECHOES, Caught, ends, quoted
 
@@ -15,6 +15,7 @@ LAST = 50_000_000  # ns for a last packet to come to its end
 EARLIER = 500  # sightings that are kept of what came before `since`
 ROUNDS = 4  # rewrites, one behind the other, that ends are followed through
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
+_Alike = tuple[Identity, int]  # what a packet is known by, and its length in bytes
 
 
 def flags(one: Caught) -> int:
@@ -56,8 +57,10 @@ class Conversation:
         self.closed = False  # by those who had it
         self.done = False  # all there is to tell has been seen
         self.muted = False  # not watched until it is traced
-        self._packets: dict[tuple[object, int], None] = {}
-        self._earlier: set[tuple[object, int]] = set()
+        self._packets: set[tuple[_Alike, int]] = set()
+        # How many that look alike were seen at a place; one more, as long to live, is another one.
+        self._shown: dict[tuple[_Alike, str, int], int] = {}
+        self._earlier: set[_Alike] = set()
         self._finished: set[bool] = set()  # who has sent its FIN: whether it is the asking side
 
     def has(self, one: Caught) -> bool:
@@ -71,17 +74,21 @@ class Conversation:
 
     def take(self, one: Caught, *, most: int) -> None:
         """Take note of a packet of it, unless it is a new one beyond the first *most*."""
-        key = one.identity, one.sighting.length
-        if one.sighting.time < self.since:
-            self._earlier.add(key)
+        seen = one.sighting
+        alike = one.identity, seen.length
+        if seen.time < self.since:
+            self._earlier.add(alike)
             if len(self.caught) > EARLIER:
                 return
         else:
-            if key in self._earlier:
+            if alike in self._earlier and seen.time < self.since + LAST:
                 return  # the rest of its way: it was on it when the others began to be told
-            if key not in self._packets and len(self._packets) >= most:
+            place = alike, seen.where, seen.ttl
+            packet = alike, self._shown.get(place, 0) + 1
+            if packet not in self._packets and len(self._packets) >= most:
                 return
-            self._packets[key] = None
+            self._shown[place] = packet[1]
+            self._packets.add(packet)
         self.caught.append(one)
         if self.protocol is Protocol.TCP and one.sighting.flow in self.flows:
             if flags(one) & _FIN:

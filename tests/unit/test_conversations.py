@@ -15,7 +15,7 @@ from netlab.packets import Direction, Entry, Flow, Outer, Protocol, Sighting
 from netlab.sensors import dissect
 from netlab.telling.selecting import Caught
 from netlab.tracing.attached import selectors
-from netlab.tracing.followed import Conversation
+from netlab.tracing.followed import LAST, Conversation
 
 PAIR, WEB, CART = "10.244.1.2", "10.244.2.2", "10.244.1.3"  # as tests/unit/fake_lab.py has them
 NODE1, NODE2, CLIENT, VIP = "192.168.50.11", "192.168.50.12", "198.51.100.10", "10.96.0.7"
@@ -229,6 +229,24 @@ def test_a_packet_that_was_on_its_way_when_the_telling_begins_is_not_told() -> N
     for sequence, time in ((1, 99), (1, 101), (2, 102)):
         found.take(seen(ASKED, sequence=sequence, time=time), most=5)
     assert [one.sighting.time for one in found.told()] == [102]
+
+
+def test_packets_that_look_alike_are_counted_one_by_one() -> None:
+    found = Conversation(seen(ASKED, flags=0x02), {})
+    for number in range(50):
+        for netns in ("n1", "n2"):
+            found.take(seen(ASKED, time=number + 1, netns=netns), most=2)
+    told = [(one.sighting.time, one.sighting.netns) for one in found.told()]
+    assert told == [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")]
+    assert found.ended_at
+
+
+def test_what_looks_like_a_packet_from_before_is_told_once_that_has_come_to_its_end() -> None:
+    found = Conversation(seen(ASKED), {})
+    found.since = 100
+    for time in (99, 101, 100 + LAST):
+        found.take(seen(ASKED, time=time), most=5)
+    assert [one.sighting.time for one in found.told()] == [100 + LAST]
 
 
 def test_an_icmp_error_is_of_the_conversation_that_it_quotes() -> None:
