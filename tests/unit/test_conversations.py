@@ -264,3 +264,27 @@ def _error(flow: Flow) -> Caught:
     sighting = dissect.sighting(shown, netns="n1", device="eth0")
     assert sighting is not None
     return Caught(sighting, shown.data)
+
+
+def test_a_filter_that_many_services_fit_traces_so_many_endpoints_and_no_more() -> None:
+    many = []
+    for number in range(200):
+        meta = {"name": f"s{number}", "namespace": "default"}
+        labels = {"kubernetes.io/service-name": meta["name"]}
+        ports = [{"port": 80, "protocol": "TCP"}]
+        spec = {"clusterIP": f"10.96.1.{number}", "ports": ports}
+        many.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+        many.append(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {**meta, "labels": labels},
+                "endpoints": [{"addresses": [f"10.244.9.{number}"]}],
+                "ports": [{"port": 8080, "protocol": "TCP"}],
+            }
+        )
+    cluster = FakeLive(documents=[*DOCUMENTS, *many]).cluster()
+    fitting = filters.parsed("port 80", names.names(cluster))
+    ends = conversations.endpoints(fitting, cluster)
+    assert len(ends) == conversations.MOST
+    assert len(selectors(fitting, cluster)) < 5 * conversations.MOST
