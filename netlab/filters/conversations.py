@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -17,9 +18,9 @@ from netlab.annotation.names import addresses_of, services_of
 from netlab.cluster import Cluster, NodeState
 from netlab.filters.flows import flows
 from netlab.filters.grammar import All, Condition, End, Kind, Not, OneOf, Wrapped
-from netlab.model.services import Service, ServicePort
+from netlab.model.kubernetes import Document
+from netlab.model.services import SERVICE_NAME_LABEL, ServicePort
 from netlab.packets import Flow, Outer, Protocol
-from netlab.targets import endpoint_addresses
 
 FLOWS = 128  # of a filter that are looked at one by one
 MOST = 48  # ends that a filter is widened by: every one is compared with every packet
@@ -114,47 +115,56 @@ def widened(tree: Condition, cluster: Cluster) -> Condition:
     return OneOf(tuple(parts))
 
 
-def endpoints(tree: Condition, cluster: Cluster) -> Iterator[End]:
-    """Yield the endpoints of the Services that are asked by what *tree* fits."""
+def endpoints(tree: Condition, cluster: Cluster) -> list[End]:
+    """Return the endpoints of the Services that are asked by what *tree* fits, `MOST` of them."""
+    return list(islice(dict.fromkeys(_endpoints(tree, cluster)), MOST))
+
+
+def _endpoints(tree: Condition, cluster: Cluster) -> Iterator[End]:
     asked = [flow for flow in flows(tree, most=FLOWS) if flow.destination or flow.destination_port]
     if not asked:
         return
+    nodes = [node.address for node in cluster.nodes]
+    slices = _slices(cluster)
     for service in services_of(cluster):
-        where, name = service.metadata.namespace, service.metadata.name
+        own = addresses_of(service)
         ports = service.spec.ports or ()
-        if not any(_asks(flow, service, port, cluster) for flow in asked for port in ports):
+        if not any(_asks(flow, port, own, nodes) for flow in asked for port in ports):
             continue
-        targets = _target_ports(cluster, where, name)
-        for address in endpoint_addresses(cluster, where, name):
-            for protocol, number in targets:
-                to_it = Flow("0.0.0.0", address, Protocol(protocol), 0, number)
-                if not fits(tree, to_it):
+        for one in slices.get((service.metadata.namespace, service.metadata.name), ()):
+            yield from _of_slice(one, tree)
+
+
+def _of_slice(one: Document, tree: Condition) -> Iterator[End]:
+    for port in one.get("ports") or ():
+        protocol, number = (port.get("protocol") or "TCP").lower(), port.get("port")
+        for endpoint in one.get("endpoints") or () if number else ():
+            for address in endpoint.get("addresses") or ():
+                if not fits(tree, Flow("0.0.0.0", address, Protocol(protocol), 0, number)):
                     yield End("", ip_network(address), protocol, number, number)
 
 
-def _asks(flow: Flow, service: Service, port: ServicePort, cluster: Cluster) -> bool:
+def _slices(cluster: Cluster) -> dict[tuple[str, str], list[Document]]:
+    """Return the EndpointSlices by the namespace and name of their Service."""
+    found: dict[tuple[str, str], list[Document]] = {}
+    for one in cluster.documents.of("EndpointSlice"):
+        meta = one["metadata"]
+        name = (meta.get("labels") or {}).get(SERVICE_NAME_LABEL, "")
+        found.setdefault((meta.get("namespace", ""), name), []).append(one)
+    return found
+
+
+def _asks(flow: Flow, port: ServicePort, own: Sequence[str], nodes: Sequence[str]) -> bool:
+    """Return whether *flow* asks a Service's *port*, at its *own* addresses or the *nodes*'."""
     if flow.protocol != port.protocol.lower():
         return False
-    nodes = [node.address for node in cluster.nodes]
-    ways = [(addresses_of(service), port.port), (nodes, port.nodePort or 0)]
+    ways = [(own, port.port), (nodes, port.nodePort or 0)]
     return any(
         number
         and flow.destination_port in (0, number)
         and (flow.destination in addresses or (not flow.destination and flow.destination_port))
         for addresses, number in ways
     )
-
-
-def _target_ports(cluster: Cluster, namespace: str, name: str) -> list[tuple[str, int]]:
-    found: dict[tuple[str, int], None] = {}
-    for document in cluster.documents.of("EndpointSlice"):
-        meta = document["metadata"]
-        label = (meta.get("labels") or {}).get("kubernetes.io/service-name")
-        if (meta.get("namespace"), label) == (namespace, name):
-            for port in document.get("ports") or ():
-                if port.get("port"):
-                    found[(port.get("protocol") or "TCP").lower(), port["port"]] = None
-    return list(found)
 
 
 def _masqueraded(tree: Condition, cluster: Cluster) -> Iterator[Condition]:

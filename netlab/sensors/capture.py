@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
+from netlab.errors import KernelError
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Sighting
 from netlab.sensors import dissect
@@ -288,6 +289,9 @@ class Capture:
         """Return the device's name; a device that appeared later makes the names be read again."""
         names = self._devices[netns]
         if ifindex not in names:
-            with entered(netns):
-                names.update(socket.if_nameindex())
+            try:
+                with entered(netns):
+                    names.update(socket.if_nameindex())
+            except KernelError:
+                pass  # the namespace has lost its name; its packets are still its own
         return names.get(ifindex, f"if{ifindex}")

@@ -158,13 +158,20 @@ class RuleTrace:
         return {name: place.of(known) for name, place in places.items()}
 
     def passes(self, wanted: Callable[[Traced], bool]) -> list[Passing]:
-        """Return what was traced of the packets that *wanted* chooses: by namespace, in order."""
+        """Return what was traced of the packets that *wanted* chooses: by namespace, in order.
+
+        A namespace that is gone has nothing to tell: its rules went with it.
+        """
         found: list[Passing] = []
         for name, place in self._places.items():
             mine = [run for run in place.seen() if wanted(run.packet)]
-            if mine:
+            if not mine:
+                continue
+            try:
                 with entered(name):
                     found += place.passes(name, mine)
+            except KernelError:
+                continue
         return found
 
     def follow(self, selectors: Mapping[str, Sequence[Selector]]) -> None:

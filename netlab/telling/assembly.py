@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -26,7 +26,8 @@ from netlab.packets import Direction, Flow, Identity, Leg, Passing, Protocol, Ru
 from netlab.telling.chains import Listing, met
 from netlab.telling.naming import Names
 from netlab.telling.order import Wraps, merged
-from netlab.telling.selecting import ECHOES, Caught, Chosen, envelope_of
+from netlab.telling.passes import Passes
+from netlab.telling.selecting import ECHOES, Caught, Chosen
 
 AGAIN = 150_000_000  # ns; TCP repeats after 200 ms at the earliest (TCP_RTO_MIN), ARP lets wait 1 s
 _FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x10, "ACK"))
@@ -41,15 +42,13 @@ def tracks(
     *listing*: of the chains' rules; with it, those that did not fit become steps, too.
     """
     made: list[Track] = []
-    left = list(chosen.passings)
+    passes = Passes(chosen.passings, chosen.wraps)
     for packet in _packets(chosen.caught):
         leg = _leg(packet[0], chosen.flows)
-        mine = _passings(packet, left, chosen.wraps)
-        taken = {id(one) for one in mine}
-        left = [one for one in left if id(one) not in taken]
+        mine = passes.take(packet)
         steps = tuple(_Walk(names, means, listing, leg, chosen.wraps).steps(packet, mine))
         made.append(Track(_name(packet[0]), leg, _first_flow(packet, mine), steps))
-    unseen = list(_unseen(left, names, means, listing, chosen))
+    unseen = list(_unseen(passes.left(), names, means, listing, chosen))
     # What no device shows was refused where it was sent.
     return tuple(_alike(_explained([*unseen, *made])))
 
@@ -91,45 +90,11 @@ def _is_again(packet: Sequence[Caught], one: Caught) -> bool:
     )
 
 
-def _passings(packet: Sequence[Caught], passings: Sequence[Passing], wraps: Wraps) -> list[Passing]:
-    """Return the passes of one packet: its own, and of the envelopes it was in.
-
-    Sent again, it is the same to the rules: what one packet leaves, the next one takes. An envelope
-    that no device showed follows the packet that was put into it.
-    """
-    known = {one.identity for one in packet}
-    envelopes = {envelope_of(one.sighting) for one in packet}
-    wrapped_by = {
-        one.sighting.netns
-        for one in packet
-        if one.sighting.outer and one.sighting.direction is Direction.OUT
-    }
-    taken: list[Passing] = []
-    met: set[tuple[str, str, str, str, str, bool]] = set()
-    latest: dict[str, bool] = {}  # by namespace: whether the pass before was of this packet
-    for one in passings:
-        wrapped = wraps(one)
-        if wrapped:
-            mine = one.flow in envelopes or (
-                one.netns not in wrapped_by
-                and latest.get(one.netns, False)
-                and one.hook in ("output", "postrouting")
-            )
-        else:
-            mine = latest[one.netns] = one.identity in known
-        base = one.hits[0].base if one.hits else ""  # a table may have several at one hook
-        place = one.netns, one.hook, one.table, base, one.incoming + one.outgoing, wrapped
-        if mine and place not in met:
-            met.add(place)
-            taken.append(one)
-    return taken
-
-
-def _leg(one: Caught, flows: Iterable[Flow]) -> Leg:
+def _leg(one: Caught, flows: Collection[Flow]) -> Leg:
     sighting = one.sighting
     if sighting.flow.protocol is Protocol.ICMP:
         return Leg.REQUEST if sighting.icmp == "echo-request" else Leg.REPLY
-    return Leg.REQUEST if sighting.flow in set(flows) else Leg.REPLY
+    return Leg.REQUEST if sighting.flow in flows else Leg.REPLY
 
 
 def _name(one: Caught) -> str:

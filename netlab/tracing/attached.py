@@ -402,7 +402,7 @@ def places(cluster: Cluster, tree: Condition) -> list[str]:
 def selectors(tree: Condition, cluster: Cluster) -> list[Selector]:
     """Return what is traced from the start: connections that open, and all that has the ends which
     the filter names."""
-    ends = list(conversations.endpoints(tree, cluster))
+    ends = conversations.endpoints(tree, cluster)
     asked = dict.fromkeys(flow for one in (tree, *ends) for flow in flows_of(one, most=FLOWS))
     answers = flows_of(conversations.mirrored(tree), most=FLOWS)
     found = [Selector(one, pace=OPENINGS) for one in asked if one.protocol is Protocol.TCP]

@@ -10,7 +10,7 @@ from netlab import desired, plan, world
 from netlab.cluster import Cluster, NodeState
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
-from netlab.journeys import Cause, Kind, Place
+from netlab.journeys import Cause, Kind
 from netlab.kernel.real import RealKernel
 from netlab.objects import (
     Address,
@@ -215,6 +215,3 @@ def thing_words(thing: Object) -> str:
         case NftTable():
             return f"table {thing.family} {thing.name}"
     return f"namespace {thing.netns}"
-
-
-__all__ = ["AGENT", "Place", "Way", "causes", "differences", "inside", "kind_of", "thing_words"]

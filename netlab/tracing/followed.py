@@ -15,7 +15,7 @@ LAST = 50_000_000  # ns for a last packet to come to its end
 EARLIER = 500  # sightings that are kept of what came before `since`
 TRANSIT = 5_000_000  # ns that a packet may take from its first device to its last
 ROUNDS = 4  # rewrites, one behind the other, that ends are followed through
-_Key = tuple[Identity, int]  # and the length
+_Key = tuple[Identity, int]  # what a packet is known by, and its length in bytes
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10
 
 

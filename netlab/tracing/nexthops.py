@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from netlab.errors import KernelError
 from netlab.journeys import NextHop, Rule, Seen, Step, Track
 from netlab.kernel import lookup
 from netlab.kernel.links import Link
 from netlab.kernel.netlink import NetlinkError
-from netlab.kernel.netns import entered, exists
+from netlab.kernel.netns import entered
 from netlab.packets import Direction
 
 _BEHIND = ("forward", "postrouting")  # hooks that a packet comes to once it has its route
@@ -75,15 +76,15 @@ class _Asked:
 
     def next_hop(self, turn: _Turn) -> NextHop | None:
         netns = turn.after.place.netns
-        if turn.after.device == "lo" or not exists(netns):
+        if turn.after.device == "lo":
             return None
-        with entered(netns):
-            if netns not in self._links:
-                self._links[netns] = lookup.interfaces()
-            try:
+        try:
+            with entered(netns):
+                if netns not in self._links:
+                    self._links[netns] = lookup.interfaces()
                 return _next_hop(turn, self._links[netns])
-            except (NetlinkError, KeyError):
-                return None  # the device is gone meanwhile
+        except (KernelError, NetlinkError, KeyError):
+            return None  # the namespace or the device is gone meanwhile
 
 
 def _next_hop(turn: _Turn, links: dict[str, Link]) -> NextHop | None:
@@ -122,7 +123,7 @@ def _arriving(turn: _Turn, links: dict[str, Link]) -> int | None:
         return 0
     link = links[before.device]
     if link.master:
-        link = next(one for one in links.values() if one.ifindex == link.master)
+        link = next((one for one in links.values() if one.ifindex == link.master), link)
     return link.ifindex if before.frame[:6].hex(":") == link.mac else None
 
 

@@ -34,6 +34,7 @@ LOOK = 0.002  # seconds between two looks
 QUIET = 0.01  # seconds without news, after which sentinels are sent
 ROUNDS = 40  # hops that a packet may have before it, each through a queue
 THINKING = 2.0  # seconds for a server that was reached
+NEVER_QUIET = 1.0  # seconds more, where others' packets look like the conversation's own
 
 
 class Live(Interface):
@@ -109,7 +110,7 @@ def fired(
     with send(asked.source.netns, asked.flow, asked.token, asked.question) as sent:
         shot = Shot(cluster, asked, watch, sent)
         shot.flow = replace(sent.flow, source=sent.flow.source or address)
-        shot.answer = _followed(shot, sent, names, thinking)
+        shot.answer = followed(shot, sent, names, thinking)
         shot.seconds = time.monotonic() - began
         until = time.time_ns()
         wires.drained(ROUNDS)  # what was sent before that comes to its end
@@ -128,7 +129,8 @@ def fired(
     return shot
 
 
-def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | None:
+def followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | None:
+    """Return the answer once it is there, None when none is to be expected any more."""
     capture = shot.watch.capture
     began = news = time.monotonic()
     count, still = -1, False
@@ -138,6 +140,8 @@ def _followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer |
             return answer
         found = capture.kept()
         now = time.monotonic()
+        if now - began > thinking + NEVER_QUIET:
+            return None
         if found != count:
             count, news, still = found, now, False
         elif not still and (now - news > QUIET or shot.watch.dropped()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from netlab import world
@@ -19,7 +19,7 @@ from netlab.kernel.netns import entered, exists
 from netlab.kernel.observed import VXLAN_PORT
 from netlab.packets import Direction
 from netlab.telling.naming import Names
-from netlab.tracing.stops import Stop, errors
+from netlab.tracing.stops import Stop
 
 _CONNTRACK = Path("/proc/sys/net/netfilter")
 _IPV4 = Path("/proc/sys/net/ipv4")
@@ -148,9 +148,8 @@ def _conntrack(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> 
 def _full_drops() -> int:
     """Return how many packets the table had no room for. linux/netfilter/nf_conntrack_common.h."""
     try:
-        names, *rows = (
-            line.split() for line in Path("/proc/net/stat/nf_conntrack").read_text().splitlines()
-        )
+        told = Path("/proc/thread-self/net/stat/nf_conntrack").read_text()
+        names, *rows = (line.split() for line in told.splitlines())
     except (OSError, ValueError):
         return 0
     column = names.index("drop")
@@ -243,7 +242,7 @@ def _switched(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> I
     is_port = last.device.startswith("veth") or stop.place.name == world.UNDERLAY
     if last.direction is Direction.IN and is_port and not link.master:
         what = f"{last.device} of {stop.place} is a port of no bridge"
-        to = bridge or world.bridge_name(cluster.lab.underlay.segments[0])
+        to = bridge or segment_bridge(cluster, last.device)
         repair = (f"ip -n {stop.place.netns} link set dev {last.device} master {to}",)
         yield Cause(Kind.BRIDGE_PORT, stop.place, what, (_seen_words(last),), repair)
         return
@@ -268,6 +267,14 @@ def _switched(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> I
                 yield from _too_long(stop.place.netns, names, one.name, one.mtu, last)
 
 
+def segment_bridge(cluster: Cluster, port: str) -> str:
+    """Return the bridge of the underlay that a machine's *port* belongs to."""
+    lab = cluster.lab
+    ports = {world.port_name(name): address for name, address in world.machines(lab)}
+    segment = lab.segment_of(ports[port]) if port in ports else lab.underlay.segments[0]
+    return world.bridge_name(segment)
+
+
 def _wanted_end(last: Seen) -> str:
     return last.outer.destination if last.outer else last.flow.destination
 
@@ -284,7 +291,7 @@ def _routed(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Ite
         device = last.device
         port = found.get(device)
         if port is not None and port.master:
-            device = next(n for n, one in found.items() if one.ifindex == port.master)
+            device = next((n for n, one in found.items() if one.ifindex == port.master), "")
         if device not in found or last.frame[:6].hex(":") != found[device].mac:
             return  # it was only to be switched
         arriving = found[device].ifindex
@@ -320,7 +327,7 @@ def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
             f"{leaves or 'unknown'} (rp_filter {_rp_filter(device)})",
             (stop.where, answer),
             (
-                f"netlab exec {target(stop)} -- sysctl -w net.ipv4.conf.{device}.rp_filter=2",
+                f"netlab exec {target(stop)} -- sysctl -w net/ipv4/conf/{device}/rp_filter=2",
                 f"or the route back to {flow.source} by {device}",
             ),
         )
@@ -428,7 +435,3 @@ def _setting(name: str, device: str) -> str:
         return (_IPV4 / "conf" / device / name).read_text().strip()
     except OSError:
         return ""
-
-
-Look = Callable[[Cluster, Names, Journey, Stop], Iterator[Cause]]
-__all__ = ["causes", "errors", "far_end", "target"]

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,17 @@ from netlab.cluster import Cluster, NodeState
 from netlab.errors import CapabilityError
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
-from netlab.journeys import Cause, Diagnosis, Fate, Journey, Kind, Place, Rewrite, RewriteKind
+from netlab.journeys import (
+    Cause,
+    Diagnosis,
+    Fate,
+    Journey,
+    Kind,
+    Place,
+    Rewrite,
+    RewriteKind,
+    Seen,
+)
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.packets import Flow, Leg, Protocol, RuleHit
@@ -31,6 +42,8 @@ from netlab.proxy.claims import Owner
 from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
+from netlab.telling.packets import ETHERNET, INNER
+from netlab.telling.selecting import transport
 from netlab.tracing import drift, shot, state
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop_of
@@ -207,7 +220,7 @@ def _by_rule(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
             ),
         )
     verb = "refuses" if stop.end.fate is Fate.REFUSED else "drops"
-    return Cause(Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, _rule_repair(stop, hit))
+    return Cause(Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, rule_repair(stop, hit))
 
 
 def _no_endpoints(
@@ -225,7 +238,7 @@ def _no_endpoints(
     )
 
 
-def _rule_repair(stop: Stop, hit: RuleHit) -> tuple[str, ...]:
+def rule_repair(stop: Stop, hit: RuleHit) -> tuple[str, ...]:
     run = f"netlab exec {state.target(stop)} --"
     if hit.chain.startswith(("KUBE-", "FLANNEL-")) or hit.table == "kube-proxy":
         return ("netlab get rules, netlab describe service: it is what the objects ask for",)
@@ -233,17 +246,28 @@ def _rule_repair(stop: Stop, hit: RuleHit) -> tuple[str, ...]:
         return ("publish the port: `gateway.publish` of the lab's file, and `netlab up` it",)
     if hit.rule.startswith("-") and hit.family in ("ip", "ip6"):
         tool = "iptables-nft" if hit.family == "ip" else "ip6tables-nft"
-        return (f"{run} {tool} -t {hit.table} -D {hit.chain} {hit.rule}",)
-    at = f"{hit.family} {hit.table} {hit.chain}"
+        words = (tool, "-t", hit.table, "-D", hit.chain, *rule_words(hit.rule))
+        return (f"{run} {shlex.join(words)}",)
+    at = hit.family, hit.table, hit.chain
     if not hit.rule:
-        return (f"{run} nft 'chain {at} {{ policy accept; }}'",)
-    return (f"{run} nft delete rule {at} handle {hit.handle}",)
+        policy = f"chain {' '.join(at)} {{ policy accept; }}"
+        return (f"{run} nft {shlex.quote(policy)}",)
+    return (f"{run} {shlex.join(('nft', 'delete', 'rule', *at, 'handle', str(hit.handle)))}",)
+
+
+def rule_words(rule: str) -> list[str]:
+    """Return the words of a rule as iptables-save prints it: what has more than letters, digits,
+    `-` and `_` is in double quotes, with a backslash before `"`, `'` and itself.
+
+    Source: iptables libxtables/xtables.c, xtables_save_string, v1.8.9.
+    """
+    return shlex.split(rule.replace("\\'", "'"))
 
 
 def _told(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> Iterator[Cause]:
     """Yield what somebody on the way, the server's kernel or the sender's own said."""
     for name, seen in errors(journey):
-        yield from _error(names, journey, name, seen.flow.source, seen.frame, stop, seen.place)
+        yield from _error(names, journey, name, seen, stop)
     refused = reset(journey)
     if refused is not None:
         yield _no_listener(names, journey, refused.place)
@@ -268,14 +292,9 @@ def _not_sent(names: Names, asked: Asking, journey: Journey) -> Cause:
 
 
 def _error(
-    names: Names,
-    journey: Journey,
-    name: str,
-    teller: str,
-    frame: bytes,
-    stop: Stop | None,
-    place: Place,
+    names: Names, journey: Journey, name: str, seen: Seen, stop: Stop | None
 ) -> Iterator[Cause]:
+    teller, place = seen.flow.source, seen.place
     who = names.who(teller) or teller
     proof = (f"ICMP {name.replace('-', ' ')} from {teller}{f' ({who})' if who != teller else ''}",)
     flow = stop.flow if stop else journey.flow
@@ -287,7 +306,7 @@ def _error(
                 Kind.MTU,
                 place,
                 f"{place} cannot pass it on: it is too long for the next device (DF)",
-                (*proof, f"next hop's MTU {_next_mtu(frame)}"),
+                (*proof, f"next hop's MTU {next_mtu(seen)}"),
                 ("a smaller MTU at the sender, or the larger one at that device",),
             )
         case "time-exceeded":
@@ -310,10 +329,10 @@ def _error(
             yield Cause(Kind.RULE, place, f"{place} refused it", proof, ("netlab get rules",))
 
 
-def _next_mtu(frame: bytes) -> int:
+def next_mtu(seen: Seen) -> int:
     """Return the MTU that an ICMP error tells (RFC 1191), 0 if it is not found."""
-    at = 14 + (frame[14] & 0xF) * 4 if len(frame) > 14 else 0
-    return int.from_bytes(frame[at + 6 : at + 8], "big") if at else 0
+    packet = seen.frame[INNER if seen.outer else ETHERNET :]
+    return int.from_bytes(transport(packet)[6:8], "big")
 
 
 def _no_listener(

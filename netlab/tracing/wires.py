@@ -142,10 +142,6 @@ class Wires:
         """Return every packet that passed the filter, oldest first."""
         return taken_apart(self.capture, self.capture.every(), {})
 
-    def arps(self) -> list[Kept]:
-        """Return the frames of ARP."""
-        return [one for one in self.capture.every() if one.frame.data[12:14] == b"\x08\x06"]
-
     def passings(self) -> list[Passing]:
         """Return what the kernel told of the conversation's packets and rules."""
         return self._trace.passes(lambda _: True)
@@ -181,8 +177,8 @@ def has_rules(netns: str) -> bool:
     try:
         with entered(netns):
             return bool(families_of_tables())
-    except OSError:
-        return False
+    except (NetlabError, OSError):
+        return False  # it is gone meanwhile
 
 
 def _mtu(netns: str, device: str) -> int:
@@ -190,7 +186,7 @@ def _mtu(netns: str, device: str) -> int:
     try:
         with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             answer = fcntl.ioctl(sock.fileno(), SIOCGIFMTU, request)
-    except OSError:
+    except (NetlabError, OSError):
         return 0
     return int(struct.unpack_from("i", answer, 16)[0])
 

@@ -39,7 +39,7 @@ def explained(context: Context, verdict: Verdict) -> list[str]:
             protocol=str(flow.protocol),
             port=flow.destination_port,
         )
-    except NetlabError as error:
+    except (NetlabError, OSError) as error:
         return [f"cannot be looked into: {error}"]
     if not found.causes:
         return []

@@ -319,12 +319,6 @@ def deciding(asked: Asked) -> list[RuleHit]:
     ]
 
 
-def last_verdict(asked: Asked) -> RuleHit | None:
-    """Return the rule that ended the flow, if one did."""
-    ended = [hit for hit in asked.hits if hit.rule and hit.verdict == "drop"]
-    return ended[-1] if ended else None
-
-
 def ending(asked: Asked) -> RuleHit | None:
     """Return the rule, of a proxy's by name, that let the flow go no further."""
     ended = [hit for hit in asked.hits if hit.rule and hit.verdict == "drop" and of_proxy(hit)]

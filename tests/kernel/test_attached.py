@@ -25,6 +25,7 @@ from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.traceswitch import Selector
 from netlab.tracing.attached import Watch
 from netlab.tracing.followed import remembered
+from netlab.tracing.wires import has_rules
 
 pytestmark = pytest.mark.kernel
 
@@ -199,3 +200,25 @@ def test_a_fast_conversation_is_told_whole_and_bounded(state: Cluster) -> None:
 
 def test_a_place_that_is_gone_is_remembered_by_nobody(state: Cluster) -> None:
     assert remembered([f"{NAME}.gone"], Flow(A, C, TCP, 1, 2)) == {}
+
+
+def test_a_namespace_that_is_gone_has_nothing_to_tell() -> None:
+    gone = f"{NAME}.gone"
+    subprocess.run(["ip", "netns", "add", gone], check=True)
+    try:
+        words = ["ip", "netns", "exec", gone]
+        subprocess.run([*words, "ip", "link", "set", "lo", "up"], check=True)
+        output = "table ip t { chain c { type filter hook output priority 0; counter accept; }; }"
+        subprocess.run([*words, "nft", output], check=True)
+        with RuleTrace([gone], [Selector(Flow("", "", UDP))]) as trace, Capture([gone]) as capture:
+            with entered(gone):
+                sent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with sent:
+                sent.sendto(b"one", ("127.0.0.1", 9))
+            assert len(trace.passes(lambda _: True)) == 1
+            subprocess.run(["ip", "netns", "del", gone], check=True)
+            assert trace.passes(lambda _: True) == []
+            assert capture.device(gone, 99) == "if99"
+            assert not has_rules(gone)
+    finally:
+        subprocess.run(["ip", "netns", "del", gone], capture_output=True)

@@ -15,7 +15,7 @@ from netlab.packets import Direction, Entry, Flow, Outer, Protocol, Sighting
 from netlab.sensors import dissect
 from netlab.telling.selecting import Caught
 from netlab.tracing.attached import selectors
-from netlab.tracing.followed import Conversation
+from netlab.tracing.followed import LAST, Conversation
 
 PAIR, WEB, CART = "10.244.1.2", "10.244.2.2", "10.244.1.3"  # as tests/unit/fake_lab.py has them
 NODE1, NODE2, CLIENT, VIP = "192.168.50.11", "192.168.50.12", "198.51.100.10", "10.96.0.7"
@@ -231,6 +231,24 @@ def test_a_packet_that_was_on_its_way_when_the_telling_begins_is_not_told() -> N
     assert [one.sighting.time for one in found.told()] == [102]
 
 
+def test_packets_that_look_alike_are_counted_one_by_one() -> None:
+    found = Conversation(seen(ASKED, flags=0x02), {})
+    for number in range(50):
+        for netns in ("n1", "n2"):
+            found.take(seen(ASKED, time=number + 1, netns=netns), most=2)
+    told = [(one.sighting.time, one.sighting.netns) for one in found.told()]
+    assert told == [(1, "n1"), (1, "n2"), (2, "n1"), (2, "n2")]
+    assert found.ended_at
+
+
+def test_what_looks_like_a_packet_from_before_is_told_once_that_has_come_to_its_end() -> None:
+    found = Conversation(seen(ASKED), {})
+    found.since = 100
+    for time in (99, 101, 100 + LAST):
+        found.take(seen(ASKED, time=time), most=5)
+    assert [one.sighting.time for one in found.told()] == [100 + LAST]
+
+
 def test_an_icmp_error_is_of_the_conversation_that_it_quotes() -> None:
     found = Conversation(seen(ASKED), {})
     assert found.has(_error(ASKED))
@@ -285,3 +303,27 @@ def test_many_hosts_at_once_are_what_each_of_them_is(side: str, end: str) -> Non
                 ):
                     wanted = any(taken(one, frame) for one in apart)
                     assert bool(taken(together, frame)) == wanted
+
+
+def test_a_filter_that_many_services_fit_traces_so_many_endpoints_and_no_more() -> None:
+    many = []
+    for number in range(200):
+        meta = {"name": f"s{number}", "namespace": "default"}
+        labels = {"kubernetes.io/service-name": meta["name"]}
+        ports = [{"port": 80, "protocol": "TCP"}]
+        spec = {"clusterIP": f"10.96.1.{number}", "ports": ports}
+        many.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+        many.append(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {**meta, "labels": labels},
+                "endpoints": [{"addresses": [f"10.244.9.{number}"]}],
+                "ports": [{"port": 8080, "protocol": "TCP"}],
+            }
+        )
+    cluster = FakeLive(documents=[*DOCUMENTS, *many]).cluster()
+    fitting = filters.parsed("port 80", names.names(cluster))
+    ends = conversations.endpoints(fitting, cluster)
+    assert len(ends) == conversations.MOST
+    assert len(selectors(fitting, cluster)) < 5 * conversations.MOST
