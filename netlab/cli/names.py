@@ -110,15 +110,22 @@ def _targets(ctx: click.Context) -> list[str]:
     return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *MEMBERS]
 
 
-def _watched(ctx: click.Context) -> list[str]:
+def _services(ctx: click.Context) -> list[str]:
     services = [one["metadata"] for one in _cluster(ctx).documents.of("Service")]
-    named = [
+    return [
         f"svc/{one['name']}"
         if one["namespace"] == "default"
         else f"svc/{one['namespace']}/{one['name']}"
         for one in services
     ]
-    return [*_targets(ctx), "underlay", *named]
+
+
+def _watched(ctx: click.Context) -> list[str]:
+    return [*_targets(ctx), "underlay", *_services(ctx)]
+
+
+def _destinations(ctx: click.Context) -> list[str]:
+    return [*_targets(ctx), *_services(ctx)]
 
 
 def _containers(ctx: click.Context) -> list[str]:
@@ -139,5 +146,6 @@ objects = completion(_objects)
 pods = completion(_pods)
 targets = completion(_targets)
 watched = completion(_watched)
+destinations = completion(_destinations)
 containers = completion(_containers)
 paths = completion(_paths)

@@ -74,7 +74,7 @@ def flow_options(function: F) -> F:
 )
 @click.argument("source", metavar="[SRC]", default="", shell_complete=names.targets)
 @click.argument(
-    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
+    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.destinations
 )
 @flow_options
 @click.option("--all-rules", is_flag=True, help="Show the rules too that did not fit.")
@@ -207,7 +207,7 @@ def _attach(
 )
 @click.argument("source", metavar="SRC", shell_complete=names.targets)
 @click.argument(
-    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.targets
+    "destination", metavar="[DST[:PORT[/PROTO]]]", default="", shell_complete=names.destinations
 )
 @flow_options
 @options.output_option("text", "json", default="text")
@@ -225,7 +225,9 @@ def why(
 
     SRC and DST as for `netlab trace`. Waits for no timeout. Exit 1 when something stops it.
     """
-    target, port, protocol = asked_of(destination, http)
+    if not source:
+        raise UsageError("no source", hint="netlab why SRC DST[:PORT[/PROTO]]")
+    target, port, protocol = asked_of(destination, http, command="why")
     live = options.live_lab(ctx)
     from netlab.telling import forms, text
     from netlab.tracing.why import why as diagnosed
@@ -249,10 +251,10 @@ def why(
     return 0 if found.works else 1
 
 
-def asked_of(destination: str, http: str) -> tuple[str, int | str, str]:
+def asked_of(destination: str, http: str, *, command: str = "trace") -> tuple[str, int | str, str]:
     """Return (target, port, protocol) of the words on the command line. Raises UsageError."""
     if not (destination or http):
-        raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
+        raise UsageError("no destination", hint=f"netlab {command} SRC DST[:PORT[/PROTO]]")
     return flow_end(destination)
 
 
@@ -267,9 +269,9 @@ def flow_end(words: str) -> tuple[str, int | str, str]:
         if slash and protocol.lower() in PROTOCOLS and head:
             return head, 0, protocol.lower()
         return words, 0, ""
-    number, _, protocol = rest.partition("/")
+    number, slash, protocol = rest.partition("/")
     protocol = protocol.lower()
-    if protocol not in ("", *PROTOCOLS):
+    if protocol not in PROTOCOLS and (protocol or slash):
         raise UsageError(f"{words}: no protocol {protocol!r}", hint="TCP, UDP or ICMP")
     if not target or not number:
         raise UsageError(f"{words}: a target and a port belong there", hint="web:80, svc/web:http")

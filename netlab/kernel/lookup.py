@@ -43,6 +43,11 @@ _STATES = {  # linux/neighbour.h, NUD_*
 }
 _route_header = Struct("=BBBBBBBBI")
 _neighbour_header = Struct("=BxHiHBB")
+_GET_RULE = 34  # RTM_GETRULE
+_rule_header = Struct("=BBBBBxxBI")  # fib_rule_hdr: family, dst length, src length, tos, table, …
+_RULE_DST, _RULE_SRC, _PRIORITY, _RULE_TABLE = 1, 2, 6, 15  # FRA_*
+_ACTIONS = {1: "lookup", 6: "blackhole", 7: "unreachable", 8: "prohibit"}  # FR_ACT_*
+_USUAL = (255, 254, 253)  # tables local, main and default: each has a rule from the start
 
 
 class Route(NamedTuple):
@@ -70,6 +75,59 @@ class Forwarding(NamedTuple):
 
     mac: str
     destination: str  # of a tunnel's, "" otherwise
+
+
+class Policy(NamedTuple):
+    """A rule of policy routing, ip-rule(8), beyond those that every namespace begins with."""
+
+    priority: int
+    kind: str  # `lookup`, `blackhole`, `unreachable`, `prohibit`
+    source: IPv4Network
+    destination: IPv4Network
+    table: int = 0
+
+    def __str__(self) -> str:
+        """`100: from 10.244.1.2 to 10.244.2.0/24 lookup 77`."""
+        ends = [f"from {_short(self.source)}"]
+        ends += [f"to {_short(self.destination)}"] if self.destination.prefixlen else []
+        does = f"lookup {self.table}" if self.kind == "lookup" else self.kind
+        return f"{self.priority}: {' '.join(ends)} {does}"
+
+    def fits(self, source: str, destination: str) -> bool:
+        """Return whether it is about packets with these ends, as far as those decide."""
+        return IPv4Address(source) in self.source and IPv4Address(destination) in self.destination
+
+
+def _short(net: IPv4Network) -> str:
+    if not net.prefixlen:
+        return "all"
+    return str(net.network_address) if net.prefixlen == net.max_prefixlen else str(net)
+
+
+def policies() -> list[Policy]:
+    """Return the rules of policy routing for IPv4 that somebody added, in their order."""
+    connection = netlink.Socket()
+    try:
+        bodies = connection.dump(_GET_RULE, _rule_header.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0))
+    finally:
+        connection.close()
+    found = []
+    for body in bodies:
+        _family, to_length, from_length, _tos, table, action, _flags = _rule_header.unpack_from(
+            body
+        )
+        held = netlink.attributes(body, _rule_header.size)
+        table = number(held[_RULE_TABLE]) if _RULE_TABLE in held else table
+        one = Policy(
+            number(held.get(_PRIORITY, b"")),
+            _ACTIONS.get(action, str(action)),
+            IPv4Network((held.get(_RULE_SRC, bytes(4)), from_length)),
+            IPv4Network((held.get(_RULE_DST, bytes(4)), to_length)),
+            table,
+        )
+        if one.kind != "lookup" or table not in _USUAL:
+            found.append(one)
+    return sorted(found)
 
 
 def route(destination: str, *, source: str = "", arriving: int = 0, mark: int = 0) -> Route:

@@ -12,7 +12,7 @@ from netlab.journeys import End, Envelope, Fate, Journey, NextHop, Place, Rewrit
 from netlab.packets import Flow
 from netlab.picture.mermaid import escaped
 from netlab.picture.steps import REWRITES, duration, ends, envelope_words
-from netlab.picture.text import count
+from netlab.picture.text import count, plain
 from netlab.telling.text import shown, without_comment
 
 RULE_MAX = 90  # characters of a rule; a note is as wide as its longest word
@@ -26,7 +26,7 @@ def mermaid(journey: Journey) -> str:
 def _lines(journey: Journey) -> Iterator[str]:
     end = journey.service or journey.destination
     yield "sequenceDiagram"
-    yield f"  %% {escaped(f'{journey.source} to {end}: {journey.flow}')}"
+    yield f"  %% {plain(f'{journey.source} to {end}: {journey.flow}')}"
     places = list(dict.fromkeys(step.place for track in journey.tracks for step in track.steps))
     names = {place: f"p{number}" for number, place in enumerate(places)}
     for place, name in names.items():

@@ -18,6 +18,7 @@ import msgspec
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
 from netlab.sensors import build
+from netlab.sensors.dissect import ICMP_NAMES
 from netlab.sensors.ports import SINGLE, Ports
 
 IP_RECVERR = 11  # linux/in.h: a connected UDP socket also reports unreachable networks and hosts
@@ -116,7 +117,8 @@ class Sent:
             if message[0] == ECHO_REPLY:
                 return Answer(source)
             if message[0] == UNREACHABLE:
-                return Answer(source, refused=f"unreachable (code {message[1]}) from {source}")
+                words = ICMP_NAMES.get((UNREACHABLE, message[1]), "unreachable").replace("-", " ")
+                return Answer(source, refused=f"{words} from {source}")
 
     def _line(self) -> Answer | None:
         if self._unsent:

@@ -11,6 +11,8 @@ from netlab.cluster import Cluster, NodeState
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
 from netlab.journeys import Cause, Kind
+from netlab.kernel import lookup
+from netlab.kernel.netns import entered, exists
 from netlab.kernel.real import RealKernel
 from netlab.objects import (
     Address,
@@ -32,6 +34,7 @@ from netlab.telling.naming import Names
 
 AGENT = "the lab's agent repairs that by itself: is it running? `netlab status`"
 _INTERFACES = (Kind.INTERFACE_GONE, Kind.INTERFACE_DOWN, Kind.BRIDGE_PORT, Kind.TUNNEL)
+FAR = "203.0.113.1"  # what only a default route leads to: TEST-NET-3, RFC 5737
 _SETTINGS = ("ip_forward", "rp_filter", "bridge-nf-call-iptables", "forwarding")
 
 
@@ -52,8 +55,25 @@ def differences(cluster: Cluster, leases: Sequence[Lease], way: Way) -> list[Op]
         objects = wanted.get(netns)
         if objects is not None:
             ops = plan.difference(objects, kernel.observe(netns, objects))
-            found += [op for op in ops if _matters(cluster, op, way, objects)]
+            found += [
+                op
+                for op in ops
+                if _matters(cluster, op, way, objects) and not _goes_there_anyway(op)
+            ]
     return found
+
+
+def _goes_there_anyway(op: Op) -> bool:
+    """Return whether a route that is missing has a twin that somebody else made."""
+    wanted = op.object
+    if op.verb is not Verb.ADD or not isinstance(wanted, Route) or not exists(wanted.netns):
+        return False
+    address = _network(wanted.destination).partition("/")[0]
+    with entered(wanted.netns):
+        found = lookup.route(FAR if wanted.destination == "default" else address)
+        link = lookup.interfaces().get(wanted.link)
+    same_way = link is not None and found.device == link.ifindex
+    return found.prefix == wanted.destination and same_way and found.gateway == (wanted.via or "")
 
 
 def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, list[Object]]:
@@ -158,7 +178,10 @@ def _kind_of_link(op: Op) -> Kind:
         return Kind.BRIDGE_PORT if old.bridge != new.bridge else Kind.MTU
     if isinstance(new, Bridge | Vxlan) and isinstance(old, Bridge | Vxlan) and not old.up:
         return Kind.INTERFACE_DOWN
-    return Kind.MTU
+    if getattr(new, "mtu", 0) != getattr(old, "mtu", 0):
+        return Kind.MTU
+    other_mac = getattr(new, "mac", "") != getattr(old, "mac", "")
+    return Kind.NEIGHBOUR if other_mac else Kind.TUNNEL
 
 
 def _words(op: Op) -> tuple[str, str]:

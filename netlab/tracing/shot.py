@@ -35,6 +35,7 @@ QUIET = 0.01  # seconds without news, after which sentinels are sent
 ROUNDS = 40  # hops that a packet may have before it, each through a queue
 THINKING = 2.0  # seconds for a server that was reached
 NEVER_QUIET = 1.0  # seconds more, where others' packets look like the conversation's own
+UNBOUND = "0.0.0.0"  # of a socket whose connect(2) was refused
 
 
 class Live(Interface):
@@ -109,7 +110,8 @@ def fired(
     began = time.monotonic()
     with send(asked.source.netns, asked.flow, asked.token, asked.question) as sent:
         shot = Shot(cluster, asked, watch, sent)
-        shot.flow = replace(sent.flow, source=sent.flow.source or address)
+        own = sent.flow.source if sent.flow.source != UNBOUND else ""
+        shot.flow = replace(sent.flow, source=own or address)
         shot.answer = followed(shot, sent, names, thinking)
         shot.seconds = time.monotonic() - began
         until = time.time_ns()
@@ -194,13 +196,23 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         service=served,
         endpoint=endpoint(made) if served else "",
         answered=bool(answer and not answer.refused),
-        refused=answer.refused if answer else "",
+        refused=answer.refused if answer else _refused(made, asked.source.netns),
         says=dict(answer.says) if answer else {},
         seconds=_answered_after(made) or shot.seconds,
         entries=shot.entries,
         lost=watch.lost,
         notes=tuple(notes),
     )
+
+
+def _refused(tracks: tuple[Track, ...], netns: str) -> str:
+    """Return what an ICMP error told the sender that its socket kept to itself: TCP only takes note
+    of one that comes while connect(2) is at work (net/ipv4/tcp_ipv4.c, tcp_v4_err)."""
+    for track in tracks:
+        first, last = track.sightings[:1], track.sightings[-1:]
+        if first and first[0].icmp.endswith("unreachable") and last[0].place.netns == netns:
+            return f"{first[0].icmp.replace('-', ' ')} from {first[0].flow.source}"
+    return ""
 
 
 def _answered_after(tracks: tuple[Track, ...]) -> float:

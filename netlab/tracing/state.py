@@ -339,6 +339,24 @@ def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
             (stop.where, answer),
             (f"netlab exec {target(stop)} -- ip route del {way.kind} {way.prefix}",),
         )
+    policy = policy_of(stop)
+    if way.refused and policy is not None and policy.kind != "lookup":
+        return Cause(
+            Kind.ROUTE,
+            place,
+            f"{place} has a rule of policy routing that refuses it: {policy}",
+            (stop.where, answer),
+            (f"netlab exec {target(stop)} -- ip rule del prio {policy.priority}",),
+        )
+    if way.kind == "broadcast":
+        return Cause(
+            Kind.ADDRESS,
+            place,
+            f"{flow.destination} is a network's broadcast address: nobody has it, and {place} "
+            "forwards to none",
+            (stop.where, answer),
+            ("the address of one machine",),
+        )
     if way.refused == errno.EHOSTUNREACH and device and not _forwards(device):
         return Cause(
             Kind.FORWARDING,
@@ -354,6 +372,13 @@ def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
         (stop.where, answer),
         (no_route_words(names, stop),),
     )
+
+
+def policy_of(stop: Stop) -> lookup.Policy | None:
+    """Return the first rule of policy routing that somebody added and that is about the packet."""
+    flow = stop.flow
+    rules = lookup.policies()
+    return next((one for one in rules if one.fits(flow.source, flow.destination)), None)
 
 
 def _way_back(source: str) -> str:
@@ -375,6 +400,9 @@ def _is_refused_by_rp_filter(way: lookup.Route, device: str, leaves: str) -> boo
 def no_route_words(names: Names, stop: Stop) -> str:
     """Return what may be done about a missing route."""
     if stop.place.name == world.GATEWAY:
+        to = stop.flow.destination
+        if not (names.home(to) or names.served_at(to)):
+            return "nobody in the lab has that address: outside there are client and internet"
         return "addresses of pods and Services mean nothing outside: use a NodePort"
     return f"netlab exec {target(stop)} -- ip route, and compare with `netlab get leases`"
 
@@ -398,13 +426,15 @@ def _next_hop(
     hop = way.gateway or stop.flow.destination
     known = {one.address: one for one in lookup.neighbours(link.ifindex)}
     state = known[hop].state if hop in known else "none"
+    policy = policy_of(stop)
+    sent_by = (f"ip rule: {policy}",) if policy is not None else ()
     if state in ("none", "failed", "incomplete"):
         yield Cause(
             Kind.NEIGHBOUR,
             place,
             f"{place} does not know the MAC of {hop}{_whose(names, hop)} on {name}: "
             f"neighbour {state if state != 'none' else 'unknown'}",
-            (stop.where, f"ip neigh: {hop} dev {name} {state.upper()}"),
+            (stop.where, f"ip neigh: {hop} dev {name} {state.upper()}", *sent_by),
             (
                 f"is {hop} up and does it answer ARP? "
                 f"netlab exec {target(stop)} -- ip neigh show dev {name}",

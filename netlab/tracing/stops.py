@@ -58,7 +58,7 @@ def stop(track: Track, end: End) -> Stop:
 
 def dropped_by(found: Stop) -> RuleHit | None:
     """Return the rule, or the policy, that let the packet go no further; None if none did."""
-    if found.hits and found.hits[-1].verdict.endswith("drop"):
+    if found.hits and found.hits[-1].verdict.endswith(("drop", "queue")):
         return found.hits[-1]
     return None
 

@@ -26,13 +26,16 @@ from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import (
     Cause,
     Diagnosis,
+    End,
     Fate,
     Journey,
     Kind,
     Place,
     Rewrite,
     RewriteKind,
+    Rule,
     Seen,
+    Track,
 )
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
@@ -44,9 +47,9 @@ from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
 from netlab.telling.packets import ETHERNET, INNER
 from netlab.telling.selecting import transport
-from netlab.tracing import drift, shot, state
+from netlab.tracing import astray, drift, shot, state
 from netlab.tracing.asking import Asking, asking
-from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop_of
+from netlab.tracing.stops import Stop, dropped_by, errors, reset, stop, stop_of
 
 THINKING = 0.4  # seconds for a server that was reached
 _EXACT = (Kind.TUNNEL, Kind.RP_FILTER, Kind.CONNTRACK_FULL)  # nothing explains these better
@@ -88,8 +91,11 @@ def why(
     found: list[Cause] = []
     if not journey.answered:
         found = list(_once(_causes(live, cluster, names, asked, journey)))
-        found = found or [_unknown(names, asked, journey, stop_of(journey), dropped)]
-        found[0] = msgspec.structs.replace(found[0], proof=(*found[0].proof, *dropped))
+        stop = stop_of(journey)
+        found = found or list(astray.untraced(stop, dropped))
+        found = found or [_unknown(names, asked, journey, stop, dropped)]
+        proof = (*found[0].proof, *astray.rewrites(journey), *dropped)
+        found[0] = msgspec.structs.replace(found[0], proof=proof)
     return Diagnosis(journey, tuple(found), time.monotonic() - began)
 
 
@@ -125,7 +131,7 @@ def _once(causes: Iterable[Cause]) -> Iterator[Cause]:
 def _causes(
     live: Live, cluster: Cluster, names: Names, asked: Asking, journey: Journey
 ) -> Iterator[Cause]:
-    stop = stop_of(journey)
+    stop = stop_of(journey) or _at_sender(names, asked, journey)
     way = _way(cluster, asked, journey)
     leases = leases_of(live.leases().items)[0]
     drifted = list(drift.causes(drift.differences(cluster, leases, way), names))
@@ -141,10 +147,21 @@ def _causes(
         yield from (one for one in looked if one.kind in _EXACT)
         yield from _without_rules(cluster, names, asked, journey)
     yield from drifted
+    if stop is not None and hit is None:
+        yield from astray.wrong_mac(names, stop)
     yield from looked
     yield from _told(names, asked, journey, stop)
     if stop is None and any(track.sightings for track in journey.tracks):
         yield from _silence(names, journey)
+
+
+def _at_sender(names: Names, asked: Asking, journey: Journey) -> Stop | None:
+    """Return the stop of a packet that no device showed, and whose sender was told nothing."""
+    if journey.refused or any(track.steps for track in journey.tracks):
+        return None
+    end = End(names.place(asked.source.netns), Fate.LOST)
+    track = Track("request", Leg.REQUEST, journey.flow, (end,))
+    return stop(track, end)
 
 
 def _way(cluster: Cluster, asked: Asking, journey: Journey) -> drift.Way:
@@ -200,6 +217,10 @@ def _by_rule(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
     )
     if journey.refused:
         proof += (f"the sender was told: {journey.refused}",)
+    called = _called(stop, hit)
+    if called is not None:
+        by = f"{called.table} {called.chain}: {called.rule}"
+        proof = (*proof, f"{hit.chain} was called by {by}")
     what = f"{hit.table} {hit.chain}: {hit.rule}" if hit.rule else (
         f"the policy of {hit.table} {hit.chain} is {hit.verdict.removeprefix('policy ')}"
     )  # fmt: skip
@@ -220,7 +241,18 @@ def _by_rule(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
             ),
         )
     verb = "refuses" if stop.end.fate is Fate.REFUSED else "drops"
-    return Cause(Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, rule_repair(stop, hit))
+    if hit.verdict == "queue":
+        what = f"a rule hands it to a queue, and no program gives it back: {what}"
+        return Cause(Kind.RULE, stop.place, what, proof, rule_repair(stop.place, hit))
+    return Cause(
+        Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, rule_repair(stop.place, hit)
+    )
+
+
+def _called(stop: Stop, hit: RuleHit) -> RuleHit | None:
+    """Return the rule that sent the packet to the chain of *hit*, None for a base chain."""
+    words = (f"jump {hit.chain}", f"goto {hit.chain}")
+    return next((one for one in reversed(stop.hits) if one.verdict in words), None)
 
 
 def _no_endpoints(
@@ -238,8 +270,8 @@ def _no_endpoints(
     )
 
 
-def rule_repair(stop: Stop, hit: RuleHit) -> tuple[str, ...]:
-    run = f"netlab exec {state.target(stop)} --"
+def rule_repair(place: Place, hit: RuleHit) -> tuple[str, ...]:
+    run = f"netlab exec {state.exec_target(place)} --"
     if hit.chain.startswith(("KUBE-", "FLANNEL-")) or hit.table == "kube-proxy":
         return ("netlab get rules, netlab describe service: it is what the objects ask for",)
     if "not published" in hit.rule:
@@ -310,13 +342,7 @@ def _error(
                 ("a smaller MTU at the sender, or the larger one at that device",),
             )
         case "time-exceeded":
-            yield Cause(
-                Kind.TTL,
-                place,
-                f"its TTL ended at {place}: it went round in a circle, or further than it may",
-                proof,
-                ("netlab trace shows where it passed twice; ip route there",),
-            )
+            yield _ttl_ended(stop, place, proof)
         case "net-unreachable" | "host-unreachable" if stop is not None:
             yield Cause(
                 Kind.ROUTE if name == "net-unreachable" else Kind.NEIGHBOUR,
@@ -327,6 +353,32 @@ def _error(
             )
         case _:
             yield Cause(Kind.RULE, place, f"{place} refused it", proof, ("netlab get rules",))
+
+
+def _ttl_ended(stop: Stop | None, place: Place, proof: tuple[str, ...]) -> Cause:
+    """Return why a packet's TTL ended: a rule had set it, it went in a circle, or far."""
+    steps = stop.track.steps if stop else ()
+    rules = [step for step in steps if isinstance(step, Rule) and step.fitted]
+    for step in rules:
+        if "-j TTL" in step.hit.rule or "ip ttl set" in step.hit.rule:
+            what = f"{step.hit.table} {step.hit.chain}: {step.hit.rule}"
+            return Cause(
+                Kind.TTL,
+                step.place,
+                f"a rule set its TTL, which ended at {place}: {what}",
+                proof,
+                rule_repair(step.place, step.hit),
+            )
+    passed = [
+        (one.place.netns, one.device, one.direction) for one in steps if isinstance(one, Seen)
+    ]
+    if len(passed) != len(set(passed)):
+        words = "it went round in a circle"
+        repair = "netlab trace shows where it passed twice; ip route there"
+    else:
+        words = "it was sent with too few, or went further than it may"
+        repair = "netlab trace shows its TTL at each device"
+    return Cause(Kind.TTL, place, f"its TTL ended at {place}: {words}", proof, (repair,))
 
 
 def next_mtu(seen: Seen) -> int:
@@ -386,10 +438,11 @@ def _nobody(cluster: Cluster, names: Names, asked: Asking, journey: Journey) -> 
     served = names.served_at(to)
     if served and port not in served:
         service = next(iter(served.values())).partition(":")[0]
+        asked_for = "an echo" if flow.protocol is Protocol.ICMP else port
         yield Cause(
             Kind.NO_PORT,
             place,
-            f"Service {service} does not serve {port} at {to}: it serves {', '.join(served)}",
+            f"Service {service} does not serve {asked_for} at {to}: it serves {', '.join(served)}",
             ("no rule of a proxy is for that port",),
             (f"netlab describe service {service}",),
         )
@@ -443,6 +496,8 @@ def _silence(names: Names, journey: Journey) -> Iterator[Cause]:
     """Every packet arrived, and no answer came."""
     flow = _as_arrived(journey)
     place = names.place(names.home(flow.destination) or "")
+    if not any(track.sightings for track in journey.tracks if track.leg is Leg.REPLY):
+        yield from _no_way_back(place, flow)
     port = f"{flow.destination_port}/{flow.protocol}"
     if flow.protocol is not Protocol.ICMP and port not in listening(place.netns):
         yield _no_listener(names, journey, place, ("it arrived, and nothing came back",))
@@ -453,6 +508,27 @@ def _silence(names: Names, journey: Journey) -> Iterator[Cause]:
         f"{place} took it and did not answer within {THINKING} s",
         ("every packet arrived",),
         (f"netlab logs {place.name}" if place.kind == "pod" else "look at the server",),
+    )
+
+
+def _no_way_back(place: Place, flow: Flow) -> Iterator[Cause]:
+    """Yield that the server's own kernel has no route for what it would answer."""
+    if not exists(place.netns):
+        return
+    with entered(place.netns):
+        way = lookup.route(flow.source)
+        policy = next((p for p in lookup.policies() if p.fits(flow.destination, flow.source)), None)
+    if not way.refused and way.kind in ("unicast", "local"):
+        return
+    has = f"a {way.kind} route to {way.prefix}" if way.kind else "no route"
+    if not way.kind and policy is not None:
+        has = f"a rule of policy routing, {policy}"
+    yield Cause(
+        Kind.ROUTE,
+        place,
+        f"{place} has no way back to {flow.source}: {has}",
+        ("it arrived, and no answer left",),
+        (f"netlab exec {state.exec_target(place)} -- ip route get {flow.source}",),
     )
 
 

@@ -257,6 +257,43 @@ def empty_the_table(lab: Lab) -> None:
     subprocess.run(["ip", "netns", "exec", lab.cli.netns("n1"), "python3", "-c", FLUSH], check=True)
 
 
+def wrong_gateway(lab: Lab) -> None:
+    lab.pod("n1-p1", "ip neigh replace $(ip route show default | cut -d' ' -f3) "
+            "lladdr 02:00:00:00:00:09 dev eth0 nud permanent")  # fmt: skip
+
+
+def right_gateway(lab: Lab) -> None:
+    lab.pod("n1-p1", "ip neigh del $(ip route show default | cut -d' ' -f3) dev eth0")
+
+
+def two_of_one_address(lab: Lab) -> None:
+    """n1-p2 answers for the address of n1-p1."""
+    mac = lab.pod("n1-p2", "cat /sys/class/net/eth0/address").strip()
+    lab.on("n1", f"ip neigh replace {lab.ips['n1-p1']} lladdr {mac} dev docker0 nud reachable")
+
+
+def netdev(member: str, hook: str, device: str, rule: str) -> tuple[Action, Action]:
+    chain = f"{{{{ type filter hook {hook} device {device} priority 0; }}}}"
+    lines = ("nft add table netdev x", f"nft 'add chain netdev x c {chain}'")
+    return (
+        on(member, *lines, f"nft add rule netdev x c {rule}"),
+        on(member, "nft delete table netdev x"),
+    )
+
+
+def behind_two_chains(lab: Lab) -> None:
+    lab.on(
+        "n1",
+        "iptables-nft -N LOGDROP",
+        "iptables-nft -A LOGDROP -j DROP",
+        f"iptables-nft -I FORWARD -d {lab.ips['n2-p1']} -j LOGDROP",
+    )
+
+
+def one_chain_again(lab: Lab) -> None:
+    lab.on("n1", "iptables-nft -D FORWARD 1", "iptables-nft -F LOGDROP", "iptables-nft -X LOGDROP")
+
+
 CROSS = "n1-p1 n2-p1:80"  # pod to pod through the tunnel
 SAME = "n1-p1 n1-p2:80"  # over the bridge
 ROWS = {
@@ -551,6 +588,89 @@ ROWS = {
     "a port that the Service has not": Row(
         nothing, None, "n1-p1 web:81", "no-such-port", "default/n1-p1", "it serves 80/tcp"
     ),
+    # what others did: policy routing, MACs, rewrites, rules that no trace shows
+    "policy routing refuses": Row(
+        lambda lab: lab.on("n1", f"ip rule add from {lab.ips['n1-p1']} blackhole prio 100"),
+        on("n1", "ip rule del prio 100"),
+        CROSS,
+        "route",
+        "n1",
+        "ip rule del prio 100",
+    ),
+    "policy routing refuses the answer": Row(
+        lambda lab: lab.on("n2", f"ip rule add to {lab.ips['n1-p1']} prohibit prio 100"),
+        on("n2", "ip rule del prio 100"),
+        CROSS,
+        "route",
+        "n2",
+        "100: from all to 10.244.",
+    ),
+    "no way back from the server's pod": Row(
+        lambda lab: lab.pod("n2-p1", f"ip route add blackhole {lab.ips['n1-p1']}"),
+        lambda lab: lab.pod("n2-p1", f"ip route del blackhole {lab.ips['n1-p1']}"),
+        CROSS,
+        "route",
+        "default/n2-p1",
+        "a blackhole route",
+    ),
+    "a TTL set by a rule": Row(
+        *iptables("n1", "mangle", "PREROUTING -d DST -j TTL --ttl-set 1"),
+        CROSS,
+        "ttl",
+        "n1",
+        "--ttl-set 1",
+    ),
+    "MAC of the bridge": Row(
+        wrong_gateway, right_gateway, CROSS, "neighbour", "default/n1-p1", "02:00:00:00:00:09"
+    ),
+    "another pod's MAC": Row(
+        two_of_one_address,
+        on("n1", "ip neigh flush dev docker0"),
+        CROSS,
+        "neighbour",
+        "n1",
+        "which default/n1-p1 has not",
+    ),
+    "the bridge has another MAC": Row(
+        on("n1", "ip link set docker0 address 02:42:aa:bb:cc:dd"),
+        None,
+        CROSS,
+        "neighbour",
+        "n1",
+        "mac 02:42:aa:bb:cc:dd",
+    ),
+    "netdev ingress": Row(
+        *netdev("n2", "ingress", TUNNEL, "tcp dport 80 drop"),
+        CROSS,
+        "rule",
+        "n2",
+        "x c: tcp dport 80 drop",
+    ),
+    "a queue that nobody reads": Row(
+        *iptables("n1", "filter", "FORWARD -d DST -j NFQUEUE --queue-num 9"),
+        CROSS,
+        "rule",
+        "n1",
+        "hands it to a queue",
+    ),
+    "ports of the bridge are isolated": Row(
+        lambda lab: [
+            lab.on("n1", f"ip link set {lab.veth(pod)} type bridge_slave isolated on")
+            for pod in ("n1-p1", "n1-p2")
+        ],
+        lambda lab: [
+            lab.on("n1", f"ip link set {lab.veth(pod)} type bridge_slave isolated off")
+            for pod in ("n1-p1", "n1-p2")
+        ],
+        SAME,
+        "neighbour",
+        "default/n1-p1",
+        "does not know the MAC",
+    ),
+    "broadcast": Row(nothing, None, "n1-p1 192.168.50.255", "address", "n1", "broadcast address"),
+    "outside, nobody's": Row(
+        nothing, None, "n1-p1 8.8.8.8", "route", "gateway", "nobody in the lab has that address"
+    ),
     # servers
     "nobody listens": Row(
         nothing, None, "n1-p1 n2-p1:81", "no-listener", "default/n2-p1", "listens on 80/tcp"
@@ -582,6 +702,48 @@ def why(cli: Cli, words: str) -> tuple[dict[str, Any], float]:
     took = time.monotonic() - began
     assert done.stdout, done.stderr
     return json.loads(done.stdout), took
+
+
+PROOFS = {
+    "the rule that called the chain": (
+        behind_two_chains,
+        one_chain_again,
+        CROSS,
+        "LOGDROP was called by filter FORWARD: ",
+    ),
+    "a rewrite of somebody's": (
+        *iptables("n1", "nat", "PREROUTING -d DST -p tcp -j DNAT --to-destination DST:7999"),
+        CROSS,
+        ":80 => ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_what_led_there_is_among_the_proofs(broken: Cli, name: str) -> None:
+    breaks, heals, asks, words = PROOFS[name]
+    lab = Lab(broken)
+    breaks(lab)
+    try:
+        said, _ = why(broken, asks)
+    finally:
+        heals(lab)
+    assert words in " ".join(said["causes"][0]["proof"]), said["causes"]
+
+
+def test_a_route_that_somebody_else_made_the_same_is_none_that_is_missing(broken: Cli) -> None:
+    """The agent leaves it alone; packets take it."""
+    pid, lab = broken.agent_pid(), Lab(broken)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        lab.pod("n2-p1", "ip route replace $(ip route show default | sed 's/proto.*//') proto boot")
+        assert lab.pod("n2-p1", "ip route show default | grep -c proto || true").strip() == "0"
+        said, _ = why(broken, "n1-p1 n2-p1:81")
+    finally:
+        lab.pod("n2-p1", "ip route del default")
+        os.kill(pid, signal.SIGCONT)
+        broken("up", str(broken.directory / "lab.yaml"))
+    assert [one["kind"] for one in said["causes"]] == ["no-listener"], said["causes"]
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -42,7 +42,7 @@ def stopped(*, hits: tuple[RuleHit, ...] = ()) -> Stop:
 @pytest.mark.parametrize(("rule", "words"), RULES)
 def test_a_shell_reads_the_repair_as_the_tool_s_words(rule: str, words: list[str]) -> None:
     one = hit(f"forward: {rule} -> drop", table="filter")
-    (line,) = why.rule_repair(stopped(), one)
+    (line,) = why.rule_repair(stopped().place, one)
     printed = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True)
     head = ["netlab", "exec", "node/n1", "--", "iptables-nft", "-t", "filter", "-D", "forward"]
     assert printed.stdout.splitlines() == [*head, *words]
@@ -50,7 +50,7 @@ def test_a_shell_reads_the_repair_as_the_tool_s_words(rule: str, words: list[str
 
 def test_a_chain_s_odd_name_is_quoted() -> None:
     one = hit("odd;true: tcp dport 80 drop -> drop", table="filter", handle=7)
-    (line,) = why.rule_repair(stopped(), one)
+    (line,) = why.rule_repair(stopped().place, one)
     assert shlex.split(line)[4:] == ["nft", "delete", "rule", "ip", "filter", "odd;true",
                                      "handle", "7"]  # fmt: skip
 
