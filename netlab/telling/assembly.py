@@ -27,7 +27,7 @@ from netlab.telling.chains import Listing, met
 from netlab.telling.naming import Names
 from netlab.telling.order import Wraps, merged
 from netlab.telling.passes import Passes
-from netlab.telling.selecting import ECHOES, Caught, Chosen
+from netlab.telling.selecting import PASSED_ON, Caught, Chosen
 
 AGAIN = 150_000_000  # ns; TCP repeats after 200 ms at the earliest (TCP_RTO_MIN), ARP lets wait 1 s
 _FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x10, "ACK"))
@@ -137,7 +137,7 @@ def _explained(made: Sequence[Track]) -> list[Track]:
     told: dict[str, str] = {}
     for track in made:
         first = next(iter(track.sightings), None)
-        if first is not None and first.icmp and first.icmp not in ECHOES:
+        if first is not None and first.icmp and first.icmp not in PASSED_ON:
             told.setdefault(first.place.netns, f"{first.place} answered {track.name}")
     return [_refused(track, told) for track in made]
 

@@ -17,6 +17,7 @@ from netlab.packets import Flow, Identity, Outer, Passing, Protocol, Sighting, i
 _SYN, _ACK = 0x02, 0x10
 _PROTOCOLS = {1: Protocol.ICMP, 6: Protocol.TCP, 17: Protocol.UDP, 132: Protocol.SCTP}
 ECHOES = ("echo-request", "echo-reply")
+PASSED_ON = (*ECHOES, "redirect")  # a router that tells of a better way sends the packet on
 
 
 class Opening(msgspec.Struct, frozen=True):

@@ -332,7 +332,7 @@ class Watch:
         )
         times = [seen.time for track in tracks for seen in track.sightings]
         refused = _refused(tracks)
-        replies = [track for track in tracks if track.leg is Leg.REPLY]
+        replies = [track for track in tracks if track.leg is Leg.REPLY and not _error(track)]
         entries = [
             NamedEntry(self.names.place(netns), entry)
             for netns, some in one.entries.items()
@@ -440,8 +440,14 @@ def _refused(tracks: Sequence[Track]) -> str:
     replies = [track.name for track in tracks if track.leg is Leg.REPLY]
     if replies and replies[0].startswith("RST"):
         return "connection refused"
-    errors = [seen.icmp for track in tracks for seen in track.sightings[:1] if seen.icmp]
-    return next((one for one in errors if one not in selecting.ECHOES), "")
+    errors = (_error(track) for track in tracks)
+    return next((one for one in errors if one and one not in selecting.PASSED_ON), "")
+
+
+def _error(track: Track) -> str:
+    """Return which ICMP error or redirect a packet is, "" for others."""
+    icmp = next((seen.icmp for seen in track.sightings), "")
+    return "" if icmp in selecting.ECHOES else icmp
 
 
 def _began(journey: Journey) -> int:

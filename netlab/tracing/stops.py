@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from netlab.journeys import End, Fate, Journey, Place, Rewrite, Rule, Seen, Track
 from netlab.packets import Flow, Leg, RuleHit
+from netlab.telling.selecting import PASSED_ON
 
 
 class Stop(NamedTuple):
@@ -67,7 +68,7 @@ def errors(journey: Journey) -> Iterator[tuple[str, Seen]]:
     """Yield the ICMP errors about a conversation: each name and its first sighting."""
     for track in journey.tracks:
         first = next(iter(track.sightings), None)
-        if first is not None and first.icmp and not first.icmp.startswith("echo-"):
+        if first is not None and first.icmp and first.icmp not in PASSED_ON:
             yield first.icmp, first
 
 

@@ -17,8 +17,8 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> FakeRoom:
-    """One lab, `notes`, in memory."""
+def room(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeRoom:
+    """One lab, `notes`, in memory; none of this machine's namespaces, which may be another's."""
     import netlab
     from netlab import rootless
 
@@ -26,6 +26,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> FakeRoom:
     monkeypatch.setitem(sys.modules, "netlab.lab", fake)  # type: ignore[arg-type]
     monkeypatch.setattr(netlab, "lab", fake, raising=False)
     monkeypatch.setattr(rootless, "enter", lambda *, create: None)
+    monkeypatch.setattr("netlab.kernel.netns.DIRECTORY", str(tmp_path_factory.mktemp("netns")))
     monkeypatch.delenv("NETLAB_LAB", raising=False)
     return fake
 

@@ -371,6 +371,17 @@ def test_who_answers_with_an_error_has_refused_it(kind: tuple[int, int], name: s
     assert words(answer)[-1] == "web-1-1 delivered: to default/web-1-1"
 
 
+def test_a_router_that_knows_a_better_way_has_refused_nothing() -> None:
+    watch = Watch()
+    watch.seen("t.n1 docker0 in", tcp(ONE, FAR))
+    watch.seen(
+        "t.n1 docker0 out", icmp("10.244.1.1", "10.244.1.2", tcp(ONE, FAR)[:28], kind=(5, 1))
+    )
+    sent, told_so = told(watch, to=FAR)
+    assert told_so.name == "redirect"
+    assert words(sent)[-1] == "n1 lost: last seen on docker0 in"
+
+
 def test_an_error_from_elsewhere_explains_nothing() -> None:
     watch = Watch()
     watch.seen("t.n1 docker0 in", tcp(ONE, FAR))

@@ -365,7 +365,7 @@ def test_the_kinds_of_causes_are_these() -> None:
         *("rule", "rule-missing", "conntrack-invalid", "conntrack-full", "no-endpoints", "route"),
         *("neighbour", "fdb", "lease", "address", "interface-down", "interface-missing"),
         *("bridge-port", "tunnel", "forwarding-off", "rp-filter", "mtu", "ttl", "no-listener"),
-        *("silent-server", "sender", "unknown"),
+        *("silent-server", "sender", "no-such-port", "unknown"),
     }
 
 
