@@ -10,6 +10,7 @@ import os
 import re
 import select
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -171,8 +172,9 @@ def annotate(path: Path, annotator: Annotator, *, progress: Callable[[int], None
     The annotator knows the interfaces. *progress* is called with the bytes read so far.
     Raises OSError, and whatever *progress* raises; the file then stays as it was.
     """
-    copy = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = create(copy)
+    # A name that nobody can foresee: whoever may write to the folder could have a link there.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    copy = Path(name)
     try:
         with path.open("rb", buffering=0) as file, os.fdopen(descriptor, "wb", CHUNK) as out:
             os.fchmod(out.fileno(), os.fstat(file.fileno()).st_mode & 0o777)
