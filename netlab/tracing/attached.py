@@ -157,18 +157,23 @@ class Watch:
 
     def look(self, seconds: float) -> None:
         """Wait a moment, at most *seconds*, and take what has come."""
-        now = time.time_ns()
-        waking = [max(one.since - WAKING - now, 0) / 1e9 for one in self.conversations if one.muted]
-        if not self.looking and len(waking) == len(self.conversations):
-            time.sleep(min([seconds, *waking]))
-            self._capture.taken()  # what a fast one had left in the rings, so that there is room
+        if not self.looking and all(one.muted for one in self.conversations):
+            # What a fast one had left in the rings, so that there is room: it takes a while, so it
+            # is done before the sleep, and not when its packets are about to be traced.
+            self._capture.taken()
             self._pending = []
+            time.sleep(min([seconds, *self._waking()]))
         else:
-            self._capture.wait(min([seconds, LOOK, *waking]))
+            self._capture.wait(min([seconds, LOOK, *self._waking()]))
             self._take(self._capture.taken(), time.time_ns() - SETTLED)
         self._turn(time.time_ns())
         if self._trace.heard > MOST_HEARD:
             self._trace.forget(self._is_told)
+
+    def _waking(self) -> list[float]:
+        """Return in how many seconds each that is not watched yet is to be."""
+        now = time.time_ns()
+        return [max(one.since - WAKING - now, 0) / 1e9 for one in self.conversations if one.muted]
 
     def _turn(self, now: int) -> None:
         """Watch the conversations whose time has come, and no longer those that are told."""
