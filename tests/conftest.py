@@ -18,12 +18,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 MARK = b"NETLAB_PROCESS="
+LABS = "file below /run/netlab"  # each has the name of a lab
 ENDING = 3.0  # seconds in which what was told to end may still be there
 Traces = dict[str, frozenset[str]]  # what kind of thing, and which of them there are
 
@@ -51,7 +52,7 @@ def shared_traces() -> Traces:
     """Return what is of netlab on this machine, whoever made it."""
     return {
         "namespace": frozenset(entries("/run/netns")),
-        "file below /run/netlab": frozenset(entries("/run/netlab")),
+        LABS: frozenset(entries("/run/netlab")),
         "mount": frozenset(mounts()),
         "process": frozenset(marked_processes()),
     }
@@ -83,11 +84,16 @@ def marked_processes() -> Iterator[str]:
 
 
 def left_behind(before: Traces, now: Traces) -> list[str]:
-    """Return what differs, in words. Others' things may go meanwhile; the host's may not."""
+    """Return what differs, in words. Others' things may go meanwhile; the host's may not.
+
+    A lab that was up before, and is, lives on: its containers end and begin, its pods are replaced.
+    """
+    labs = before.get(LABS, frozenset()) & now.get(LABS, frozenset())
     differences = [
         f"{kind} left behind: {name}"
         for kind in before
         for name in sorted(now[kind] - before[kind])
+        if not is_of(labs, name)
     ]
     gone = [
         f"{kind} gone: {name}"
@@ -96,6 +102,15 @@ def left_behind(before: Traces, now: Traces) -> list[str]:
         for name in sorted(before[kind] - now[kind])
     ]
     return differences + gone
+
+
+def is_of(labs: Collection[str], thing: str) -> bool:
+    """Return whether a namespace, mount or process belongs to one of *labs*."""
+    return any(
+        thing.startswith((f"{lab}.", f"/run/netns/{lab}.", f"/run/netlab/{lab}/"))
+        or f" NETLAB_PROCESS=/run/netlab/{lab}:" in thing
+        for lab in labs
+    )
 
 
 def others_at_work() -> bool:

@@ -91,6 +91,22 @@ def test_what_is_left_behind_fails_its_test(tmp_path: Path, body: str, said: str
     assert "1 error" in done.stdout
 
 
+def test_what_becomes_of_a_lab_that_was_up_before_is_nobody_s_leak(tmp_path: Path) -> None:
+    body = (
+        HEAD
+        + "def test_meanwhile():\n"
+        + "    subprocess.run(['ip', 'netns', 'add', 'nltest-leak.n1.default.reborn'])\n"
+        + "    env = {**os.environ, 'NETLAB_PROCESS': '/run/netlab/nltest-leak:x'}\n"
+        + "    subprocess.Popen(['sleep', '60'], env=env, start_new_session=True)\n"
+    )
+    os.makedirs("/run/netlab/nltest-leak")
+    try:
+        done = outcome(tmp_path, body)
+    finally:
+        subprocess.run(["ip", "netns", "del", "nltest-leak.n1.default.reborn"], check=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_fixture_that_cleans_up_passes(tmp_path: Path) -> None:
     done = outcome(tmp_path, CLEAN)
     assert done.returncode == 0, done.stdout
