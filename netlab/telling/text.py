@@ -212,7 +212,9 @@ def folded(
     colour: str = "",
 ) -> Iterator[str]:
     """Yield *text* in lines of *width* columns, the first behind *first*, the others behind *rest*
-    (as *first*, if it is not given). A word that is longer is left whole."""
+    (as *first*, if it is not given). A word that is longer is left whole. Control characters,
+    which a server may have said and a terminal would obey, become U+FFFD."""
+    text = "".join(one if one.isprintable() else "\ufffd" for one in text)
     before = first
     while text:
         part, text = _split(text, max(width - len(before), 1))

@@ -439,3 +439,10 @@ def test_directions_are_in_the_packets_flags() -> None:
 def test_a_packet_that_no_device_showed_is_in_no_file() -> None:
     empty = replace(captured(), tracks=(Track("SYN", Leg.REQUEST, ASKED, ()),))
     assert read_back(packets.capture(empty)) == ([], [])
+
+
+def test_what_a_server_said_is_no_command_to_the_terminal() -> None:
+    said = {"status": 200, "reason": "\x1b]0;mine\x07OK"}
+    journey = replace(JOURNEYS["a drop"], answered=True, refused="", says=said)
+    shown = "\n".join(text.lines(journey))
+    assert "mine" in shown and "\x1b" not in shown and "\x07" not in shown
