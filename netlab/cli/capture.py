@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ import click
 from netlab.cli import names, options
 from netlab.cli.menu import complain
 from netlab.cli.progress import Progress
-from netlab.errors import UsageError
+from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
     from netlab.lab import Live
@@ -113,9 +114,25 @@ def capture(
         comments=comments,
         rules=rules,
     )
-    for line in summary_lines(recorded(live, wish)):
+    with written(write):
+        summary = recorded(live, wish)
+    for line in summary_lines(summary):
         complain(line)
     return 0
+
+
+@contextmanager
+def written(write: str) -> Iterator[None]:
+    """Raise NetlabError in place of the system's error about the file *write*."""
+    try:
+        yield
+    except OSError as error:
+        about_it = error.filename is not None and str(error.filename) == write
+        if not about_it and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = "stdout" if write == "-" else write
+        why = (error.strerror or str(error)).lower()
+        raise NetlabError(f"cannot write {where}: {why}") from error
 
 
 def refuse_stdout(write: str, *, ring: bool) -> None:

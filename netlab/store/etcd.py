@@ -303,7 +303,8 @@ class Etcd:
             try:
                 answer = self._connection.exchange("POST", prefix + path, body)
             except OSError as error:
-                raise self.error(str(error) or type(error).__name__) from error
+                words = error.strerror or str(error) or type(error).__name__
+                raise self.error(words.lower()) from error
             # 404 is also "no such lease", but then the answer is JSON.
             if answer[0] != 404 or _refusal(answer[1]):
                 self._prefixes = [prefix]

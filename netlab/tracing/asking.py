@@ -157,6 +157,8 @@ def _of_service(service: Document, protocol: str, port: int | str) -> Destinatio
     if address in ("", "None"):
         what = spec.get("type", "") if spec.get("type") == "ExternalName" else "headless"
         raise UsageError(f"Service {title} has no cluster IP ({what})", hint="name one of its pods")
+    if protocol == "icmp" and not port:
+        return Destination(Place(address), title, 0, Protocol.ICMP, service)
     ports = [
         one
         for one in spec.get("ports") or ()

@@ -116,13 +116,15 @@ def untraced(stop: Stop | None, dropped: tuple[str, ...]) -> Iterator[Cause]:
         stop.place,
         f"{which} of a netdev table drops it, which the kernel does not trace: {words}",
         (f"{stop.where}, and nowhere after it",),
-        tuple(
-            f"{run_there} -- nft delete rule netdev {shlex.join((table, chain))} handle {handle}"
-            if handle
-            else f"{run_there} -- nft {shlex.quote(f'chain netdev {table} {chain} {{ policy accept; }}')}"
-            for table, chain, _, handle in rules[:3]
-        ),
+        tuple(f"{run_there} -- nft {_undone(*one)}" for one in rules[:3]),
     )
+
+
+def _undone(table: str, chain: str, rule: str, handle: str) -> str:
+    """Return the words of nft that undo one of `dropping`."""
+    if handle:
+        return f"delete rule netdev {shlex.join((table, chain))} handle {handle}"
+    return shlex.quote(f"chain netdev {table} {chain} {{ policy accept; }}")
 
 
 def dropping(listed: str) -> list[tuple[str, str, str, str]]:

@@ -135,9 +135,13 @@ def _network(destination: str) -> str:
 
 
 def causes(ops: Iterable[Op], names: Names) -> Iterator[Cause]:
-    """Yield what each difference means to a packet; interfaces first, as what depends on one goes
-    with it."""
-    for op in sorted(ops, key=lambda one: kind_of(one) not in _INTERFACES):
+    """Yield what each difference means to a packet; namespaces first, then interfaces, as what
+    depends on one goes with it."""
+
+    def order(op: Op) -> tuple[bool, bool]:
+        return not isinstance(op.object, Netns), kind_of(op) not in _INTERFACES
+
+    for op in sorted(ops, key=order):
         netns, words = _words(op)
         place = names.place(netns)
         yield Cause(
@@ -225,6 +229,8 @@ def thing_words(thing: Object) -> str:
             return f"FDB entry of {thing.link} for {thing.mac} dst {thing.destination}"
         case Address():
             return f"address {thing.address} of {thing.link}"
+        case Veth(peer_netns=""):
+            return f"cable {thing.name}, whose other end is not where it should be,"
         case Veth():
             return f"cable {thing.name} to {thing.peer_name} of {thing.peer_netns}"
         case Bridge() | Vxlan():

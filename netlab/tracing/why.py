@@ -141,6 +141,8 @@ def _causes(
     if hit is not None and stop is not None:
         before = {place.netns for place in stop.visited} - {stop.place.netns}
         yield from (one for one in drifted if one.place.netns in before)
+        if hit.chain == "cluster-ips-check":
+            yield from _nobody(cluster, names, asked, journey)
         yield _by_rule(stop, hit, journey)
     else:
         yield from _nobody(cluster, names, asked, journey)
@@ -227,7 +229,8 @@ def _by_rule(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
     rule = hit.rule
     if "has no endpoints" in rule or "no-endpoint" in rule or "no local endpoints" in rule:
         return _no_endpoints(stop, hit, what, proof, journey)
-    if hit.chain.startswith(("no-endpoint", "service-endpoints")) or "no-endpoint" in hit.verdict:
+    asked_of = called.rule if called is not None else ""
+    if hit.chain.startswith(("no-endpoint", "service-endpoints")) or "no-endpoint" in asked_of:
         return _no_endpoints(stop, hit, what, proof, journey)
     if "INVALID" in rule or "ct state invalid" in rule:
         return Cause(
@@ -259,7 +262,8 @@ def _no_endpoints(
     stop: Stop, hit: RuleHit, what: str, proof: tuple[str, ...], journey: Journey
 ) -> Cause:
     service = journey.service or "the Service"
-    local = "local" in hit.rule.lower() and "has no endpoints" not in hit.rule
+    # Both modes drop where only others' endpoints are left, and refuse where there is none at all.
+    local = hit.verdict == "drop" and ("no local endpoints" in hit.rule or "vmap" in hit.rule)
     which = f" on {stop.place}, and its policy is Local" if local else ""
     return Cause(
         Kind.NO_ENDPOINTS,

@@ -182,3 +182,18 @@ def test_neighbours_and_forwarding_entries_are_what_the_tools_say(here: Cluster)
     assert {
         (one.mac, one.destination) for one in lookup.forwarding(found["flannel.1"].ifindex)
     } == {(one["mac"], one["dst"]) for one in entries}
+
+
+def test_rules_of_policy_routing_are_those_that_ip_lists(here: Cluster) -> None:
+    assert lookup.policies() == [], "those that every namespace begins with are none of them"
+    run(
+        f"ip rule add from {A} blackhole prio 100", "ip rule add to 10.244.9.0/24 lookup 77 prio 90"
+    )
+    try:
+        assert [*map(str, lookup.policies())] == [
+            "90: from all to 10.244.9.0/24 lookup 77",
+            f"100: from {A} blackhole",
+        ]
+        assert [one.fits(A, C) for one in lookup.policies()] == [False, True]
+    finally:
+        run("ip rule del prio 100", "ip rule del prio 90")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from labs import Cli, eventually, inside, namespaces, topology
+from test_commands import completed
 
 pytestmark = pytest.mark.lab
 
@@ -462,3 +463,27 @@ def test_nothing_is_left_of_one_that_was_stopped(lab: Cli, how: signal.Signals) 
     assert stopped.returncode == (130 if how is signal.SIGINT else -how)
     trace(lab, "n1-p1", "web:http")
     eventually(lambda: "netlab-trace" not in tables(lab), within=3)
+
+
+def test_services_are_completed_as_destinations_and_not_as_sources(lab: Cli) -> None:
+    for command in ("trace", "why"):
+        assert "svc/web" in completed(lab, command, "n1-p1", "svc/")
+        assert completed(lab, command, "svc/") == []
+
+
+@pytest.mark.parametrize(
+    ("asks", "kind", "words"),
+    [
+        ("n1-p1 nobody", "no-endpoints", "Service default/nobody has no ready endpoint: "),
+        ("client node/n1:30081", "no-endpoints", "on n1, and its policy is Local"),
+        ("n1-p1 far:81", "no-such-port", "does not serve 81/tcp"),
+        ("n1-p1 svc/far/icmp", "no-such-port", "does not serve an echo"),
+    ],
+)
+def test_both_modes_give_the_same_reason_for_a_service_that_does_not_answer(
+    lab: Cli, asks: str, kind: str, words: str
+) -> None:
+    done = lab("why", *asks.split(), "-o", "json", code=1)
+    first = json.loads(done.stdout)["causes"][0]
+    assert first["kind"] == kind
+    assert words in first["what"]

@@ -311,6 +311,9 @@ BAD = [
     (("trace", "-L", "no-such-lab", "pair", "archive"), 4, "no lab called no-such-lab"),
     (("why", "pair", "two"), 2, "Service default/two has several ports"),
     (("why", "pair"), 2, "no destination"),
+    (("why", "pair"), 2, "netlab why SRC DST"),
+    (("why", "", "archive"), 2, "no source"),
+    (("trace", "pair", "archive:80/"), 2, "no protocol ''"),
     (("why", "pair", "nobody"), 4, "no pod default/nobody"),
 ]
 

@@ -12,8 +12,8 @@ from conftest import Ran
 from fake_lab import FakeLive
 
 from netlab import pcapng, recording, targets
-from netlab.cli.capture import Stop, summary_lines
-from netlab.errors import NotFoundError
+from netlab.cli.capture import Stop, summary_lines, written
+from netlab.errors import NetlabError, NotFoundError
 from netlab.recording import Summary, Wish
 from netlab.sensors import pcapfiles
 from netlab.sensors.interfaces import Interface, statistics
@@ -251,3 +251,20 @@ def test_losses_stand_at_the_first_interface_of_their_namespace() -> None:
     assert [int.from_bytes(one[8], "little") for one in told] == [5, 6, 7]
     assert b"all devices of lab.n1" in told[0][pcapng.COMMENT]
     assert pcapng.COMMENT not in told[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(2, "No such file or directory", "d/x"), "cannot write d/x: no such file"),
+        (OSError(28, "No space left on device"), "cannot write d/x: no space left on device"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(error: OSError, said: str) -> None:
+    with pytest.raises(NetlabError, match=said), written("d/x"):
+        raise error
+
+
+def test_an_error_that_is_not_about_the_file_stays_what_it_is() -> None:
+    with pytest.raises(OSError, match="Connection reset"), written("d/x"):
+        raise OSError(104, "Connection reset by peer")
