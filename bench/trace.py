@@ -34,7 +34,8 @@ sys.path.insert(0, str(ROOT))
 from netlab import lab as labs  # noqa: E402
 from netlab import tracing  # noqa: E402
 from netlab.kernel.netns import entered  # noqa: E402
-from netlab.tracing.why import listening, why  # noqa: E402
+from netlab.tracing.told import listening  # noqa: E402
+from netlab.tracing.why import why  # noqa: E402
 
 LAB = f"benchtrace{os.getpid()}"
 NETLAB = [sys.executable, "-m", "netlab", "-L", LAB]

@@ -1,8 +1,14 @@
 """One packet's whole way through a live lab: sent, seen on every device, told rule by rule.
 
-asking   what is sent, from where, to whom
-wires    what is watched for it: devices, rules, connection tracking
-sending  a conversation sent and followed to its end
+asking    what is sent, from where, to whom
+wires     what is watched for it: devices, rules, connection tracking
+shot      a conversation sent, followed to its end, and put together
+nexthops  the route, neighbour and forwarding entry that sent it on
+attached  the same for traffic of others; `followed`: which conversations these are
+
+why       what stops a flow; `stops`: where that was
+ruled     causes by rules, `told` by what somebody said, `drift` by what is not as it should be,
+          `state` by the kernel's look-ups, `astray` by what others did to the packet
 """
 
 from typing import TYPE_CHECKING

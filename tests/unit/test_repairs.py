@@ -15,7 +15,7 @@ from netlab.cluster import Cluster
 from netlab.journeys import End, Fate, Place, Seen, Track
 from netlab.lab import foreseen
 from netlab.packets import Direction, Flow, Leg, Outer, Protocol, RuleHit
-from netlab.tracing import state, why
+from netlab.tracing import ruled, state, told
 from netlab.tracing.stops import Stop, stop
 
 NODE = Place("t.n1", "node", "n1")
@@ -31,7 +31,7 @@ RULES = [  # as iptables-nft -S prints them, v1.8.9
 
 @pytest.mark.parametrize(("rule", "words"), RULES)
 def test_a_rule_s_words_are_those_that_were_given(rule: str, words: list[str]) -> None:
-    assert why.rule_words(rule) == words
+    assert ruled.rule_words(rule) == words
 
 
 def stopped(*, hits: tuple[RuleHit, ...] = ()) -> Stop:
@@ -42,7 +42,7 @@ def stopped(*, hits: tuple[RuleHit, ...] = ()) -> Stop:
 @pytest.mark.parametrize(("rule", "words"), RULES)
 def test_a_shell_reads_the_repair_as_the_tool_s_words(rule: str, words: list[str]) -> None:
     one = hit(f"forward: {rule} -> drop", table="filter")
-    (line,) = why.rule_repair(stopped().place, one)
+    (line,) = ruled.rule_repair(stopped().place, one)
     printed = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True)
     head = ["netlab", "exec", "node/n1", "--", "iptables-nft", "-t", "filter", "-D", "forward"]
     assert printed.stdout.splitlines() == [*head, *words]
@@ -50,7 +50,7 @@ def test_a_shell_reads_the_repair_as_the_tool_s_words(rule: str, words: list[str
 
 def test_a_chain_s_odd_name_is_quoted() -> None:
     one = hit("odd;true: tcp dport 80 drop -> drop", table="filter", handle=7)
-    (line,) = why.rule_repair(stopped().place, one)
+    (line,) = ruled.rule_repair(stopped().place, one)
     assert shlex.split(line)[4:] == ["nft", "delete", "rule", "ip", "filter", "odd;true",
                                      "handle", "7"]  # fmt: skip
 
@@ -83,4 +83,4 @@ def test_the_next_hop_s_mtu_is_read_in_an_envelope_too(wrapped: bool) -> None:
     outer = Outer(*ends, 1) if ends else None
     seen = Seen(*(NODE, 1, "eth0", Direction.OUT, one.sighting.flow, 64, len(error)), outer=outer,
                 frame=one.frame)  # fmt: skip
-    assert why.next_mtu(seen) == 1400
+    assert told.next_mtu(seen) == 1400
