@@ -46,6 +46,7 @@ _neighbour_header = Struct("=BxHiHBB")
 _GET_RULE = 34  # RTM_GETRULE
 _rule_header = Struct("=BBBBBxxBI")  # fib_rule_hdr: family, dst length, src length, tos, table, …
 _RULE_DST, _RULE_SRC, _PRIORITY, _RULE_TABLE = 1, 2, 6, 15  # FRA_*
+_NARROWER = (3, 10, 17, 22, 23, 24)  # FRA_IIFNAME, _FWMARK, _OIFNAME, _IP_PROTO, _SPORT/DPORT_RANGE
 _ACTIONS = {1: "lookup", 6: "blackhole", 7: "unreachable", 8: "prohibit"}  # FR_ACT_*
 _USUAL = (255, 254, 253)  # tables local, main and default: each has a rule from the start
 
@@ -85,6 +86,7 @@ class Policy(NamedTuple):
     source: IPv4Network
     destination: IPv4Network
     table: int = 0
+    narrower: bool = False  # it asks for a mark, a device, a port, too
 
     def __str__(self) -> str:
         """`100: from 10.244.1.2 to 10.244.2.0/24 lookup 77`."""
@@ -94,8 +96,9 @@ class Policy(NamedTuple):
         return f"{self.priority}: {' '.join(ends)} {does}"
 
     def fits(self, source: str, destination: str) -> bool:
-        """Return whether it is about packets with these ends, as far as those decide."""
-        return IPv4Address(source) in self.source and IPv4Address(destination) in self.destination
+        """Return whether it is about all packets with these ends."""
+        ends = IPv4Address(source) in self.source and IPv4Address(destination) in self.destination
+        return ends and not self.narrower
 
 
 def _short(net: IPv4Network) -> str:
@@ -124,6 +127,7 @@ def policies() -> list[Policy]:
             IPv4Network((held.get(_RULE_SRC, bytes(4)), from_length)),
             IPv4Network((held.get(_RULE_DST, bytes(4)), to_length)),
             table,
+            any(kind in held for kind in _NARROWER),
         )
         if one.kind != "lookup" or table not in _USUAL:
             found.append(one)

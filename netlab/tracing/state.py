@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from netlab import world
 from netlab.cluster import Cluster
 from netlab.journeys import Cause, Journey, Kind, Place, Seen
@@ -227,6 +229,9 @@ def _tunnel_out(cluster: Cluster, names: Names, journey: Journey, stop: Stop) ->
     if found.refused:
         words = f"{stop.place} has no route to {to}, the other end of the tunnel"
         yield Cause(Kind.ROUTE, stop.place, words, (_seen_words(last), _answer(found.refused)))
+        return
+    outer = msgspec.structs.replace(stop.flow, source="0.0.0.0", destination=to)
+    yield from _next_hop(names, stop._replace(flow=outer, last=None), found, lookup.interfaces())
 
 
 def _switched(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Iterator[Cause]:
@@ -338,6 +343,14 @@ def _no_way(names: Names, stop: Stop, way: lookup.Route, device: str) -> Cause:
             f"{place} has a {way.kind} route to {way.prefix}",
             (stop.where, answer),
             (f"netlab exec {target(stop)} -- ip route del {way.kind} {way.prefix}",),
+        )
+    if way.refused and device and lookup.route(flow.source).kind == "local":
+        return Cause(
+            Kind.ADDRESS,
+            place,
+            f"{place} takes nothing from {flow.source}: it has that address itself",
+            (stop.where, answer),
+            (f"ip -n {place.netns} addr, which device has {flow.source}",),
         )
     policy = policy_of(stop)
     if way.refused and policy is not None and policy.kind != "lookup":

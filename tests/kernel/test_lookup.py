@@ -187,13 +187,16 @@ def test_neighbours_and_forwarding_entries_are_what_the_tools_say(here: Cluster)
 def test_rules_of_policy_routing_are_those_that_ip_lists(here: Cluster) -> None:
     assert lookup.policies() == [], "those that every namespace begins with are none of them"
     run(
-        f"ip rule add from {A} blackhole prio 100", "ip rule add to 10.244.9.0/24 lookup 77 prio 90"
+        f"ip rule add from {A} blackhole prio 100",
+        "ip rule add to 10.244.9.0/24 lookup 77 prio 90",
+        "ip rule add fwmark 7 prohibit prio 95",
     )
     try:
         assert [*map(str, lookup.policies())] == [
             "90: from all to 10.244.9.0/24 lookup 77",
+            "95: from all prohibit",
             f"100: from {A} blackhole",
         ]
-        assert [one.fits(A, C) for one in lookup.policies()] == [False, True]
+        assert [one.fits(A, C) for one in lookup.policies()] == [False, False, True]
     finally:
-        run("ip rule del prio 100", "ip rule del prio 90")
+        run(*(f"ip rule del prio {one}" for one in (90, 95, 100)))

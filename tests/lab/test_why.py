@@ -665,6 +665,25 @@ ROWS = {
         "n1",
         "hands it to a queue",
     ),
+    "the node has the sender's address": Row(
+        lambda lab: lab.on("n2", f"ip addr add {lab.ips['n1-p1']}/32 dev lo"),
+        lambda lab: lab.on("n2", f"ip addr del {lab.ips['n1-p1']}/32 dev lo"),
+        CROSS,
+        "address",
+        "n2",
+        "it has that address itself",
+    ),
+    "a node answers no ARP": Row(
+        lambda lab: (
+            lab.on("n2", "sysctl -qw net.ipv4.conf.all.arp_ignore=8"),
+            lab.on("n1", "ip neigh flush dev eth0"),
+        ),
+        on("n2", "sysctl -qw net.ipv4.conf.all.arp_ignore=0"),
+        CROSS,
+        "neighbour",
+        "n1",
+        "does not know the MAC of 192.168.50.102",
+    ),
     "the bridge answers no ARP": Row(
         bridge_deaf_to_arp,
         on("n1", "nft delete table arp x"),
