@@ -69,7 +69,7 @@ def graph(
     A large lab is drawn by workload: `web × 12`. Without -o the name of FILE says the form, and
     mermaid is the one for stdout. An SVG is one file, readable on light and on dark.
     """
-    form = output or BY_ENDING.get(Path(file or "").suffix.lower(), "mermaid")
+    form = output or form_of(file)
     cluster = foreseen(ctx, sources) if sources else options.live_lab(ctx).cluster()
     known = [one["metadata"]["name"] for one in cluster.documents.of("Namespace")]
     if namespace and namespace not in known:
@@ -83,6 +83,17 @@ def graph(
     drawn = picture(cluster, namespace=namespace, services=services, full=full)
     forms = {"mermaid": mermaid, "dot": dot, "svg": svg}
     written(forms[form](drawn), file)
+
+
+def form_of(file: str | None) -> str:
+    """Return the form that the name of *file* asks for; mermaid without one. Raises UsageError."""
+    ending = Path(file).suffix.lower() if file and file != "-" else ""
+    if not ending:
+        return "mermaid"
+    if ending not in BY_ENDING:
+        hint = f"a name that ends in {', '.join(BY_ENDING)}, or -o"
+        raise UsageError(f"{file}: its ending says no form", hint=hint)
+    return BY_ENDING[ending]
 
 
 def foreseen(ctx: click.Context, sources: tuple[str, ...]) -> Cluster:

@@ -263,6 +263,8 @@ def flow_end(words: str) -> tuple[str, int | str, str]:
 
     A port may be a name. Raises UsageError.
     """
+    if words.count(":") > 1:
+        return words, 0, ""  # an IPv6 address, which is told to be one where places are known
     target, colon, rest = words.rpartition(":")
     if not colon:
         head, slash, protocol = words.rpartition("/")

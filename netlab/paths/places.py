@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import msgspec
 
 from netlab import world
 from netlab.cluster import Cluster, NodeState, PodState
-from netlab.errors import NotFoundError
+from netlab.errors import NotFoundError, UsageError
 
 INNER_MEMBERS = (world.GATEWAY, world.MASTER)
 OUTSIDE = (world.INTERNET, world.CLIENT)
@@ -65,12 +65,13 @@ def of_address(cluster: Cluster, address: str) -> Place:
 def place(cluster: Cluster, word: str) -> Place:
     """Return what *word* means: `[NS/]POD`, `node/NAME`, `gateway`, an IPv4 address.
 
-    Raises NotFoundError, naming the nearest thing there is.
+    Raises NotFoundError, naming the nearest thing there is; UsageError for an IPv6 address.
     """
     try:
         return of_address(cluster, str(IPv4Address(word)))
     except ValueError:
-        pass
+        if _is_ipv6(word):
+            raise UsageError(f"{word}: only IPv4 addresses can be asked") from None
     if word in (*INNER_MEMBERS, *OUTSIDE):
         return of_member(cluster, word)
     kind, _, name = word.rpartition("/")
@@ -81,6 +82,13 @@ def place(cluster: Cluster, word: str) -> Place:
     except LookupError as missing:
         raise NotFoundError(str(missing), hint=_nearest(cluster, word)) from missing
     return of_pod(cluster, pod)
+
+
+def _is_ipv6(word: str) -> bool:
+    try:
+        return bool(IPv6Address(word.strip("[]")))
+    except ValueError:
+        return False
 
 
 def _nearest(cluster: Cluster, word: str) -> str:

@@ -17,14 +17,17 @@ import resource
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 
-from netlab.errors import UsageError
+from netlab.errors import NotFoundError, UsageError
 from netlab.filters.flows import flows
+from netlab.kernel import lookup
+from netlab.kernel.netns import entered, exists
 from netlab.recording.loop import MIB, Recording, Summary
 from netlab.recording.wishes import Follower, Live, Meant, Wish, meant
 from netlab.sensors import pcapfiles
 from netlab.sensors.pcapfiles import About, File, Output
 from netlab.sensors.rulewatch import RuleWatch
 from netlab.sensors.taps import Taps
+from netlab.targets import Target
 
 __all__ = ["Summary", "Wish", "meant", "record"]
 
@@ -43,6 +46,8 @@ def record(
     file that cannot be written, BrokenPipeError when the reader of the stream has gone.
     """
     first = meant(live.cluster(), wish)
+    for one in first.targets:
+        _have_devices(one)
     _raise_open_files()
     with ExitStack() as stack:
         taps = Taps(first.code, snaplen=wish.snaplen)
@@ -57,6 +62,17 @@ def record(
             recording.run(follower, stopped)
         recording.finish()
     return recording.commented(progress)
+
+
+def _have_devices(target: Target) -> None:
+    """Raise NotFoundError for a device that was asked for and is not there."""
+    if not target.devices or not exists(target.netns):
+        return
+    with entered(target.netns):
+        there = lookup.interfaces()
+    for name in sorted(target.devices - there.keys()):
+        hint = f"it has {', '.join(there)}"
+        raise NotFoundError(f"{target.title} has no device {name}", hint=hint)
 
 
 def _rule_watch(first: Meant) -> RuleWatch:

@@ -170,7 +170,7 @@ def _seen_lines(
     words = f"ttl {step.ttl}"
     if step.mtu:
         words += f"  mtu {step.mtu}"
-    rest = step.icmp if before and step.flow == before.flow else _ends(step.flow)
+    rest = "" if before and step.flow == before.flow else _ends(step.flow)
     if rest and len(head) + len(words) + 2 + len(rest) > width:
         yield head + paint(words, DIM)
         yield from folded(rest, width=width, first=" " * _AT)

@@ -96,6 +96,13 @@ def test_the_way_to_a_service_is_told_with_names_rewrites_and_rules(
     assert any("-j DNAT --to-destination 10.244." in line for line in rules)
 
 
+def test_a_device_that_is_not_there_is_told(lab: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "none.pcapng"
+    said = lab("capture", "node/n1:docker1", "-w", str(file), code=4).stderr
+    assert "n1 has no device docker1" in said and "docker0" in said
+    assert not file.exists()
+
+
 def test_all_watches_every_device_of_every_namespace(lab: Cli, tmp_path: Path) -> None:
     file = tmp_path / "all.pcapng"
     running = Running(lab, "--all", "-w", str(file))

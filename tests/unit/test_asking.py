@@ -12,6 +12,7 @@ from fake_lab import DOCUMENTS, FakeLive, FakeRoom
 from netlab.cli import trace as command
 from netlab.errors import NetlabError, NotFoundError, UsageError
 from netlab.packets import Flow, Protocol
+from netlab.paths import places
 from netlab.sensors.traceswitch import WINDOW
 from netlab.tracing import shot
 from netlab.tracing.asking import Asking, asking, http_answer
@@ -333,3 +334,10 @@ def test_a_flow_of_nobodys_is_left_to_the_kernel() -> None:
     assert asked("node/node1", "10.9.9.9", port=80).flow == Flow(
         "", "10.9.9.9", Protocol.TCP, 0, 80
     )
+
+
+def test_an_ipv6_address_is_told_to_be_one() -> None:
+    target, port, protocol = command.flow_end("fd00::1")
+    with pytest.raises(UsageError, match="only IPv4"):
+        places.place(FakeLive().cluster(), target)
+    assert (port, protocol) == (0, "")

@@ -52,6 +52,7 @@ def test_a_files_name_says_the_form(
     [
         (("-n", "nope"), 4, "error: namespace 'nope' not found\nhint: namespaces: default, shop\n"),
         (("-w", "/nonexistent/x.svg"), 2, "error: cannot write /nonexistent/x.svg: No such file"),
+        (("-w", "x.png"), 2, "error: x.png: its ending says no form\nhint: a name that ends in"),
         (("-o", "png"), 2, "error: Invalid value for '-o'"),
         (("-f", "/nonexistent.yaml"), 2, "/nonexistent.yaml: does not exist"),
     ],
