@@ -43,26 +43,6 @@ class _Watched(NamedTuple):
         return target not in self.serving if self.serving else target in self.gone
 
 
-def stale(
-    entries: Iterable[Entry],
-    frontends: Iterable[Frontend],
-    situation: Situation,
-    *,
-    gone: Iterable[Frontend] = (),
-    local: Collection[str],
-) -> list[Entry]:
-    """Return those of *entries* that must be forgotten once *frontends* have come to be.
-
-    *frontends* are those of the Services (and pods, with hostPorts) that changed, all there are if
-    it is not known which; *gone* what the same had before. Those of other protocols or families
-    are passed over. *local* are the node's addresses.
-    """
-    watched = _watched(frontends, gone, situation)
-    if not watched:
-        return []
-    return [one for one in entries if _is_stale(one, watched, situation, local)]
-
-
 def judge(
     frontends: Iterable[Frontend],
     situation: Situation,
@@ -70,9 +50,12 @@ def judge(
     gone: Iterable[Frontend] = (),
     local: Collection[str],
 ) -> Callable[[Entry], bool]:
-    """Return what tells whether `stale` returns an entry: by where it was sent and who answers.
+    """Return what tells whether an entry must be forgotten once *frontends* have come to be.
 
-    Who asks, and from which port, makes no difference.
+    *frontends* are those of the Services (and pods, with hostPorts) that changed, all there are if
+    it is not known which; *gone* what the same had before. Those of other protocols or families
+    are passed over. *local* are the node's addresses. What counts of an entry is where it was sent
+    and who answers: who asks, and from which port, makes no difference.
     """
     watched = _watched(frontends, gone, situation)
     return lambda entry: _is_stale(entry, watched, situation, local)
@@ -105,7 +88,7 @@ def _ends(
 
 
 def ports(frontends: Iterable[Frontend]) -> frozenset[int]:
-    """Return the destination ports of the flows that `stale` may find, of *frontends* and gone."""
+    """Return the destination ports of the flows that `judge` may find, of *frontends* and gone."""
     return frozenset(one.port for one in frontends if one.service.protocol == UDP)
 
 

@@ -20,7 +20,7 @@ from netlab.packets import Flow, Protocol
 from netlab.processes import run
 from netlab.proxy import Decision, Options, decision
 from netlab.proxy.addresses import Family
-from netlab.proxy.staleness import ports, stale
+from netlab.proxy.staleness import judge, ports
 
 pytestmark = pytest.mark.kernel
 
@@ -323,7 +323,8 @@ def dns(*endpoints: str) -> Decision:
 
 def forget_stale(now: Decision) -> list[Entry]:
     found = entries(V4, UDP, ports=ports(now.frontends))
-    gone = stale(found, now.frontends, now.situations[V4], local=local_addresses(V4))
+    is_stale = judge(now.frontends, now.situations[V4], local=local_addresses(V4))
+    gone = [one for one in found if is_stale(one)]
     delete(gone)
     return gone
 

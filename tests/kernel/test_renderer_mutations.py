@@ -269,15 +269,15 @@ SWEEPS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "udp-moves-at-every-address",
         lambda patch: patch.setattr(
             staleness,
-            "stale",
-            lambda entries, *rest, local, stale=staleness.stale, **more: stale(
-                entries, *rest, local=frozenset(), **more
+            "judge",
+            lambda *rest, local, judge=staleness.judge, **more: judge(
+                *rest, local=frozenset(), **more
             ),
         ),
     ),
     "all UDP flows of a Service forgotten": (
         "udp-stays-with-who-serves",
-        lambda patch: patch.setattr(staleness, "stale", lambda entries, *_, **__: list(entries)),
+        lambda patch: patch.setattr(staleness, "judge", lambda *_, **__: lambda entry: True),
     ),
 }
 
