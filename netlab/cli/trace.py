@@ -68,7 +68,7 @@ def flow_options(function: F) -> F:
     netlab trace pair web:http                        # a Service, by a port's name
     netlab trace client node/node1:30080
     netlab trace pair --http http://web/index.html -o html -w way.html
-    netlab trace pair archive:7000 -o pcapng | wireshark -k -i -
+    netlab trace pair archive:7000 -o pcapng | tshark -r -
     netlab trace --attach 'svc web and port 80'       # what others send
     """,
 )

@@ -228,7 +228,7 @@ def test_a_ring_of_files_keeps_the_newest(lab: Cli, tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_it_with_one_line(lab: Cli) -> None:
     done = lab("capture", "n1-p1", "-w", "/dev/full", code=1)
-    assert "No space left on device" in done.stderr
+    assert "cannot write /dev/full: no space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 
