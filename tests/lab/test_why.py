@@ -62,6 +62,7 @@ class Lab:
 
     def __init__(self, cli: Cli) -> None:
         self.cli = cli
+        self.mac = ""  # of a bridge, before a row changed it
         self.ips = {p["metadata"]["name"]: p["status"]["podIP"] for p in cli.get("pods")["items"]}
 
     def on(self, member: str, *scripts: str) -> str:
@@ -208,6 +209,18 @@ def deaf_to_arp(lab: Lab) -> None:
     chain = "{ type filter hook input priority 0; policy drop; }"
     lab.pod("n2-p1", "nft add table arp x", f"nft 'add chain arp x c {chain}'")
     lab.on("n2", "ip neigh flush dev docker0")
+
+
+def another_mac(lab: Lab) -> None:
+    lab.mac = lab.on("n1", "cat /sys/class/net/docker0/address").strip()
+    lab.on("n1", "ip link set docker0 address 02:42:aa:bb:cc:dd")
+
+
+def its_own_mac(lab: Lab) -> None:
+    """What the pods have learned of the other one would mislead them until it is asked again."""
+    lab.on("n1", f"ip link set docker0 address {lab.mac}")
+    for name in ("n1-p1", "n1-p2"):
+        lab.pod(name, "ip neigh flush dev eth0")
 
 
 FULL = """
@@ -644,8 +657,8 @@ ROWS = {
         "which default/n1-p1 has not",
     ),
     "the bridge has another MAC": Row(
-        on("n1", "ip link set docker0 address 02:42:aa:bb:cc:dd"),
-        None,
+        another_mac,
+        its_own_mac,
         CROSS,
         "neighbour",
         "n1",
