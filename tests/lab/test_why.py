@@ -212,6 +212,8 @@ def deaf_to_arp(lab: Lab) -> None:
 
 
 def another_mac(lab: Lab) -> None:
+    """Once the pod has learned the old one."""
+    lab.pod("n1-p1", f"ping -qc 1 {lab.tunnel_address('n1')[:-1]}1")
     lab.mac = lab.on("n1", "cat /sys/class/net/docker0/address").strip()
     lab.on("n1", "ip link set docker0 address 02:42:aa:bb:cc:dd")
 
