@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from netlab.journeys import Journey
 
 COUNT, SECONDS = 20, 10.0  # bounds of --attach: packets of a conversation, and how long
+PICTURES = ("html", "mermaid")  # forms of one flow
 FORMS = ("text", "json", "pcapng", "html", "mermaid")
 PROTOCOLS = ("icmp", "tcp", "udp", "sctp")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,6 +135,8 @@ def trace(
         sent = {"SRC": source, "--http": http, "--dns": dns, "--size": size}
         if wrong := [name for name, value in sent.items() if value]:
             raise UsageError(f"{wrong[0]} beside --attach, which sends nothing")
+        if (flows or 1) > 1 and output in PICTURES:
+            raise UsageError(f"-o {output} tells one flow", hint="--flows 1, or -o text or json")
         return _attach(
             *(ctx, attach),
             count=count or COUNT,

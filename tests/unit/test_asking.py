@@ -341,3 +341,10 @@ def test_an_ipv6_address_is_told_to_be_one() -> None:
     with pytest.raises(UsageError, match="only IPv4"):
         places.place(FakeLive().cluster(), target)
     assert (port, protocol) == (0, "")
+
+
+@pytest.mark.parametrize("form", ["html", "mermaid"])
+def test_a_picture_is_of_one_flow(netlab: Callable[..., Any], form: str) -> None:
+    done = netlab("trace", "--attach", "port 80", "--flows", "2", "-o", form)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"error: -o {form} tells one flow\nhint: --flows 1")
