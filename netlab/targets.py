@@ -127,11 +127,19 @@ def endpoint_addresses(cluster: Cluster, namespace: str, name: str) -> list[str]
     """Return the addresses in the slices of a Service."""
     return [
         address
+        for document in endpoint_slices(cluster, namespace, name)
+        for endpoint in document.get("endpoints") or ()
+        for address in endpoint.get("addresses") or ()
+    ]
+
+
+def endpoint_slices(cluster: Cluster, namespace: str, name: str) -> list[Document]:
+    """Return the slices of a Service, by their label."""
+    return [
+        document
         for document in cluster.documents.of("EndpointSlice")
         if document["metadata"].get("namespace") == namespace
         and (document["metadata"].get("labels") or {}).get(SERVICE_NAME_LABEL) == name
-        for endpoint in document.get("endpoints") or ()
-        for address in endpoint.get("addresses") or ()
     ]
 
 

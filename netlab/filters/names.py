@@ -10,7 +10,7 @@ from netlab.cluster import Cluster
 from netlab.errors import NotFoundError
 from netlab.filters.grammar import PORTED, End, Names
 from netlab.model.kubernetes import view
-from netlab.model.services import SERVICE_NAME_LABEL, Service
+from netlab.model.services import Service
 
 
 def names(cluster: Cluster, *, namespace: str = "default") -> Names:
@@ -80,11 +80,7 @@ def _of_service(cluster: Cluster, word: str, namespace: str) -> list[End]:
 
 def _endpoints(cluster: Cluster, namespace: str, name: str) -> list[End]:
     found = []
-    for document in cluster.documents.of("EndpointSlice"):
-        meta = document["metadata"]
-        labels = meta.get("labels") or {}
-        if (meta.get("namespace"), labels.get(SERVICE_NAME_LABEL)) != (namespace, name):
-            continue
+    for document in targets.endpoint_slices(cluster, namespace, name):
         for port in document.get("ports") or ():
             protocol = (port.get("protocol") or "TCP").lower()
             if protocol in PORTED and port.get("port"):

@@ -18,7 +18,7 @@ from netlab import paths, proxy
 from netlab.cluster import Cluster
 from netlab.journeys import Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
-from netlab.model.services import EndpointSlice, ProxyNode, Service
+from netlab.model.services import SERVICE_NAME_LABEL, EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
 from netlab.paths.ways import VXLAN_PORT
 from netlab.proxy.options import options_of
@@ -276,5 +276,5 @@ def _title(document: dict[str, object], *, of_service: bool = False) -> str:
     assert isinstance(meta, dict)
     name = meta["name"]
     if of_service:
-        name = (meta.get("labels") or {}).get("kubernetes.io/service-name")
+        name = (meta.get("labels") or {}).get(SERVICE_NAME_LABEL)
     return f"{meta['namespace']}/{name}"

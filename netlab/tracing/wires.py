@@ -24,7 +24,7 @@ from netlab.sensors import dissect, sieve
 from netlab.sensors.capture import Capture, Kept
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.traceswitch import WINDOW, Selector, families_of_tables
-from netlab.targets import endpoint_addresses
+from netlab.targets import endpoint_addresses, endpoint_slices
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Opening
 from netlab.tracing.asking import Asking
@@ -69,13 +69,10 @@ def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
 
 def server_ports(cluster: Cluster, names: Names, asked: Asking) -> list[int]:
     """Return the ports that servers of a conversation may have."""
-    service = service_of(names, asked.flow)
+    namespace, _, service = service_of(names, asked.flow).partition("/")
     ports = {asked.flow.destination_port}
-    for one in cluster.documents.of("EndpointSlice"):
-        labels = one["metadata"].get("labels") or {}
-        named = f"{one['metadata']['namespace']}/{labels.get('kubernetes.io/service-name')}"
-        if named == service:
-            ports.update(port["port"] for port in one.get("ports") or () if port.get("port"))
+    for one in endpoint_slices(cluster, namespace, service):
+        ports.update(port["port"] for port in one.get("ports") or () if port.get("port"))
     return sorted(ports - {0})[:PORTS]
 
 
@@ -89,7 +86,6 @@ class Wires:
         self, names_of: Sequence[str], opening: Opening, flow: Flow, ports: Collection[int]
     ) -> None:
         self.names_of = tuple(names_of)
-        self._opening = opening
         window = None if opening.sequence is None else opening.sequence // WINDOW
         program = sieve.conversation(window, opening.payload, ports)
         self.capture = Capture(self.names_of, frames=FRAMES, program=program)
