@@ -93,9 +93,7 @@ def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, li
 def _matters(cluster: Cluster, op: Op, way: Way, wanted: Collection[Object]) -> bool:
     """Return whether the flow needs what *op* is about."""
     match op.object:
-        case Netns() | Address() | Vxlan() | NftTable():
-            return True
-        case Bridge():
+        case Netns() | Address() | Bridge() | Vxlan() | NftTable():
             return True
         case Veth(peer_netns=peer):
             return peer in way.netns or op.object.netns not in {n.netns for n in way.nodes}

@@ -33,7 +33,7 @@ def causes(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> 
         yield from _error(names, journey, name, seen, stop)
     refused = reset(journey)
     if refused is not None:
-        yield no_listener(names, journey, refused.place)
+        yield no_listener(journey, refused.place)
     if journey.refused and not any(track.sightings for track in journey.tracks):
         yield _not_sent(names, asked, journey)
 
@@ -63,7 +63,7 @@ def _error(
     flow = stop.flow if stop else journey.flow
     match name:
         case "port-unreachable":
-            yield no_listener(names, journey, place, proof)
+            yield no_listener(journey, place, proof)
         case "fragmentation-needed":
             yield Cause(
                 Kind.MTU,
@@ -118,7 +118,7 @@ def next_mtu(seen: Seen) -> int:
     return int.from_bytes(transport(packet)[6:8], "big")
 
 
-def no_listener(names: Names, journey: Journey, place: Place, proof: tuple[str, ...] = ()) -> Cause:
+def no_listener(journey: Journey, place: Place, proof: tuple[str, ...] = ()) -> Cause:
     flow = as_arrived(journey)
     port = f"{flow.destination_port}/{flow.protocol}"
     known = listening(place.netns)
@@ -168,7 +168,7 @@ def silence(names: Names, journey: Journey) -> Iterator[Cause]:
         yield from _no_way_back(place, flow)
     port = f"{flow.destination_port}/{flow.protocol}"
     if flow.protocol is not Protocol.ICMP and port not in listening(place.netns):
-        yield no_listener(names, journey, place, ("it arrived, and nothing came back",))
+        yield no_listener(journey, place, ("it arrived, and nothing came back",))
         return
     yield Cause(
         Kind.SILENT_SERVER,
