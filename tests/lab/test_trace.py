@@ -255,6 +255,37 @@ def test_the_envelope_is_told_both_ways(lab: Cli, protocol: str) -> None:
     assert (back["source"], back["destination"]) == ("192.168.50.102", "192.168.50.101")
 
 
+def test_what_sends_a_packet_on_is_what_the_kernel_holds(lab: Cli) -> None:
+    """Route, neighbour and FDB entry at each node, against what ip(8) and bridge(8) read there."""
+    first = trace(lab, "n1-p1", "n2-far")["packets"][0]
+    pods = ips(lab)
+    start, into, out = (one for one in steps(first, "next-hop") if one["by"] == "route")
+    assert [(one["place"]["name"], one["device"]) for one in (start, into, out)] == [
+        ("default/n1-p1", "eth0"), ("n1", "flannel.1"), ("n2", "docker0"),
+    ]  # fmt: skip
+    n1, n2 = (
+        next(one for one in namespaces(lab.lab) if one.endswith(f".{n}")) for n in ("n1", "n2")
+    )
+    (far,) = json.loads(inside(n2, "ip", "-j", "addr", "show", "dev", "flannel.1"))
+    via = far["addr_info"][0]["local"]
+    assert (into["gateway"], into["mac"]) == (via, far["address"])
+    assert into["tunnel"] == "192.168.50.102"
+    fdb = json.loads(inside(n1, "bridge", "-j", "fdb", "show", "dev", "flannel.1"))
+    assert (far["address"], "192.168.50.102") in {(one["mac"], one.get("dst")) for one in fdb}
+    assert into["words"].split("; ") == [
+        f"route {via}/24 via {via} dev flannel.1",
+        f"neighbour {via} lladdr {far['address']} permanent",
+        f"FDB {far['address']} dst 192.168.50.102",
+    ]
+    (own,) = json.loads(inside(n1, "ip", "-j", "addr", "show", "dev", "docker0"))
+    gateway = own["addr_info"][0]["local"]
+    assert (start["gateway"], start["mac"]) == (gateway, own["address"])
+    assert start["words"].startswith(f"route default via {gateway} dev eth0; neighbour {gateway} ")
+    assert out["words"].startswith(
+        f"route {via}/24 dev docker0; neighbour {pods['n2-far']} lladdr "
+    )
+
+
 def test_the_rules_of_a_service_are_told_with_what_they_mean(lab: Cli) -> None:
     said = trace(lab, "n1-p1", "web:http")
     assert said["service"] == "default/web:http"
