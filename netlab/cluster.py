@@ -12,7 +12,7 @@ from ipaddress import IPv4Network
 
 import msgspec
 
-from netlab import world
+from netlab import images, world
 from netlab.model.inventory import Inventory, inventory
 from netlab.model.kubernetes import Container, Document, Pod, view
 from netlab.model.lab import Lab, LabNode
@@ -119,7 +119,7 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         veth=world.veth_name(meta.namespace, meta.name),
         ip=pod.status.podIP,
         phase=pod.status.phase,
-        containers=tuple(pod.spec.containers),
+        containers=tuple(map(images.runnable, pod.spec.containers)),
         labels=meta.labels,
         hostname=pod.spec.hostname or meta.name,
         host_network=pod.spec.hostNetwork,

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from netlab import cni
+from netlab import cni, images
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers.change import now
 from netlab.errors import NetlabError
@@ -88,7 +88,7 @@ class Kubelet:
         """Serve or run every container of the node's pods, then write what became of them."""
         pods = seen.pods_on(node.name)
         self._serve(pods)
-        states = self._execute(pods)
+        states = self._execute(pods, master=seen.lab.master.address)
         if write is None:
             return
         changed = []
@@ -128,8 +128,10 @@ class Kubelet:
         statuses = self._documents[pod.uid]["status"].get("containerStatuses", [])
         return next((s for s in statuses if s["name"] == container.name), {})
 
-    def _execute(self, pods: Sequence[PodState]) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """Run the containers that bring a command; return their states."""
+    def _execute(
+        self, pods: Sequence[PodState], *, master: str
+    ) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """Run the containers that bring a command, or whose image does; return their states."""
         wanted = [
             Wanted(
                 namespace=pod.namespace,
@@ -139,7 +141,17 @@ class Kubelet:
                 hostname=pod.hostname,
                 address=pod.ip,
                 argv=[*container.command, *container.args],
-                env={variable.name: variable.value for variable in container.env},
+                env={
+                    **images.environment(
+                        container,
+                        master=master,
+                        namespace=pod.namespace,
+                        pod=pod.name,
+                        address=pod.ip,
+                        node=pod.node,
+                    ),
+                    **{variable.name: variable.value for variable in container.env},
+                },
                 cwd=container.workingDir,
                 restart=pod.restart_policy,
                 past=self._past(pod, container),

@@ -14,6 +14,7 @@ ROOMS = {
         "topology",
         "world",
         "cluster",
+        "images",
         "cni",
         "desired",
         "flannel",
