@@ -208,6 +208,7 @@ class ControlPlane(Loop):
                 self._publish(etcd, lab, objects, revision, stable=False)
 
     def _tell(self, changes: Sequence[Change]) -> None:
+        changes = [change for change in changes if change.document["kind"] != "Event"]
         for change in changes[:TOLD]:
             self.log.info("%s", described(change))
         if len(changes) > TOLD:

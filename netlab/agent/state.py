@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from netlab.cluster import Cluster, PodState
+from netlab.controllers.scheduler import why_waiting
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
@@ -168,7 +169,8 @@ class State:
             ]
             problems += [p for pod in self.cluster.pods if (p := pod_problem(pod))]
             problems += [
-                f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: no node fits"
+                f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: "
+                + (why_waiting(one) or "no node fits")
                 for one in objects.of("Pod")
                 if not one.get("spec", {}).get("nodeName")
             ]

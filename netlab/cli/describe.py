@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli import names, options, rows, servicerows
+from netlab.cli import eventrows, names, options, rows, servicerows
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
+from netlab.controllers.scheduler import why_waiting
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document, Kind
 
@@ -104,7 +105,7 @@ def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
     more = {"Pod": pod_facts, "Service": service_facts, "Node": node_facts}.get(
         kind.kind, other_facts
     )
-    return common + more(document, scene)
+    return [*common, *more(document, scene), ("Events", eventrows.lines(document, scene))]
 
 
 def pairs(labels: dict[str, str]) -> list[str]:
@@ -118,7 +119,7 @@ def pod_facts(document: Document, scene: Scene) -> Facts:
     known: Facts = [
         ("Node", node),
         ("Status", rows.pod_status(document, scene)),
-        ("Message", str(status.get("message") or "")),
+        ("Message", str(status.get("message") or why_waiting(document))),
         ("IP", rows.pod_ip(document, scene)),
         (
             "Containers",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
-from netlab.cli import names, options, tables
+from netlab.cli import eventrows, names, options, tables
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene, kind_of, resource, table
 from netlab.errors import NotFoundError, UsageError
@@ -113,7 +113,7 @@ def get(
 
 
 def selected(query: Query, kind: Kind, documents: Sequence[Document]) -> list[Document]:
-    """Return the objects of *kind* that *query* asks for, by namespace and name."""
+    """Return the objects of *kind* that *query* asks for, by namespace and name; Events as seen."""
     from netlab.cli.selectors import selector
 
     test, names = selector(query.selector), query.wanted[kind]
@@ -125,7 +125,8 @@ def selected(query: Query, kind: Kind, documents: Sequence[Document]) -> list[Do
         and (not kind.namespaced or not query.namespace or in_namespace(document, query.namespace))
         and test(document["metadata"].get("labels") or {})
     ]
-    return sorted(found, key=lambda d: (d["metadata"].get("namespace", ""), d["metadata"]["name"]))
+    found.sort(key=lambda d: (d["metadata"].get("namespace", ""), d["metadata"]["name"]))
+    return eventrows.in_order(found) if kind.kind == "Event" else found
 
 
 def print_query(query: Query, scene: Scene) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netlab.cli import servicerows, tables
+from netlab.cli import eventrows, servicerows, tables
 from netlab.cluster import Cluster
 from netlab.model.kubernetes import Document, Kind, kind_named
 
@@ -277,6 +277,18 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("PORTS", servicerows.slice_ports),
         Column("ENDPOINTS", servicerows.slice_endpoints),
         Column("AGE", age),
+    ),
+    "Event": (
+        Column("LAST SEEN", eventrows.last_seen),
+        Column("TYPE", eventrows.field("type")),
+        Column("REASON", eventrows.field("reason")),
+        Column("OBJECT", eventrows.about),
+        Column("SUBOBJECT", eventrows.subobject, True),
+        Column("SOURCE", eventrows.source, True),
+        Column("MESSAGE", eventrows.field("message")),
+        Column("FIRST SEEN", eventrows.first_seen, True),
+        Column("COUNT", eventrows.field("count"), True),
+        Column("NAME", name, True),
     ),
     "Endpoints": (
         Column("NAME", name),

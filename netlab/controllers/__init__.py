@@ -10,6 +10,7 @@
     endpoints    pods to the EndpointSlices of their Services
     mirroring    Endpoints kept by hand to EndpointSlices
     slices       how endpoints are shared out among slices
+    events       what all these changes say about the objects, as Kubernetes' Events
     draft        the objects while controllers change them; `concern`: what news has to do with whom
 
 Nothing here does anything; the agent writes the changes to etcd and asks again until there are
@@ -25,6 +26,7 @@ from netlab.controllers import (
     concern,
     deployment,
     endpoints,
+    events,
     garbage,
     mirroring,
     replicaset,
@@ -62,7 +64,9 @@ def changes(
         _round(draft, capacity, service_cidr)
         if not draft.turn():
             break
-    return draft.changes()
+    made = draft.changes()
+    facts = events.told(made, objects, draft.objects)
+    return made + events.recorded(facts, draft.objects)
 
 
 def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> None:

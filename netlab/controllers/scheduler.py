@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from netlab.controllers.change import Change, Verb, controller
+from netlab.controllers.change import Change, Verb, controller, now
 from netlab.model.kubernetes import Document, matches
 
+SCHEDULED = "PodScheduled"
 UNSCHEDULABLE = "Unschedulable"
+NO_REASON: Mapping[str, str] = {}
 
 
 def bindings(
@@ -86,15 +87,32 @@ def _refusal(pod: Document, node: Document, load: _Load, capacity: Mapping[str, 
 
 
 def _bound(pod: Document, node: str) -> Document:
-    status: dict[str, Any] = dict(pod.get("status", {}))
-    if status.get("reason") == UNSCHEDULABLE:
-        del status["reason"], status["message"]
+    status = {**pod.get("status", {}), "conditions": _conditions(pod, "True")}
     return {**pod, "spec": {**pod["spec"], "nodeName": node}, "status": status}
 
 
 def _waiting(pod: Document, refusals: Sequence[str]) -> Document:
     """Return *pod* with the reason why it waits: `0/3 nodes are available: 1 full, …`."""
     counted = ", ".join(f"{count} {why}" for why, count in sorted(Counter(refusals).items()))
-    text = f"0/{len(refusals)} nodes are available" + (f": {counted}" if counted else "")
-    status = {**pod.get("status", {}), "reason": UNSCHEDULABLE, "message": text}
+    text = f"0/{len(refusals)} nodes are available" + (f": {counted}." if counted else "")
+    told = {"reason": UNSCHEDULABLE, "message": text}
+    status = {**pod.get("status", {}), "conditions": _conditions(pod, "False", told)}
     return {**pod, "status": status}
+
+
+def _conditions(pod: Document, status: str, told: Mapping[str, str] = NO_REASON) -> list[Document]:
+    """Return the conditions of *pod* with PodScheduled as it is now."""
+    held = (pod.get("status") or {}).get("conditions") or ()
+    others = [one for one in held if one.get("type") != SCHEDULED]
+    old: Document = next((one for one in held if one.get("type") == SCHEDULED), {})
+    same = old.get("status") == status
+    since = old.get("lastTransitionTime") if same else now()
+    return [*others, {"type": SCHEDULED, "status": status, "lastTransitionTime": since, **told}]
+
+
+def why_waiting(pod: Document) -> str:
+    """Return why no node takes *pod*, "" if the scheduler has not said so."""
+    for one in (pod.get("status") or {}).get("conditions") or ():
+        if one.get("type") == SCHEDULED and one.get("reason") == UNSCHEDULABLE:
+            return str(one.get("message", ""))
+    return ""

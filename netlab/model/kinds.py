@@ -55,7 +55,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("ConfigMap", "configmaps", "v1", "configmaps", True, ("cm",)),
     Kind("Secret", "secrets", "v1", "secrets"),
     Kind("ServiceAccount", "serviceaccounts", "v1", "serviceaccounts", True, ("sa",)),
-    Kind("Event", "events", "v1", "events", True, ("ev",)),
+    Kind("Event", "events", "v1", "events", True, ("ev",), True),
     Kind("LimitRange", "limitranges", "v1", "limitranges", True, ("limits",)),
     Kind("PersistentVolume", "persistentvolumes", "v1", "persistentvolumes", False, ("pv",)),
     Kind(

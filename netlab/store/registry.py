@@ -10,7 +10,8 @@
    shared, and nobody may change them. Copy, then write.
 3. Writing is conditional: what somebody else has changed meanwhile is not overwritten, but handed
    back, and the loop that wanted it decides again.
-4. What is no Kubernetes object, or not one that can be acted on, does not exist.
+4. Events end by themselves, an hour after they were last written: an etcd lease of theirs runs out.
+5. What is no Kubernetes object, or not one that can be acted on, does not exist.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from netlab.store.watch import Watch
 PREFIX = "/registry/"
 LISTED_EVERY = 25.0  # seconds; a loop that nothing wakes looks again after 30
 ECHO_WITHIN = 0.5  # seconds a watch has to tell of what etcd has answered already
+EVENT_TTL = 3600  # seconds: kube-apiserver --event-ttl
+EVENT_LEASE_SHARED = 60  # seconds of events that end together: storage/etcd3/lease_manager.go
 # A nested transaction counts as one operation outside and one inside.
 CHANGES_PER_REQUEST = OPS_PER_TRANSACTION // 2
 
@@ -81,6 +84,7 @@ class _Seen(msgspec.Struct, frozen=True):
 _NOTHING = _Seen()
 _seen: WeakKeyDictionary[Etcd, _Seen] = WeakKeyDictionary()
 _decoded: dict[str, _Stored] = {}
+_event_leases: WeakKeyDictionary[Etcd, tuple[int, float, int]] = WeakKeyDictionary()
 
 
 def objects(
@@ -198,7 +202,8 @@ def write(etcd: Etcd, changes: Sequence[C]) -> list[C]:
     """
     refused: list[C] = []
     for part in _parts(changes):
-        done = etcd.transactions([_transaction(change) for change in part])
+        lease = _event_lease(etcd) if any(map(_is_event, part)) else 0
+        done = etcd.transactions([_transaction(change, lease) for change in part])
         refused += [change for change, made in zip(part, done, strict=True) if not made]
     return refused
 
@@ -241,17 +246,32 @@ def _parts(changes: Iterable[C]) -> Iterable[list[C]]:
         yield list(part.values())
 
 
-def _transaction(change: Change) -> tuple[list[Compare], list[Op]]:
+def _is_event(change: Change) -> bool:
+    return bool(change.document["kind"] == "Event")
+
+
+def _event_lease(etcd: Etcd) -> int:
+    """Return the etcd lease with which the events of this minute end, in an hour."""
+    known = _event_leases.get(etcd)
+    moment = time.monotonic()
+    if known is None or known[0] != etcd.connections or moment > known[1]:
+        lease = etcd.grant(EVENT_TTL + EVENT_LEASE_SHARED)
+        known = _event_leases[etcd] = (etcd.connections, moment + EVENT_LEASE_SHARED, lease)
+    return known[2]
+
+
+def _transaction(change: Change, event_lease: int) -> tuple[list[Compare], list[Op]]:
     key = registry_key(change.document)
     version = change.document["metadata"].get("resourceVersion")
+    lease = event_lease if _is_event(change) else 0
     if change.verb == "create":
         known = _decoded.get(key)
         # What nobody can read is not there; the key is taken from it.
         before = known.mod_revision if known is not None and known.document is None else 0
-        return [unchanged(key, before)], [Put(key, value(change.document))]
+        return [unchanged(key, before)], [Put(key, value(change.document), lease)]
     holds = [unchanged(key, int(version))] if version else []
     if change.verb == "update":
-        return holds, [Put(key, value(change.document))]
+        return holds, [Put(key, value(change.document), lease)]
     if change.verb == "delete":
         return holds, [Delete(key)]
     raise StoreError(f"{key}: no such change: {change.verb!r}")

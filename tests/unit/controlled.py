@@ -20,7 +20,7 @@ class Store:
         self.objects = {registry_key(one): one for one in documents}
 
     def make(self, changes: list[Change]) -> list[str]:
-        """Make *changes*; return them as `create Pod a`."""
+        """Make *changes*; return them as `create Pod a`, those of Events left out."""
         for change in changes:
             key = registry_key(change.document)
             if change.verb is Verb.CREATE:
@@ -33,7 +33,19 @@ class Store:
                 del self.objects[key]
             else:
                 self.objects[key] = copy.deepcopy(change.document)
-        return [f"{one.verb} {one.document['kind']} {name(one.document)}" for one in changes]
+        return [
+            f"{one.verb} {one.document['kind']} {name(one.document)}"
+            for one in changes
+            if one.document["kind"] != "Event"
+        ]
+
+    def told(self) -> list[str]:
+        """Return the Events as `ReplicaSet web SuccessfulCreate x2`, in order."""
+        return sorted(
+            f"{one['involvedObject']['kind']} {one['involvedObject']['name']} {one['reason']}"
+            f" x{one['count']}"
+            for one in self.of("Event")
+        )
 
     def settle(self, capacity: dict[str, int] | None = None) -> list[str]:
         """Let the controllers finish; they must have nothing left to do."""
@@ -49,10 +61,11 @@ class Store:
 
     @property
     def documents(self) -> list[Document]:
-        return list(self.objects.values())
+        """Return the objects, without the Events about them."""
+        return [one for one in self.objects.values() if one["kind"] != "Event"]
 
     def of(self, kind: str) -> list[Document]:
-        return [one for one in self.documents if one["kind"] == kind]
+        return [one for one in self.objects.values() if one["kind"] == kind]
 
     def places(self) -> dict[str, str]:
         return {name(pod): pod["spec"].get("nodeName", "") for pod in self.of("Pod")}

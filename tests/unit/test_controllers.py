@@ -215,15 +215,22 @@ def test_a_pod_without_a_place_says_why_and_gets_one_later() -> None:
     store = Store(*NODES, controllers.born(pod("p", nodeSelector={"disk": "ssd"})))
     assert store.settle({"node1": 5, "node2": 0, "node3": 5}) == ["update Pod p"]
     (waiting,) = store.of("Pod")
-    assert waiting["status"] == {
-        "phase": "Pending",
-        "reason": "Unschedulable",
-        "message": "0/3 nodes are available: 1 full, 2 without the labels of nodeSelector",
-    }
+    why = "0/3 nodes are available: 1 full, 2 without the labels of nodeSelector."
+    (told,) = waiting["status"]["conditions"]
+    assert (told["type"], told["status"], told["reason"]) == (
+        "PodScheduled",
+        "False",
+        "Unschedulable",
+    )
+    assert told["message"] == scheduler.why_waiting(waiting) == why
+    assert store.told() == ["Pod p FailedScheduling x1"]
     store.settle()
     (placed,) = store.of("Pod")
     assert placed["spec"]["nodeName"] == "node2"
-    assert placed["status"] == {"phase": "Pending"}
+    assert [(one["type"], one["status"]) for one in placed["status"]["conditions"]] == [
+        ("PodScheduled", "True")
+    ]
+    assert scheduler.why_waiting(placed) == ""
 
 
 def test_the_scheduler_is_deterministic() -> None:

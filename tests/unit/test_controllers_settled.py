@@ -222,7 +222,11 @@ def answered(
 def told(changes: list[Change]) -> list[tuple[str, str, str]]:
     """Return *changes* without what is random in them."""
     return sorted(
-        (str(one.verb), one.document["kind"], meta.get("generateName") or meta["name"])
+        (
+            str(one.verb),
+            one.document["kind"],
+            meta.get("generateName") or one.document.get("reason") or meta["name"],
+        )
         for one in changes
         for meta in [one.document["metadata"]]
     )
