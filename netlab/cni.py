@@ -58,8 +58,8 @@ def pod_mac(address: str) -> str:
     return f"0a:58:{IPv4Address(address).packed.hex(':')}"
 
 
-def cable(node: NodeState, pod: PodState, *, mtu: int) -> Veth:
-    """Return the veth pair between docker0 and the pod's eth0."""
+def cable(node: NodeState, pod: PodState, *, mtu: int, up: bool = True) -> Veth:
+    """Return the veth pair between docker0 and the pod's eth0; *up*: plugged in at docker0."""
     return Veth(
         node.netns,
         pod.veth,
@@ -70,6 +70,7 @@ def cable(node: NodeState, pod: PodState, *, mtu: int) -> Veth:
         mtu=mtu,
         bridge=node.declared.bridge,
         hairpin=True,
+        up=up,
     )
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netlab import cni, world
+from netlab import cni, faults, world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import rules, vxlan
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
+from netlab.model.faults import Sort
 from netlab.objects import Object
 
 
@@ -32,7 +33,10 @@ def node(
         return objects
     mtu = pod_mtu(cluster, config)
     objects += cni.bridge_objects(state, mtu=mtu)
-    objects += [cni.cable(state, pod, mtu=mtu) for pod in with_address(cluster, state)]
+    pods = with_address(cluster, state)
+    objects += [
+        cni.cable(state, pod, mtu=mtu, up=world.plugged_in(cluster.lab, pod.title)) for pod in pods
+    ]
     objects += vxlan.objects(
         state.netns,
         config=config,
@@ -44,6 +48,12 @@ def node(
         underlay=[segment.cidr for segment in cluster.lab.underlay.segments],
     )
     objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
+    lossy = {
+        pod.veth: fault
+        for pod in (pods if cluster.lab.faults else ())
+        if (fault := cluster.lab.faulted(Sort.LINK_LOSS, pod.title))
+    }
+    objects += faults.rules(state.netns, lossy, {})
     return objects
 
 

@@ -216,6 +216,7 @@ class Kind(StrEnum):
     NO_LISTENER = "no-listener"
     SILENT_SERVER = "silent-server"
     SENDER = "sender"  # its own kernel would not send it
+    FAULT = "fault"  # one that was made on purpose, `netlab link down`
     UNKNOWN = "unknown"
 
 

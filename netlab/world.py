@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from ipaddress import IPv4Interface, IPv4Network
 
+from netlab import faults
+from netlab.model.faults import Fault, Sort
 from netlab.model.lab import Lab, Segment
 from netlab.objects import Address, Bridge, Netns, NftTable, Object, Route, Sysctl, Veth
 
@@ -110,7 +112,17 @@ def cable(lab: Lab, member: str, address: str) -> Veth:
         mac(lab.name, member, UPLINK),
         mtu=lab.underlay.mtu,
         bridge=bridge_name(lab.segment_of(address)),
+        up=plugged_in(lab, member),
     )
+
+
+def plugged_in(lab: Lab, member: str) -> bool:
+    """Return whether no fault has pulled the cable of *member*, a machine or a pod.
+
+    Down at the underlay's end, the machine loses its carrier and keeps its addresses and routes,
+    as when a cable is pulled.
+    """
+    return lab.faulted(Sort.LINK_DOWN, member) is None
 
 
 def underlay_objects(lab: Lab) -> list[Object]:
@@ -135,7 +147,22 @@ def underlay_objects(lab: Lab) -> list[Object]:
         objects.append(Route(netns, "default", home, lab.gateway.address))
     for member, address in machines(lab):
         objects.append(cable(lab, member, address))
-    return objects
+    return [*objects, *fault_rules(lab)]
+
+
+def fault_rules(lab: Lab) -> list[NftTable]:
+    """Return what the bad cables of machines do to frames in the underlay."""
+
+    def ports(sort: Sort) -> dict[str, Fault]:
+        found = {one.target: one for one in lab.faults if one.sort is sort}
+        return {port_name(m): found[m] for m, _ in machines(lab) if m in found}
+
+    return faults.rules(
+        lab.netns(UNDERLAY),
+        ports(Sort.LINK_LOSS),
+        ports(Sort.ETCD_PARTITION),
+        etcd=lab.master.address,
+    )
 
 
 def machines(lab: Lab) -> list[tuple[str, str]]:
@@ -143,7 +170,7 @@ def machines(lab: Lab) -> list[tuple[str, str]]:
     return [
         (GATEWAY, lab.gateway.address),
         (MASTER, lab.master.address),
-        *((node.name, node.address) for node in lab.nodes),
+        *((node.name, node.address) for node in lab.running),
     ]
 
 
@@ -181,6 +208,7 @@ def outside_cable(lab: Lab, member: str) -> Veth:
         lab.netns(member),
         UPLINK,
         mac(lab.name, member, UPLINK),
+        up=plugged_in(lab, member),
     )
 
 
@@ -227,8 +255,8 @@ def master_objects(lab: Lab) -> list[Object]:
 
 
 def node_shells(lab: Lab) -> list[Object]:
-    """Return the empty namespaces of the nodes, which the cables end in."""
-    return [Netns(lab.netns(node.name)) for node in lab.nodes]
+    """Return the empty namespaces of the nodes that are on, which the cables end in."""
+    return [Netns(lab.netns(node.name)) for node in lab.running]
 
 
 def objects(lab: Lab) -> dict[str, list[Object]]:

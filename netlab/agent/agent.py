@@ -20,7 +20,9 @@ from netlab.agent.services import ServiceProxy
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.errors import NetlabError
+from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
+from netlab.model.faults import Fault, Sort, with_faults
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
 from netlab.pods.control import Servers
@@ -54,6 +56,7 @@ class Agent:
         self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
+        self._ending: list[Loop] = []  # of nodes that are gone or off
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
         self._restore()
@@ -72,10 +75,11 @@ class Agent:
         """Start and end node loops as declared, once their namespaces and etcd are there."""
         lab = self.state.lab
         assert lab is not None
-        declared = {node.name for node in lab.nodes}
+        declared = {node.name for node in lab.running}
         with self._lock:
             for name in [name for name in self._nodes if name not in declared]:
-                self._nodes.pop(name).end()
+                self._ending.append(self._nodes[name])
+                self._nodes.pop(name).switch_off()
                 self._proxies.pop(name).end()
                 self.state.forget(name)
             for name in declared - set(self._nodes):
@@ -132,7 +136,9 @@ class Agent:
             return self._declare(request, say)
 
     def _declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
-        lab = msgspec.convert(request["lab"], Lab)
+        lab = carried(msgspec.convert(request["lab"], Lab), self.state.lab)
+        if stopped := lab.faulted(Sort.ETCD_STOP):
+            raise NetlabError(stopped.words, hint=f"`{stopped.undo}` starts it again")
         patience = request.get("patience", PATIENCE)
         clock = _Clock()
         for loop in self._acting():
@@ -175,6 +181,53 @@ class Agent:
         self.state.lab = lab
         self.world.wake()
 
+    def fault(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Add and remove faults; return what was there of those removed, once it is all made.
+
+        *request*: `add`: faults; `remove`: pairs of sort and target, a target of null being any.
+        """
+        with self._declaring:
+            lab = self._declared_lab()
+            new = msgspec.convert(request.get("add", []), tuple[Fault, ...])
+            gone = [
+                fault
+                for fault in lab.faults
+                for sort, target in request.get("remove", ())
+                if fault.sort == sort and target in (None, fault.target)
+            ]
+            kept = [fault for fault in lab.faults if fault not in gone]
+            self._become(msgspec.structs.replace(lab, faults=with_faults(kept, new)), say)
+            return {"removed": msgspec.to_builtins(gone)}
+
+    def populate(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Have the nodes of *request*'s `lab`, as Lab documents have them, and its `faults`."""
+        with self._declaring:
+            lab = msgspec.convert(request["lab"], Lab)
+            before = self._declared_lab()
+            if before.faulted(Sort.ETCD_STOP):
+                raise NetlabError("etcd is stopped, and nodes are objects in it")
+            self._become(msgspec.structs.replace(before, nodes=lab.nodes, faults=lab.faults), say)
+            declaration = Declaration((), nodes_only=True)
+            self.control_plane.declare(declaration)
+            self._wait(declaration.done.is_set, PATIENCE)
+            return {"changes": declaration.changes, "revision": declaration.revision}
+
+    def _declared_lab(self) -> Lab:
+        if self.state.lab is None:
+            raise NetlabError("no lab is declared yet")
+        return self.state.lab
+
+    def _become(self, lab: Lab, say: Say) -> None:
+        """Take *lab* for the one to be made; return once the world around the nodes is so, what
+        ran on nodes that are off has ended, and the nodes know."""
+        self._adopt(lab)
+        say({"progress": "the world around the nodes"})
+        self._wait(lambda: self.world.whole == lab, PATIENCE)
+        for loop in self._ending:
+            loop.join(timeout=LOOPS_END)
+        self._ending = []
+        self._wait(lambda: self.state.followed(lab), PATIENCE)
+
     def serve_by(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         """Make the nodes serve Services by another proxy mode; return the problems left.
 
@@ -196,7 +249,8 @@ class Agent:
             if (now := progress()) != reached:
                 deadline, reached = time.monotonic() + patience, now
             if time.monotonic() > deadline:
-                errors = [loop.error for loop in (self.world, self.control_plane) if loop.error]
+                loops = [self.world, *self._within()]
+                errors = [loop.error for loop in loops if loop.error]
                 raise NetlabError(
                     errors[0] if errors else "the lab does not come up",
                     hint=f"see {self.run}/agent.log",
@@ -211,9 +265,9 @@ class Agent:
         deadline = time.monotonic() + patience
         while True:
             began = time.monotonic()
-            problems = self._problems(revision)
+            problems = self._problems(revision, expected=False)
             if not problems or began > deadline:
-                return problems
+                return self._problems(revision)
             if not fewest or len(problems) < fewest or self._at_length():
                 fewest, deadline = len(problems), began + patience
             first = problems[0] + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
@@ -229,13 +283,15 @@ class Agent:
         loops: list[Loop] = [self.control_plane, *self._programming()]
         return any(loop.at_work(seconds=LONG_PASS) for loop in loops)
 
-    def _problems(self, revision: int) -> list[str]:
+    def _problems(self, revision: int, *, expected: bool = True) -> list[str]:
+        if self.state.lab and self.state.lab.faulted(Sort.ETCD_STOP):
+            return self.state.problems()
         loops = (self.world, self.control_plane)
         behind = self.world.whole != self.state.lab
         return [
             *(f"{loop.name}: {loop.error}" for loop in loops if loop.error),
             *(["underlay, gateway or outside: still changing"] if behind else []),
-            *self.state.problems(revision=revision),
+            *self.state.problems(revision=revision, expected=expected),
         ]
 
     def _recorded(self) -> tuple[list[Op], list[Step]]:
@@ -280,6 +336,7 @@ class Agent:
         found["etcd"]["ready"] = found["etcd"]["ready"] and not silent
         found["problems"] = ["etcd does not answer"] * silent + self._problems(0)
         found["converged"] = not found["problems"]
+        found["settled"] = not silent and not self._problems(0, expected=False)
         return found
 
     def _etcd_answers(self) -> bool:

@@ -2,6 +2,8 @@
 
     {"do": "declare", "lab": …, "documents": […]}   progress lines, then {"result": …}
     {"do": "serve", "mode": …}                      progress lines, then {"result": …}
+    {"do": "fault", "add": […], "remove": […]}      progress lines, then {"result": …}
+    {"do": "populate", "lab": …}                    progress lines, then {"result": …}
     {"do": "status"}                                {"result": …}
     {"do": "stop"}                                  {"result": …}, and the agent ends
 
@@ -71,6 +73,10 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             say({"result": agent.declare(request, say)})
         elif request["do"] == "serve":
             say({"result": agent.serve_by(request, say)})
+        elif request["do"] == "fault":
+            say({"result": agent.fault(request, say)})
+        elif request["do"] == "populate":
+            say({"result": agent.populate(request, say)})
         elif request["do"] == "status":
             say({"result": agent.status()})
         elif request["do"] == "stop":

@@ -38,8 +38,10 @@ Made = Callable[[Sequence[Change]], None]
 class Declaration:
     """A request to make etcd hold these objects; `done` is set when it has been written."""
 
-    def __init__(self, documents: Sequence[Document]) -> None:
+    def __init__(self, documents: Sequence[Document], *, nodes_only: bool = False) -> None:
+        """*nodes_only*: what else is declared stays as it is."""
         self.documents = documents
+        self.nodes_only = nodes_only
         self.done = threading.Event()
         self.changes: list[str] = []  # grows while they are made
         self.revision = 0
@@ -145,6 +147,8 @@ class ControlPlane(Loop):
         wanted = [*controllers.declared(lab), *declaration.documents]
         for _ in range(MAX_ROUNDS):
             first = controllers.declaration_changes(wanted, stored)
+            if declaration.nodes_only:
+                first = [change for change in first if change.document["kind"] == "Node"]
             if not first:
                 break
             for change in first:

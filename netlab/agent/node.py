@@ -61,6 +61,7 @@ class Node(Loop):
         self.node = node
         self.kubelet = Kubelet(state.run, node, servers, log=self.log)
         self.kernel = kernel
+        self.off = False  # whether the machine is to be gone when this loop has ended
         self._home = (0, "")
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
@@ -80,8 +81,8 @@ class Node(Loop):
         lab = self.state.lab
         if lab is None or not netns.exists(lab.netns(self.node)):
             return
-        if all(node.name != self.node for node in lab.nodes):
-            return  # it has left; this loop is about to be ended
+        if self.off or all(node.name != self.node for node in lab.running):
+            return  # it has left, or is off; this loop is about to be ended
         self._enter()
         config = resolve(lab.network)
         if self._held is None:
@@ -97,6 +98,7 @@ class Node(Loop):
         state = seen.node(self.node)
         with self.state.turn:
             self._converge(seen, state, config)
+        self.state.follow(self.node, lab)
         self.kubelet.run(seen, state, write)
         self._report(snapshot.version, away)
         if away is not None:
@@ -319,6 +321,13 @@ class Node(Loop):
             self._events.close()
             self._events = None
 
+    def switch_off(self) -> None:
+        """End the loop, and all that runs on the node with it: its power is cut."""
+        self.off = True
+        self.end()
+
     def close(self) -> None:
         self._leave()
+        if self.off:
+            self.kubelet.cut()
         self.kubelet.containers.close()

@@ -17,11 +17,14 @@ import msgspec
 
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.scheduler import why_waiting
+from netlab.model.faults import Sort, told
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
+from netlab.world import MASTER
 
+CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
 TURNS = 2  # nodes that compare and apply at once
 
 
@@ -71,12 +74,13 @@ class State:
         self._documents: dict[str, tuple[Document, ...]] = {}
         self._reports: dict[str, NodeReport] = {}
         self._services: dict[str, ServicesReport] = {}
+        self._followed: dict[str, Lab] = {}
         self._fingerprint = (0, 0)  # of the Services and slices published
 
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
         """Make *cluster* the current one and wake the nodes for which it differs."""
         objects = cluster.documents
-        by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.nodes}
+        by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.lab.running}
         for document in objects.of("Pod"):
             by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
         services = fingerprint(objects)
@@ -113,7 +117,7 @@ class State:
     def reports(self) -> dict[str, NodeReport]:
         """Return the latest report of each declared node."""
         with self.changed:
-            names = [node.name for node in self.lab.nodes] if self.lab else []
+            names = [node.name for node in self.lab.running] if self.lab else []
             return {name: self._reports.get(name, NodeReport()) for name in names}
 
     def report_services(self, node: str, report: ServicesReport) -> None:
@@ -127,6 +131,17 @@ class State:
         """Return the latest report of a node's proxy."""
         with self.changed:
             return self._services.get(node, ServicesReport())
+
+    def follow(self, node: str, lab: Lab) -> None:
+        """Note that a node has made true what *lab* says of it and its pods."""
+        self._followed[node] = lab
+
+    def followed(self, lab: Lab) -> bool:
+        """Return whether the nodes of the pods that *lab* has faults for have made them true."""
+        pods = {fault.target for fault in lab.faults if "/" in fault.target}
+        placed = self.cluster.pods if self.cluster is not None else ()
+        hosts = {pod.node for pod in placed if pod.title in pods}
+        return all(self._followed.get(n.name) == lab for n in lab.running if n.name in hosts)
 
     def calm(self) -> bool:
         """Return whether every node has made its newest snapshot true."""
@@ -142,14 +157,17 @@ class State:
             for table in (self._versions, self._documents, self._reports, self._services):
                 table.pop(node, None)
 
-    def problems(self, *, revision: int = 0) -> list[str]:
+    def problems(self, *, revision: int = 0, expected: bool = True) -> list[str]:
         """Return what still keeps the lab from agreeing with its declaration, in plain words.
 
-        *revision*: the etcd revision that must have been seen.
+        *revision*: the etcd revision that must have been seen; *expected*: also what faults make
+        of the nodes they cut off, which no waiting mends.
         """
         with self.changed:
             if self.lab is None:
                 return ["no lab is declared yet"]
+            if stopped := self.lab.faulted(Sort.ETCD_STOP):
+                return [told(stopped)]
             if self.cluster is None or self.cluster.lab != self.lab:
                 return ["etcd holds no objects yet"]
             if self.cluster.revision < revision or not self.stable:
@@ -161,13 +179,22 @@ class State:
                     f"etcd has lost node {lost[0]}, and maybe more: `netlab up` with the lab's "
                     "files declares all of it again"
                 ]
-            reports = {n.name: self._reports.get(n.name, NodeReport()) for n in self.lab.nodes}
+            cut = () if expected else self._cut()
+            reports = {
+                node.name: self._reports.get(node.name, NodeReport())
+                for node in self.lab.running
+                if node.name not in cut
+            }
             problems = [
                 problem
                 for name, report in reports.items()
                 for problem in self._node_problems(name, report)
             ]
-            problems += [p for pod in self.cluster.pods if (p := pod_problem(pod))]
+            problems += [
+                problem
+                for pod in self.cluster.pods
+                if pod.node in reports and (problem := pod_problem(pod))
+            ]
             problems += [
                 f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: "
                 + (why_waiting(one) or "no node fits")
@@ -183,10 +210,10 @@ class State:
 
     def _node_problems(self, name: str, report: NodeReport) -> list[str]:
         assert self.lab is not None
-        wanted = len(self.lab.nodes) - 1
+        wanted = len(self.lab.running) - 1
         problems = []
         if report.error:
-            problems.append(f"node {name}: {report.error}")
+            problems.append(f"node {name}: {report.error}{self._because(name)}")
         elif not report.subnet:
             problems.append(f"node {name}: no subnet lease yet")
         elif report.peers < wanted:
@@ -203,6 +230,18 @@ class State:
         elif services.mode != self.lab.proxyMode:
             problems.append(f"node {name}: its rules are still those of mode {services.mode}")
         return problems
+
+    def _because(self, node: str) -> str:
+        """Return which fault keeps *node* from etcd, to be put behind its error."""
+        assert self.lab is not None
+        for fault in self.lab.faults:
+            if fault.sort in CUTTING and fault.target in (node, MASTER):
+                return f" ({fault.words}, by `{fault.command}`)"
+        return ""
+
+    def _cut(self) -> set[str]:
+        """Return the nodes that faults keep from etcd."""
+        return {n.name for n in (self.lab.running if self.lab else ()) if self._because(n.name)}
 
 
 def fingerprint(objects: Inventory) -> tuple[int, int]:
@@ -242,7 +281,9 @@ def status(state: State, **more: Any) -> dict[str, Any]:
     cluster = state.cluster
     nodes = []
     for node in lab.nodes if lab else []:
-        report = reports[node.name]
+        report = reports.get(node.name)
+        stopped = report is None
+        report = report or NodeReport()
         pods = cluster.pods_on(node.name) if cluster else []
         nodes.append(
             {
@@ -254,7 +295,9 @@ def status(state: State, **more: Any) -> dict[str, Any]:
                 "peers": report.peers,
                 "online": report.online,
                 "renews": report.renews,
-                "state": "Ready" if report.subnet and not report.error else "NotReady",
+                "state": "Stopped"
+                if stopped
+                else ("Ready" if report.subnet and not report.error else "NotReady"),
                 "lastError": report.error,
             }
         )
@@ -264,5 +307,9 @@ def status(state: State, **more: Any) -> dict[str, Any]:
         "revision": cluster.revision if cluster else 0,
         "problems": problems,
         "nodes": nodes,
+        "faults": [
+            {**msgspec.to_builtins(one), "words": one.words, "by": one.command, "undo": one.undo}
+            for one in (lab.faults if lab else ())
+        ],
         **more,
     }

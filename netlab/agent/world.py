@@ -17,6 +17,7 @@ from netlab import processes, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.kernel import Kernel, Watch, netns
+from netlab.model.faults import Sort
 from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
 from netlab.plan import Op, Verb, difference
@@ -98,7 +99,7 @@ class World(Loop):
         for member in lost.difference(world.MEMBERS):
             self.wake_node(member)
         only, self._only_names = self._only_names, False
-        mine = {*world.MEMBERS, *(node.name for node in lab.nodes)}
+        mine = {*world.MEMBERS, *(node.name for node in lab.running)}
         whole = all(names.get(lab.netns(member)) for member in mine)
         strange = any(name.split(".")[1] not in mine for name in names)
         return not only or bool(lost) or not whole or strange
@@ -110,7 +111,7 @@ class World(Loop):
         return self.kernel.observe(name, desired)
 
     def _remove_strangers(self, lab: Lab) -> None:
-        nodes = {node.name for node in lab.nodes}
+        nodes = {node.name for node in lab.running}
         strangers = [
             Op(Verb.DELETE, Netns(name))
             for name in self.kernel.namespaces(lab.name)
@@ -158,6 +159,13 @@ class World(Loop):
                 pids.append(pid)
             else:
                 processes.end(pid, grace=1.0)  # for another address, or in a namespace that went
+        if lab.faulted(Sort.ETCD_STOP):
+            self.state.etcd_ready.clear()
+            for pid in pids:
+                processes.end(pid, grace=1.0)
+                self.log.info("etcd, pid %d, ended: it is stopped by a fault", pid)
+            self._unfollow()
+            return
         if not pids:
             self.state.etcd_ready.clear()
             pids = [
@@ -181,9 +189,13 @@ class World(Loop):
 
     def _follow(self, pid: int) -> None:
         """Be woken when the process *pid* ends."""
+        self._unfollow()
+        self._etcd_pidfd = os.pidfd_open(pid)
+
+    def _unfollow(self) -> None:
         if self._etcd_pidfd is not None:
             os.close(self._etcd_pidfd)
-        self._etcd_pidfd = os.pidfd_open(pid)
+            self._etcd_pidfd = None
 
     def _outside_servers(self, lab: Lab) -> None:
         self.servers.ensure()

@@ -118,6 +118,8 @@ def up(ctx: click.Context, files: tuple[str, ...], proxy_mode: str | None, verif
     print(f"lab {name}: {amount(report, 'changed')}; {state} in {time.monotonic() - begun:.2f} s")
     for problem in report.problems:
         print(f"problem: {problem}", file=sys.stderr)
+    for fault in lab.connect(name).lab.faults:
+        print(f"still faulted: {fault.words}; undo: {fault.undo}", file=sys.stderr)
     if not report.converged:
         return 1
     if verify:

@@ -46,6 +46,9 @@ COMMANDS = (
     Entry(
         "exec", "inside:exec_", "Change", "Run a command inside a pod, a node or the world around"
     ),
+    Entry("node", "faulting:node", "Change", "Add, remove, stop or start a node of the live lab"),
+    Entry("link", "faulting:link", "Change", "Pull, plug in or spoil a cable of the live lab"),
+    Entry("fault", "faulting:fault", "Change", "Stop etcd, cut nodes off from it; clear undoes it"),
     Entry("proxy", "proxy:proxy", "Services", "Program one namespace as a kube-proxy, from files"),
     Entry(
         "diff-modes",

@@ -110,6 +110,28 @@ def _targets(ctx: click.Context) -> list[str]:
     return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *MEMBERS]
 
 
+def _nodes(ctx: click.Context) -> list[str]:
+    return [node.name for node in options.live_lab(ctx).lab.nodes]
+
+
+def _cables(ctx: click.Context) -> list[str]:
+    machines = [*_nodes(ctx), *MEMBERS]
+    return [*machines, *_pods(ctx)] if _etcd_is_up(ctx) else machines
+
+
+def _etcd_is_up(ctx: click.Context) -> bool:
+    from netlab.model.faults import Sort
+
+    return options.live_lab(ctx).lab.faulted(Sort.ETCD_STOP) is None
+
+
+def _faults(ctx: click.Context) -> list[str]:
+    if ctx.params.get("action") == "etcd-partition":
+        return _nodes(ctx)
+    faults = options.live_lab(ctx).lab.faults
+    return [one.sort.value.split()[-1] for one in faults] + [one.target for one in faults]
+
+
 def _services(ctx: click.Context) -> list[str]:
     services = [one["metadata"] for one in _cluster(ctx).documents.of("Service")]
     return [
@@ -144,6 +166,9 @@ namespaces = completion(_namespaces)
 kinds = completion(_kinds)
 objects = completion(_objects)
 pods = completion(_pods)
+nodes = completion(_nodes)
+cables = completion(_cables)
+faults = completion(_faults)
 targets = completion(_targets)
 watched = completion(_watched)
 destinations = completion(_destinations)

@@ -45,6 +45,11 @@ def screen(state: dict[str, Any]) -> list[str]:
         f"{node['name']}: {node['lastError']}" for node in state["nodes"] if node["lastError"]
     ]
     lines += [f"problem: {problem}" for problem in state["problems"]]
+    lines += [
+        tables.coloured(f"fault: {fault['words']}, since {fault['since']}", tables.YELLOW)
+        + f"; undo: {fault['undo']}"
+        for fault in state.get("faults", [])
+    ]
     return lines
 
 
@@ -63,6 +68,8 @@ def process_words(facts: dict[str, Any]) -> str:
             words.append(f"up {tables.duration(time.time() - value)}")
         elif key == "rss" and isinstance(value, (int, float)):
             words.append(tables.size(value))
+        elif key == "pid" and not value:
+            words.append("not running")
         elif isinstance(value, bool):
             words.append(key if value else f"not {key}")
         elif isinstance(value, (str, int, float)) and value != "":

@@ -10,10 +10,14 @@ from typing import NamedTuple
 from netlab.errors import CapabilityError
 from netlab.kernel import netlink
 
+OWN = (("bridge", "netlab-faults"),)  # tables that are netlab's wherever they are
 TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))  # those of iptables
 
 _GET_CHAIN = 10 << 8 | 4  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN
 _TABLE, _NAME, _HOOK = 1, 3, 4  # NFTA_CHAIN_*, linux/netfilter/nf_tables.h
+_GET_TABLE = 10 << 8 | 1  # NFT_MSG_GETTABLE
+_TABLE_NAME = 1  # NFTA_TABLE_NAME
+_BRIDGE = bytes((7, 0, 0, 0))  # nfgenmsg: NFPROTO_BRIDGE
 _IPV4 = bytes((2, 0, 0, 0))  # nfgenmsg: NFPROTO_IPV4, version, resource
 
 
@@ -23,6 +27,20 @@ class ChainName(NamedTuple):
     table: str
     name: str
     built_in: bool
+
+
+def own_tables() -> list[tuple[str, str]]:
+    """Return those of `OWN` that are in the calling thread's namespace, by family and name."""
+    try:
+        connection = netlink.Socket(netlink.NETFILTER)
+        try:
+            bodies = connection.dump(_GET_TABLE, _BRIDGE)
+        finally:
+            connection.close()
+    except OSError:  # a kernel without nftables has none
+        return []
+    names = {netlink.string(netlink.attributes(body, 4)[_TABLE_NAME]) for body in bodies}
+    return [own for own in OWN if own[1] in names]
 
 
 def iptables_chains() -> list[ChainName]:

@@ -129,10 +129,10 @@ def change(
     address: str | None = None,
     mtu: int | None = None,
     master: int | None = None,
-    up: bool = False,
+    up: bool | None = None,
 ) -> bytes:
     """Return the message that changes what is given of a link; master 0 frees a port."""
-    body = _pack_header(0, 0, index, UP if up else 0, UP if up else 0)
+    body = _pack_header(0, 0, index, UP if up else 0, 0 if up is None else UP)
     if address is not None:
         body += attribute(_ADDRESS, mac(address))
     if mtu is not None:

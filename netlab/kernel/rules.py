@@ -20,7 +20,7 @@ import msgspec
 
 from netlab.errors import KernelError
 from netlab.kernel import listing
-from netlab.kernel.chains import iptables_chains
+from netlab.kernel.chains import iptables_chains, own_tables
 from netlab.kernel.generation import generation, here
 from netlab.kernel.refusals import noun, refusal
 from netlab.objects import IptablesChain, IptablesJump, NftTable, Object
@@ -57,7 +57,11 @@ class Rules:
         known = self._known.get(netns)
         if known is not None and known.cookie != cookie:
             known = None
+        if known is None:
+            wanted += _left_behind(netns)
         if not wanted and (known is None or not known.objects):
+            if known is None and cookie:
+                self._known[netns] = Known(cookie, 0, {}, {})  # not to look again
             return []
         remembered = known is not None and all(it.key in known.objects for it in wanted)
         if known is not None and remembered and here().unchanged(known.generation):
@@ -100,6 +104,11 @@ class Rules:
                 )
         if here().unchanged(current):
             self._known[netns] = Known(cookie, current, objects, listed)
+
+
+# Tables that only netlab makes, from before this process.
+def _left_behind(netns: str) -> list[NftTable]:
+    return [NftTable(netns, *name, "") for name in own_tables()]
 
 
 # A thing that lists as it did when it was made is the one that was made.

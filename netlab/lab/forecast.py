@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
+import msgspec
+
 from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import described
 from netlab.agent.rules import rewriting
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change
 from netlab.errors import NetlabError
+from netlab.faults import carried
 from netlab.flannel import lease as leases
 from netlab.flannel import vxlan
 from netlab.flannel.config import Config, resolve
@@ -34,6 +37,8 @@ def plan(declaration: Declaration) -> Report:
     lab = declaration.require_lab()
     config = resolve(lab.network)
     stored, held, known = _present(lab)
+    lab = carried(lab, known)
+    declaration = msgspec.structs.replace(declaration, lab=lab)
     changes, seen, held = _forecast(declaration, stored, held, config)
     operations = _operations(seen, config, held)
     services = [rewriting(seen, state) for state in seen.nodes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,16 +13,19 @@ from netlab import controllers, world
 from netlab.agent import control
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change
-from netlab.errors import NetlabError, NotFoundError
+from netlab.errors import NetlabError, NotFoundError, StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.kernel import netns
 from netlab.lab.directory import lock, run_directory
+from netlab.model.faults import Fault, Sort
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd, Listing
 
+ANSWER = 1.5  # seconds etcd may take to answer at all
+CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
 LISTING = 10.0  # seconds etcd may take to list all of a large lab: 20,000 objects need one or two
 
 
@@ -32,10 +35,10 @@ class Live:
     def __init__(self, name: str) -> None:
         self.name = name
         self.run = run_directory(name)
-        path = self.run / "lab.json"
-        if not path.exists():
+        if not (self.run / "lab.json").exists():
             raise NotFoundError(f"lab {name} was never brought up", hint="netlab up FILE")
-        self.lab = msgspec.json.decode(path.read_bytes(), type=Lab)
+        self.lab: Lab
+        self._read_lab()
         self._etcd: Etcd | None = None
 
     def etcd(self) -> Etcd:
@@ -47,9 +50,23 @@ class Live:
                     f"lab {self.name} is not running", hint="`netlab up` with its files repairs it"
                 )
             with netns.entered(master):
+                self._ask_whether_etcd_lives()
                 self._etcd = Etcd(self.lab.master.address, PORT, timeout=LISTING)
                 self._etcd.get("\0")  # connects, while this thread is inside
         return self._etcd
+
+    def _ask_whether_etcd_lives(self) -> None:
+        """Raise NetlabError soon when etcd does not answer, naming the fault that it is stopped."""
+        asked = Etcd(self.lab.master.address, PORT, timeout=ANSWER)
+        try:
+            asked.get("\0")
+        except StoreError as error:
+            if stopped := self.lab.faulted(Sort.ETCD_STOP):
+                words = f"{stopped.words}, since {stopped.since}, by `{stopped.command}`"
+                raise StoreError(words, hint=f"`{stopped.undo}` starts it again") from error
+            raise
+        finally:
+            asked.close()
 
     def documents(self) -> list[Document]:
         """Return every stored object."""
@@ -115,6 +132,57 @@ class Live:
             registry.write(self.etcd(), changes)
             return changes
 
+    def edit(
+        self, documents: Sequence[Document], edited: Callable[[Document], Document]
+    ) -> list[tuple[Document, Document]]:
+        """Write what *edited* makes of each stored object that *documents* name; return each as it
+        was and as it is. One that is gone meanwhile is left out; one that somebody else changed is
+        edited anew. *edited* returns the same object when there is nothing to change.
+        """
+        with lock(self.name), self._inside():
+            done: dict[str, tuple[Document, Document]] = {}
+            left = {registry_key(document) for document in documents}
+            while left:
+                held = {registry_key(d): d for d in registry.documents(self.etcd())[0]}
+                now = {key: held[key] for key in left if key in held}
+                pairs = {key: (old, edited(old)) for key, old in now.items()}
+                changes = [
+                    Change(controllers.Verb.UPDATE, new)
+                    for old, new in pairs.values()
+                    if new is not old
+                ]
+                refused = {registry_key(c.document) for c in registry.write(self.etcd(), changes)}
+                done |= {key: pair for key, pair in pairs.items() if key not in refused}
+                left = refused
+            return [done[key] for d in documents if (key := registry_key(d)) in done]
+
+    def fault(
+        self, add: Sequence[Fault] = (), *, remove: Sequence[tuple[str, str | None]] = ()
+    ) -> list[Fault]:
+        """Add faults, and remove those of these sorts and targets (None: of any target); return
+        the removed ones. Returns once all of it is made."""
+        request = {"do": "fault", "add": msgspec.to_builtins(list(add)), "remove": list(remove)}
+        with lock(self.name):
+            result = self._asked(request)
+        self._read_lab()
+        return msgspec.convert(result["removed"], list[Fault])
+
+    def populate(self, lab: Lab) -> int:
+        """Have the nodes of *lab*, and its faults; return etcd's revision after it."""
+        with lock(self.name):
+            result = self._asked({"do": "populate", "lab": msgspec.to_builtins(lab)})
+        self._read_lab()
+        return int(result["revision"])
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        for message in control.ask(self.run / "agent.sock", request, timeout=CHANGE):
+            if "result" in message:
+                return dict(message["result"])
+        raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
+
+    def _read_lab(self) -> None:
+        self.lab = msgspec.json.decode((self.run / "lab.json").read_bytes(), type=Lab)
+
     def serve_by(self, mode: str, *, timeout: float = 60.0) -> list[str]:
         """Have the nodes serve Services by proxy *mode* until told otherwise; return what is left
         to do. The lab's files do not know: the next `up` with them sets their own mode again."""
@@ -132,8 +200,8 @@ class Live:
         deadline = time.monotonic() + timeout
         while True:
             status = self.status()
-            if status["converged"] and status["revision"] >= revision:
-                return []
+            if status["settled"] and status["revision"] >= revision:
+                return []  # or all that is open is what faults do to the nodes they cut off
             if time.monotonic() > deadline:
                 return list(status["problems"]) or ["the lab is still changing"]
             time.sleep(0.02)

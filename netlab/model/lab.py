@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
+from netlab.model.faults import Fault, Sort, targets
 from netlab.model.kubernetes import Meta
 
 API_VERSION = "netlab/v1"
@@ -126,12 +127,23 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     outside: Outside = Outside()
     serviceCIDR: str = SERVICE_CIDR
     proxyMode: str = "iptables"
+    faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
     apiVersion: str = API_VERSION
     kind: str = "Lab"
 
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def running(self) -> list[LabNode]:
+        """The nodes that are not switched off."""
+        off = targets(self.faults, Sort.NODE_STOP)
+        return [node for node in self.nodes if node.name not in off]
+
+    def faulted(self, sort: Sort, target: str = "") -> Fault | None:
+        """Return the fault of this kind at *target*, None when there is none."""
+        return next((one for one in self.faults if one.key == (sort, target)), None)
 
     def segment_of(self, address: str) -> Segment:
         """Return the underlay segment that *address* lies in. Raises LookupError."""

@@ -131,6 +131,16 @@ class Containers:
             if sandbox.remove(self._rundir, namespace, pod, netns=netns):
                 shutil.rmtree(self._rundir / "logs" / namespace / pod, ignore_errors=True)
 
+    def cut(self) -> None:
+        """Kill everything of every pod at once; nothing is asked to end."""
+        with self._lock:
+            for container in self._held.values():
+                if container.run is not None:
+                    runs.kill(container.run, self._rundir, container.wanted.role)
+                    self._release(container.run)
+            self._held.clear()
+            self._remove_pods(set())
+
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a program ends; then `reconcile`."""
         return self._exits

@@ -18,6 +18,7 @@ import msgspec
 
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import CapabilityError
+from netlab.faults import TABLE
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import (
@@ -36,7 +37,7 @@ from netlab.paths import places
 from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
-from netlab.tracing import astray, drift, ruled, shot, state, told
+from netlab.tracing import astray, drift, faulted, ruled, shot, state, told
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.stops import Stop, dropped_by, stop, stop_of
 
@@ -125,6 +126,9 @@ def _causes(
     looked = list(state.causes(cluster, names, journey, stop)) if stop else []
     yield from _without_lease(cluster, names, way, leases)
     hit = dropped_by(stop) if stop else None
+    made = list(faulted.causes(cluster, names, way))
+    if hit is None or hit.table == TABLE:
+        yield from made
     if hit is not None and stop is not None:
         before = {place.netns for place in stop.visited} - {stop.place.netns}
         yield from (one for one in drifted if one.place.netns in before)
@@ -139,6 +143,7 @@ def _causes(
     if stop is not None and hit is None:
         yield from astray.wrong_mac(names, stop)
     yield from looked
+    yield from made
     yield from told.causes(names, asked, journey, stop)
     if stop is None and any(track.sightings for track in journey.tracks):
         yield from told.silence(names, journey)

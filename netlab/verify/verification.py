@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 import msgspec
 
 from netlab.errors import NetlabError
+from netlab.model.faults import told
 from netlab.packets import Outcome, Verdict
 from netlab.sensors import insides
 from netlab.sensors.capture import Capture
@@ -205,6 +206,9 @@ def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
     if verdict.outcome is Outcome.FAIL and overflows:
         line = f"meanwhile the kernel's neighbour table was full {overflows} times ({ROOM})"
         verdict = msgspec.structs.replace(verdict, evidence=(*verdict.evidence, line))
+    if verdict.outcome is Outcome.FAIL:
+        made = [f"on purpose: {told(one)}" for one in context.cluster.lab.faults if one.breaks]
+        verdict = msgspec.structs.replace(verdict, evidence=(*verdict.evidence, *made))
     return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
 
 

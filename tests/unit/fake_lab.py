@@ -132,6 +132,7 @@ class FakeLive:
         return {
             "lab": self.name,
             "converged": not self.problems,
+            "settled": not self.problems,
             "revision": 7,
             "problems": self.problems,
             "nodes": [

@@ -18,6 +18,7 @@ ROOMS = {
         "dns",
         "cni",
         "desired",
+        "faults",
         "flannel",
         "controllers",
         "plan",

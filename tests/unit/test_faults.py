@@ -1,0 +1,223 @@
+"""Faults as data: how they are told, what they become in the kernel, what `up` keeps of them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from fake_lab import DOCUMENTS, LAB, LEASES
+
+from netlab import desired, faults, world
+from netlab.cli import faulting
+from netlab.cluster import cluster
+from netlab.errors import InputError, UsageError
+from netlab.flannel.config import resolve
+from netlab.flannel.lease import Lease
+from netlab.model.faults import Fault, Sort, told, with_faults
+from netlab.model.lab import Lab
+from netlab.objects import Netns, NftTable, Veth
+from netlab.topology import growth
+
+
+def lab(*given: Fault) -> Lab:
+    return msgspec.structs.replace(msgspec.convert(LAB, Lab), faults=given)
+
+
+TOLD = [
+    (Fault(Sort.LINK_DOWN, "node1"), "netlab link down node1", "netlab link up node1"),
+    (
+        Fault(Sort.LINK_LOSS, "default/pair", loss=2.5),
+        "netlab link loss default/pair 2.5%",
+        "netlab link loss default/pair 0",
+    ),
+    (
+        Fault(Sort.LINK_DELAY, "node1", delay=50, jitter=5),
+        "netlab link delay node1 50ms 5ms",
+        "netlab link delay node1 0",
+    ),
+    (Fault(Sort.NODE_STOP, "node2"), "netlab node stop node2", "netlab node start node2"),
+    (Fault(Sort.NODE_ADD, "n9"), "netlab node add n9", "netlab node remove n9"),
+    (
+        Fault(Sort.NODE_REMOVE, "n9", options="--address 10.0.0.9"),
+        "netlab node remove n9",
+        "netlab node add n9 --address 10.0.0.9",
+    ),
+    (Fault(Sort.ETCD_STOP), "netlab fault etcd-stop", "netlab fault clear etcd-stop"),
+    (
+        Fault(Sort.ETCD_PARTITION, "node1"),
+        "netlab fault etcd-partition node1",
+        "netlab fault clear etcd-partition node1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "command", "undo"), TOLD, ids=[t[0].sort for t in TOLD])
+def test_a_fault_names_the_command_that_made_it_and_the_one_that_undoes_it(
+    fault: Fault, command: str, undo: str
+) -> None:
+    assert (fault.command, fault.undo) == (command, undo)
+    assert command in told(fault) and undo in told(fault)
+
+
+def test_every_sort_of_fault_is_in_the_table() -> None:
+    assert {fault.sort for fault, _, _ in TOLD} == set(Sort)
+
+
+def cable_of(found: Lab, member: str) -> Veth:
+    things = world.objects(found)[found.netns(world.UNDERLAY)]
+    return next(one for one in things if isinstance(one, Veth) and one.peer_netns.endswith(member))
+
+
+def test_a_pulled_cable_is_down_at_the_underlays_end_alone() -> None:
+    found = lab(Fault(Sort.LINK_DOWN, "node1"))
+    assert (cable_of(found, "node1").up, cable_of(found, "node1").peer_up) == (False, True)
+    assert cable_of(found, "node2").up
+
+
+def test_a_node_that_is_off_has_neither_namespace_nor_cable() -> None:
+    found = world.objects(lab(Fault(Sort.NODE_STOP, "node1")))
+    assert "notes.node1" not in found
+    assert Netns("notes.node2") in found["notes.node2"]
+    assert not [o for o in found["notes.underlay"] if isinstance(o, Veth) and o.name == "node1"]
+
+
+def table(found: Lab) -> NftTable | None:
+    things = world.objects(found)[found.netns(world.UNDERLAY)]
+    return next((one for one in things if isinstance(one, NftTable)), None)
+
+
+def test_without_faults_there_is_no_table() -> None:
+    assert table(lab()) is None
+    assert table(lab(Fault(Sort.LINK_DOWN, "node1"))) is None
+
+
+def test_loss_is_by_chance_both_ways_and_says_by_which_command() -> None:
+    found = table(lab(Fault(Sort.LINK_LOSS, "node1", loss=10)))
+    assert found is not None
+    for match in ('iifname "node1"', 'oifname "node1"'):
+        assert (
+            f"\t\t{match} numgen random mod 10000 < 1000 counter drop"
+            ' comment "netlab link loss node1 10%"\n' in found.body
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (100, ""),
+        (50, "numgen random mod 10000 < 5000 "),
+        (0.001, "numgen random mod 10000 < 1 "),
+    ],
+)
+def test_a_loss_is_a_share_of_all_frames(loss: float, match: str) -> None:
+    assert faults.chance(loss) == match
+
+
+def test_a_partition_keeps_only_the_node_itself_from_etcd() -> None:
+    found = table(lab(Fault(Sort.ETCD_PARTITION, "node2")))
+    assert found is not None
+    assert 'iifname "node2" ip daddr 192.168.50.10 tcp dport 2379-2380 counter drop' in found.body
+    assert 'oifname "node2" ip saddr 192.168.50.10 tcp sport 2379-2380 counter drop' in found.body
+
+
+def test_a_pods_cable_is_pulled_at_its_nodes_bridge_and_loses_there() -> None:
+    given = (Fault(Sort.LINK_DOWN, "default/pair"), Fault(Sort.LINK_LOSS, "default/pair", loss=100))
+    seen = cluster(lab(*given), DOCUMENTS, leases=LEASES)
+    state = seen.node("node1")
+    own = Lease(state.subnet, state.address, vni=1, vtep_mac=state.vtep_mac)
+    things = desired.node(seen, state, config=resolve(seen.lab.network), own=own, peers=())
+    veth = world.veth_name("default", "pair")
+    cables = {one.name: one.up for one in things if isinstance(one, Veth)}
+    assert cables == {veth: False, world.veth_name("shop", "cart-1"): True}
+    rules = next(one for one in things if isinstance(one, NftTable))
+    assert f'iifname "{veth}" counter drop comment "netlab link loss default/pair 100%"' in (
+        rules.body
+    )
+
+
+def test_up_keeps_faults_but_not_those_of_nodes_it_takes_away() -> None:
+    running = lab(
+        Fault(Sort.LINK_DOWN, "node1"),
+        Fault(Sort.NODE_STOP, "node2"),
+        Fault(Sort.NODE_ADD, "node9"),
+        Fault(Sort.ETCD_STOP),
+    )
+    files = msgspec.structs.replace(lab(), nodes=lab().nodes[:1])
+    kept = faults.carried(files, running).faults
+    assert [(one.sort, one.target) for one in kept] == [
+        (Sort.LINK_DOWN, "node1"),
+        (Sort.ETCD_STOP, ""),
+    ]
+    assert faults.carried(files, None) == files
+
+
+def test_a_fault_takes_the_place_of_one_of_its_kind() -> None:
+    old, new = (Fault(Sort.LINK_LOSS, "node1", loss=share) for share in (10, 20))
+    other = Fault(Sort.LINK_DOWN, "node1")
+    assert with_faults((old, other), [new]) == (other, new)
+
+
+def test_a_lab_with_faults_is_read_back_as_it_was_written() -> None:
+    found = lab(*(fault for fault, _, _ in TOLD))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Lab) == found
+
+
+def test_a_node_is_added_with_the_first_free_address() -> None:
+    grown = growth.with_node(lab(), "node3", labels={"disk": "ssd"})
+    added = grown.node("node3")
+    assert (added.address, added.labels) == ("192.168.50.2", {"disk": "ssd"})
+    assert grown.nodes[:2] == lab().nodes
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "words"),
+    [
+        ("node1", "", "node1"),
+        ("master", "", "master"),
+        ("x" * 70, "", "63"),
+        ("node3", "192.168.50.11", "192.168.50.11"),
+        ("node3", "10.0.0.5", "segment"),
+        ("node3", "five", "address"),
+    ],
+)
+def test_a_node_that_cannot_be_added_is_refused(name: str, address: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        growth.with_node(lab(), name, address=address, labels={})
+    assert words in str(refused.value)
+    assert str(refused.value).startswith(f"node {name}: ")
+
+
+def test_a_removed_node_of_the_files_says_how_it_comes_back() -> None:
+    gone = faulting.without_node(lab(Fault(Sort.LINK_DOWN, "node1")), "node1")
+    assert [one.undo for one in gone.faults] == ["netlab node add node1 --address 192.168.50.11"]
+    assert [node.name for node in gone.nodes] == ["node2"]
+
+
+def test_a_removed_node_that_was_added_leaves_nothing() -> None:
+    gone = faulting.without_node(lab(Fault(Sort.NODE_ADD, "node1")), "node1")
+    assert gone.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("10%", 10), ("0.5%", 0.5), ("7", 7), ("0", 0), ("100%", 100)]
+)
+def test_a_share_is_read(word: str, value: float) -> None:
+    assert faulting.percent(word) == value
+
+
+@pytest.mark.parametrize("word", ["-1", "101%", "ten", "%", "nan"])
+def test_no_share_is_refused(word: str) -> None:
+    with pytest.raises(UsageError):
+        faulting.percent(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("50ms", 50), ("1s", 1000), ("200us", 0.2), ("5", 5), ("0", 0)]
+)
+def test_a_time_is_read_in_milliseconds(word: str, value: float) -> None:
+    assert faulting.milliseconds(word) == value
+
+
+@pytest.mark.parametrize("word", ["", "ms", "-5ms", "5m", "fast"])
+def test_no_time_is_refused(word: str) -> None:
+    with pytest.raises(UsageError):
+        faulting.milliseconds(word)
