@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from netlab.agent import policies
 from netlab.agent.kubeproxy import KERNEL, RENDERER, given, unlike
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
@@ -235,7 +236,8 @@ class Rewriting(NamedTuple):
 
 
 def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
-    """Return what the proxy of *node* would do to the rules and settings that are there now."""
+    """Return what the proxy of *node* would do to the rules and settings that are there now,
+    and what would be done to its policies' table."""
     wanted = desired(cluster, node.name)
     mode = Mode(cluster.lab.proxyMode)
     steps: dict[Mode, list[Step]] = {}
@@ -251,7 +253,13 @@ def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
         steps[mode] = list(difference(wanted.blocks, {}))
         sets = settled
     words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
-    for each in sorted(steps, key=lambda one: one is not mode):
-        for argv, text in given(each, steps[each]):
-            words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
-    return Rewriting(len(sets) + sum(map(len, steps.values())), words)
+    scripts = [
+        one
+        for each in sorted(steps, key=lambda m: m is not mode)
+        for one in given(each, steps[each])
+    ]
+    held = policies.rewriting(cluster, node)
+    scripts += given(Mode.NFTABLES, held)
+    for argv, text in scripts:
+        words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
+    return Rewriting(len(sets) + len(held) + sum(map(len, steps.values())), words)

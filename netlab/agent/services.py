@@ -1,5 +1,8 @@
 """The loop of one node's kube-proxy: Services and their endpoints from etcd into rules.
 
+NetworkPolicies too, in a table of their own, right after: they read the same objects from the same
+connection, and are to hold in the same namespace.
+
 1. A loop of its own, as kube-proxy is a process of its own: a change of Services waits for no pod,
    and a change of pods for no rules.
 2. It lives in the node's namespace and asks etcd from there, so a node that is cut off keeps the
@@ -16,7 +19,8 @@ import msgspec
 
 from netlab.agent.kubeproxy import KubeProxy, Pass
 from netlab.agent.loop import Loop
-from netlab.agent.state import ServicesReport, State, fingerprint
+from netlab.agent.policies import Held, PolicyRules
+from netlab.agent.state import ServicesReport, State, fingerprint, policies_fingerprint
 from netlab.errors import StoreError
 from netlab.kernel import netns, turns
 from netlab.model.inventory import Inventory
@@ -62,6 +66,7 @@ class ServiceProxy(Loop):
         self._read: list[Document] = []  # its Node object, if there is one
         self._own: ProxyNode | None = None  # the same, as a proxy reads it
         self._proxy: KubeProxy | None = None
+        self._policies = PolicyRules(node)
         self._warned: set[str] = set()
 
     def once(self) -> None:
@@ -80,8 +85,11 @@ class ServiceProxy(Loop):
         objects = self._objects
         documents = [*objects.of("Service"), *objects.of("EndpointSlice"), *pods]
         done = proxy.agree(documents, self._own)
-        self._tell(done, [*proxy.warnings, *done.problems])
-        followed = ServicesReport(*fingerprint(objects), mode=lab.proxyMode)
+        held = self._policies.agree(objects)
+        self._tell(done, held, [*proxy.warnings, *done.problems, *self._policies.warnings])
+        followed = ServicesReport(
+            *fingerprint(objects), mode=lab.proxyMode, policies=policies_fingerprint(objects)
+        )
         self.state.report_services(self.node, followed)
         if away is not None:
             raise away
@@ -93,6 +101,7 @@ class ServiceProxy(Loop):
         if home != self._home:
             self.close()
             netns.move(name)
+            self._policies = PolicyRules(self.node)
             self._post = turns.taken_post()
             self._home = home
 
@@ -136,12 +145,12 @@ class ServiceProxy(Loop):
             self._proxy = KubeProxy(wanted)
         return self._proxy
 
-    def _tell(self, done: Pass, warnings: list[str]) -> None:
-        for step in done.repaired[:TOLD]:
+    def _tell(self, done: Pass, held: Held, warnings: list[str]) -> None:
+        repaired, steps = [*done.repaired, *held.repaired], [*done.steps, *held.steps]
+        for step in repaired[:TOLD]:
             self.log.info("repaired: %s", words(step))
-        steps = done.steps
-        if len(steps) > len(done.repaired):
-            self.log.info("%d chains, sets and maps changed", len(steps) - len(done.repaired))
+        if len(steps) > len(repaired):
+            self.log.info("%d chains, sets and maps changed", len(steps) - len(repaired))
         if done.forgotten:
             self.log.info("%d UDP flows forgotten", len(done.forgotten))
         for warning in warnings:

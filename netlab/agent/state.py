@@ -40,12 +40,13 @@ class NodeReport(msgspec.Struct, frozen=True):
 
 
 class ServicesReport(msgspec.Struct, frozen=True):
-    """Which Services and slices a node's rules follow; see `fingerprint`."""
+    """Which Services, slices and policies a node's rules follow; see `fingerprint`."""
 
     count: int = -1
     versions: int = 0
     mode: str = ""
     error: str = ""
+    policies: tuple[int, int] = (0, 0)  # the same of NetworkPolicies and what these select
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -76,6 +77,7 @@ class State:
         self._services: dict[str, ServicesReport] = {}
         self._followed: dict[str, Lab] = {}
         self._fingerprint = (0, 0)  # of the Services and slices published
+        self._policies = (0, 0)  # the same of policies, and of what these select
 
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
         """Make *cluster* the current one and wake the nodes for which it differs."""
@@ -83,9 +85,9 @@ class State:
         by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.lab.running}
         for document in objects.of("Pod"):
             by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
-        services = fingerprint(objects)
+        services, policies = fingerprint(objects), policies_fingerprint(objects)
         with self.changed:
-            self._fingerprint = services
+            self._fingerprint, self._policies = services, policies
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
             self.cluster, self.stable = cluster, stable
             touched = [
@@ -229,6 +231,8 @@ class State:
             problems.append(f"node {name}: its rules do not follow the Services yet")
         elif services.mode != self.lab.proxyMode:
             problems.append(f"node {name}: its rules are still those of mode {services.mode}")
+        elif services.policies != self._policies:
+            problems.append(f"node {name}: its rules do not follow the NetworkPolicies yet")
         return problems
 
     def _because(self, node: str) -> str:
@@ -249,7 +253,17 @@ def fingerprint(objects: Inventory) -> tuple[int, int]:
 
     Any change of stored objects changes the pair.
     """
-    kinds = ("Service", "EndpointSlice")
+    return _fingerprint(objects, ("Service", "EndpointSlice"))
+
+
+def policies_fingerprint(objects: Inventory) -> tuple[int, int]:
+    """Return the same of NetworkPolicies and what they may select; (0, 0) while there is none."""
+    if not objects.of("NetworkPolicy"):
+        return 0, 0
+    return _fingerprint(objects, ("NetworkPolicy", "Pod", "Namespace"))
+
+
+def _fingerprint(objects: Inventory, kinds: Sequence[str]) -> tuple[int, int]:
     return sum(len(objects.of(kind)) for kind in kinds), sum(map(objects.versions, kinds))
 
 

@@ -25,20 +25,22 @@ PATIENCE = 120.0  # seconds; 10,000 Services take two on an idle machine
 _log = logging.getLogger("netlab.nftables")
 
 
-def read(families: Iterable[Family]) -> dict[Key, Block]:
-    """Return the blocks of the tables that are ours by name. Raises KernelError."""
+def read(families: Iterable[Family], *, names: Iterable[str] = TABLES) -> dict[Key, Block]:
+    """Return the blocks of the tables called *names*: a proxy's own. Raises KernelError."""
     return {
         key: block
-        for table in _tables(families)
+        for table in _tables(families, names)
         for key, block in nft_text.blocks(_listing(table, "-s")).items()
     }
 
 
-def counters(families: Iterable[Family]) -> Mapping[tuple[Key, int], tuple[int, int]]:
+def counters(
+    families: Iterable[Family], *, names: Iterable[str] = TABLES
+) -> Mapping[tuple[Key, int], tuple[int, int]]:
     """Return packets and bytes of every rule with a counter, by block and position (from 0)."""
     return {
         where: count
-        for table in _tables(families)
+        for table in _tables(families, names)
         for where, count in nft_text.counters(_listing(table)).items()
     }
 
@@ -52,7 +54,8 @@ def write(steps: Sequence[Step]) -> None:
     """
     remade = nft_tables.rebuilt(steps)
     if remade:
-        steps = nft_tables.anew(steps, remade, read({family for family, _ in remade}))
+        names = {name for _, name in remade}
+        steps = nft_tables.anew(steps, remade, read({one for one, _ in remade}, names=names))
     todo = nft_text.work(steps, dropped=remade | _emptied(steps))
     if not todo.statements:
         return
@@ -106,8 +109,9 @@ def _run(statements: Sequence[Statement]) -> None:
         raise _refused(statements, done)
 
 
-def _tables(families: Iterable[Family]) -> list[Table]:
-    return nft_names.those_there((family, name) for family in families for name in TABLES)
+def _tables(families: Iterable[Family], names: Iterable[str]) -> list[Table]:
+    called = tuple(names)
+    return nft_names.those_there((family, name) for family in families for name in called)
 
 
 def _listing(table: Table, *options: str) -> str:

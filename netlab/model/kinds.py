@@ -51,6 +51,7 @@ KINDS: tuple[Kind, ...] = (
         "networkpolicies",
         True,
         ("netpol",),
+        True,
     ),
     Kind("ConfigMap", "configmaps", "v1", "configmaps", True, ("cm",)),
     Kind("Secret", "secrets", "v1", "secrets"),

@@ -23,6 +23,8 @@ FAMILIES = {word: family for family, word in FAMILY_WORD.items()}
 # The tables that are ours by name, with their comments; the first is upstream's.
 # Source: kubernetes pkg/proxy/nftables/proxier.go, setupNFTables (v1.34).
 TABLES = {"kube-proxy": "rules for kube-proxy", "netlab-hostport": "hostPorts of netlab's pods"}
+POLICY_TABLES = {"netlab-policy": "NetworkPolicies of netlab's pods"}  # kube-proxy's they are not
+COMMENTS = {**TABLES, **POLICY_TABLES}
 
 # What the kernel lets rules add to a set if nobody says, once there is such a rule. Told so, it
 # makes room for all of them at once: 2 MB and 5 ms per set, 10 s for 1,000 Services with affinity.
@@ -118,7 +120,7 @@ def _tables(made: Iterable[Block], dropped: Collection[Table]) -> Iterator[State
         yield Statement("add", "table", table)
         yield Statement("delete", "table", table)
     for table in sorted({_place(block) for block in made}):
-        comment = (f'comment "{TABLES[table[1]]}"',) if table[1] in TABLES else ()
+        comment = (f'comment "{COMMENTS[table[1]]}"',) if table[1] in COMMENTS else ()
         yield Statement("add", "table", table, None, comment)
 
 

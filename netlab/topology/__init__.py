@@ -7,6 +7,7 @@
     labdoc    the Lab document: its shape and what may be left out; `labrules`: what must agree
     manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object
     servicefields, servicerules   the same for Services and what stands behind them
+    policies  both for NetworkPolicies
     declared  trees into objects
     cross     what must agree between objects; `servicecross`: between Services
     mistakes  file:line: field: what is wrong (what would be right)

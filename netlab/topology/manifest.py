@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from netlab.topology import values
+from netlab.topology.policies import POLICY_SPEC
 from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE
 from netlab.topology.shapes import (
     ANNOTATIONS,
@@ -173,6 +174,7 @@ SPECS: dict[str, Shape] = {
     "Deployment": Fields(_DEPLOYMENT, required=("selector", "template")),
     "ReplicaSet": Fields(_REPLICA_SET, required=("selector", "template")),
     "Service": SERVICE_SPEC,
+    "NetworkPolicy": POLICY_SPEC,
 }
 
 # Kinds without a spec: their fields, and those that must be there.
@@ -180,6 +182,8 @@ BODIES: dict[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
     "EndpointSlice": (SLICE, ("addressType",)),
     "Endpoints": (ENDPOINTS, ()),
 }
+
+_WITHOUT_SPEC = ("Namespace", "NetworkPolicy")  # which may be left out
 
 # Kinds whose names go into names of pods, devices or DNS; others may have any path segment.
 _NAMES = {
@@ -192,6 +196,7 @@ _NAMES = {
     "DaemonSet": values.subdomain,
     "EndpointSlice": values.subdomain,
     "Endpoints": values.subdomain,
+    "NetworkPolicy": values.subdomain,
 }
 
 
@@ -206,7 +211,7 @@ def object_shape(kind: str) -> Fields | None:
         known, required = BODIES[kind]
     elif kind in SPECS:
         known = {"spec": SPECS[kind], "status": ANY_MAPPING}
-        required = ("spec",) if kind != "Namespace" else ()
+        required = ("spec",) if kind not in _WITHOUT_SPEC else ()
     else:
         return None
     return Fields(

@@ -15,7 +15,14 @@ from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import PODS_PORTION, PORTION, portions
 from netlab.agent.kubelet import pod_status
 from netlab.agent.loop import Loop
-from netlab.agent.state import NodeReport, ServicesReport, State, fingerprint, status
+from netlab.agent.state import (
+    NodeReport,
+    ServicesReport,
+    State,
+    fingerprint,
+    policies_fingerprint,
+    status,
+)
 from netlab.cluster import PodState, cluster
 from netlab.controllers import Change, Verb
 from netlab.errors import NetlabError
@@ -191,6 +198,10 @@ def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, prob
         (ServicesReport(0, 1, "iptables"), "its rules do not follow the Services yet"),
         (ServicesReport(0, 0, "nftables"), "its rules are still those of mode nftables"),
         (ServicesReport(0, 0, "iptables", "no nft"), "services: no nft"),
+        (
+            ServicesReport(0, 0, "iptables", policies=(1, 7)),
+            "its rules do not follow the NetworkPolicies yet",
+        ),
     ],
 )
 def test_rules_behind_the_services_are_a_problem(
@@ -200,6 +211,22 @@ def test_rules_behind_the_services_are_a_problem(
     converged(state)
     state.report_services("n2", report)
     assert state.problems() == [f"node n2: {problem}"]
+
+
+def test_any_change_of_policies_and_what_they_select_is_seen() -> None:
+    def stored(kind: str, revision: str) -> dict[str, Any]:
+        group = "networking.k8s.io/v1" if kind == "NetworkPolicy" else "v1"
+        meta = {"name": "a", "namespace": "default", "resourceVersion": revision}
+        return {"apiVersion": group, "kind": kind, "metadata": meta}
+
+    pod, space = stored("Pod", "3"), stored("Namespace", "4")
+    assert policies_fingerprint(inventory([pod, space])) == (0, 0)
+    first = policies_fingerprint(inventory([pod, space, stored("NetworkPolicy", "5")]))
+    for changed in ("Pod", "Namespace", "NetworkPolicy"):
+        others = [
+            one for one in (pod, space, stored("NetworkPolicy", "5")) if one["kind"] != changed
+        ]
+        assert policies_fingerprint(inventory([*others, stored(changed, "9")])) != first
 
 
 def test_any_change_of_services_is_seen(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ ROOMS = {
         "filters",
         "targets",
         "proxy",
+        "policy",
         "telling",
         "picture",
     ],

@@ -34,7 +34,7 @@ def rows() -> Iterator[object]:
             text = "".join(line for line in lines if not line.startswith("!!! "))
             expected = [line[4:].rstrip("\n") for line in lines if line.startswith("!!! ")]
             text = text.removesuffix("\n\n") + "\n" if text.endswith("\n\n") else text
-            if path.stem in ("objects", "services"):
+            if path.stem in ("objects", "services", "policies"):
                 text += "---\n" + LAB
             elif path.stem == "lab" and "kind: Lab" not in text:
                 text += HEAD
