@@ -19,6 +19,7 @@ import msgspec
 GROUP = 0x6E6C  # link group (IFLA_GROUP) of every link netlab makes: "nl"
 PEER_GROUP = GROUP + 1  # of the far end of a veth, so that it is not taken for a link of its own
 DOOMED_GROUP = GROUP + 2  # of links about to be deleted, all of a namespace in one message
+MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
 PROTOCOL = 110  # protocol (rtnetlink(7): rtm_protocol, IFA_PROTO) of what is netlab's own
 
 
@@ -103,17 +104,32 @@ class Address(Object, frozen=True):
 
 
 class Route(Object, frozen=True):
-    """A route of the main table; `destination` is a prefix or `default` (IPv6: `::/0`)."""
+    """A route; `destination` is a prefix or `default` (IPv6: `::/0`)."""
 
     destination: str
     link: str
     via: str | None = None
     onlink: bool = False
     protocol: int = PROTOCOL
+    table: int = MAIN_TABLE
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return ("Route", self.netns, self.destination)
+        return ("Route", self.netns, self.destination, self.table)
+
+
+RULE_PRIORITY = 110  # of each RoutingRule, before the main table's own rule, 32766
+
+
+class RoutingRule(Object, frozen=True):
+    """A rule of policy routing: packets with `mark` look into `table` before the main one."""
+
+    mark: int
+    table: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("RoutingRule", self.netns, self.mark, self.table)
 
 
 class Neighbor(Object, frozen=True):

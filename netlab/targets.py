@@ -49,7 +49,7 @@ class Target(msgspec.Struct, frozen=True):
 
 def every(cluster: Cluster) -> list[Target]:
     """Return all there is in the lab, the world around first."""
-    members = [_member(cluster, member) for member in world.MEMBERS]
+    members = [_member(cluster, member) for member in world.members(cluster.lab)]
     nodes = [_node(cluster, node) for node in cluster.nodes]
     return [*members, *nodes, *(_pod(pod) for pod in cluster.pods if not pod.host_network)]
 
@@ -72,7 +72,7 @@ def targets(cluster: Cluster, words: Sequence[str], *, namespace: str = "default
 
 def _meant(cluster: Cluster, word: str, namespace: str) -> list[Target]:
     kind, slash, name = word.partition("/")
-    if word in world.MEMBERS:
+    if word in world.members(cluster.lab):
         return [_member(cluster, word)]
     if slash and kind in ("node", "nodes", "no"):
         try:
@@ -180,7 +180,7 @@ def _pod(pod: PodState) -> Target:
 def _nearest(cluster: Cluster, word: str) -> str:
     known = [pod.title for pod in cluster.pods] + [f"node/{node.name}" for node in cluster.nodes]
     known += [pod.name for pod in cluster.pods if pod.namespace == "default"]
-    return _close(word, [*known, *world.MEMBERS]) or "netlab get pods -A"
+    return _close(word, [*known, *world.members(cluster.lab)]) or "netlab get pods -A"
 
 
 def _close(word: str, known: Iterable[str]) -> str:

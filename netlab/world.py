@@ -3,7 +3,10 @@
 1. `underlay` carries one bridge per segment; with several segments it also routes between them.
 2. `gateway` joins the underlay to the outside and filters; `internet` and `client` are outside.
 3. `master` is a machine of the underlay on which only etcd listens.
-4. A node's namespace and its cable to the underlay are made here; what is inside it is the node's.
+4. `balancer`, where one is declared, is a machine of the underlay to which all others route the
+   addresses of its pool. It forwards: whoever gets `mark_of(node)` goes to that node unchanged,
+   whatever address the packet is for. Its rules are `agent.balancer`'s.
+5. A node's namespace and its cable to the underlay are made here; what is inside it is the node's.
 
 Device names: in the underlay `br-<segment>` and one port per member; `eth0` is always a machine's
 own first card; in the gateway `internet` and `client` are the cables to those two.
@@ -13,19 +16,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
 
 from netlab import faults
 from netlab.model.faults import Fault, Sort
 from netlab.model.lab import Lab, Segment
-from netlab.objects import Address, Bridge, Netns, NftTable, Object, Route, Sysctl, Veth
+from netlab.objects import (
+    Address,
+    Bridge,
+    Netns,
+    NftTable,
+    Object,
+    Route,
+    RoutingRule,
+    Sysctl,
+    Veth,
+)
 
 IFNAME_MAX = 15  # bytes; linux/if.h, IFNAMSIZ less the closing zero
 UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet", "client", "master"
-MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER)
+BALANCER = "balancer"
+MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER, BALANCER)  # the last one if declared
 UPLINK = "eth0"
 FIREWALL = "firewall"
 GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent leaves them alone
+
+
+class Published(NamedTuple):
+    """A port of a load balancer's address, for which the gateway is open to the outside."""
+
+    address: str
+    protocol: str  # tcp, udp, sctp
+    port: int
+
+
+def members(lab: Lab) -> tuple[str, ...]:
+    """Return the parts of *lab* that are no nodes."""
+    return MEMBERS if lab.balancer is not None else MEMBERS[:-1]
+
+
+def mark_of(address: str) -> int:
+    """Return the mark by which the balancer sends packets to the node with *address*.
+
+    The address itself as a number: 0xc0a8320b is 192.168.50.11. Its routing table has that number.
+    """
+    return int(IPv4Address(address))
 
 
 def device_name(wanted: str, *, prefix: str = "p") -> str:
@@ -71,6 +107,7 @@ def gateway_side(interface: str) -> IPv4Interface:
 
 def member_addresses(lab: Lab) -> dict[str, list[str]]:
     """Return the addresses of the members that are no nodes, without prefix lengths."""
+    balancer = {BALANCER: [lab.balancer.address]} if lab.balancer is not None else {}
     return {
         GATEWAY: [
             lab.gateway.address,
@@ -81,11 +118,15 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
         CLIENT: [str(IPv4Interface(lab.outside.client).ip)],
         MASTER: [lab.master.address],
         UNDERLAY: [segment.router for segment in lab.underlay.segments if segment.router],
+        **balancer,
     }
 
 
 def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
-    """Return the address and routes of a machine on the underlay: eth0, other segments, default."""
+    """Return the address and routes of a machine on the underlay.
+
+    Routes to the other segments, to the addresses that the balancer gives, and the default route.
+    """
     home = lab.segment_of(address)
     objects: list[Object] = [
         Address(netns, UPLINK, f"{address}/{IPv4Network(home.cidr).prefixlen}")
@@ -97,6 +138,10 @@ def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
     if address != lab.gateway.address:
         via = lab.gateway.address if gateway_here else home.router
         objects.append(Route(netns, "default", UPLINK, via))
+    if lab.balancer is not None and address != lab.balancer.address:
+        balancer_here = lab.segment_of(lab.balancer.address) == home
+        via = lab.balancer.address if balancer_here else home.router
+        objects += [Route(netns, prefix, UPLINK, via) for prefix in lab.balancer.prefixes]
     return objects
 
 
@@ -145,6 +190,9 @@ def underlay_objects(lab: Lab) -> list[Object]:
     if several:
         home = bridge_name(lab.segment_of(lab.gateway.address))
         objects.append(Route(netns, "default", home, lab.gateway.address))
+    if several and lab.balancer is not None:
+        home, via = bridge_name(lab.segment_of(lab.balancer.address)), lab.balancer.address
+        objects += [Route(netns, prefix, home, via) for prefix in lab.balancer.prefixes]
     for member, address in machines(lab):
         objects.append(cable(lab, member, address))
     return [*objects, *fault_rules(lab)]
@@ -170,16 +218,24 @@ def machines(lab: Lab) -> list[tuple[str, str]]:
     return [
         (GATEWAY, lab.gateway.address),
         (MASTER, lab.master.address),
+        *([(BALANCER, lab.balancer.address)] if lab.balancer is not None else []),
         *((node.name, node.address) for node in lab.running),
     ]
 
 
-def firewall(lab: Lab) -> NftTable:
-    """Return the gateway's rules: inside may go out, outside reaches published node ports only."""
+def firewall(lab: Lab, published: Iterable[Published] = ()) -> NftTable:
+    """Return the gateway's rules: inside may go out, outside reaches what is published only.
+
+    That is ports of the nodes, and *published*, ports of addresses of the balancer.
+    """
     nodes = ", ".join(sorted((node.address for node in lab.nodes), key=_numeric))
-    published = [
+    opened = [
         f"\t\tip daddr {{ {nodes} }} {proto} dport {ports} accept"
         for ports, proto in (entry.split("/") for entry in lab.gateway.publish)
+    ]
+    opened += [
+        f'\t\tip daddr {one.address} {one.protocol} dport {one.port} accept comment "load balancer"'
+        for one in sorted(published)
     ]
     lines = [
         "\tchain forward {",
@@ -187,7 +243,7 @@ def firewall(lab: Lab) -> NftTable:
         "\t\tct state established,related accept",
         f'\t\tiifname "{UPLINK}" accept comment "from the inside"',
         f'\t\toifname != "{UPLINK}" accept comment "between outside machines"',
-        *published,
+        *opened,
         '\t\tcounter drop comment "not published"',
         "\t}",
     ]
@@ -212,7 +268,7 @@ def outside_cable(lab: Lab, member: str) -> Veth:
     )
 
 
-def gateway_objects(lab: Lab) -> list[Object]:
+def gateway_objects(lab: Lab, published: Iterable[Published] = ()) -> list[Object]:
     """Return the gateway: three cards, forwarding, routes to the other segments, the firewall."""
     netns = lab.netns(GATEWAY)
     return [
@@ -225,7 +281,7 @@ def gateway_objects(lab: Lab) -> list[Object]:
         Address(netns, INTERNET, str(gateway_side(lab.outside.internet))),
         Address(netns, CLIENT, str(gateway_side(lab.outside.client))),
         *machine_addressing(lab, netns, lab.gateway.address),
-        firewall(lab),
+        firewall(lab, published),
     ]
 
 
@@ -254,19 +310,48 @@ def master_objects(lab: Lab) -> list[Object]:
     return [Netns(netns), no_ipv6(netns), *machine_addressing(lab, netns, lab.master.address)]
 
 
+def balancer_objects(lab: Lab) -> list[Object]:
+    """Return the balancer's machine: it forwards, and has a way to each node of its segment.
+
+    Packets go out by the card they came in by, of which it does not tell the senders.
+    """
+    if lab.balancer is None:
+        return []
+    netns, home = lab.netns(BALANCER), lab.segment_of(lab.balancer.address)
+    objects: list[Object] = [
+        Netns(netns),
+        no_ipv6(netns),
+        *no_reverse_path_filter(netns),
+        Sysctl(netns, "net.ipv4.ip_forward", "1"),
+        Sysctl(netns, "net.ipv4.conf.all.send_redirects", "0"),
+        Sysctl(netns, "net.ipv4.conf.default.send_redirects", "0"),
+        *machine_addressing(lab, netns, lab.balancer.address),
+    ]
+    for node in lab.nodes:
+        if lab.segment_of(node.address) == home:
+            mark = mark_of(node.address)
+            objects.append(Route(netns, "default", UPLINK, node.address, table=mark))
+            objects.append(RoutingRule(netns, mark, mark))
+    return objects
+
+
 def node_shells(lab: Lab) -> list[Object]:
     """Return the empty namespaces of the nodes that are on, which the cables end in."""
     return [Netns(lab.netns(node.name)) for node in lab.running]
 
 
-def objects(lab: Lab) -> dict[str, list[Object]]:
-    """Return every object of the world around the nodes, by namespace, in order of creation."""
+def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Object]]:
+    """Return every object of the world around the nodes, by namespace, in order of creation.
+
+    *published*: the ports of load balancers' addresses.
+    """
     groups: list[Iterable[Object]] = [
         node_shells(lab),
         outside_objects(lab, INTERNET, lab.outside.internet),
         outside_objects(lab, CLIENT, lab.outside.client),
         master_objects(lab),
-        gateway_objects(lab),
+        balancer_objects(lab),
+        gateway_objects(lab, published),
         underlay_objects(lab),
     ]
     by_netns: dict[str, list[Object]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from netlab import __version__, processes
+from netlab.agent.balancer import Balancer
 from netlab.agent.control_plane import ControlPlane, Declaration
 from netlab.agent.loop import Loop
 from netlab.agent.node import Node
@@ -29,7 +30,7 @@ from netlab.pods.control import Servers
 from netlab.proxy import ruleset
 from netlab.proxy.ruleset import Step
 from netlab.store.etcd import PORT, Etcd
-from netlab.world import MASTER
+from netlab.world import GATEWAY, MASTER
 
 Say = Callable[[dict[str, Any]], None]
 ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
@@ -54,6 +55,7 @@ class Agent:
             wake_node=self._wake_node,
         )
         self.control_plane = ControlPlane(self.state, wake_node=self._wake_node)
+        self.balancer = Balancer(self.state, self.kernel)
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
         self._ending: list[Loop] = []  # of nodes that are gone or off
@@ -62,6 +64,7 @@ class Agent:
         self._restore()
         self.world.start()
         self.control_plane.start()
+        self.balancer.start()
 
     def _restore(self) -> None:
         """Go on with the lab this run directory was last used for, after a crash."""
@@ -90,7 +93,12 @@ class Agent:
     def _within(self) -> list[Loop]:
         """Return the loops that live in the world's namespaces: all but the world's own."""
         with self._lock:
-            return [self.control_plane, *self._nodes.values(), *self._proxies.values()]
+            return [
+                self.control_plane,
+                self.balancer,
+                *self._nodes.values(),
+                *self._proxies.values(),
+            ]
 
     def _start(self, name: str) -> None:
         """Start the loops of a node."""
@@ -104,6 +112,8 @@ class Agent:
         proxy.start()
 
     def _wake_node(self, name: str) -> None:
+        if name == GATEWAY:
+            self.world.wake()
         with self._lock:
             loops = [loops[name] for loops in (self._nodes, self._proxies) if name in loops]
         for loop in loops:
@@ -287,7 +297,7 @@ class Agent:
         if self.state.lab and self.state.lab.faulted(Sort.ETCD_STOP):
             return self.state.problems()
         loops = (self.world, self.control_plane)
-        behind = self.world.whole != self.state.lab
+        behind = (self.world.whole, self.world.opened) != (self.state.lab, self.state.published)
         return [
             *(f"{loop.name}: {loop.error}" for loop in loops if loop.error),
             *(["underlay, gateway or outside: still changing"] if behind else []),

@@ -195,6 +195,7 @@ class ControlPlane(Loop):
             objects,
             capacity=room,
             service_cidr=lab.serviceCIDR,
+            balancer=lab.balancer,
             settled=self._settled,
             first=first,
         )

@@ -1,8 +1,10 @@
 """Health-check node ports: HTTP servers that tell load balancers whether to send here.
 
-They are in the namespace of whoever sets them, at the addresses that have NodePorts.
-Source: kubernetes pkg/proxy/healthcheck/service_health.go, v1.34. There a port whose address is
-taken when its Service comes stays closed; here it is tried again each time.
+They are in the namespace of whoever sets them, at the addresses that have NodePorts. The proxy's
+own health has a port of its own, at all addresses, which load balancers ask about Services whose
+traffic policy is Cluster.
+Source: kubernetes pkg/proxy/healthcheck/service_health.go and proxy_health.go, v1.34. There a port
+whose address is taken when its Service comes stays closed; here it is tried again each time.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from netlab.agent.answers import Answer, Answers
+from netlab.balancing.listeners import HEALTHZ_PORT
+from netlab.controllers.change import now
 from netlab.kernel.addresses import local_addresses
 from netlab.processes.holder import holder
 from netlab.proxy.addresses import Family, socket_address
@@ -33,15 +37,23 @@ class HealthChecks:
         self._problems: dict[Place, tuple[int, str]] = {}  # of the last `set`: errno and words
 
     def set(
-        self, checks: Iterable[HealthCheck], situations: Mapping[Family, Situation]
+        self,
+        checks: Iterable[HealthCheck],
+        situations: Mapping[Family, Situation],
+        *,
+        own: Answer | None = None,
     ) -> list[str]:
         """Have *checks* answered from now on, and no others; return which cannot be, and why.
 
+        *own*: what is answered about the proxy itself.
         The calling thread is in the node's namespace. Those that cannot be are tried again the
         next time.
         """
         addresses: dict[Family, list[str]] = {}
-        wanted: dict[Place, HealthCheck] = {}
+        wanted: dict[Place, tuple[str, Answer]] = {}
+        if own is not None:
+            place = (Family.IPV4, EVERYWHERE[Family.IPV4], HEALTHZ_PORT)
+            wanted[place] = (f"the proxy's health: port {HEALTHZ_PORT}", own)
         problems: list[str] = []
         for check in checks:
             if check.family not in addresses:
@@ -49,11 +61,11 @@ class HealthChecks:
             if not addresses[check.family]:
                 problems.append(f"{_title(check)}: the node has no address for NodePorts")
             for address in addresses[check.family]:
-                wanted[check.family, address, check.port] = check
+                told = Answer(check.status, check.headers, check.body)
+                wanted[check.family, address, check.port] = (_title(check), told)
         self._shut(wanted.keys())
         before, self._problems = self._problems, {}
-        for place, check in wanted.items():
-            told = Answer(check.status, check.headers, check.body)
+        for place, (title, told) in wanted.items():
             if self._answers is not None and place in self._answers.names:
                 self._answers.say(place, told)
                 continue
@@ -64,7 +76,7 @@ class HealthChecks:
                 if number != error.errno:
                     words = _refusal(place, error)
                 self._problems[place] = (error.errno or 0, words)
-                problems.append(f"{_title(check)}: {words}")
+                problems.append(f"{title}: {words}")
         return problems
 
     def close(self) -> None:
@@ -98,6 +110,14 @@ class HealthChecks:
         except BaseException:
             sock.close()
             raise
+
+
+def proxy_health() -> Answer:
+    """Return what kube-proxy answers about itself while its rules are as they should be."""
+    time = now()
+    body = f'{{"lastUpdated": "{time}","currentTime": "{time}", "nodeEligible": true}}'
+    headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+    return Answer(200, headers, body)
 
 
 def listening_addresses(situation: Situation) -> list[str]:

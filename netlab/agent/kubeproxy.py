@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from netlab.agent.healthchecks import HealthChecks
+from netlab.agent.healthchecks import HealthChecks, proxy_health
 from netlab.errors import KernelError
 from netlab.kernel import conntrack, generation, iptables, nftables, settings
 from netlab.kernel.addresses import local_addresses
@@ -65,10 +65,12 @@ class Pass(NamedTuple):
 class KubeProxy:
     """The proxy of one node with given options. `close` ends its health checks, no more."""
 
-    def __init__(self, options: Options, *, answering: bool = True) -> None:
-        """*answering*: health checks are answered, by a thread of this process."""
+    def __init__(self, options: Options, *, answering: bool = True, healthz: bool = False) -> None:
+        """*answering*: health checks are answered, by a thread of this process; *healthz*: so are
+        questions about the proxy itself."""
         self.options = options
         self._health = HealthChecks() if answering else None
+        self._healthz = healthz
         self._objects: Objects | None = None
         self._programmes: dict[Family, Programme] = {}
         self._served: dict[Owner, Served] = {}
@@ -191,7 +193,8 @@ class KubeProxy:
         assert self._objects is not None
         if self._health is None:
             return []
-        return self._health.set(self.health_checks, self._objects.situations)
+        own = proxy_health() if self._healthz else None
+        return self._health.set(self.health_checks, self._objects.situations, own=own)
 
     def close(self) -> None:
         """Stop answering health checks; the rules stay."""

@@ -7,7 +7,6 @@ connection, and are to hold in the same namespace.
    and a change of pods for no rules.
 2. It lives in the node's namespace and asks etcd from there, so a node that is cut off keeps the
    rules it has. They are still repaired then.
-3. etcd is asked when the connection is new, and now and then; else its watch says what changed.
 """
 
 from __future__ import annotations
@@ -20,20 +19,15 @@ import msgspec
 from netlab.agent.kubeproxy import KubeProxy, Pass
 from netlab.agent.loop import Loop
 from netlab.agent.policies import Held, PolicyRules
+from netlab.agent.reading import Reading
 from netlab.agent.state import ServicesReport, State, fingerprint, policies_fingerprint
-from netlab.errors import StoreError
 from netlab.kernel import netns, turns
-from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
 from netlab.proxy.options import options_of
 from netlab.proxy.ruleset import Step, words
-from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
-from netlab.store.watch import Watch
 
-ETCD_SILENCE = 1.0  # seconds
 TOLD = 20  # changes told one by one in the log
 
 
@@ -58,11 +52,8 @@ class ServiceProxy(Loop):
         self.state = state
         self.node = node
         self.steps: list[Step] | None = None  # what was done, while somebody wants to know
-        self._home = (0, "")
         self._post: socket | None = None  # by which other proxies know of this one
-        self._etcd: Etcd | None = None
-        self._watch: Watch | None = None
-        self._objects = Inventory()  # as last read
+        self._reading = Reading(node, state.etcd_ready, self.log.warning)
         self._read: list[Document] = []  # its Node object, if there is one
         self._own: ProxyNode | None = None  # the same, as a proxy reads it
         self._proxy: KubeProxy | None = None
@@ -73,8 +64,13 @@ class ServiceProxy(Loop):
         lab = self.state.lab
         if lab is None or not netns.exists(lab.netns(self.node)):
             return
-        self._enter(lab)
-        away = self._learn(lab)
+        if not self._reading.is_at_home(lab):
+            self.close()
+            self._reading.enter(lab)
+            self._policies = PolicyRules(self.node)
+            self._post = turns.taken_post()
+        away = self._reading.learn(lab)
+        self._take_node()
         snapshot = self.state.snapshot(self.node)
         if self._own is None or snapshot is None:
             if away is not None:
@@ -82,7 +78,7 @@ class ServiceProxy(Loop):
             return  # not stored, or not published yet; that will wake this loop
         proxy = self._proxied(lab)
         pods = with_host_ports(snapshot.documents)
-        objects = self._objects
+        objects = self._reading.objects
         documents = [*objects.of("Service"), *objects.of("EndpointSlice"), *pods]
         done = proxy.agree(documents, self._own)
         held = self._policies.agree(objects)
@@ -94,39 +90,10 @@ class ServiceProxy(Loop):
         if away is not None:
             raise away
 
-    def _enter(self, lab: Lab) -> None:
-        """Move into the node's namespace as it is now."""
-        name = lab.netns(self.node)
-        home = (netns.identity(name), lab.master.address)
-        if home != self._home:
-            self.close()
-            netns.move(name)
-            self._policies = PolicyRules(self.node)
-            self._post = turns.taken_post()
-            self._home = home
-
-    def _learn(self, lab: Lab) -> StoreError | None:
-        """Read what changed in etcd; return why etcd is away, if it is."""
-        if not self.state.etcd_ready.is_set():
-            return StoreError("etcd is not up yet")
-        try:
-            if self._etcd is None or self._watch is None:
-                self._disconnect()
-                self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
-                self._watch = self._etcd.watch()
-            # What is no object is told by the loop that sees it first, be it this one.
-            self._objects, _ = registry.objects(
-                self._etcd, watch=self._watch, warn=self.log.warning
-            )
-        except StoreError as error:
-            self._disconnect()
-            return error
-        self._take_node()
-        return None
-
     def _take_node(self) -> None:
         """Read this node's Node object, if it is another one than before."""
-        mine = [one for one in self._objects.of("Node") if one["metadata"]["name"] == self.node]
+        nodes = self._reading.objects.of("Node")
+        mine = [one for one in nodes if one["metadata"]["name"] == self.node]
         if self._read == mine:
             return
         self._read = mine
@@ -142,7 +109,7 @@ class ServiceProxy(Loop):
             if self._proxy is not None:
                 self._proxy.close()
                 self.log.info("mode %s instead of %s", wanted.mode, self._proxy.options.mode)
-            self._proxy = KubeProxy(wanted)
+            self._proxy = KubeProxy(wanted, healthz=True)
         return self._proxy
 
     def _tell(self, done: Pass, held: Held, warnings: list[str]) -> None:
@@ -163,20 +130,7 @@ class ServiceProxy(Loop):
     # -- sleeping
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
-        return {} if self._watch is None else {self._watch.fileno(): self._drain}
-
-    def _drain(self) -> None:
-        assert self._watch is not None
-        try:
-            self._watch.drain()
-        except StoreError:
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        for connection in (self._watch, self._etcd):
-            if connection is not None:
-                connection.close()
-        self._watch = self._etcd = None
+        return self._reading.watched()
 
     def _failed(self, message: str) -> None:
         super()._failed(message)
@@ -184,11 +138,10 @@ class ServiceProxy(Loop):
         self.state.report_services(self.node, msgspec.structs.replace(reported, error=message))
 
     def close(self) -> None:
-        self._disconnect()
+        self._reading.close()
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None
         if self._post is not None:
             self._post.close()
             self._post = None
-        self._home = (0, "")

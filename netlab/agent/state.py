@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from netlab.balancing.listeners import published
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
@@ -22,7 +23,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
-from netlab.world import MASTER
+from netlab.world import BALANCER, GATEWAY, MASTER, Published
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
 TURNS = 2  # nodes that compare and apply at once
@@ -47,6 +48,17 @@ class ServicesReport(msgspec.Struct, frozen=True):
     mode: str = ""
     error: str = ""
     policies: tuple[int, int] = (0, 0)  # the same of NetworkPolicies and what these select
+
+
+class BalancerReport(msgspec.Struct, frozen=True):
+    """What the balancer's rules follow, see `fingerprint`, and which nodes are well."""
+
+    count: int = -1
+    versions: int = 0
+    known: bool = False  # whether every node was heard, or given up, once
+    nodes: dict[str, bool] = {}  # by name: whether every listener uses it that may
+    listeners: dict[str, list[str]] = {}  # 192.168.50.200:80/tcp: the addresses of its nodes
+    error: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -78,16 +90,23 @@ class State:
         self._followed: dict[str, Lab] = {}
         self._fingerprint = (0, 0)  # of the Services and slices published
         self._policies = (0, 0)  # the same of policies, and of what these select
+        self._balancer = BalancerReport()
+        self.published: tuple[Published, ...] = ()  # what the gateway lets through to the balancer
 
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
-        """Make *cluster* the current one and wake the nodes for which it differs."""
+        """Make *cluster* the current one and wake the nodes for which it differs.
+
+        The part `world.GATEWAY` is woken, too, when other ports of the balancer are published.
+        """
         objects = cluster.documents
         by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.lab.running}
         for document in objects.of("Pod"):
             by_node.get(document.get("spec", {}).get("nodeName", ""), []).append(document)
         services, policies = fingerprint(objects), policies_fingerprint(objects)
+        opened = published(cluster.lab, objects.of("Service"))
+        reopened = opened != self.published
         with self.changed:
-            self._fingerprint, self._policies = services, policies
+            self._fingerprint, self._policies, self.published = services, policies, opened
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
             self.cluster, self.stable = cluster, stable
             touched = [
@@ -99,7 +118,7 @@ class State:
                 self._documents[name] = tuple(by_node[name])
                 self._versions[name] = self._versions.get(name, 0) + 1
             self.changed.notify_all()
-        for name in touched:
+        for name in [*touched, *([GATEWAY] if reopened else [])]:
             wake(name)
 
     def snapshot(self, node: str) -> Snapshot | None:
@@ -144,6 +163,18 @@ class State:
         placed = self.cluster.pods if self.cluster is not None else ()
         hosts = {pod.node for pod in placed if pod.title in pods}
         return all(self._followed.get(n.name) == lab for n in lab.running if n.name in hosts)
+
+    def report_balancer(self, report: BalancerReport) -> None:
+        """Take what the balancer says of itself."""
+        with self.changed:
+            if self._balancer != report:
+                self._balancer = report
+                self.changed.notify_all()
+
+    def balancer_report(self) -> BalancerReport:
+        """Return the latest report of the balancer."""
+        with self.changed:
+            return self._balancer
 
     def calm(self) -> bool:
         """Return whether every node has made its newest snapshot true."""
@@ -197,6 +228,8 @@ class State:
                 for pod in self.cluster.pods
                 if pod.node in reports and (problem := pod_problem(pod))
             ]
+            if self.lab.balancer is not None:
+                problems += self._balancer_problems()
             problems += [
                 f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: "
                 + (why_waiting(one) or "no node fits")
@@ -247,6 +280,14 @@ class State:
         """Return the nodes that faults keep from etcd."""
         return {n.name for n in (self.lab.running if self.lab else ()) if self._because(n.name)}
 
+    def _balancer_problems(self) -> list[str]:
+        report = self._balancer
+        if report.error:
+            return [f"{BALANCER}: {report.error}"]
+        if (report.count, report.versions) != self._fingerprint:
+            return [f"{BALANCER}: its rules do not follow the Services yet"]
+        return [] if report.known else [f"{BALANCER}: it has not heard from every node yet"]
+
 
 def fingerprint(objects: Inventory) -> tuple[int, int]:
     """Return how many Services and slices there are, and the sum of their resourceVersions.
@@ -288,6 +329,22 @@ def pod_problem(pod: PodState) -> str:
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"
 
 
+def _balancer_status(state: State) -> dict[str, Any]:
+    """Return what there is to say of the balancer, nothing where none is declared."""
+    if state.lab is None or state.lab.balancer is None:
+        return {}
+    report = state.balancer_report()
+    return {
+        "balancer": {
+            "address": state.lab.balancer.address,
+            "pool": state.lab.balancer.pool,
+            "nodes": report.nodes,
+            "listeners": report.listeners,
+            "lastError": report.error,
+        }
+    }
+
+
 def status(state: State, **more: Any) -> dict[str, Any]:
     """Return the lab's state as JSON-able data: the stable schema of `netlab status -o json`."""
     lab, problems = state.lab, state.problems()
@@ -325,5 +382,6 @@ def status(state: State, **more: Any) -> dict[str, Any]:
             {**msgspec.to_builtins(one), "words": one.words, "by": one.command, "undo": one.undo}
             for one in (lab.faults if lab else ())
         ],
+        **_balancer_status(state),
         **more,
     }

@@ -1,7 +1,8 @@
 """The loop of everything around the nodes: the physical network, the outside, two processes.
 
-It owns the namespaces `underlay`, `gateway`, `internet`, `client`, `master`, the empty shells of
-the nodes' namespaces with their cables, the process etcd in `master`, and the pod servers.
+It owns the namespaces `underlay`, `gateway`, `internet`, `client`, `master`, `balancer`, the
+empty shells of the nodes' namespaces with their cables, the process etcd in `master`, and the pod
+servers.
 A namespace with the lab's name that belongs to nothing declared is removed; a guest's is left.
 """
 
@@ -58,6 +59,7 @@ class World(Loop):
         self._agreed: set[Object] = set()
         self._etcd_pidfd: int | None = None
         self.whole: Lab | None = None  # the declaration that was last found true
+        self.opened: tuple[world.Published, ...] = ()  # what the gateway was then open for
         self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
         self._only_names = False  # whether nothing but the mount table has changed
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
@@ -69,7 +71,8 @@ class World(Loop):
         lab = self.state.lab
         if lab is None or not self._names_changed(lab):
             return
-        desired = world.objects(lab)
+        published = self.state.published
+        desired = world.objects(lab, published)
         self._remove_strangers(lab)
         wanted = [thing for name in desired for thing in desired[name]]
 
@@ -79,6 +82,7 @@ class World(Loop):
 
         operations = self.agree(self.kernel, missing, agreed=self._agreed)
         self._agreed = set(wanted)
+        self.opened = published
         self._watch(lab)
         self._etcd(lab)
         self._outside_servers(lab)
@@ -99,7 +103,7 @@ class World(Loop):
         for member in lost.difference(world.MEMBERS):
             self.wake_node(member)
         only, self._only_names = self._only_names, False
-        mine = {*world.MEMBERS, *(node.name for node in lab.running)}
+        mine = {*world.members(lab), *(node.name for node in lab.running)}
         whole = all(names.get(lab.netns(member)) for member in mine)
         strange = any(name.split(".")[1] not in mine for name in names)
         return not only or bool(lost) or not whole or strange
@@ -116,14 +120,14 @@ class World(Loop):
             Op(Verb.DELETE, Netns(name))
             for name in self.kernel.namespaces(lab.name)
             if (member := name.split(".")[1]) not in nodes
-            and member not in world.MEMBERS
+            and member not in world.members(lab)
             and not member.startswith(world.GUEST)
         ]
         self.note(strangers, agreed=())
         self.kernel.apply(strangers)
 
     def _watch(self, lab: Lab) -> None:
-        for member in world.MEMBERS:
+        for member in world.members(lab):
             name = lab.netns(member)
             identity = netns.identity(name)
             old = self._watches.get(name)

@@ -11,6 +11,7 @@
     mirroring    Endpoints kept by hand to EndpointSlices
     slices       how endpoints are shared out among slices
     events       what all these changes say about the objects, as Kubernetes' Events
+    loadbalancers   addresses of the Lab's balancer for Services of type LoadBalancer
     draft        the objects while controllers change them; `concern`: what news has to do with whom
 
 Nothing here does anything; the agent writes the changes to etcd and asks again until there are
@@ -28,6 +29,7 @@ from netlab.controllers import (
     endpoints,
     events,
     garbage,
+    loadbalancers,
     mirroring,
     replicaset,
     scheduler,
@@ -36,7 +38,7 @@ from netlab.controllers.change import Change, Verb, born
 from netlab.controllers.declaration import declaration_changes, declared
 from netlab.controllers.draft import Draft
 from netlab.model.inventory import Inventory
-from netlab.model.lab import SERVICE_CIDR
+from netlab.model.lab import SERVICE_CIDR, Balancer
 
 __all__ = ["Change", "Verb", "born", "changes", "declaration_changes", "declared"]
 
@@ -49,19 +51,20 @@ def changes(
     *,
     capacity: Mapping[str, int],
     service_cidr: str = SERVICE_CIDR,
+    balancer: Balancer | None = None,
     settled: Inventory = NOTHING,
     first: Iterable[Change] = (),
 ) -> list[Change]:
     """Return what the controllers change about *objects*; nothing once all is as it should be.
 
     *capacity*: how many pods each node has addresses for; *service_cidr*: the addresses that
-    Services get; *settled*: earlier objects about which this had nothing to say, given the same
-    capacity and addresses. It then costs what differs from them. *first*: changes that are made
-    before, and are part of the answer.
+    Services get; *balancer*: what gives addresses to load balancers; *settled*: earlier objects
+    about which this had nothing to say, given the same capacity, addresses and balancer. It then
+    costs what differs from them. *first*: changes that are made before, and are part of the answer.
     """
     draft = Draft(objects, settled, first)
     for _ in range(ROUNDS_MAX):
-        _round(draft, capacity, service_cidr)
+        _round(draft, capacity, service_cidr, balancer)
         if not draft.turn():
             break
     made = draft.changes()
@@ -69,7 +72,9 @@ def changes(
     return made + events.recorded(facts, draft.objects)
 
 
-def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> None:
+def _round(
+    draft: Draft, capacity: Mapping[str, int], service_cidr: str, balancer: Balancer | None
+) -> None:
     """Let each controller whose kinds have news act on *draft* in turn."""
     of = draft.of
     steps: tuple[tuple[tuple[str, ...], Callable[[], list[Change]]], ...] = (
@@ -81,6 +86,7 @@ def _round(draft: Draft, capacity: Mapping[str, int], service_cidr: str) -> None
         (("ReplicaSet", "Pod"), lambda: replicaset.pods(of("ReplicaSet"), of("Pod"))),
         (("Pod", "Node"), lambda: scheduler.bindings(of("Pod"), of("Node"), capacity)),
         (("Service",), lambda: _allocated(draft, service_cidr)),
+        (("Service",), lambda: loadbalancers.given(of("Service"), balancer).changes),
         (("Service", "Pod", "Node", "EndpointSlice"), lambda: _slices(draft)),
         (("Endpoints", "Service", "EndpointSlice"), lambda: _mirrored(draft)),
     )

@@ -28,6 +28,7 @@ from netlab.objects import (
     Netns,
     Object,
     Route,
+    RoutingRule,
     Sysctl,
     Veth,
     Vxlan,
@@ -65,6 +66,8 @@ class Batch:
                     self._link(op, thing)
                 elif isinstance(thing, Address | Route | Neighbor | FdbEntry):
                     self._on_link(op, thing)
+                elif isinstance(thing, RoutingRule):
+                    self._rule(op, thing)
             while self._after or any(place.waiting for place in self._places.values()):
                 self._flush()
         finally:
@@ -141,6 +144,12 @@ class Batch:
             place.queue(op, _ENCODERS[type(thing), op.verb](thing, index))
         elif op.verb is not Verb.DELETE:
             self._fail(op, f"no link {thing.link}", errno.ENODEV)
+
+    def _rule(self, op: Op, thing: RoutingRule) -> None:
+        place = self._place(op, thing.netns)
+        if place is not None:
+            made = op.verb is not Verb.DELETE
+            place.queue(op, routes.new_rule(thing) if made else routes.delete_rule(thing))
 
     def _link(self, op: Op, thing: Bridge | Veth | Vxlan) -> None:
         making = op.verb is not Verb.DELETE

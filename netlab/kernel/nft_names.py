@@ -41,6 +41,16 @@ def those_there(tables: Iterable[Table]) -> list[Table]:
     return [it for it, reply in zip(asked, replies, strict=True) if isinstance(reply, bytes)]
 
 
+def chains(table: Table) -> list[str]:
+    """Return the names of the chains of *table*, none where it is not there."""
+    connection = Socket(NETFILTER)
+    try:
+        bodies = connection.dump(_GET_CHAIN, _header(table))
+    finally:
+        connection.close()
+    return [string(one[_CHAIN_NAME]) for one in _of(table, bodies)]
+
+
 def holds_only(table: Table, keys: Iterable[Key]) -> bool:
     """Return whether there is nothing in *table* but blocks with these *keys*."""
     connection = Socket(NETFILTER)

@@ -20,6 +20,7 @@ from netlab.kernel.netlink import NetlinkError
 from netlab.objects import (
     DOOMED_GROUP,
     GROUP,
+    MAIN_TABLE,
     PROTOCOL,
     Address,
     Bridge,
@@ -28,6 +29,7 @@ from netlab.objects import (
     Netns,
     Object,
     Route,
+    RoutingRule,
     Sysctl,
     Veth,
     Vxlan,
@@ -53,6 +55,9 @@ def observed(name: str, connection: netlink.Socket, desired: Collection[Object])
     for family in families:
         found += _addresses(name, connection, by_index, wanted, family)
         found += _routes(name, connection, by_index, wanted, family)
+    if any(isinstance(thing, RoutingRule) for thing in desired):
+        bodies = connection.dump(routes.GET_RULE, routes.rules_body())
+        found += [rule for body in bodies if (rule := routes.rule(body, name)) is not None]
     for tunnel in by_index.values():
         if tunnel.kind == "vxlan" and tunnel.group == GROUP:
             found += _overlay(name, connection, tunnel, families)
@@ -200,8 +205,11 @@ def _routes(
         link.name for link in by_index.values() if link.group == GROUP and link.kind == "vxlan"
     }
     found: list[Object] = []
+    # Other tables than the main one only where something is wanted in one: the balancer's.
+    several = any(isinstance(one, Route) and one.table != MAIN_TABLE for one in wanted.values())
+    table = 0 if several else MAIN_TABLE
     try:
-        bodies = connection.dump(routes.GET_ROUTE, routes.routes_body(family))
+        bodies = connection.dump(routes.GET_ROUTE, routes.routes_body(family, table=table))
     except NetlinkError as error:
         if error.errno != errno.ENOENT:  # a new namespace has no main table yet
             raise

@@ -13,15 +13,27 @@ from struct import Struct
 from netlab.kernel import netlink
 from netlab.kernel.links import mac
 from netlab.kernel.netlink import attribute, message, number, u8, u32
-from netlab.objects import PROTOCOL, Address, FdbEntry, Neighbor, Route
+from netlab.objects import (
+    MAIN_TABLE,
+    PROTOCOL,
+    RULE_PRIORITY,
+    Address,
+    FdbEntry,
+    Neighbor,
+    Route,
+    RoutingRule,
+)
 
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22  # RTM_*
 NEW_ROUTE, DELETE_ROUTE, GET_ROUTE = 24, 25, 26
 NEW_NEIGHBOR, DELETE_NEIGHBOR, GET_NEIGHBOR = 28, 29, 30
+NEW_RULE, DELETE_RULE, GET_RULE = 32, 33, 34
 
 _ADDRESS, _LOCAL, _PROTO = 1, 2, 11  # IFA_*
-_DST, _OIF, _GATEWAY = 1, 4, 5  # RTA_*
-_MAIN, _UNICAST, _KERNEL = 254, 1, 2  # RT_TABLE_MAIN, RTN_UNICAST, RTPROT_KERNEL
+_DST, _OIF, _GATEWAY, _TABLE = 1, 4, 5, 15  # RTA_*
+_UNSPEC, _UNICAST, _KERNEL = 0, 1, 2  # RT_TABLE_UNSPEC, RTN_UNICAST, RTPROT_KERNEL
+_PRIORITY, _MARK, _RULE_TABLE, _RULE_PROTO = 6, 10, 15, 21  # FRA_*, linux/fib_rules.h
+_TO_TABLE = 1  # FR_ACT_TO_TBL
 _UNIVERSE, _LINK = 0, 253  # RT_SCOPE_*
 _ONLINK = 4  # RTNH_F_ONLINK
 _NEIGHBOR_DST, _LLADDR, _NEIGHBOR_IFINDEX = 1, 2, 8  # NDA_*
@@ -82,13 +94,20 @@ def address(body: bytes) -> tuple[int, str, bool]:
     return index, f"{words(family, raw)}/{length}", number(found.get(_PROTO, b"")) == PROTOCOL
 
 
+# A table's number where there are 8 bits for it; a larger one is in an attribute.
+def _small(table: int) -> int:
+    return table if table < 256 else _UNSPEC
+
+
 def _route(thing: Route, index: int) -> bytes:
     family, raw, length = prefix(thing.destination)
     scope = _LINK if thing.via is None and family == socket.AF_INET else _UNIVERSE
     flags = _ONLINK if thing.onlink else 0
     body = _route_header.pack(
-        family, length, 0, 0, _MAIN, thing.protocol, scope, _UNICAST, flags
+        family, length, 0, 0, _small(thing.table), thing.protocol, scope, _UNICAST, flags
     ) + u32(_OIF, index)
+    if thing.table != MAIN_TABLE:
+        body += u32(_TABLE, thing.table)
     if length:
         body += attribute(_DST, raw)
     return body if thing.via is None else body + attribute(_GATEWAY, packed(thing.via)[1])
@@ -106,9 +125,9 @@ def delete_route(thing: Route, index: int) -> bytes:
     return message(DELETE_ROUTE, 0, _route(thing, index))
 
 
-def routes_body(family: int) -> bytes:
-    """Return what asks for the main table only."""
-    return _route_header.pack(family, 0, 0, 0, _MAIN, 0, 0, 0, 0)
+def routes_body(family: int, *, table: int = MAIN_TABLE) -> bytes:
+    """Return what asks for one *table* only; 0: for all."""
+    return _route_header.pack(family, 0, 0, 0, table, 0, 0, 0, 0)
 
 
 def route(body: bytes, netns: str, name_of: Callable[[int], str]) -> Route | None:
@@ -116,16 +135,50 @@ def route(body: bytes, netns: str, name_of: Callable[[int], str]) -> Route | Non
     family, length, _src, tos, table, protocol, _scope, kind, flags = _route_header.unpack_from(
         body
     )
-    if table != _MAIN or protocol == _KERNEL or kind != _UNICAST or tos:
+    if protocol == _KERNEL or kind != _UNICAST or tos:
         return None
     found = netlink.attributes(body, _route_header.size)
+    table = number(found[_TABLE]) if _TABLE in found else table
     if _OIF not in found:
         return None  # several next hops: not ours
     nothing = "default" if family == socket.AF_INET else "::/0"
     destination = f"{words(family, found[_DST])}/{length}" if _DST in found else nothing
     via = words(family, found[_GATEWAY]) if _GATEWAY in found else None
     link = name_of(number(found[_OIF]))
-    return Route(netns, destination, link, via, bool(flags & _ONLINK), protocol)
+    return Route(netns, destination, link, via, bool(flags & _ONLINK), protocol, table)
+
+
+def _rule(thing: RoutingRule) -> bytes:
+    header = _route_header.pack(socket.AF_INET, 0, 0, 0, _small(thing.table), 0, 0, _TO_TABLE, 0)
+    return (
+        header
+        + u32(_PRIORITY, RULE_PRIORITY)
+        + u32(_MARK, thing.mark)
+        + u32(_RULE_TABLE, thing.table)
+        + u8(_RULE_PROTO, PROTOCOL)
+    )
+
+
+def new_rule(thing: RoutingRule) -> bytes:
+    return message(NEW_RULE, _ADD, _rule(thing))
+
+
+def delete_rule(thing: RoutingRule) -> bytes:
+    return message(DELETE_RULE, 0, _rule(thing))
+
+
+def rules_body() -> bytes:
+    """Return what asks for the rules of policy routing of IPv4."""
+    return _route_header.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def rule(body: bytes, netns: str) -> RoutingRule | None:
+    """Return the rule of a message; None for one that is not netlab's."""
+    found = netlink.attributes(body, _route_header.size)
+    ours = number(found.get(_RULE_PROTO, b"")) == PROTOCOL
+    if not ours or _MARK not in found or _RULE_TABLE not in found:
+        return None
+    return RoutingRule(netns, number(found[_MARK]), number(found[_RULE_TABLE]))
 
 
 def put_neighbor(thing: Neighbor, index: int) -> bytes:

@@ -25,7 +25,8 @@ Ancillary = list[tuple[int, int, bytes]]
 EVERYTHING = frozenset(("self", "pods", "rules"))
 RECEIVE_BUFFER = 4 << 20  # bytes; a batch of 100 pods makes about 1 MiB of events
 
-_LINK, _NEIGHBOR, _ADDRESS, _ROUTE = 1, 3, 5, 7  # RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
+# RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE
+_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE = 1, 3, 5, 7, 8
 _NFTABLES = 7  # NFNLGRP_NFTABLES
 _RCVBUFFORCE = 33  # asm-generic/socket.h
 
@@ -41,7 +42,7 @@ class RealWatch:
                 self._rules = netlink.Socket(netlink.NETFILTER)
                 question = netlink.Socket()
             try:
-                _listen(self._links.socket, (_LINK, _NEIGHBOR, _ADDRESS, _ROUTE))
+                _listen(self._links.socket, (_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE))
                 self._links.socket.setsockopt(netlink.SOL_NETLINK, netlink.LISTEN_ALL_NSID, 1)
                 _listen(self._rules.socket, (_NFTABLES,))
                 self._tunnels: set[int] = set()

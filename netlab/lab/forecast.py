@@ -9,6 +9,7 @@ import msgspec
 from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import described
 from netlab.agent.rules import rewriting
+from netlab.balancing import listeners
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change
 from netlab.errors import NetlabError
@@ -100,7 +101,10 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
     room = {node.name: lab.network.pods_per_node for node in lab.nodes}
     while True:
         changes = controllers.changes(
-            inventory(documents), capacity=room, service_cidr=lab.serviceCIDR
+            inventory(documents),
+            capacity=room,
+            service_cidr=lab.serviceCIDR,
+            balancer=lab.balancer,
         )
         if not changes:
             return documents
@@ -152,7 +156,8 @@ def _operations(seen: Cluster, config: Config, held: list[Lease]) -> list[Op]:
         peers = [item for item in held if item is not own]
         wanted[state.netns] = desired.node(seen, state, config=config, own=own, peers=peers)
         wanted.update(desired.pods(seen, state))
-    for name, objects in world.objects(lab).items():
+    published = listeners.published(lab, seen.documents.of("Service"))
+    for name, objects in world.objects(lab, published).items():
         wanted.setdefault(name, [])
         wanted[name] = [*dict.fromkeys([*objects, *wanted[name]])]
     kernel = real.RealKernel()

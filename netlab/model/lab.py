@@ -6,7 +6,7 @@ Field names are those of the file. Addresses and prefixes stay text; the loader 
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 
 import msgspec
 
@@ -18,6 +18,7 @@ SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
 PROXY_MODES = ("iptables", "nftables")
 LATER_PROXY_MODES = ("ipvs", "userspace")  # kube-proxy's, not there yet
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+IP_MODES = ("VIP", "Proxy")  # core/v1 LoadBalancerIPMode; unset is the first
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
 
 
@@ -115,6 +116,43 @@ class Gateway(msgspec.Struct, frozen=True, omit_defaults=True):
     publish: list[str] = []
 
 
+class Balancer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The L4 load balancer outside the nodes: a machine of the underlay, with addresses to give.
+
+    `pool`: what Services of type LoadBalancer get, each entry an address, `FIRST-LAST`, or a
+    prefix in CIDR notation, of which every address counts.
+    """
+
+    address: str
+    pool: list[str]
+    ipMode: str = IP_MODES[0]
+
+    @property
+    def ranges(self) -> list[range]:
+        """The addresses of the pool as numbers, entry by entry."""
+        return [address_range(entry) for entry in self.pool]
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The fewest prefixes that are just the pool, as routes to it name them."""
+        ends = ((IPv4Address(one[0]), IPv4Address(one[-1])) for one in self.ranges)
+        nets = (net for first, last in ends for net in summarize_address_range(first, last))
+        return [str(net) for net in collapse_addresses(nets)]
+
+    def holds(self, address: str) -> bool:
+        """Return whether the canonical *address* is one of the pool's."""
+        return any(int(IPv4Address(address)) in one for one in self.ranges)
+
+
+def address_range(entry: str) -> range:
+    """Return the addresses of a pool's *entry* as numbers. Raises ValueError."""
+    if "-" in entry:
+        first, _, last = entry.partition("-")
+        return range(int(IPv4Address(first)), int(IPv4Address(last)) + 1)
+    network = IPv4Network(entry)
+    return range(int(network[0]), int(network[-1]) + 1)
+
+
 class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     """A whole lab, as declared."""
 
@@ -128,6 +166,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     serviceCIDR: str = SERVICE_CIDR
     proxyMode: str = "iptables"
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
+    balancer: Balancer | None = None
     apiVersion: str = API_VERSION
     kind: str = "Lab"
 

@@ -60,6 +60,8 @@ class ServiceSpec(View):
     internalTrafficPolicy: str | None = None
     sessionAffinity: str = "None"
     sessionAffinityConfig: SessionAffinityConfig | None = None
+    loadBalancerIP: str = ""
+    loadBalancerClass: str | None = None
     loadBalancerSourceRanges: list[str] | None = None
     healthCheckNodePort: int = 0
     allocateLoadBalancerNodePorts: bool = True

@@ -11,7 +11,10 @@ from typing import Any
 
 from netlab.objects import (
     GROUP,
+    MAIN_TABLE,
     PEER_GROUP,
+    PROTOCOL,
+    RULE_PRIORITY,
     Address,
     Bridge,
     FdbEntry,
@@ -21,6 +24,7 @@ from netlab.objects import (
     Netns,
     NftTable,
     Route,
+    RoutingRule,
     Sysctl,
     Veth,
     Vxlan,
@@ -138,9 +142,20 @@ def _route(op: Op) -> list[str]:
     verb = {Verb.ADD: "add", Verb.CHANGE: "replace", Verb.DELETE: "delete"}[op.verb]
     via = f" via {thing.via}" if thing.via else ""
     onlink = " onlink" if thing.onlink else ""
+    table = f" table {thing.table}" if thing.table != MAIN_TABLE else ""
     return [
         f"ip -n {thing.netns} route {verb} {thing.destination}{via} dev {thing.link}{onlink} "
-        f"proto {thing.protocol}"
+        f"proto {thing.protocol}{table}"
+    ]
+
+
+def _rule(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, RoutingRule)
+    verb = "delete" if op.verb is Verb.DELETE else "add"
+    return [
+        f"ip -n {thing.netns} rule {verb} priority {RULE_PRIORITY} fwmark {thing.mark:#x} "
+        f"lookup {thing.table} protocol {PROTOCOL}"
     ]
 
 
@@ -210,6 +225,7 @@ _WORDS: dict[type, Callable[[Op], list[str]]] = {
     Vxlan: _vxlan,
     Address: _address,
     Route: _route,
+    RoutingRule: _rule,
     Neighbor: _neighbor,
     FdbEntry: _fdb,
     Sysctl: _sysctl,

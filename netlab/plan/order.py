@@ -27,6 +27,7 @@ from netlab.objects import (
     NftTable,
     Object,
     Route,
+    RoutingRule,
     Sysctl,
     Veth,
     Vxlan,
@@ -46,13 +47,14 @@ _RANKS = {
     Vxlan: 4,
     Address: 5,
     Route: 6,
-    Neighbor: 8,
-    FdbEntry: 9,
-    NftTable: 11,
-    IptablesChain: 12,
-    IptablesJump: 13,
+    RoutingRule: 8,
+    Neighbor: 9,
+    FdbEntry: 10,
+    NftTable: 12,
+    IptablesChain: 13,
+    IptablesJump: 14,
 }
-_ROUTE_VIA, _SYSCTL_OF_LINK = 7, 10
+_ROUTE_VIA, _SYSCTL_OF_LINK = 7, 11
 
 
 class Verb(StrEnum):

@@ -2,7 +2,8 @@
 
 Left out, a field is: `underlay` one segment `lan` of 192.168.50.0/24 with MTU 1500; the addresses
 of `gateway`, `master` and nodes the first free hosts of the first segment, in this order;
-`network` 10.244.0.0/16 over VXLAN; `outside` two documentation networks (RFC 5737);
+that of a declared `balancer` comes last, and none is of its pool; `network` 10.244.0.0/16 over
+VXLAN; `outside` two documentation networks (RFC 5737);
 `serviceCIDR` 10.96.0.0/12; `proxyMode` iptables. Only `metadata.name` and `nodes` are required.
 """
 
@@ -14,12 +15,14 @@ from typing import Any
 
 from netlab.model.lab import (
     API_VERSION,
+    IP_MODES,
     LATER_PROXY_MODES,
     PROXY_MODES,
     SERVICE_CIDR,
     Backend,
     Lab,
     Outside,
+    address_range,
 )
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields
@@ -85,6 +88,15 @@ _NODE = Fields(
     required=("name",),
 )
 
+_BALANCER = Fields(
+    {
+        "address": values.address,
+        "pool": Each(values.pool_entry, least=1),
+        "ipMode": values.one_of(IP_MODES),
+    },
+    required=("pool",),
+)
+
 SHAPE = Fields(
     {
         "apiVersion": values.string,
@@ -100,6 +112,7 @@ SHAPE = Fields(
         "outside": Fields({"internet": values.interface, "client": values.interface}),
         "serviceCIDR": values.network,
         "proxyMode": values.one_of(PROXY_MODES, later=LATER_PROXY_MODES),
+        "balancer": _BALANCER,
     },
     required=("metadata", "nodes"),
 )
@@ -127,6 +140,8 @@ def completed(value: dict[str, Any]) -> dict[str, Any]:
     lab.setdefault("proxyMode", PROXY_MODES[0])
     lab["gateway"] = _mapping(lab, "gateway")
     lab["master"] = _mapping(lab, "master")
+    if "balancer" in lab:
+        lab["balancer"] = _mapping(lab, "balancer")
     lab["nodes"] = [dict(node) if isinstance(node, dict) else node for node in _list(lab, "nodes")]
     _give_addresses(lab)
     return lab
@@ -153,23 +168,30 @@ def _named_segments(segments: Any) -> list[Any]:
 
 
 def _give_addresses(lab: dict[str, Any]) -> None:
-    """Give gateway, master and nodes without an address the first free one, in this order."""
+    """Give gateway, master, nodes and balancer without an address the first free one, in order."""
     segments = [item for item in lab["underlay"]["segments"] if isinstance(item, dict)]
     nodes = [node for node in lab["nodes"] if isinstance(node, dict)]
-    machines = [lab["gateway"], lab["master"], *nodes]
+    balancer = lab.get("balancer", {})
+    machines = [lab["gateway"], lab["master"], *nodes, *([balancer] if balancer else [])]
+    pool = [one for one in _list(balancer, "pool") if not values.pool_entry(one)]
     taken = {str(machine.get("address")) for machine in machines}
     taken |= {str(segment.get("router")) for segment in segments}
     if not segments or values.network(segments[0].get("cidr")):
         return
     net = IPv4Network(segments[0]["cidr"])
-    free = iter(()) if net.prefixlen > 30 else _free_hosts(net, taken)
+    free = iter(()) if net.prefixlen > 30 else _free_hosts(net, taken, pool)
     for machine in machines:
         if "address" not in machine and (address := next(free, "")):
             machine["address"] = address
 
 
-def _free_hosts(net: IPv4Network, taken: set[str]) -> Iterator[str]:
-    return (str(host) for host in net.hosts() if str(host) not in taken)
+def _free_hosts(net: IPv4Network, taken: set[str], pool: list[str]) -> Iterator[str]:
+    given = [address_range(entry) for entry in pool]
+    return (
+        str(host)
+        for host in net.hosts()
+        if str(host) not in taken and not any(int(host) in one for one in given)
+    )
 
 
 def lab_from(value: dict[str, Any]) -> Lab:

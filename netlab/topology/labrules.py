@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from netlab import world
-from netlab.model.lab import BRIDGE_PORTS_MAX, Backend, Network
+from netlab.model.lab import BRIDGE_PORTS_MAX, Backend, Network, address_range
 from netlab.topology import values
 from netlab.topology.tree import Path
 
@@ -36,6 +36,7 @@ def check(lab: dict[str, Any], say: Say) -> None:
     _check_bridges(lab, say)
     _check_network(lab, say)
     _check_service_cidr(lab, say)
+    _check_pool(lab, say)
 
 
 def items(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -121,8 +122,9 @@ def machines(lab: dict[str, Any]) -> Iterator[tuple[Path, str, Any]]:
         if "router" in segment:
             where: Path = ("underlay", "segments", index, "router")
             yield where, f"the router of segment {segment['name']}", segment["router"]
-    for member in ("gateway", "master"):
-        yield (member, "address"), f"the {member}", lab[member].get("address")
+    for member in ("gateway", "master", "balancer"):
+        if member in lab:
+            yield (member, "address"), f"the {member}", lab[member].get("address")
     for index, node in items(lab["nodes"]):
         yield ("nodes", index, "address"), f"node {node.get('name')}", node.get("address")
 
@@ -249,3 +251,35 @@ def _check_service_cidr(lab: dict[str, Any], say: Say) -> None:
     low, high = 12, 28  # kube-apiserver refuses larger ones; kube-dns has the tenth address
     if not low <= IPv4Network(text).prefixlen <= high:
         say(("serviceCIDR",), f"{text} has a prefix length outside {low}..{high}")
+
+
+def _check_pool(lab: dict[str, Any], say: Say) -> None:
+    """Check that the balancer's addresses are nobody else's, and lie in one segment each."""
+    balancer = lab.get("balancer") or {}
+    entries = balancer.get("pool")
+    nets = [net for path, net in prefixes(lab) if path[0] == "underlay"]
+    taken = {
+        int(IPv4Address(text)): name
+        for _, name, text in machines(lab)
+        if text is not None and not values.address(text)
+    }
+    before: list[tuple[int, range]] = []
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if values.pool_entry(entry):
+            continue
+        path: Path = ("balancer", "pool", index)
+        mine = address_range(entry)
+        first, last = IPv4Address(mine[0]), IPv4Address(mine[-1])
+        home = next((net for net in nets if first in net and last in net), None)
+        if home is None:
+            if nets:
+                say(path, f"{entry} is not inside the underlay {_segments(nets)}")
+        elif wrong := values.host_in(first, home) or values.host_in(last, home):
+            say(path, wrong)
+        for number, name in taken.items():
+            if number in mine:
+                say(path, f"{entry} has {IPv4Address(number)}, the address of {name}")
+        for other, known in before:
+            if mine[0] <= known[-1] and known[0] <= mine[-1]:
+                say(path, f"{entry} overlaps balancer.pool[{other}] (entries apart)")
+        before.append((index, mine))

@@ -257,3 +257,17 @@ def published(value: Any) -> str:
     if last < first:
         return f"{value} ends before it begins ({last}-{first}/{match[3]})"
     return ""
+
+
+def pool_entry(value: Any) -> str:
+    """Accept `192.168.50.200-192.168.50.219`, one address, or a network in CIDR notation."""
+    if wrong := string(value):
+        return wrong
+    if "-" not in value:
+        return network(value) if "/" in value else address(value)
+    first, _, last = value.partition("-")
+    if wrong := address(first) or address(last):
+        return f"{wrong.partition(' (')[0]} (FIRST-LAST, such as 192.168.50.200-192.168.50.219)"
+    if IPv4Address(last) < IPv4Address(first):
+        return f"{value} ends before it begins ({last}-{first})"
+    return ""

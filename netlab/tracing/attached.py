@@ -398,7 +398,7 @@ def places(cluster: Cluster, tree: Condition) -> list[str]:
     }
     pods = [pod for pod in cluster.pods if not pod.host_network]
     pods.sort(key=lambda pod: pod.ip not in named)
-    found = [cluster.lab.netns(member) for member in world.MEMBERS]
+    found = [cluster.lab.netns(member) for member in world.members(cluster.lab)]
     found += [node.netns for node in cluster.nodes[:NODES]]
     found += [pod.netns for pod in pods[:PODS]]
     return [name for name in dict.fromkeys(found) if exists(name)]

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from netlab import desired, plan, world
+from netlab.balancing import listeners
 from netlab.cluster import Cluster, NodeState
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
@@ -25,6 +26,7 @@ from netlab.objects import (
     NftTable,
     Object,
     Route,
+    RoutingRule,
     Sysctl,
     Veth,
     Vxlan,
@@ -85,7 +87,8 @@ def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, li
         peers = [one for one in leases if one is not own]
         found[node.netns] = desired.node(cluster, node, config=config, own=own, peers=peers)
         found.update(desired.pods(cluster, node) if own else {})
-    for netns, objects in world.objects(cluster.lab).items():
+    published = listeners.published(cluster.lab, cluster.documents.of("Service"))
+    for netns, objects in world.objects(cluster.lab, published).items():
         found[netns] = [*dict.fromkeys([*objects, *found.get(netns, [])])]
     return found
 
@@ -221,6 +224,8 @@ def thing_words(thing: Object) -> str:
         case Route():
             via = f" via {thing.via}" if thing.via else ""
             return f"route {thing.destination}{via} dev {thing.link}"
+        case RoutingRule():
+            return f"rule for mark {thing.mark:#x}, lookup {thing.table},"
         case Neighbor():
             return f"neighbour {thing.address} lladdr {thing.mac} of {thing.link}"
         case FdbEntry():

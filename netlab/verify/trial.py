@@ -45,7 +45,10 @@ def settled(lab: Lab, documents: Sequence[Document]) -> list[Document]:
     for _ in range(ROUNDS_MAX):
         changes = controllers.declaration_changes(wanted, list(objects.values()))
         changes = changes or controllers.changes(
-            Inventory(objects), capacity=room, service_cidr=lab.serviceCIDR
+            Inventory(objects),
+            capacity=room,
+            service_cidr=lab.serviceCIDR,
+            balancer=lab.balancer,
         )
         for change in changes:
             key = registry_key(change.document)

@@ -20,6 +20,7 @@ ROOMS = {
         "desired",
         "faults",
         "flannel",
+        "balancing",
         "controllers",
         "plan",
         "paths",

@@ -1,0 +1,86 @@
+"""What a loop in one member's namespace reads from etcd, over the underlay as any machine does.
+
+1. A loop that is cut off keeps what it read last, and goes on with that.
+2. etcd is asked when the connection is new, and now and then; else its watch says what changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from netlab.errors import StoreError
+from netlab.kernel import netns
+from netlab.model.inventory import Inventory
+from netlab.model.lab import Lab
+from netlab.store import registry
+from netlab.store.etcd import PORT, Etcd
+from netlab.store.watch import Watch
+
+ETCD_SILENCE = 1.0  # seconds
+
+
+class Reading:
+    """The objects in etcd as a member of the lab last read them; for one thread."""
+
+    def __init__(self, member: str, ready: threading.Event, warn: Callable[[str], None]) -> None:
+        """*ready*: set while etcd is up; *warn* is told what is no object."""
+        self.member = member
+        self.objects = Inventory()
+        self._ready = ready
+        self._warn = warn
+        self._home = (0, "")
+        self._etcd: Etcd | None = None
+        self._watch: Watch | None = None
+
+    def is_at_home(self, lab: Lab) -> bool:
+        """Return whether the thread is in the member's namespace as it is now."""
+        return self._home == self._place(lab)
+
+    def _place(self, lab: Lab) -> tuple[int, str]:
+        return netns.identity(lab.netns(self.member)), lab.master.address
+
+    def enter(self, lab: Lab) -> None:
+        """Move the thread into the member's namespace, without any connection."""
+        self.disconnect()
+        place = self._place(lab)
+        netns.move(lab.netns(self.member))
+        self._home = place
+
+    def learn(self, lab: Lab) -> StoreError | None:
+        """Read what changed; return why etcd is away, if it is."""
+        if not self._ready.is_set():
+            return StoreError("etcd is not up yet")
+        try:
+            if self._etcd is None or self._watch is None:
+                self.disconnect()
+                self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
+                self._watch = self._etcd.watch()
+            # What is no object is told by the loop that sees it first, be it this one.
+            self.objects, _ = registry.objects(self._etcd, watch=self._watch, warn=self._warn)
+        except StoreError as error:
+            self.disconnect()
+            return error
+        return None
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        """Return the descriptor that is readable when something changed, with what drains it."""
+        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+
+    def _drain(self) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.drain()
+        except StoreError:
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        for connection in (self._watch, self._etcd):
+            if connection is not None:
+                connection.close()
+        self._watch = self._etcd = None
+
+    def close(self) -> None:
+        """Disconnect, and forget where the thread is."""
+        self.disconnect()
+        self._home = (0, "")
