@@ -199,6 +199,8 @@ class Kind(StrEnum):
     CONNTRACK_INVALID = "conntrack-invalid"
     CONNTRACK_FULL = "conntrack-full"
     NO_ENDPOINTS = "no-endpoints"
+    NO_NODE = "no-healthy-node"  # behind a load balancer
+    SOURCE_RANGE = "source-range"  # the client is not of those that a load balancer lets in
     NO_PORT = "no-such-port"  # a Service's address, and a port that it does not serve
     ROUTE = "route"
     NEIGHBOUR = "neighbour"

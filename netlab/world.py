@@ -64,6 +64,11 @@ def mark_of(address: str) -> int:
     return int(IPv4Address(address))
 
 
+def address_of(mark: int) -> str:
+    """Return the address of the node that the balancer's *mark* means."""
+    return str(IPv4Address(mark))
+
+
 def device_name(wanted: str, *, prefix: str = "p") -> str:
     """Return *wanted* if an interface may be called so, else a short stable stand-in."""
     if len(wanted.encode()) <= IFNAME_MAX:

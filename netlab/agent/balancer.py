@@ -45,7 +45,8 @@ class Balancer(Loop):
         self._listeners: dict[Listener, list[Backend]] = {}  # with the nodes that may serve them
         self._healthy: dict[Listener, tuple[str, ...]] | None = None  # as the rules have it
         self._followed = (0, 0)  # the fingerprint of what the listeners are of
-        self._seen = 0  # the generation as of which they do
+        self._listed = ""  # the rules as they were listed when they were written
+        self._seen = 0  # the generation as of which they are the same still
         self._looked = 0.0  # when last at everything, monotonic seconds
         self._only_probes = False
         self._known = False  # as was reported
@@ -110,14 +111,23 @@ class Balancer(Loop):
     def _agree(self) -> None:
         """Make the rules, and what the kernel remembers of flows, follow the nodes' health."""
         wanted, before = self._well(), self._healthy
-        if wanted == before and here().unchanged(self._seen):
+        if wanted == before and self._untouched():
             return
         self._healthy = None  # should this fail, who knows what is there
         self._write(wanted)
-        self._seen = generation()
+        self._seen, self._listed = generation(), _listing()
         forgotten = _forget(wanted)
         self._healthy = wanted
         self._tell(before, wanted, forgotten)
+
+    def _untouched(self) -> bool:
+        """Return whether the rules are as they were written, whoever else wrote some meanwhile."""
+        if here().unchanged(self._seen):
+            return True
+        seen = generation()
+        same = _listing() == self._listed
+        self._seen = seen if same else self._seen
+        return same
 
     def _write(self, wanted: rules.Healthy) -> None:
         text = rules.transaction(wanted, nft_names.chains((Family.IPV4, rules.TABLE)))
@@ -203,6 +213,11 @@ class Balancer(Loop):
             if held is not None:
                 held.close()
         self._probing = self._watch = None
+
+
+def _listing() -> str:
+    """Return the table as nft lists it, without counters and the flows remembered."""
+    return run(("nft", "-s", "-t", "list", "table", "ip", rules.TABLE), check=False).stdout
 
 
 def _forget(healthy: Mapping[Listener, Collection[str]]) -> int:

@@ -138,5 +138,15 @@ def new_flow(nodes: Sequence[str]) -> str:
     return f"new flow, to one of {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
 
 
+def service_of(chain: str) -> str:
+    """Return the Service that a chain serves: `default/web` of `vip-default/web/tcp/80`."""
+    return chain.partition("-")[2].rsplit("/", 2)[0]
+
+
+def said(rule: str) -> str:
+    """Return what a rule says of itself, without its Service; "" if it says nothing."""
+    return rule.partition('comment "')[2].partition('"')[0].rpartition(": ")[0]
+
+
 def _comment(listener: Listener, what: str) -> str:
     return f'comment "{what}: {listener.service}"'[: COMMENT_MAX + 9].removesuffix('"') + '"'

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from netlab import world
+from netlab.balancing import rules as balancing
 from netlab.packets import RuleHit
 from netlab.proxy import Endpoint, ServicePort, names
 from netlab.telling.naming import Names
@@ -86,6 +88,8 @@ class Meanings:
     def of(self, hit: RuleHit) -> str:
         """Return what the rule of *hit* is for, "" when that is not known."""
         how, _, target = hit.verdict.partition(" ")
+        if hit.table == balancing.TABLE:
+            return self._balanced(hit, target)
         if how in ("jump", "goto") and target:
             again = any(word in hit.rule for word in _AFFINITY)
             if again and target in self._endpoints:
@@ -97,6 +101,16 @@ class Meanings:
                 return f"endpoint {self._endpoints[target]}"
             return self._services.get(target, "") or _SHARED.get(target, "")
         return self._done(hit)
+
+    def _balanced(self, hit: RuleHit, target: str) -> str:
+        """Return what a rule of the balancer is for: it says so itself, and its mark says where."""
+        if target:
+            return f"Service {balancing.service_of(target)}"
+        said = balancing.said(hit.rule)
+        if said and hit.mark:
+            node = world.address_of(hit.mark)
+            return f"{said}: {self._who.who(node) or node}"
+        return said
 
     def _done(self, hit: RuleHit) -> str:
         words = hit.rule.split()

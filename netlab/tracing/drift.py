@@ -16,6 +16,7 @@ from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.kernel.real import RealKernel
 from netlab.objects import (
+    MAIN_TABLE,
     Address,
     Bridge,
     FdbEntry,
@@ -70,6 +71,8 @@ def _goes_there_anyway(op: Op) -> bool:
     wanted = op.object
     if op.verb is not Verb.ADD or not isinstance(wanted, Route) or not exists(wanted.netns):
         return False
+    if wanted.table != MAIN_TABLE:
+        return False
     address = _network(wanted.destination).partition("/")[0]
     with entered(wanted.netns):
         found = lookup.route(FAR if wanted.destination == "default" else address)
@@ -100,6 +103,8 @@ def _matters(cluster: Cluster, op: Op, way: Way, wanted: Collection[Object]) -> 
             return True
         case Veth(peer_netns=peer):
             return peer in way.netns or op.object.netns not in {n.netns for n in way.nodes}
+        case RoutingRule(table=table) | Route(table=table) if table != MAIN_TABLE:
+            return op.verb is not Verb.DELETE  # the balancer's way to a node: any may be chosen
         case Route(destination=prefix):
             return op.verb is not Verb.DELETE and prefix in _needed(wanted, way.addresses)
         case Neighbor(address=address):
@@ -122,7 +127,8 @@ def inside(cluster: Cluster, address: str) -> bool:
 
 def _needed(wanted: Iterable[Object], addresses: Iterable[str]) -> set[str]:
     """Return the destinations of the routes that packets to *addresses* should take."""
-    routes = [IPv4Network(_network(one.destination)) for one in wanted if isinstance(one, Route)]
+    main = [one for one in wanted if isinstance(one, Route) and one.table == MAIN_TABLE]
+    routes = [IPv4Network(_network(one.destination)) for one in main]
     best = (
         max((net for net in routes if IPv4Address(one) in net), key=lambda net: net.prefixlen)
         for one in addresses

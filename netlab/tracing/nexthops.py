@@ -28,6 +28,7 @@ class _Turn(NamedTuple):
     before: Seen | None
     after: Seen
     at: int  # the number of the step it is to be told before
+    mark: int = 0  # which the packet has when its way is chosen
 
 
 def told(tracks: Sequence[Track]) -> tuple[Track, ...]:
@@ -59,12 +60,11 @@ def _turns(steps: Sequence[Step]) -> Iterator[_Turn]:
         made_here = before is None or (not same and step.direction is Direction.OUT)
         went_on = same and before is not None and before.direction is Direction.IN
         if step.direction is Direction.OUT and (made_here or went_on):
-            behind = (
-                at
-                for at in range(since, number)
-                if isinstance(one := steps[at], Rule) and one.hit.hook in _BEHIND
-            )
-            yield _Turn(before if went_on else None, step, next(behind, number))
+            rules = [(at, one) for at in range(since, number) if isinstance(one := steps[at], Rule)]
+            behind = (at for at, one in rules if one.hit.hook in _BEHIND)
+            marks = (one.hit.mark for _, one in reversed(rules) if one.hit.hook not in _BEHIND)
+            at, mark = next(behind, number), next(marks, 0)
+            yield _Turn(before if went_on else None, step, at, mark)
         before, since = step, number + 1
 
 
@@ -95,12 +95,15 @@ def _next_hop(turn: _Turn, links: dict[str, Link]) -> NextHop | None:
     wrapped = after.outer
     to = wrapped.destination if wrapped else after.flow.destination
     source = turn.before.flow.source if turn.before and not wrapped else ""
-    way = lookup.route(to, source=source if arriving else "", arriving=arriving)
+    source = source if arriving else ""
+    mark = 0 if wrapped else turn.mark
+    way = lookup.route(to, source=source, arriving=arriving, mark=mark)
     device = next((name for name, one in links.items() if one.ifindex == way.device), "")
     if way.refused or way.kind != "unicast" or not device:
         return None
     via = f" via {way.gateway}" if way.gateway else ""
-    parts = [f"route {way.prefix}{via} dev {device}"]
+    marked = mark and way != lookup.route(to, source=source, arriving=arriving)
+    parts = [f"route {way.prefix}{via} dev {device}" + (f", by mark {mark:#x}" if marked else "")]
     hop = way.gateway or to
     known = {one.address: one for one in lookup.neighbours(way.device)}
     mac = known[hop].mac if hop in known else ""

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from netlab.agent.rules import State, programmed
+from netlab.balancing import rules as balancing
 from netlab.cluster import Cluster
 from netlab.journeys import (
     Cause,
@@ -43,6 +44,8 @@ def cause_of(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
     asked_of = called.rule if called is not None else ""
     if hit.chain.startswith(("no-endpoint", "service-endpoints")) or "no-endpoint" in asked_of:
         return _no_endpoints(stop, hit, what, proof, journey)
+    if (cause := _balanced(stop, hit, what, proof, journey)) is not None:
+        return cause
     if "INVALID" in rule or "ct state invalid" in rule:
         return Cause(
             Kind.CONNTRACK_INVALID,
@@ -61,6 +64,32 @@ def cause_of(stop: Stop, hit: RuleHit, journey: Journey) -> Cause:
     return Cause(
         Kind.RULE, stop.place, f"a rule {verb} it: {what}", proof, rule_repair(stop.place, hit)
     )
+
+
+def _balanced(
+    stop: Stop, hit: RuleHit, what: str, proof: tuple[str, ...], journey: Journey
+) -> Cause | None:
+    """Return the cause when a load balancer's rule dropped the packet: its own, or a node's."""
+    service = (journey.service or "").partition(":")[0]
+    titled = f"Service {service}" if service else "the Service"
+    if "traffic not accepted by" in hit.rule or hit.chain.startswith("firewall-"):
+        ranged = True
+    elif hit.table == balancing.TABLE:
+        ranged = balancing.NOT_IN_RANGES in hit.rule
+    else:
+        return None
+    if ranged:
+        text = f"{titled} lets no {journey.flow.source} in, by loadBalancerSourceRanges: {what}"
+        described = f"netlab describe service {service}" if service else "netlab get services -A"
+        return Cause(Kind.SOURCE_RANGE, stop.place, text, proof, (described,))
+    if balancing.NO_NODE in hit.rule:
+        text = f"no node is well for {titled}, so the balancer has nowhere to send it: {what}"
+        return Cause(Kind.NO_NODE, stop.place, text, proof, ("netlab status",))
+    if balancing.NO_SERVICE in hit.rule:
+        flow = journey.flow
+        text = f"the balancer serves no {flow.destination}:{flow.destination_port}: {what}"
+        return Cause(Kind.NO_PORT, stop.place, text, proof, ("netlab get services -A",))
+    return None
 
 
 def _called(stop: Stop, hit: RuleHit) -> RuleHit | None:

@@ -171,6 +171,9 @@ def _way(cluster: Cluster, asked: Asking, journey: Journey) -> drift.Way:
     netns += [one.netns for one in nodes]
     if len(nodes) > 1 or not (asked.source.pod and goal.pod):
         netns += [cluster.lab.netns("underlay"), cluster.lab.netns("gateway")]
+    balancer = cluster.lab.balancer
+    if balancer is not None and balancer.holds(journey.flow.destination):
+        netns += [cluster.lab.netns("balancer")]
     netns += [goal.netns, *(pod.netns for pod in pods)]
     return drift.Way(
         tuple(dict.fromkeys(one for one in netns if one)), frozenset(addresses), tuple(nodes)

@@ -62,6 +62,8 @@ def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
     found += [node.netns for node in cluster.nodes if node.name in near]
     found += [node.netns for node in cluster.nodes[:NODES]]
     found += [lab.netns(world.UNDERLAY), lab.netns(world.GATEWAY)]
+    if lab.balancer is not None and lab.balancer.holds(asked.flow.destination):
+        found += [lab.netns(world.BALANCER)]
     if not goal.netns and start.member not in OUTSIDE:
         found += [lab.netns(world.INTERNET)]
     return [name for name in dict.fromkeys(found) if name and exists(name)]
