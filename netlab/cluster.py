@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 import msgspec
 
 from netlab import images, world
+from netlab.dns import files
 from netlab.model.inventory import Inventory, inventory
 from netlab.model.kubernetes import Container, Document, Pod, view
 from netlab.model.lab import Lab, LabNode
@@ -121,7 +122,7 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         phase=pod.status.phase,
         containers=tuple(map(images.runnable, pod.spec.containers)),
         labels=meta.labels,
-        hostname=pod.spec.hostname or meta.name,
+        hostname=pod.spec.nodeName if pod.spec.hostNetwork else files.hostname(spec, meta.name),
         host_network=pod.spec.hostNetwork,
         restart_policy=pod.spec.restartPolicy,
         owner=f"{owner.kind}/{owner.name}" if owner else "",

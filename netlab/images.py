@@ -17,7 +17,7 @@ import netlab
 from netlab.model.kubernetes import Container
 
 ETCD_PORT = 2379  # etcd's client port, registered with IANA
-MODULES = {"netlab/dns": "netlab.dns", "netlab/ingress": "netlab.ingress"}
+MODULES = {"netlab/dns": "netlab.nameserver", "netlab/ingress": "netlab.ingress"}
 _ROOT = str(Path(netlab.__file__).parent.parent)  # where `netlab` is imported from
 
 

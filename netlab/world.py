@@ -119,7 +119,7 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
             str(gateway_side(lab.outside.internet).ip),
             str(gateway_side(lab.outside.client).ip),
         ],
-        INTERNET: [str(IPv4Interface(lab.outside.internet).ip)],
+        INTERNET: list(dict.fromkeys((str(IPv4Interface(lab.outside.internet).ip), lab.resolver))),
         CLIENT: [str(IPv4Interface(lab.outside.client).ip)],
         MASTER: [lab.master.address],
         UNDERLAY: [segment.router for segment in lab.underlay.segments if segment.router],
@@ -309,6 +309,13 @@ def outside_objects(lab: Lab, member: str, interface: str) -> list[Object]:
     ]
 
 
+def resolver_objects(lab: Lab) -> list[Object]:
+    """Return the address of the resolver on the internet, where it is not the server's own."""
+    if lab.resolver == str(IPv4Interface(lab.outside.internet).ip):
+        return []
+    return [Address(lab.netns(INTERNET), UPLINK, f"{lab.resolver}/32")]
+
+
 def master_objects(lab: Lab) -> list[Object]:
     """Return the control plane's machine: a plain host of the underlay."""
     netns = lab.netns(MASTER)
@@ -352,7 +359,7 @@ def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Obj
     """
     groups: list[Iterable[Object]] = [
         node_shells(lab),
-        outside_objects(lab, INTERNET, lab.outside.internet),
+        [*outside_objects(lab, INTERNET, lab.outside.internet), *resolver_objects(lab)],
         outside_objects(lab, CLIENT, lab.outside.client),
         master_objects(lab),
         balancer_objects(lab),

@@ -144,7 +144,10 @@ class ControlPlane(Loop):
     def _declared(
         self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory, revision: int
     ) -> tuple[Inventory, int]:
-        wanted = [*controllers.declared(lab), *declaration.documents]
+        wanted = [
+            *controllers.declared(lab, declaration.documents),
+            *declaration.documents,
+        ]
         for _ in range(MAX_ROUNDS):
             first = controllers.declaration_changes(wanted, stored)
             if declaration.nodes_only:

@@ -16,9 +16,12 @@ from typing import Any
 from netlab import cni, images
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers.change import now
+from netlab.dns import views
 from netlab.errors import NetlabError
 from netlab.kernel import netns
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Container, Document
+from netlab.model.lab import Lab
 from netlab.pods.containers import Containers, Wanted
 from netlab.pods.control import Port, Result, Served, Servers
 
@@ -89,11 +92,16 @@ class Kubelet:
 
     # -- containers
 
-    def run(self, seen: Cluster, node: NodeState, write: Write | None) -> None:
-        """Serve or run every container of the node's pods, then write what became of them."""
+    def run(
+        self, seen: Cluster, node: NodeState, write: Write | None, *, objects: Inventory
+    ) -> None:
+        """Serve or run every container of the node's pods, then write what became of them.
+
+        *objects*: all that are stored, for the pods to be told of.
+        """
         pods = seen.pods_on(node.name)
         self._serve(pods)
-        states = self._execute(pods, master=seen.lab.master.address)
+        states = self._execute(pods, seen.lab, objects)
         if write is None:
             return
         changed = []
@@ -134,7 +142,7 @@ class Kubelet:
         return next((s for s in statuses if s["name"] == container.name), {})
 
     def _execute(
-        self, pods: Sequence[PodState], *, master: str
+        self, pods: Sequence[PodState], lab: Lab, objects: Inventory
     ) -> dict[tuple[str, str, str], dict[str, Any]]:
         """Run the containers that bring a command, or whose image does; return their states."""
         wanted = [
@@ -143,13 +151,13 @@ class Kubelet:
                 pod=pod.name,
                 container=container.name,
                 netns=pod.netns,
-                hostname=pod.hostname,
-                address=pod.ip,
+                hostname=view.hostname,
+                files=view.files,
                 argv=[*container.command, *container.args],
                 env={
                     **images.environment(
                         container,
-                        master=master,
+                        master=lab.master.address,
                         namespace=pod.namespace,
                         pod=pod.name,
                         address=pod.ip,
@@ -162,6 +170,8 @@ class Kubelet:
                 past=self._past(pod, container),
             )
             for pod in pods
+            if any(container.command for container in pod.containers)
+            for view in (views.of_pod(lab, self._documents[pod.uid], objects),)
             for container in pod.containers
             if container.command
         ]

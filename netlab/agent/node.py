@@ -99,7 +99,7 @@ class Node(Loop):
         with self.state.turn:
             self._converge(seen, state, config)
         self.state.follow(self.node, lab)
-        self.kubelet.run(seen, state, write)
+        self.kubelet.run(seen, state, write, objects=snapshot.cluster.documents)
         self._report(snapshot.version, away)
         if away is not None:
             raise away

@@ -28,7 +28,7 @@ from netlab.store.etcd import PORT, Etcd
 
 ETCD = "etcd"  # the role of etcd's process
 ETCD_DEADLINE = 20.0  # seconds for etcd to become healthy
-INTERNET_PORTS = (Port(80), Port(80, "UDP"))
+INTERNET_PORTS = (Port(80), Port(80, "UDP"), Port(53), Port(53, "UDP"))
 
 
 class World(Loop):
@@ -212,6 +212,7 @@ class World(Loop):
                     pod=world.INTERNET,
                     container=world.INTERNET,
                     ports=INTERNET_PORTS,
+                    names=lab.outside_names,
                 )
             ]
         )

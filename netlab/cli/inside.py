@@ -78,8 +78,7 @@ def exec_(
     from netlab.pods import execution
 
     if target in MEMBERS or target.startswith("node/"):
-        netns, hostname = machine(cluster, target)
-        return execution.run_in(execution.Target(netns, hostname), words)
+        return execution.run_in(machine_target(live.run, cluster, target), words)
     pod = pod_named(cluster, target, namespace, container=container)
     chosen = [each for each in pod.containers if each.name == container] or pod.containers[:1]
     return execution.run_in(
@@ -129,21 +128,33 @@ def logs(
 
 
 def pod_target(run: Path, cluster: Cluster, pod: PodState) -> Target:
-    """Return where to execute in *pod*: its sandbox, made if need be; a host-network pod's node."""
+    """Return where to execute in *pod*: its sandbox, made if need be."""
+    from netlab.dns import views
     from netlab.pods import execution, sandbox
 
-    if pod.host_network:
-        return execution.Target(cluster.node(pod.node).netns, pod.node)
-    hostname = pod.hostname or pod.name
+    document = cluster.documents.named("Pod", pod.namespace, pod.name)
+    assert document is not None
+    view = views.of_pod(cluster.lab, document, cluster.documents)
     first = sandbox.ensure(
         run,
         netns=pod.netns,
         namespace=pod.namespace,
         pod=pod.name,
-        hostname=hostname,
-        hosts=sandbox.hosts_file(pod.ip, hostname),
+        hostname=view.hostname,
+        files=view.files,
     )
-    return execution.Target(pod.netns, hostname, first)
+    return execution.Target(pod.netns, view.hostname, first)
+
+
+def machine_target(run: Path, cluster: Cluster, target: str) -> Target:
+    """Return where to execute in a node or a member of the world. Raises NotFoundError."""
+    from netlab.dns import views
+    from netlab.pods import etc, execution
+
+    netns, name = machine(cluster, target)
+    view = views.of_machine(cluster.lab, name)
+    files = etc.write(run / "machines" / name, view.files)
+    return execution.Target(netns, view.hostname, files=str(files))
 
 
 def machine(cluster: Cluster, target: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """From objects to objects: what the controllers of a cluster's master want changed.
 
     change       one step, and what every new object gets
-    declaration  the files against what is stored; `inheritance`: what a changed Service keeps
+    declaration  the files against what is stored; `inheritance`: what a changed Service keeps;
+                 `clusterdns`: the DNS that a lab brings
     deployment   Deployment to ReplicaSet
     replicaset   ReplicaSet to pods
     scheduler    pods to nodes

@@ -9,9 +9,10 @@ controllers made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from netlab.controllers import clusterdns
 from netlab.controllers.change import Change, Verb, born
 from netlab.controllers.inheritance import kept
 from netlab.model.kubernetes import Document, registry_key
@@ -23,9 +24,9 @@ NAMESPACES = ("default", "kube-system")  # of every cluster
 FIRST = {"Namespace": 0, "Node": 1}
 
 
-def declared(lab: Lab) -> list[Document]:
-    """Return the objects that *lab* itself declares: its nodes, and the namespaces that always
-    exist."""
+def declared(lab: Lab, documents: Sequence[Document] = ()) -> list[Document]:
+    """Return the objects that *lab* itself declares: its nodes, the namespaces that always exist,
+    and its DNS unless *documents*, its files', bring one."""
     spaces: list[Document] = [
         {
             "apiVersion": "v1",
@@ -35,7 +36,8 @@ def declared(lab: Lab) -> list[Document]:
         }
         for name in NAMESPACES
     ]
-    return [*spaces, *(_node(node) for node in lab.nodes)]
+    nodes = [_node(node) for node in lab.nodes]
+    return [*spaces, *nodes, *clusterdns.objects(lab, documents)]
 
 
 def _node(node: LabNode) -> Document:

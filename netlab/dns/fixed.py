@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 
 from netlab.dns import wire
 from netlab.dns.answers import Outcome
@@ -18,12 +17,13 @@ class FixedNames:
     def __init__(self, names: Mapping[str, str]) -> None:
         """*names*: IPv4 addresses by name. Raises Malformed for what is no name."""
         self._addresses: dict[Name, bytes] = {
-            name_of(name): IPv4Address(address).packed for name, address in names.items()
+            name_of(name): bytes(map(int, address.split("."))) for name, address in names.items()
         }
         self._parents = {name[at:] for name in self._addresses for at in range(len(name) + 1)}
         self._reverse: dict[Name, Name] = {}
-        for name, address in self._addresses.items():
-            self._reverse.setdefault(wire.reverse_name(str(IPv4Address(address))), name)
+        for name, packed in self._addresses.items():
+            digits = ".".join(map(str, reversed(packed)))
+            self._reverse.setdefault(name_of(f"{digits}.in-addr.arpa"), name)
 
     def outcome(self, query: Query) -> Outcome:
         """Return what is said to *query*."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from ipaddress import ip_address
 from typing import NamedTuple
 
 Name = tuple[bytes, ...]
@@ -83,6 +82,8 @@ def text_of(name: Name) -> str:
 
 def reverse_name(address: str) -> Name:
     """Return the name that PTR records of *address* have: RFC 1035 3.5, RFC 3596 2.5."""
+    from ipaddress import ip_address  # not needed, and not loaded, to answer
+
     return name_of(ip_address(address).reverse_pointer)
 
 
@@ -293,6 +294,8 @@ def _text(record: Record) -> str:
     data = record.data
     if isinstance(data, bytes):
         if record.type in (A, AAAA) and len(data) in ADDRESSES:
+            from ipaddress import ip_address
+
             return str(ip_address(data))
         if record.type == TXT:
             return f'"{data[1:].decode("latin-1")}"'

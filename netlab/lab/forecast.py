@@ -68,7 +68,10 @@ def _forecast(
 ) -> tuple[list[Change], Cluster, list[Lease]]:
     """Return what changes in etcd, and the cluster and the leases there are then."""
     lab = declaration.require_lab()
-    wanted = [*controllers.declared(lab), *declaration.documents]
+    wanted = [
+        *controllers.declared(lab, declaration.documents),
+        *declaration.documents,
+    ]
     changes = controllers.declaration_changes(wanted, stored)
     documents = _settled(_after(stored, changes), lab)
     held = _stand_in_leases(lab, config, held)

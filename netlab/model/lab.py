@@ -6,7 +6,13 @@ Field names are those of the file. Addresses and prefixes stay text; the loader 
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    collapse_addresses,
+    summarize_address_range,
+)
 
 import msgspec
 
@@ -102,10 +108,15 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outside(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The world beyond the gateway: a server on the internet and a client, each on its own link."""
+    """The world beyond the gateway: a server on the internet and a client, each on its own link.
+
+    `resolver`: the address on the internet that knows `names`, IPv4 addresses by name.
+    """
 
     internet: str = "203.0.113.10/24"
     client: str = "198.51.100.10/24"
+    resolver: str = ""
+    names: dict[str, str] = {}
 
 
 class Gateway(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -153,6 +164,18 @@ def address_range(entry: str) -> range:
     return range(int(network[0]), int(network[-1]) + 1)
 
 
+class Dns(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The cluster's own DNS. `address`: of its Service; `upstream`: whom it asks for other names;
+    `pods`: which pods' addresses have names, as CoreDNS has it."""
+
+    replicas: int = 2
+    address: str = ""
+    domain: str = "cluster.local"
+    ttl: int = 5  # seconds
+    upstream: list[str] = []
+    pods: str = "insecure"
+
+
 class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     """A whole lab, as declared."""
 
@@ -167,6 +190,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     proxyMode: str = "iptables"
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
     balancer: Balancer | None = None
+    dns: Dns = Dns()
     apiVersion: str = API_VERSION
     kind: str = "Lab"
 
@@ -183,6 +207,26 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     def faulted(self, sort: Sort, target: str = "") -> Fault | None:
         """Return the fault of this kind at *target*, None when there is none."""
         return next((one for one in self.faults if one.key == (sort, target)), None)
+
+    @property
+    def dns_address(self) -> str:
+        """The address of the cluster's DNS: by custom the tenth of `serviceCIDR`."""
+        return self.dns.address or str(IPv4Network(self.serviceCIDR)[10])
+
+    @property
+    def resolver(self) -> str:
+        """The address of the resolver on the internet: the 53rd of its network if that is free,
+        else the server's own."""
+        server = IPv4Interface(self.outside.internet)
+        net = server.network
+        free = net.num_addresses > 54 and net[53] != server.ip
+        return self.outside.resolver or str(net[53] if free else server.ip)
+
+    @property
+    def outside_names(self) -> dict[str, str]:
+        """The names the resolver on the internet knows."""
+        server = str(IPv4Interface(self.outside.internet).ip)
+        return self.outside.names or dict.fromkeys(("example.com", "www.example.com"), server)
 
     def segment_of(self, address: str) -> Segment:
         """Return the underlay segment that *address* lies in. Raises LookupError."""

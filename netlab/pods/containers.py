@@ -45,8 +45,9 @@ Key = tuple[str, str, str]  # namespace, pod, container
 class Wanted:
     """A container that runs a program.
 
-    *address*: the pod's; *restart*: its restartPolicy; *past*: the container's status as an agent
-    before this one left it (`state`, `restartCount`), so that what has completed stays so.
+    *files*: what the pod's /etc shows; *restart*: its restartPolicy; *past*: the container's
+    status as an agent before this one left it (`state`, `restartCount`), so that what has completed
+    stays so.
     """
 
     namespace: str
@@ -54,12 +55,12 @@ class Wanted:
     container: str
     netns: str
     hostname: str
-    address: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = ""
     restart: str = "Always"
     past: Mapping[str, Any] | None = field(default=None, compare=False)
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> Key:
@@ -270,7 +271,7 @@ class Containers:
             namespace=wanted.namespace,
             pod=wanted.pod,
             hostname=wanted.hostname,
-            hosts=sandbox.hosts_file(wanted.address, wanted.hostname),
+            files=wanted.files,
         )
         self._sandboxes[wanted.key[:2]] = (pid, processes.start_time(pid) or 0)
         return pid

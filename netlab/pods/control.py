@@ -39,7 +39,10 @@ class Port(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A container whose ports are to be served, in the network namespace *netns*."""
+    """A container whose ports are to be served, in the network namespace *netns*.
+
+    *names*: addresses by name, which its ports 53 then tell as a DNS server does.
+    """
 
     netns: str
     node: str
@@ -48,6 +51,7 @@ class Served(msgspec.Struct, frozen=True):
     container: str
     ports: tuple[Port, ...]
     hostname: str = ""  # the pod's name unless given
+    names: dict[str, str] = {}
 
     @property
     def key(self) -> str:

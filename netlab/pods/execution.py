@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar, cast
 
 from netlab.errors import NetlabError, NotFoundError
+from netlab.pods import etc
 from netlab.pods.apart import apart
 from netlab.pods.namespaces import (
     CLONE_NEWIPC,
@@ -52,11 +53,12 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Target:
     """A place to execute in. *sandbox*: the first process of the pod's; None: not a pod, where
-    only the network namespace and the host name are its own."""
+    only the network namespace, the host name and the *files* shown in /etc are its own."""
 
     netns: str
     hostname: str
     sandbox: int | None = None
+    files: str = ""  # the directory they are in
 
 
 def run_in(
@@ -144,6 +146,10 @@ def _enter(target: Target, place: int) -> None:
         if target.hostname:
             unshare(CLONE_NEWUTS)
             sethostname(target.hostname)
+        if target.files:
+            unshare(CLONE_NEWNS)
+            etc.private()
+            etc.show(target.files)
     except OSError as error:
         _complain(f"cannot enter {target.netns or target.sandbox}: {error.strerror}")
         os._exit(CANNOT_EXECUTE)

@@ -49,15 +49,17 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags), "unshare")
 
 
-def mount(source: str, target: str, kind: str | None = None, *, flags: int = 0) -> None:
-    """mount(2), without data. Raises OSError naming *target*."""
+def mount(
+    source: str, target: str, kind: str | None = None, *, flags: int = 0, data: str = ""
+) -> None:
+    """mount(2); *data*: options of the file system. Raises OSError naming *target*."""
     _checked(
         _libc.mount(
             source.encode(),
             target.encode(),
             kind.encode() if kind else None,
             ctypes.c_ulong(flags),
-            None,
+            data.encode() or None,
         ),
         target,
     )

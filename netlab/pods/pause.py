@@ -13,12 +13,12 @@ import os
 import signal
 import sys
 
+from netlab.pods import etc
 from netlab.pods.namespaces import (
     CLONE_NEWIPC,
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUTS,
-    MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
@@ -103,9 +103,7 @@ def _see(directory: str) -> None:
     _mounted("proc", "/proc", "proc", flags=quiet)
     _mounted("sysfs", "/sys", "sysfs", flags=quiet | MS_RDONLY)
     _mounted("shm", "/dev/shm", "tmpfs", flags=MS_NOSUID | MS_NODEV)
-    for name in ("hosts", "hostname"):
-        if os.path.exists(f"/etc/{name}"):
-            mount(f"{directory}/{name}", f"/etc/{name}", flags=MS_BIND)
+    etc.show(f"{directory}/{etc.DIRECTORY}")
 
 
 def _mounted(source: str, target: str, kind: str, *, flags: int) -> None:

@@ -12,30 +12,18 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import netlab
 from netlab import processes
 from netlab.errors import NetlabError
+from netlab.pods import etc
 from netlab.pods.namespaces import netns_path
 
 SETUP_SECONDS = 20.0
 _ROOT = str(Path(netlab.__file__).parent.parent)  # where `netlab` is imported from
-
-
-def hosts_file(address: str, hostname: str) -> str:
-    """Return a pod's /etc/hosts. Source: kubelet's managedHostsFileContent, v1.30."""
-    return (
-        "# Kubernetes-managed hosts file.\n"
-        "127.0.0.1\tlocalhost\n"
-        "::1\tlocalhost ip6-localhost ip6-loopback\n"
-        "fe00::0\tip6-localnet\n"
-        "fe00::0\tip6-mcastprefix\n"
-        "fe00::1\tip6-allnodes\n"
-        "fe00::2\tip6-allrouters\n" + (f"{address}\t{hostname}\n" if address else "")
-    )
 
 
 def role(namespace: str, pod: str) -> str:
@@ -48,17 +36,22 @@ def find(rundir: Path | str, namespace: str, pod: str) -> int | None:
 
 
 def ensure(
-    rundir: Path | str, *, netns: str, namespace: str, pod: str, hostname: str, hosts: str
+    rundir: Path | str,
+    *,
+    netns: str,
+    namespace: str,
+    pod: str,
+    hostname: str,
+    files: Mapping[str, str],
 ) -> int:
     """Return the first process of the pod's sandbox, made now if there is none.
 
-    *hosts*: the content of its /etc/hosts. A sandbox around a namespace that has since been made
+    *files*: what its /etc shows, by name. A sandbox around a namespace that has since been made
     again under the same name is replaced, with all that runs in it. Raises NetlabError.
     """
     directory = _directory(rundir, namespace, pod)
     with _locked(directory) as lock:
-        _write(directory / "hosts", hosts)
-        _write(directory / "hostname", f"{hostname}\n")
+        etc.write(directory, files)
         _point(directory / "netns", netns_path(netns))
         pid = find(rundir, namespace, pod)
         if pid is not None:
@@ -146,12 +139,6 @@ def _locked(directory: Path) -> Iterator[int]:
                 return
         finally:
             os.close(lock)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write in place, never by renaming: a bind mount shows the file it was made from."""
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
 
 
 def _point(link: Path, target: str) -> None:

@@ -10,8 +10,9 @@
    that comes back under the same name is bound in again; the server ends with its run directory.
 
 Messages: `{"all": [entry…]}` (with `"node": NAME`: all of that node), `{"set": [entry…],
-"remove": [key…]}`; entry: `{key, netns, node, namespace, pod, container, hostname, ports: [{port,
-protocol}…]}`. The answer is one line: `{"results": {key: {"bound": ["80/tcp"…], "errors": […]}}}`.
+"remove": [key…]}`; entry: `{key, netns, node, namespace, pod, container, hostname, names, ports:
+[{port, protocol}…]}`. The answer is one line: `{"results": {key: {"bound": ["80/tcp"…],
+"errors": […]}}}`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from netlab.pods import namespaces
 from netlab.pods.conversation import SILENCE, Channel, Conversation
 from netlab.pods.listening import Datagrams, Listener, Port, Socket, opened, refusal
 
+DNS = 53  # the port on which an entry's names are told
 TICK = 1.0  # seconds between looks at what may have vanished
 SETTLE = 3  # ticks that namespaces are looked at after one was made or deleted
 
@@ -97,7 +99,9 @@ class Served:
     Raises KeyError, TypeError or ValueError for an entry that is none.
     """
 
-    __slots__ = ("errors", "facts", "inode", "key", "netns", "node", "ports", "sockets")
+    __slots__ = (
+        *("errors", "facts", "inode", "key", "names", "netns", "node", "ports", "sockets"),
+    )
 
     def __init__(self, entry: Entry) -> None:
         self.key = str(entry["key"])
@@ -107,6 +111,7 @@ class Served:
         names = ("pod", "namespace", "container", "node")
         self.facts = {name: str(entry[name]) for name in names}
         self.facts["hostname"] = str(entry.get("hostname") or entry["pod"])
+        self.names: dict[str, str] = dict(entry.get("names") or {})
         self.sockets: dict[Port, list[Socket]] = {}
         self.errors: dict[Port, str] = {}
         self.inode = 0  # of the network namespace the sockets are in
@@ -201,7 +206,7 @@ class Server:
         """Put *new* in its predecessor's place, with the sockets that both want."""
         old = self._served.get(new.key)
         if old is not None:
-            if old.facts != new.facts or old.netns != new.netns:
+            if (old.facts, old.netns, old.names) != (new.facts, new.netns, new.names):
                 old.close()
             else:
                 old.close(set(old.sockets) - set(new.ports))
@@ -238,8 +243,19 @@ class Server:
                 namespaces.setns(self._home, namespaces.CLONE_NEWNET)
 
     def _sockets(self, served: Served, port: Port) -> list[Socket]:
+        if served.names and port[0] == DNS:
+            return self._name_servers(served, port)
         kind = Datagrams if port[1] == "udp" else Listener
         return [kind(self.loop, sock, served.facts, port[1]) for sock in opened(port)]
+
+    def _name_servers(self, served: Served, port: Port) -> list[Socket]:
+        from netlab.dns.answers import Answers
+        from netlab.dns.fixed import FixedNames
+        from netlab.nameserver import serving
+
+        service = serving.Service(Answers(FixedNames(served.names)), serving.Nobody())
+        server = serving.Datagrams if port[1] == "udp" else serving.Listener
+        return [server(self.loop, sock, service) for sock in opened(port)]
 
 
 class Control(Channel):

@@ -22,6 +22,7 @@ from typing import TextIO
 
 import msgspec
 
+from netlab.controllers import clusterdns
 from netlab.errors import InputError
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import SERVICE_CIDR, Lab
@@ -115,9 +116,18 @@ def _check_one_lab(labs: Sequence[Piece], mistakes: Mistakes) -> None:
 
 def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> None:
     """Check the objects against each other and the Lab, as far as the Lab is sound."""
+    own = _own(lab, [piece.document for piece in others])
     cross.check_namespaces(others, (), mistakes)
-    cross.check_placement(others, (), cross.nodes_declared(lab.document), mistakes)
-    _check_services(others, (), lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
+    cross.check_placement(others, own, cross.nodes_declared(lab.document), mistakes)
+    _check_services(others, own, lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
+
+
+def _own(lab: Piece, documents: Sequence[Document]) -> list[Document]:
+    """Return the objects that the Lab itself brings, as far as it is sound."""
+    try:
+        return clusterdns.objects(labdoc.lab_from(lab.document), documents)
+    except (msgspec.ValidationError, ValueError, IndexError):
+        return []
 
 
 def _check_services(

@@ -3,8 +3,9 @@
 Left out, a field is: `underlay` one segment `lan` of 192.168.50.0/24 with MTU 1500; the addresses
 of `gateway`, `master` and nodes the first free hosts of the first segment, in this order;
 that of a declared `balancer` comes last, and none is of its pool; `network` 10.244.0.0/16 over
-VXLAN; `outside` two documentation networks (RFC 5737);
-`serviceCIDR` 10.96.0.0/12; `proxyMode` iptables. Only `metadata.name` and `nodes` are required.
+VXLAN; `outside` two documentation networks (RFC 5737); `serviceCIDR` 10.96.0.0/12; `proxyMode`
+iptables; `dns` two replicas at the tenth address of `serviceCIDR`, which ask a resolver on the
+internet for other names. Only `metadata.name` and `nodes` are required.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
 
+from netlab.dns.zone import PODS
 from netlab.model.lab import (
     API_VERSION,
     IP_MODES,
@@ -25,13 +27,14 @@ from netlab.model.lab import (
     address_range,
 )
 from netlab.topology import values
-from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields
+from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields, Pairs
 
 # An inner packet of 1280 bytes, the least IPv6 needs, and VXLAN's 50 around it (RFC 8200, 7348).
 MTU_MIN = 1330
 MTU_MAX = 65535  # a veth's; an IPv4 packet's total length has 16 bits
 VNI_MAX = 9_999_999  # the protocol has 24 bits, but flannel.<VNI> must fit an interface name
 
+TTL_MAX = 3600  # seconds; CoreDNS's plugin kubernetes takes no more
 BACKENDS = ("vxlan",)
 BACKENDS_LATER = ("host-gw", "udp")
 
@@ -97,6 +100,12 @@ _BALANCER = Fields(
     required=("pool",),
 )
 
+
+def _name(value: str) -> str:
+    """Return why *value* cannot be a name outside."""
+    return values.subdomain(value.removesuffix("."))
+
+
 SHAPE = Fields(
     {
         "apiVersion": values.string,
@@ -109,10 +118,27 @@ SHAPE = Fields(
         "gateway": Fields({"address": values.address, "publish": Each(values.published)}),
         "nodes": Each(_NODE, least=1),
         "network": _NETWORK,
-        "outside": Fields({"internet": values.interface, "client": values.interface}),
+        "outside": Fields(
+            {
+                "internet": values.interface,
+                "client": values.interface,
+                "resolver": values.address,
+                "names": Pairs(_name, values.address),
+            }
+        ),
         "serviceCIDR": values.network,
         "proxyMode": values.one_of(PROXY_MODES, later=LATER_PROXY_MODES),
         "balancer": _BALANCER,
+        "dns": Fields(
+            {
+                "replicas": values.not_negative,
+                "address": values.address,
+                "domain": values.subdomain,
+                "ttl": values.between(0, TTL_MAX),
+                "upstream": Each(values.address),
+                "pods": values.one_of(PODS),
+            }
+        ),
     },
     required=("metadata", "nodes"),
 )

@@ -37,6 +37,7 @@ def check(lab: dict[str, Any], say: Say) -> None:
     _check_network(lab, say)
     _check_service_cidr(lab, say)
     _check_pool(lab, say)
+    _check_dns(lab, say)
 
 
 def items(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -283,3 +284,24 @@ def _check_pool(lab: dict[str, Any], say: Say) -> None:
             if mine[0] <= known[-1] and known[0] <= mine[-1]:
                 say(path, f"{entry} overlaps balancer.pool[{other}] (entries apart)")
         before.append((index, mine))
+
+
+def _check_dns(lab: dict[str, Any], say: Say) -> None:
+    """Check the addresses of the cluster's DNS and of the resolver on the internet."""
+    dns, outside = lab.get("dns"), lab["outside"]
+    text, cidr = dns.get("address") if isinstance(dns, dict) else None, lab["serviceCIDR"]
+    if text is not None and not values.address(text) and not values.network(cidr):
+        if IPv4Address(text) not in IPv4Network(cidr):
+            say(("dns", "address"), f"{text} is outside serviceCIDR {cidr} (an address of it)")
+        elif wrong := values.host_in(IPv4Address(text), IPv4Network(cidr)):
+            say(("dns", "address"), wrong)
+    text, interface = outside.get("resolver"), outside["internet"]
+    if text is None or values.address(text) or values.interface(interface):
+        return
+    net = IPv4Interface(interface).network
+    if IPv4Address(text) not in net:
+        say(("outside", "resolver"), f"{text} is outside outside.internet {net} (an address of it)")
+    elif text == str(world.gateway_side(interface).ip):
+        say(("outside", "resolver"), f"{text} is the gateway's own (another one)")
+    elif wrong := values.host_in(IPv4Address(text), net):
+        say(("outside", "resolver"), wrong)

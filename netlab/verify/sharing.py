@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from netlab import processes, world
 from netlab.cluster import PodState
+from netlab.dns import views
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.pods import sandbox
@@ -121,15 +122,17 @@ def sandboxed(context: Context, pod: PodState) -> Iterator[int]:
     """Have a process in the pod to execute things beside; one made for that is removed again."""
     run = context.live.run
     had_one = sandbox.find(run, pod.namespace, pod.name) is not None
-    hostname = pod.hostname or pod.name
+    document = context.cluster.documents.named("Pod", pod.namespace, pod.name)
+    assert document is not None
+    view = views.of_pod(context.cluster.lab, document, context.cluster.documents)
     try:
         yield sandbox.ensure(
             run,
             netns=pod.netns,
             namespace=pod.namespace,
             pod=pod.name,
-            hostname=hostname,
-            hosts=sandbox.hosts_file(pod.ip, hostname),
+            hostname=view.hostname,
+            files=view.files,
         )
     finally:
         if not had_one:

@@ -40,7 +40,7 @@ NUMBER = {"here": 1, "there": 2}
 def settled(lab: Lab, documents: Sequence[Document]) -> list[Document]:
     """Return what a lab of *documents* has once it has converged, all of its pods ready."""
     objects: dict[str, Document] = {}
-    wanted = [*controllers.declared(lab), *documents]
+    wanted = [*controllers.declared(lab, documents), *documents]
     room = {node.name: lab.network.pods_per_node for node in lab.nodes}
     for _ in range(ROUNDS_MAX):
         changes = controllers.declaration_changes(wanted, list(objects.values()))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from netlab import processes
+from netlab.dns import files
 from netlab.kernel import netns
 from netlab.pods import sandbox
 from netlab.pods.execution import Target
@@ -55,6 +56,10 @@ def made(rundir: Path, name: str, pod: str = "web-0", hostname: str = "web-0") -
         namespace="shop",
         pod=pod,
         hostname=hostname,
-        hosts=sandbox.hosts_file("10.1.2.3", hostname),
+        files={
+            "hosts": files.hosts("10.1.2.3", [hostname]),
+            "hostname": f"{hostname}\n",
+            "resolv.conf": "nameserver 10.96.0.10\n",
+        },
     )
     return Target(name, hostname, pid)

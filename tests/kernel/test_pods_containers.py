@@ -41,7 +41,6 @@ def wanted(name: str, script: str, *, container: str = "c", **other: Any) -> Wan
         container=container,
         netns=name,
         hostname="web-0",
-        address="10.1.2.3",
         **{"argv": ["sh", "-c", script], **other},
     )
 
@@ -189,7 +188,7 @@ _DYING_AGENT = """if True:
     from pathlib import Path
     from netlab.pods.containers import Containers, Wanted
     containers = Containers(Path(sys.argv[1]))
-    containers.reconcile([Wanted('shop', 'web-0', 'c', sys.argv[2], 'web-0', '10.1.2.3',
+    containers.reconcile([Wanted('shop', 'web-0', 'c', sys.argv[2], 'web-0',
                                  ['sh', '-c', sys.argv[3]])])
     os.kill(os.getpid(), signal.SIGKILL)
 """

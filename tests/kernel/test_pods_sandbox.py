@@ -72,7 +72,12 @@ def test_changed_hosts_file_is_seen_in_the_living_sandbox(
     name = place()
     target = made(rundir, name)
     pid = sandbox.ensure(
-        rundir, netns=name, namespace="shop", pod="web-0", hostname="web-0", hosts="10.9.9.9 x\n"
+        rundir,
+        netns=name,
+        namespace="shop",
+        pod="web-0",
+        hostname="web-0",
+        files={"hosts": "10.9.9.9 x\n"},
     )
     assert pid == target.sandbox
     assert inside(target, Path("/etc/hosts").read_text) == "10.9.9.9 x\n"

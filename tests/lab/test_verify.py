@@ -54,7 +54,7 @@ def traces(cli: Cli) -> list[str]:
     return [
         *(name for name in namespaces(cli.lab) if "guest" in name),
         *(port for port in ports if "guest" in port),
-        *(path.name for path in sandboxes if path.name != "clock"),
+        *(path.name for path in sandboxes if not path.name.startswith(("clock", "coredns-"))),
     ]
 
 

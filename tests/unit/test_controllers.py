@@ -306,7 +306,7 @@ def test_the_notes_settle_and_a_second_declaration_changes_nothing() -> None:
     owned = Counter(place for title, place in store.places().items() if title.startswith("web-"))
     assert owned == {"node1": 2, "node2": 2, "node3": 2}
     assert store.places()["archive"] == "node2"
-    assert len(store.of("Pod")) == 14
+    assert len(store.of("Pod")) == 16
 
 
 def test_a_declaration_and_what_follows_from_it_are_one_answer() -> None:
@@ -330,7 +330,7 @@ def test_a_declaration_and_what_follows_from_it_are_one_answer() -> None:
     assert store.places()[name(web)]
 
 
-def test_a_lab_declares_its_nodes_and_namespaces() -> None:
+def test_a_lab_declares_its_nodes_and_namespaces_and_its_dns() -> None:
     lab = topology.load([NOTES]).require_lab()
     documents = controllers.declared(lab)
     assert [(one["kind"], name(one)) for one in documents] == [
@@ -339,6 +339,8 @@ def test_a_lab_declares_its_nodes_and_namespaces() -> None:
         ("Node", "node1"),
         ("Node", "node2"),
         ("Node", "node3"),
+        ("Service", "kube-dns"),
+        ("Deployment", "coredns"),
     ]
     labels = documents[3]["metadata"]["labels"]
     assert labels["kubernetes.io/hostname"] == "node2"

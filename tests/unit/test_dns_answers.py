@@ -16,7 +16,8 @@ import dns.rcode
 import dns.rdataclass
 import pytest
 
-from netlab.dns.answers import Answers, ClusterNames, Forward, completed, failure, pack
+from netlab.dns.answers import Answers, Forward, completed, failure, pack
+from netlab.dns.cluster import ClusterNames
 from netlab.dns.wire import query, read_answer
 from netlab.dns.zone import Settings, Zone
 from netlab.model.inventory import inventory
@@ -474,9 +475,11 @@ def test_what_is_no_good_question(asked: bytes, flags: int | None) -> None:
 
 
 def test_before_anything_is_known_of_the_cluster_nothing_is_denied() -> None:
-    found = ask("web.shop.svc.cluster.local. A", Answers(ClusterNames(None)))
+    early = Answers(ClusterNames(Zone(inventory([]), SETTINGS), known=False))
+    found = ask("web.shop.svc.cluster.local. A", early)
     assert isinstance(found, dns.message.Message)
     assert found.rcode() == dns.rcode.SERVFAIL
+    assert isinstance(ask("example.com. A", early), Forward)
 
 
 def test_a_failure_has_the_question() -> None:

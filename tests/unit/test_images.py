@@ -16,10 +16,12 @@ NOTES = Path(__file__).parents[2] / "topologies" / "notes.yaml"
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        pytest.param("netlab/dns", "netlab.dns", id="bare"),
+        pytest.param("netlab/dns", "netlab.nameserver", id="bare"),
         pytest.param("netlab/ingress:1.2", "netlab.ingress", id="tag"),
-        pytest.param("docker.io/netlab/dns:v1@sha256:0abc", "netlab.dns", id="registry and digest"),
-        pytest.param("localhost:5000/netlab/dns", "netlab.dns", id="registry with a port"),
+        pytest.param(
+            "docker.io/netlab/dns:v1@sha256:0abc", "netlab.nameserver", id="registry and digest"
+        ),
+        pytest.param("localhost:5000/netlab/dns", "netlab.nameserver", id="registry with a port"),
         pytest.param("example/netlab/dns", "", id="another's of that name"),
         pytest.param("netlab/dnsmasq", "", id="a longer name"),
         pytest.param("nginx:1.25", "", id="a label"),
@@ -64,4 +66,4 @@ def test_a_placed_pod_runs_its_images_program() -> None:
         "spec": {"nodeName": "node1", "containers": [{"name": "d", "image": "netlab/dns"}]},
     }
     (pod,) = cluster(lab, [document], leases={}).pods
-    assert pod.containers[0].command[-1] == "netlab.dns"
+    assert pod.containers[0].command[-1] == "netlab.nameserver"

@@ -130,6 +130,7 @@ def test_as_many_nodes_and_pods_as_the_leases_hold_pass() -> None:
     text = (
         "apiVersion: netlab/v1\nkind: Lab\nmetadata: {name: t}\n"
         "network: {Network: 10.244.0.0/22}\nnodes: [{name: a}, {name: b}, {name: c}]\n"
+        "dns: {replicas: 0}\n"
         "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n"
         "  replicas: 759\n  selector: {matchLabels: {app: web}}\n  template:\n"
         "    metadata: {labels: {app: web}}\n    spec: {containers: [{name: web}]}\n"
