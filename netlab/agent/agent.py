@@ -20,6 +20,8 @@ from netlab.agent.node import Node
 from netlab.agent.services import ServiceProxy
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
+from netlab.controllers.declaration import as_declared, last_declared
+from netlab.controllers.departure import departures
 from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
@@ -324,8 +326,9 @@ class Agent:
         with self._lock:
             return list(self._proxies.values())
 
-    def status(self) -> dict[str, Any]:
-        """Return the lab's state, as `netlab status -o json` prints it."""
+    def status(self, *, changes: bool = False) -> dict[str, Any]:
+        """Return the lab's state, as `netlab status -o json` prints it; *changes*: with where the
+        objects are otherwise than declared, which takes a look at each."""
         marked = processes.marked(self.run)
         found = status(
             self.state,
@@ -347,6 +350,13 @@ class Agent:
         found["problems"] = ["etcd does not answer"] * silent + self._problems(0)
         found["converged"] = not found["problems"]
         found["settled"] = not silent and not self._problems(0, expected=False)
+        if changes:
+            found["changes"] = [
+                one._asdict()
+                for document in (self.state.cluster.documents if self.state.cluster else ())
+                if last_declared(document)
+                for one in departures(as_declared(document), document)
+            ]
         return found
 
     def _etcd_answers(self) -> bool:

@@ -78,7 +78,7 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
         elif request["do"] == "populate":
             say({"result": agent.populate(request, say)})
         elif request["do"] == "status":
-            say({"result": agent.status()})
+            say({"result": agent.status(changes=request.get("changes", False))})
         elif request["do"] == "stop":
             stopped.set()
             say({"result": {}})

@@ -227,6 +227,7 @@ class ControlPlane(Loop):
 
     def _drain(self) -> None:
         assert self._watch is not None
+        self.state.heard()
         self._watch.drain()
 
     def close(self) -> None:

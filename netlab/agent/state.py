@@ -15,8 +15,11 @@ from typing import Any
 
 import msgspec
 
+from netlab import edits
+from netlab.agent.pace import Pace
 from netlab.balancing.listeners import published
 from netlab.cluster import Cluster, PodState
+from netlab.controllers.change import controller
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
 from netlab.model.inventory import Inventory
@@ -26,6 +29,7 @@ from netlab.model.services import refusal
 from netlab.world import BALANCER, GATEWAY, MASTER, Published
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
+ENDED = ("Succeeded", "Failed")
 TURNS = 2  # nodes that compare and apply at once
 
 
@@ -89,6 +93,7 @@ class State:
         self._services: dict[str, ServicesReport] = {}
         self._followed: dict[str, Lab] = {}
         self._fingerprint = (0, 0)  # of the Services and slices published
+        self.pace = Pace()
         self._policies = (0, 0)  # the same of policies, and of what these select
         self._balancer = BalancerReport()
         self.published: tuple[Published, ...] = ()  # what the gateway lets through to the balancer
@@ -106,6 +111,7 @@ class State:
         opened = published(cluster.lab, objects.of("Service"))
         reopened = opened != self.published
         with self.changed:
+            moved = (services, policies) != (self._fingerprint, self._policies)
             self._fingerprint, self._policies, self.published = services, policies, opened
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
             self.cluster, self.stable = cluster, stable
@@ -117,6 +123,8 @@ class State:
             for name in touched:
                 self._documents[name] = tuple(by_node[name])
                 self._versions[name] = self._versions.get(name, 0) + 1
+            self.pace.published(moves=moved or bool(touched))
+            self._notice_agreement()
             self.changed.notify_all()
         for name in [*touched, *([GATEWAY] if reopened else [])]:
             wake(name)
@@ -133,6 +141,7 @@ class State:
         with self.changed:
             if self._reports.get(node) != report:
                 self._reports[node] = report
+                self._notice_agreement()
                 self.changed.notify_all()
 
     def reports(self) -> dict[str, NodeReport]:
@@ -146,7 +155,17 @@ class State:
         with self.changed:
             if self._services.get(node) != report:
                 self._services[node] = report
+                self._notice_agreement()
                 self.changed.notify_all()
+
+    def heard(self) -> None:
+        """Take note that etcd told of something."""
+        with self.changed:
+            self.pace.heard()
+
+    def _notice_agreement(self) -> None:
+        if self.pace.moving and not self.problems(expected=False):
+            self.pace.agreed()
 
     def services_report(self, node: str) -> ServicesReport:
         """Return the latest report of a node's proxy."""
@@ -318,6 +337,23 @@ def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
     )
 
 
+def pods_counted(objects: Inventory) -> dict[str, int]:
+    """Return how many pods are ready, and how many there should be: of workloads as many as they
+    ask for, and each pod that nobody made."""
+    pods = [pod for pod in objects.of("Pod") if pod.get("status", {}).get("phase") not in ENDED]
+    counted = {"Deployment", "ReplicaSet", "StatefulSet"}
+    workloads = [one for kind in sorted(counted) for one in objects.of(kind)]
+    wanted = sum(edits.replicas_of(one) for one in workloads if controller(one) is None)
+    owners = [controller(pod) for pod in pods]
+    wanted += sum(owner is None or owner.get("kind") not in counted for owner in owners)
+    return {"ready": sum(map(_ready, pods)), "wanted": wanted}
+
+
+def _ready(pod: Document) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
 def pod_problem(pod: PodState) -> str:
     """Return what keeps a pod from running, an empty text when it does, or has come to its end.
 
@@ -378,6 +414,8 @@ def status(state: State, **more: Any) -> dict[str, Any]:
         "revision": cluster.revision if cluster else 0,
         "problems": problems,
         "nodes": nodes,
+        "pods": pods_counted(cluster.documents) if cluster else {"ready": 0, "wanted": 0},
+        "convergence": state.pace.told(),
         "faults": [
             {**msgspec.to_builtins(one), "words": one.words, "by": one.command, "undo": one.undo}
             for one in (lab.faults if lab else ())

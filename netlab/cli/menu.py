@@ -46,6 +46,14 @@ COMMANDS = (
     Entry(
         "exec", "inside:exec_", "Change", "Run a command inside a pod, a node or the world around"
     ),
+    Entry("scale", "editing:scale", "Change", "Give a workload another number of replicas"),
+    Entry("rollout", "rolling:rollout", "Change", "Restart, follow, undo, pause a rollout"),
+    Entry("label", "editing:label", "Change", "Set or remove labels of objects"),
+    Entry("annotate", "editing:annotate", "Change", "Set or remove annotations of objects"),
+    Entry("taint", "editing:taint", "Change", "Set or remove taints of nodes"),
+    Entry("cordon", "editing:cordon", "Change", "Have a node take no new pods"),
+    Entry("uncordon", "editing:uncordon", "Change", "Have a node take pods again"),
+    Entry("drain", "draining:drain", "Change", "Cordon a node and evict its pods"),
     Entry("node", "faulting:node", "Change", "Add, remove, stop or start a node of the live lab"),
     Entry("link", "faulting:link", "Change", "Pull, plug in or spoil a cable of the live lab"),
     Entry("fault", "faulting:fault", "Change", "Stop etcd, cut nodes off from it; clear undoes it"),

@@ -7,7 +7,7 @@ empty list on any failure, and gives up after a second.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from netlab.cli import options
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster
+    from netlab.model.kubernetes import Kind
 
 DEADLINE = 1.0  # seconds
 Names = Callable[[click.Context], list[str]]
@@ -90,8 +91,11 @@ def _objects(ctx: click.Context) -> list[str]:
     if first(ctx, "kind") in ("rules", "rule"):
         return [node.name for node in _cluster(ctx).nodes]
     kind = kind_named(first(ctx, "kind"))
-    if kind is None:
-        return []
+    return [] if kind is None else _named(ctx, kind)
+
+
+def _named(ctx: click.Context, kind: Kind) -> list[str]:
+    """Return the names of the objects of *kind*, those of the namespace if it has one."""
     namespace = ctx.params.get("namespace") or "default"
     return [
         document["metadata"]["name"]
@@ -132,6 +136,35 @@ def _faults(ctx: click.Context) -> list[str]:
     return [one.sort.value.split()[-1] for one in faults] + [one.target for one in faults]
 
 
+def _in_order(ctx: click.Context, kinds: Sequence[str]) -> list[str]:
+    """Return kinds for the first of a command's words, then names of that kind."""
+    words = [*(ctx.params.get("words") or ()), *ctx.args]
+    if not words:
+        return [*kinds, *_titled(ctx, kinds)]
+    from netlab.model.kubernetes import kind_named
+
+    kind = kind_named(words[0])
+    return [] if kind is None else _named(ctx, kind)
+
+
+def _titled(ctx: click.Context, kinds: Sequence[str]) -> list[str]:
+    """Return `deployment/web` for every object of *kinds* in the namespace."""
+    from netlab.model.kubernetes import kind_named
+
+    found = [(word, kind_named(word)) for word in kinds]
+    return [f"{word}/{name}" for word, kind in found if kind for name in _named(ctx, kind)]
+
+
+def _scaled(ctx: click.Context) -> list[str]:
+    kinds = ("deployment", "replicaset", "statefulset")
+    return [*kinds, *_titled(ctx, kinds)]
+
+
+def _rolled(ctx: click.Context) -> list[str]:
+    kinds = ("deployment", "statefulset", "daemonset")
+    return [*kinds, *_titled(ctx, kinds)]
+
+
 def _services(ctx: click.Context) -> list[str]:
     services = [one["metadata"] for one in _cluster(ctx).documents.of("Service")]
     return [
@@ -167,6 +200,10 @@ kinds = completion(_kinds)
 objects = completion(_objects)
 pods = completion(_pods)
 nodes = completion(_nodes)
+scaled = completion(_scaled)
+rolled = completion(_rolled)
+labelled = completion(lambda ctx: _in_order(ctx, ("pod", "node", "service", "deployment")))
+tainted = completion(lambda ctx: _in_order(ctx, ("node",)))
 cables = completion(_cables)
 faults = completion(_faults)
 targets = completion(_targets)

@@ -175,11 +175,13 @@ def node_field(field: str) -> Cell:
 
 def node_status(document: Document, scene: Scene) -> str:
     """Return Ready as the Node's conditions say it; before there are any, a lease is a join."""
+    cordoned = ",SchedulingDisabled" * bool((document.get("spec") or {}).get("unschedulable"))
     conditions = (document.get("status") or {}).get("conditions") or []
     for condition in conditions:
         if condition.get("type") == "Ready":
-            return "Ready" if condition.get("status") == "True" else "NotReady"
-    return "Ready" if node_field("subnet")(document, scene) else "NotReady"
+            ready = condition.get("status") == "True"
+            return ("Ready" if ready else "NotReady") + cordoned
+    return ("Ready" if node_field("subnet")(document, scene) else "NotReady") + cordoned
 
 
 def node_bridge(document: Document, scene: Scene) -> str:

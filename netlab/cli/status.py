@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netlab.cli import options, tables
+from netlab.errors import NetlabError
+
+if TYPE_CHECKING:
+    from netlab.lab import Live
+
+
+PERIOD = 0.2  # seconds between two looks
+HOME, REST = "\x1b[H", "\x1b[J"  # to the top left; clear from here on (ECMA-48 CUP, ED)
+LINE = "\x1b[K\n"  # clear to the end of the line
+VOLATILE = ("agent", "convergence")  # what changes by itself
 
 
 @options.command(
@@ -15,14 +26,23 @@ from netlab.cli import options, tables
     example="""
     netlab status
     netlab status notes -o json | jq .converged
+    netlab status -w
     """,
 )
 @click.argument("lab_name", required=False, metavar="[LAB]", shell_complete=options.complete_lab)
 @options.output_option("table", "json", default="table")
+@click.option("-w", "--watch", is_flag=True, help="Go on until ^C: live, or JSON lines.")
 @click.pass_context
-def status(ctx: click.Context, lab_name: str | None, output: str) -> int:
-    """Show a lab's nodes, leases, agent and whether it has converged; exit 1 when it has not."""
-    state = options.live_lab(ctx, lab_name).status()
+def status(ctx: click.Context, lab_name: str | None, output: str, watch: bool) -> int:
+    """Show a lab's nodes, leases, agent, what was done to it, and whether it has converged.
+
+    Exits with 1 when it has not. With each fault and each object that is otherwise than declared
+    stands the command that undoes it.
+    """
+    live = options.live_lab(ctx, lab_name)
+    if watch:
+        return watched(live, output)
+    state = live.status(changes=True)
     if output == "json":
         import json
 
@@ -32,12 +52,48 @@ def status(ctx: click.Context, lab_name: str | None, output: str) -> int:
     return 0 if state["converged"] else 1
 
 
+def watched(live: Live, output: str) -> int:
+    """Print the state again and again: on a terminal one screen that lives, otherwise (and as
+    JSON lines) only when something has changed."""
+    import json
+
+    before: object = None
+    on_screen = output != "json" and sys.stdout.isatty()
+    while True:
+        state = seen(live)
+        lasting = {key: value for key, value in state.items() if key not in VOLATILE}
+        if on_screen:
+            lines = [time.strftime("%T"), *screen(state)]
+            print(HOME + "".join(line + LINE for line in lines) + REST, end="", flush=True)
+        elif (*_agreement(state), lasting) != before:
+            text = json.dumps(state) if output == "json" else "\n".join([*screen(state), ""])
+            print(text, flush=True)
+        before = (*_agreement(state), lasting)
+        time.sleep(PERIOD)
+
+
+def _agreement(state: dict[str, Any]) -> tuple[object, ...]:
+    """Return what of the convergence is no stopwatch that runs."""
+    told = state.get("convergence") or {}
+    return (told.get("seconds"), told.get("converging") is None)
+
+
+def seen(live: Live) -> dict[str, Any]:
+    """Return the lab's state, or why there is none: an agent that died may come back."""
+    try:
+        return live.status(changes=True)
+    except NetlabError as error:
+        nothing = {"converged": False, "settled": False, "nodes": []}
+        return {"lab": live.name, "problems": [error.message], **nothing}
+
+
 def screen(state: dict[str, Any]) -> list[str]:
     """Return the lines of the table form of *state*, the dictionary of `Live.status`."""
     lines = [f"lab {state['lab']}: {verdict(state)}"]
     for part in ("agent", "etcd", "servers"):
         if state.get(part):
             lines.append(f"{part}: {process_words(state[part])}")
+    lines += followed(state)
     lines.append("")
     header = ("NODE", "STATE", "ADDRESS", "LEASE", "PODS", "PEERS", "RENEWS IN")
     lines += tables.aligned(header, [node_row(node) for node in state["nodes"]])
@@ -50,6 +106,23 @@ def screen(state: dict[str, Any]) -> list[str]:
         + f"; undo: {fault['undo']}"
         for fault in state.get("faults", [])
     ]
+    lines += [
+        tables.coloured(f"changed: {one['words']}", tables.YELLOW) + f"; undo: {one['undo']}"
+        for one in state.get("changes", [])
+    ]
+    return lines
+
+
+def followed(state: dict[str, Any]) -> list[str]:
+    """Return the line about pods, and the one about how soon the last change was followed."""
+    pods, told = state.get("pods"), state.get("convergence")
+    lines = [f"pods: {pods['ready']} of {pods['wanted']} ready"] if pods else []
+    if told and told["converging"] is not None:
+        return [*lines, f"converging for {tables.seconds(told['converging'])}"]
+    if told and told["seconds"] is not None:
+        ago = tables.duration(time.time() - told["changed"])
+        milliseconds = told["seconds"] * 1000
+        return [*lines, f"last change: {ago} ago, followed by all nodes in {milliseconds:.0f} ms"]
     return lines
 
 

@@ -3,6 +3,7 @@
     change       one step, and what every new object gets
     declaration  the files against what is stored; `inheritance`: what a changed Service keeps;
                  `clusterdns`: the DNS that a lab brings
+    departure    where a stored object is otherwise than declared
     deployment   Deployment to ReplicaSet
     replicaset   ReplicaSet to pods
     scheduler    pods to nodes

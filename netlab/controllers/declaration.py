@@ -14,6 +14,7 @@ from typing import Any
 
 from netlab.controllers import clusterdns
 from netlab.controllers.change import Change, Verb, born
+from netlab.controllers.departure import departed
 from netlab.controllers.inheritance import kept
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab, LabNode
@@ -90,6 +91,11 @@ def reborn(stored: Document) -> Document | None:
     return _new(declared) if declared.get("spec") else None
 
 
+def as_declared(stored: Document) -> Document:
+    """Return what the user of *stored* declared; without a spec and more, if no user did."""
+    return _loaded(last_declared(stored))
+
+
 def _loaded(text: str) -> Document:
     """Return what was declared; as good as nothing when somebody has spoilt the annotation."""
     try:
@@ -112,7 +118,7 @@ def _annotated(document: Document, others: dict[str, str]) -> Document:
 
 def _changed(document: Document, stored: Document) -> list[Change]:
     before = last_declared(stored)
-    if before == _text(document):
+    if before == _text(document) and not departed(document, stored):
         return []
     last = _loaded(before)
     if document["kind"] == "Pod" and document["spec"] != last.get("spec"):
@@ -134,11 +140,23 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
         merged["spec"] = stored["spec"]  # the same, with the scheduler's nodeName
     elif document["kind"] == "Service" and document["apiVersion"] == "v1":
         merged["spec"] = kept(document, last, stored)
+    elif "spec" in merged:
+        merged["spec"] = _blended(merged["spec"], last.get("spec"), stored.get("spec"))
     mine, others = document.get("status") or {}, stored.get("status") or {}
     others = {key: value for key, value in others.items() if key not in (last.get("status") or {})}
     if status := {**others, **mine}:
         merged["status"] = status
     return merged
+
+
+def _blended(new: Any, last: Any, stored: Any) -> Any:
+    """Return *new* with what *stored* has beside it, and did not have by the *last* declaration."""
+    if not isinstance(new, dict) or not isinstance(stored, dict):
+        return new
+    before = last if isinstance(last, dict) else {}
+    kept_ = {key: value for key, value in stored.items() if key not in before or key in new}
+    mine = {key: _blended(new[key], before.get(key), stored.get(key)) for key in new}
+    return {**kept_, **mine}
 
 
 def _foreign(field: str, last: Document, stored: Document) -> dict[str, Any]:

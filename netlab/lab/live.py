@@ -97,10 +97,13 @@ class Live:
         with self._inside():
             return self.etcd().range(SUBNETS)
 
-    def status(self, *, timeout: float = 10.0) -> dict[str, Any]:
-        """Return what the agent says of the lab. Raises NetlabError when there is no agent, or
-        none that answers within *timeout* seconds."""
-        for message in control.ask(self.run / "agent.sock", {"do": "status"}, timeout=timeout):
+    def status(self, *, timeout: float = 10.0, changes: bool = False) -> dict[str, Any]:
+        """Return what the agent says of the lab; *changes*: with what is not as declared.
+
+        Raises NetlabError when there is no agent, or none that answers within *timeout* seconds.
+        """
+        request = {"do": "status", "changes": changes}
+        for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
             return dict(message["result"])
         raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
 

@@ -120,7 +120,7 @@ class FakeLive:
     def cluster(self) -> Cluster:
         return cluster(self.lab, tuple(self.stored), leases=LEASES)
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, changes: bool = False) -> dict[str, Any]:
         node = {
             "state": "Ready",
             "pods": 2,
@@ -135,6 +135,10 @@ class FakeLive:
             "settled": not self.problems,
             "revision": 7,
             "problems": self.problems,
+            "pods": {"ready": 1, "wanted": 2},
+            "convergence": {"changed": 0.0, "seconds": 0.084, "converging": None},
+            "faults": [],
+            "changes": [],
             "nodes": [
                 {**node, "name": n.name, "address": n.address, "subnet": "", "lastError": ""}
                 for n in self.lab.nodes

@@ -319,3 +319,18 @@ def test_progress_on_a_terminal_is_one_line_that_goes_away(
         progress("etcd")
         progress("nodes", "node1")
     assert capsys.readouterr().err == (f"{CLEAR}up notes: etcd{CLEAR}up notes: nodes: node1{CLEAR}")
+
+
+def test_status_tells_faults_and_changes_with_what_undoes_them(
+    room: FakeRoom, netlab: Netlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = room.labs["notes"]
+    told = live.status()
+    told["faults"] = [{"words": "etcd is stopped", "since": "now", "undo": "netlab fault clear"}]
+    told["changes"] = [{"words": "node n1 is cordoned", "undo": "netlab uncordon n1"}]
+    monkeypatch.setattr(live, "status", lambda *, changes=False: told)
+    out = netlab("status")[1]
+    assert "fault: etcd is stopped, since now; undo: netlab fault clear\n" in out
+    assert "changed: node n1 is cordoned; undo: netlab uncordon n1\n" in out
+    assert "pods: 1 of 2 ready\n" in out
+    assert "followed by all nodes in 84 ms\n" in out
