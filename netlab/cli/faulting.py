@@ -134,8 +134,8 @@ def cable(live: Live, word: str) -> str:
     """
     from netlab import world
 
-    members = [world.GATEWAY, world.MASTER, world.INTERNET, world.CLIENT]
-    machines = [*members, *(node.name for node in live.lab.nodes)]
+    nodes = [node.name for node in live.lab.nodes]
+    machines = [*nodes, *dict(world.machines(live.lab)), world.INTERNET, world.CLIENT]
     name = word.removeprefix("node/")
     if name in machines:
         return name
@@ -145,7 +145,9 @@ def cable(live: Live, word: str) -> str:
     try:
         pod = live.cluster().pod(title)
     except LookupError:
-        raise NotFoundError(f"no node, machine or pod {word}", hint=", ".join(machines)) from None
+        raise NotFoundError(
+            f"no node, machine or pod {word}", hint=", ".join(dict.fromkeys(machines))
+        ) from None
     if pod.host_network:
         raise UsageError(f"pod {title} has no cable: it is in its node's network (hostNetwork)")
     return title
