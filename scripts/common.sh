@@ -79,20 +79,32 @@ missing_packages() {
             echo etcd
         fi
     fi
+    has openssl || echo openssl
+    has nginx || echo nginx # with Lua, so that endpoints change without a reload
+    [ -e /usr/share/nginx/modules-available/mod-http-lua.conf ] || echo libnginx-mod-http-lua
     has etcdctl || ! has apt-cache || ! package_exists etcd-client || echo etcd-client
     find_python >/dev/null || python_packages
 }
 
-# without_etcd_service COMMAND...: run it so that installing etcd starts no etcd: a lab runs its own
-# in its own namespace. The mask lives in /run, so even a kill leaves nothing beyond the next boot.
-without_etcd_service() {
+# without_services COMMAND...: run it so that installing etcd and nginx starts neither: a lab runs
+# its own in its own namespaces. A service that was there before is left as it is. The masks live
+# in /run, so even a kill leaves nothing beyond the next boot.
+without_services() {
     if [ -d /run/systemd/system ]; then
-        systemctl mask --runtime --quiet etcd.service 2>/dev/null || true
+        new=
+        for service in etcd nginx; do
+            has "$service" || new="$new $service.service"
+        done
+        # shellcheck disable=SC2086  # one word per service
+        [ -z "$new" ] || systemctl mask --runtime --quiet $new 2>/dev/null || true
         status=0
         "$@" || status=$?
-        systemctl unmask --runtime --quiet etcd.service 2>/dev/null || true
         # Packages enable a new service even while it is masked: not at the next boot either.
-        systemctl disable --quiet etcd.service 2>/dev/null || true
+        # shellcheck disable=SC2086
+        if [ -n "$new" ]; then
+            systemctl unmask --runtime --quiet $new 2>/dev/null || true
+            systemctl disable --quiet $new 2>/dev/null || true
+        fi
         return "$status"
     fi
     # Without systemd, init scripts ask this file whether they may start anything.
@@ -127,7 +139,7 @@ apt_quiet() {
 install_packages() {
     say "installing $*"
     case " $* " in
-    *" etcd"*) guard=without_etcd_service ;;
+    *" etcd"* | *nginx*) guard=without_services ;;
     *) guard= ;;
     esac
     $guard apt_quiet install --no-install-recommends "$@" ||

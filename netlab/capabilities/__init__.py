@@ -91,6 +91,13 @@ TRIES: tuple[Try, ...] = (
         required=False,
     ),
     Try("etcd", system.etcd, "leases and objects", "apt install etcd-server"),
+    Try(
+        "nginx",
+        system.nginx,
+        "ingress controllers",
+        "apt install nginx libnginx-mod-http-lua",
+        required=False,
+    ),
     Try("ip", system.ip, "reading a lab by hand", "apt install iproute2", required=False),
     Try("AF_PACKET ring", system.packet_ring, "verify, trace, capture", "CONFIG_PACKET"),
     Try("open files", system.open_files, "1000 pods", "ulimit -Hn 65536", required=False),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from netlab.capabilities import trial
 from netlab.pods import namespaces
 from netlab.processes import run
 from netlab.sensors import drops, ring, sending
+from netlab.vhosts.nginx import MODULE_FILES, TEMPORARY
 
 FILES_WANTED = 4096  # a socket per containerPort and a few per node, for 1000 pods
 
@@ -63,6 +66,19 @@ def pidfd() -> str:
 def etcd() -> str:
     """Run it; the first line it prints holds its version."""
     return run(["etcd", "--version"]).stdout.partition("\n")[0].strip()
+
+
+def nginx() -> str:
+    """Have it try a configuration with what an ingress controller needs of it."""
+    modules = "".join(f"include {file};" for file in MODULE_FILES)
+    with TemporaryDirectory() as place:
+        temp = "".join(f"{name}_temp_path {place}/{name};" for name in TEMPORARY)
+        lua = 'init_by_lua_block { require "ngx.balancer" }'
+        text = f"{modules} pid {place}/pid; events {{}} http {{ {temp} access_log off; {lua} }}"
+        file = Path(place, "nginx.conf")
+        file.write_text(text)
+        run(["nginx", "-t", "-q", "-e", "stderr", "-c", str(file)])
+    return run(["nginx", "-v"]).stderr.strip().removeprefix("nginx version: ")
 
 
 def ip() -> str:

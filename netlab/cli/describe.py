@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli import eventrows, names, options, rows, servicerows
+from netlab.cli import eventrows, ingressrows, names, options, rows, servicerows
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
 from netlab.controllers.scheduler import why_waiting
@@ -102,9 +102,12 @@ def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
     owner_kind, owner_name = rows.owner(document)
     if owner_kind:
         common.append(("Controlled By", f"{owner_kind}/{owner_name}"))
-    more = {"Pod": pod_facts, "Service": service_facts, "Node": node_facts}.get(
-        kind.kind, other_facts
-    )
+    more = {
+        "Pod": pod_facts,
+        "Service": service_facts,
+        "Node": node_facts,
+        "Ingress": ingressrows.facts,
+    }.get(kind.kind, other_facts)
     return [*common, *more(document, scene), ("Events", eventrows.lines(document, scene))]
 
 

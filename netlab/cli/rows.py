@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netlab.cli import eventrows, servicerows, tables
+from netlab.cli import eventrows, ingressrows, servicerows, tables
 from netlab.cluster import Cluster
 from netlab.model.kubernetes import Document, Kind, kind_named
 
@@ -291,6 +291,44 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("FIRST SEEN", eventrows.first_seen, True),
         Column("COUNT", eventrows.field("count"), True),
         Column("NAME", name, True),
+    ),
+    "Ingress": (
+        Column("NAME", name),
+        Column("CLASS", ingressrows.ingress_class),
+        Column("HOSTS", ingressrows.hosts),
+        Column("ADDRESS", ingressrows.address),
+        Column("PORTS", ingressrows.ports),
+        Column("AGE", age),
+    ),
+    "IngressClass": (
+        Column("NAME", name),
+        Column("CONTROLLER", spec_field("controller")),
+        Column("PARAMETERS", ingressrows.parameters),
+        Column("AGE", age),
+    ),
+    "Secret": (
+        Column("NAME", name),
+        Column("TYPE", ingressrows.secret_type),
+        Column("DATA", ingressrows.secret_data),
+        Column("AGE", age),
+    ),
+    "GatewayClass": (
+        Column("NAME", name),
+        Column("CONTROLLER", spec_field("controllerName")),
+        Column("ACCEPTED", ingressrows.condition("Accepted")),
+        Column("AGE", age),
+    ),
+    "Gateway": (
+        Column("NAME", name),
+        Column("CLASS", spec_field("gatewayClassName")),
+        Column("ADDRESS", ingressrows.gateway_address),
+        Column("PROGRAMMED", ingressrows.condition("Programmed")),
+        Column("AGE", age),
+    ),
+    "HTTPRoute": (
+        Column("NAME", name),
+        Column("HOSTNAMES", ingressrows.hostnames),
+        Column("AGE", age),
     ),
     "Endpoints": (
         Column("NAME", name),

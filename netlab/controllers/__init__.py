@@ -9,6 +9,7 @@
     scheduler    pods to nodes
     garbage      what has lost its owner, namespace or node
     allocation   addresses and node ports for Services; `defaults`: what else they leave open
+    ingressclass the class of Ingresses that name none
     endpoints    pods to the EndpointSlices of their Services
     mirroring    Endpoints kept by hand to EndpointSlices
     slices       how endpoints are shared out among slices
@@ -32,6 +33,7 @@ from netlab.controllers import (
     events,
     garbage,
     loadbalancers,
+    ingressclass,
     mirroring,
     replicaset,
     scheduler,
@@ -89,6 +91,10 @@ def _round(
         (("Pod", "Node"), lambda: scheduler.bindings(of("Pod"), of("Node"), capacity)),
         (("Service",), lambda: _allocated(draft, service_cidr)),
         (("Service",), lambda: loadbalancers.given(of("Service"), balancer).changes),
+        (
+            ("Ingress", "IngressClass"),
+            lambda: ingressclass.classed(of("Ingress"), of("IngressClass")),
+        ),
         (("Service", "Pod", "Node", "EndpointSlice"), lambda: _slices(draft)),
         (("Endpoints", "Service", "EndpointSlice"), lambda: _mirrored(draft)),
     )

@@ -17,6 +17,7 @@ class Kind(msgspec.Struct, frozen=True):
     effective: bool = False  # False: kept and shown, without effect yet
 
 
+_GATEWAY = "gateway.networking.k8s.io"
 _RBAC = "rbac.authorization.k8s.io/v1"
 _STORAGE = "storage.k8s.io/v1"
 _ADMISSION = "admissionregistration.k8s.io/v1"
@@ -42,8 +43,27 @@ KINDS: tuple[Kind, ...] = (
     Kind("DaemonSet", "daemonsets", "apps/v1", "daemonsets", True, ("ds",)),
     Kind("Job", "jobs", "batch/v1", "jobs"),
     Kind("CronJob", "cronjobs", "batch/v1", "cronjobs", True, ("cj",)),
-    Kind("Ingress", "ingresses", "networking.k8s.io/v1", "ingress", True, ("ing",)),
-    Kind("IngressClass", "ingressclasses", "networking.k8s.io/v1", "ingressclasses", False),
+    Kind("Ingress", "ingresses", "networking.k8s.io/v1", "ingress", True, ("ing",), True),
+    Kind(
+        "IngressClass",
+        "ingressclasses",
+        "networking.k8s.io/v1",
+        "ingressclasses",
+        False,
+        effective=True,
+    ),
+    # Custom kinds in a real cluster, where their definitions are installed first.
+    *(
+        Kind(
+            kind, kind.lower() + end, version, f"{_GATEWAY}/{kind.lower()}{end}", space, short, True
+        )
+        for kind, end, version, space, short in (
+            ("GatewayClass", "es", f"{_GATEWAY}/v1", False, ("gc",)),
+            ("Gateway", "s", f"{_GATEWAY}/v1", True, ("gtw",)),
+            ("HTTPRoute", "s", f"{_GATEWAY}/v1", True, ()),
+            ("ReferenceGrant", "s", f"{_GATEWAY}/v1beta1", True, ("refgrant",)),
+        )
+    ),
     Kind(
         "NetworkPolicy",
         "networkpolicies",
@@ -54,7 +74,7 @@ KINDS: tuple[Kind, ...] = (
         True,
     ),
     Kind("ConfigMap", "configmaps", "v1", "configmaps", True, ("cm",)),
-    Kind("Secret", "secrets", "v1", "secrets"),
+    Kind("Secret", "secrets", "v1", "secrets", effective=True),
     Kind("ServiceAccount", "serviceaccounts", "v1", "serviceaccounts", True, ("sa",)),
     Kind("Event", "events", "v1", "events", True, ("ev",), True),
     Kind("LimitRange", "limitranges", "v1", "limitranges", True, ("limits",)),
@@ -171,6 +191,7 @@ BY_KIND = {kind.kind: kind for kind in KINDS}
 OTHER_VERSIONS: dict[str, tuple[str, ...]] = {  # served in v1.30 as well
     "HorizontalPodAutoscaler": ("autoscaling/v1",),
     "Event": ("events.k8s.io/v1",),
+    **dict.fromkeys(("GatewayClass", "Gateway", "HTTPRoute"), (f"{_GATEWAY}/v1beta1",)),
 }
 
 

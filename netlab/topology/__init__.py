@@ -8,6 +8,7 @@
     manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object
     servicefields, servicerules   the same for Services and what stands behind them
     policies  both for NetworkPolicies
+    ingressfields, ingressrules   the same for Ingresses, Secrets and the Gateway API
     declared  trees into objects
     cross     what must agree between objects; `servicecross`: between Services
     mistakes  file:line: field: what is wrong (what would be right)

@@ -13,7 +13,16 @@ from netlab.controllers.declaration import ANNOTATION
 from netlab.model.kinds import BY_KIND, KINDS, OTHER_VERSIONS, Kind
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import API_VERSION
-from netlab.topology import labdoc, labrules, manifest, podrules, policies, servicerules, values
+from netlab.topology import (
+    ingressrules,
+    labdoc,
+    labrules,
+    manifest,
+    podrules,
+    policies,
+    servicerules,
+    values,
+)
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.servicefields import LOAD_BALANCER
 from netlab.topology.shapes import walk
@@ -29,6 +38,7 @@ RULES: dict[str, Callable[[Document, labrules.Say], None]] = {
     **dict.fromkeys(("Pod", *podrules.TEMPLATED), podrules.check),
     **dict.fromkeys(("Service", "EndpointSlice", "Endpoints"), servicerules.check),
     "NetworkPolicy": policies.check,
+    **dict.fromkeys(ingressrules.KINDS, ingressrules.check),
 }
 _GROUPS = {kind.group.rpartition("/")[0] for kind in KINDS}
 _VERSIONS = dict.fromkeys((*(kind.group for kind in KINDS), API_VERSION))

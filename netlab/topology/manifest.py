@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from netlab.topology import values
+from netlab.topology import ingressfields, values
 from netlab.topology.policies import POLICY_SPEC
 from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE
 from netlab.topology.shapes import (
@@ -175,12 +175,14 @@ SPECS: dict[str, Shape] = {
     "ReplicaSet": Fields(_REPLICA_SET, required=("selector", "template")),
     "Service": SERVICE_SPEC,
     "NetworkPolicy": POLICY_SPEC,
+    **ingressfields.SPECS,
 }
 
 # Kinds without a spec: their fields, and those that must be there.
 BODIES: dict[str, tuple[dict[str, Shape], tuple[str, ...]]] = {
     "EndpointSlice": (SLICE, ("addressType",)),
     "Endpoints": (ENDPOINTS, ()),
+    "Secret": (ingressfields.SECRET, ()),
 }
 
 _WITHOUT_SPEC = ("Namespace", "NetworkPolicy")  # which may be left out
@@ -197,6 +199,8 @@ _NAMES = {
     "EndpointSlice": values.subdomain,
     "Endpoints": values.subdomain,
     "NetworkPolicy": values.subdomain,
+    "Secret": values.subdomain,
+    **dict.fromkeys(ingressfields.SPECS, values.subdomain),
 }
 
 

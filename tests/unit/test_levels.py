@@ -35,6 +35,7 @@ ROOMS = {
         "policy",
         "telling",
         "picture",
+        "vhosts",
     ],
     "edges": [
         "kernel",
@@ -46,7 +47,7 @@ ROOMS = {
         "rootless",
         "capabilities",
     ],
-    "loops": ["agent", "lab", "probe", "recording", "tracing", "verify"],
+    "loops": ["agent", "ingress", "lab", "probe", "recording", "tracing", "verify"],
     "cli": ["cli", "testing", "__main__"],
 }
 LEVEL = {module: level for level, room in enumerate(ROOMS.values()) for module in room}
