@@ -2,8 +2,9 @@
 
 Bulk data beside a probe would use the ring up before anybody reads it. A filter cannot search a
 frame for the token, but it can look where a token is: where a payload begins, or behind the first
-bytes of an answer of netlab's servers, which is JSON; and take TCP segments with SYN or RST, and
-ICMP. The same inside VXLAN, on any port. Frames longer than any probe are left out.
+bytes of an answer of netlab's servers, which is JSON, or in HTTP as a probe's request puts it; and
+take TCP segments with SYN or RST, and ICMP. The same inside VXLAN, on any port. Frames longer than
+any probe are left out.
 
 A load beyond the end of the frame refuses it.
 """
@@ -40,8 +41,25 @@ ETHERNET = 14  # bytes
 INNER = 64  # bytes before the IP packet in VXLAN: Ethernet, IP 20, UDP 8, VXLAN 8, Ethernet
 TOKEN = int.from_bytes(b"netl", "big")  # how a token begins, and a flush marker
 ANSWER = len('{"request":"')  # bytes of an answer before what it answers
+REQUEST = 32  # bytes of an HTTP request before the token, if it is a probe's: see `http_target`
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"
+    b"Connection: keep-alive\r\n\r\n"
+)
+REPLY = len(_HEAD) + ANSWER + REQUEST  # bytes before the token in a server's answer to that
 SYN_OR_RST = 0x06
 VXLAN = 0x08000000  # RFC 7348: flags with the I bit alone, reserved zeroes
+
+
+def http_target(path: str, token: bytes) -> str:
+    """Return what to GET so that a sensor sees *token* in the request, whoever passes it on.
+
+    Raises ValueError for a *path* that leaves no room.
+    """
+    room = REQUEST - len("GET ?") - len(path.encode())
+    if room < 0:
+        raise ValueError(f"{path} is too long")
+    return f"{path}?{'-' * room}{token.decode()}"
 
 
 def _packet(ip: int, name: str, *, tunnel: str) -> Program:
@@ -63,6 +81,10 @@ def _packet(ip: int, name: str, *, tunnel: str) -> Program:
         plain(WORD_X, ip),
         (EQUAL, TOKEN, "keep", ""),
         plain(WORD_X, ip + ANSWER),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, ip + REQUEST),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, ip + REPLY),
         (EQUAL, TOKEN, "keep", "drop"),
         f"{name} udp",
         (EQUAL, socket.IPPROTO_UDP, "", "drop"),

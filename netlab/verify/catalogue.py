@@ -20,7 +20,6 @@ class Path(msgspec.Struct, frozen=True):
 
 BALANCER = "a load balancer outside the nodes: not there yet"
 DNS = "DNS: not there yet"
-INGRESS = "an ingress controller: not there yet"
 
 PATHS: tuple[Path, ...] = (
     Path(
@@ -135,7 +134,12 @@ PATHS: tuple[Path, ...] = (
         "the cluster is behind a firewall",
         "client to ports not published: stopped at the gateway by the named rule",
     ),
-    Path("ingress", "host names over HTTP", "virtual hosts reach their Service", INGRESS),
+    Path(
+        "ingress",
+        "host names over HTTP and HTTPS, at one address",
+        "hosts and paths reach their Service, TLS ends at the ingress, pods see who asked; both "
+        "connections on their whole way",
+    ),
     Path(
         "affinity",
         "one client stays at one endpoint",

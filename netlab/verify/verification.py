@@ -25,6 +25,7 @@ from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
     flat,
     following,
+    ingress,
     joining,
     leases,
     nodeports,
@@ -63,6 +64,7 @@ WITH_SENSORS: dict[str, Check] = {
     "pod-clusterip": services.pod_clusterip,
     "node-clusterip": services.node_clusterip,
     "nodeport": nodeports.nodeport,
+    "ingress": ingress.ingress,
     "affinity": services.affinity,
     "namespaces": services.namespaces,
     "no-endpoints": services.no_endpoints,
