@@ -15,6 +15,7 @@ import pytest
 from labs import ROOT, Cli, inside, namespaces
 
 pytestmark = pytest.mark.lab
+RUNNING = ("clock", "coredns-", "controller-")  # pods of the notes that run programs
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,11 @@ def traces(cli: Cli) -> list[str]:
     return [
         *(name for name in namespaces(cli.lab) if "guest" in name),
         *(port for port in ports if "guest" in port),
-        *(path.name for path in sandboxes if not path.name.startswith(("clock", "coredns-"))),
+        *(
+            path.name
+            for path in sandboxes
+            if not path.name.startswith(("clock", "coredns-", "controller-"))
+        ),
     ]
 
 
