@@ -66,6 +66,7 @@ class PodState(msgspec.Struct, frozen=True):
     uid: str = ""
     message: str = ""
     version: str = ""  # resourceVersion of its document
+    terminating: bool = False
 
     @property
     def title(self) -> str:
@@ -129,6 +130,7 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         uid=meta.uid,
         version=meta.resourceVersion,
         message=pod.status.message,
+        terminating=bool(meta.deletionTimestamp),
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from netlab import __version__, processes
 from netlab.agent.balancer import Balancer
 from netlab.agent.control_plane import ControlPlane, Declaration
+from netlab.agent.heartbeat import Heartbeat
 from netlab.agent.loop import Loop
 from netlab.agent.node import Node
 from netlab.agent.services import ServiceProxy
@@ -60,6 +61,7 @@ class Agent:
         self.balancer = Balancer(self.state, self.kernel)
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
+        self._hearts: dict[str, Heartbeat] = {}
         self._ending: list[Loop] = []  # of nodes that are gone or off
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
@@ -86,6 +88,7 @@ class Agent:
                 self._ending.append(self._nodes[name])
                 self._nodes.pop(name).switch_off()
                 self._proxies.pop(name).end()
+                self._hearts.pop(name).end()
                 self.state.forget(name)
             for name in declared - set(self._nodes):
                 self._start(name)
@@ -95,12 +98,9 @@ class Agent:
     def _within(self) -> list[Loop]:
         """Return the loops that live in the world's namespaces: all but the world's own."""
         with self._lock:
-            return [
-                self.control_plane,
-                self.balancer,
-                *self._nodes.values(),
-                *self._proxies.values(),
-            ]
+            loops = (self._nodes, self._proxies, self._hearts)
+            each = (one for kind in loops for one in kind.values())
+            return [self.control_plane, self.balancer, *each]
 
     def _start(self, name: str) -> None:
         """Start the loops of a node."""
@@ -110,8 +110,9 @@ class Agent:
         )
         if self.world.recorded is not None:
             node.recorded, proxy.steps = [], []
-        node.start()
-        proxy.start()
+        heart = self._hearts[name] = Heartbeat(self.state, name)
+        for loop in (node, proxy, heart):
+            loop.start()
 
     def _wake_node(self, name: str) -> None:
         if name == GATEWAY:

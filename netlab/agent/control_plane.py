@@ -7,13 +7,16 @@ must change, writes that, and publishes the result to the nodes once nothing is 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from netlab import controllers, world
+from netlab.agent.heartbeat import ALIVE
+from netlab.agent.liveness import Liveness
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
-from netlab.controllers import Change, Verb
+from netlab.controllers import Change, Clock, Health, Verb
 from netlab.errors import StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
@@ -29,6 +32,7 @@ ETCD_START = 0.5  # seconds
 PORTION = 1000  # changes written at a time
 PODS_PORTION = 250  # and new pods, which are published then
 TOLD = 50  # changes told one by one in the log
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")  # declared; controllers count
 MAX_ROUNDS = 50  # of changes in one pass; a fixed point is reached in a handful
 
 
@@ -69,6 +73,10 @@ class ControlPlane(Loop):
         self._declarations: list[Declaration] = []
         self._settled = Inventory()  # about which the controllers had nothing left to say
         self._settled_in: Lab | None = None
+        self._settled_with = Health()
+        self._liveness = Liveness()
+        self._health = Health()
+        self._due: float | None = None  # when to look though nothing changes, monotonic seconds
 
     def declare(self, declaration: Declaration) -> None:
         """Take a declaration, from any thread, to be written in the next pass."""
@@ -85,6 +93,7 @@ class ControlPlane(Loop):
         config = resolve(lab.network)
         self._write_config(etcd, config)
         objects, revision = self._objects(etcd)
+        self._health = self._heard(etcd, lab)
         while self._declarations:
             declaration = self._declarations[0]
             objects, revision = self._declared(etcd, lab, declaration, objects, revision)
@@ -110,6 +119,22 @@ class ControlPlane(Loop):
             wake=self.wake_node,
         )
 
+    def _heard(self, etcd: Etcd, lab: Lab) -> Health:
+        """Return which nodes are heard from, and which are lost."""
+        alive = {item.key.removeprefix(ALIVE) for item in etcd.range(ALIVE).items}
+        lifecycle = lab.nodeLifecycle
+        health = self._liveness.health(
+            [node.name for node in lab.nodes],
+            alive,
+            grace=lifecycle.gracePeriodSeconds,
+            now=time.monotonic(),
+        )
+        return health._replace(toleration=lifecycle.tolerationSeconds)
+
+    def pause(self) -> float:
+        dues = [due for due in (self._due, self._liveness.due) if due is not None]
+        return max(0.0, min([self.interval, *(due - time.monotonic() for due in dues)]))
+
     def _objects(self, etcd: Etcd) -> tuple[Inventory, int]:
         return registry.objects(etcd, watch=self._watch, warn=self.log.warning)
 
@@ -132,6 +157,7 @@ class ControlPlane(Loop):
 
     def _failed(self, message: str) -> None:
         self._disconnect()
+        self._due = 0.0  # what was decided when its time had come may not have been written
         super()._failed(message)
 
     def _write_config(self, etcd: Etcd, config: Config) -> None:
@@ -180,7 +206,7 @@ class ControlPlane(Loop):
         for _ in range(MAX_ROUNDS):
             changes = self._changes(lab, objects)
             if not changes:
-                self._settled = objects
+                self._settled, self._settled_with = objects, self._health
                 break
             self._tell(changes)
             self._write(etcd, lab, changes)
@@ -193,15 +219,31 @@ class ControlPlane(Loop):
         """Return what the controllers change about *objects* once *first* is made, with that."""
         if lab != self._settled_in:
             self._settled, self._settled_in = Inventory(), lab
+        health = self._health
+        came = self._due is not None and time.monotonic() >= self._due
+        clock = Clock()
         room = {node.name: lab.network.pods_per_node for node in lab.nodes}
-        return controllers.changes(
+        changes = controllers.changes(
             objects,
             capacity=room,
             service_cidr=lab.serviceCIDR,
             balancer=lab.balancer,
             settled=self._settled,
             first=first,
+            health=health,
+            clock=clock,
+            stirred=controllers.TIMED if came or health != self._settled_with else (),
         )
+        self._wait_for(clock, came=came)
+        return changes
+
+    def _wait_for(self, clock: Clock, *, came: bool) -> None:
+        """Look again when *clock* says so; *came*: what was waited for before has come."""
+        if came:
+            self._due = None
+        if clock.next is not None:
+            due = time.monotonic() + clock.next - clock.now
+            self._due = due if self._due is None else min(due, self._due)
 
     def _write(
         self, etcd: Etcd, lab: Lab, changes: Sequence[Change], *, made: Made = lambda _: None
@@ -216,7 +258,7 @@ class ControlPlane(Loop):
                 self._publish(etcd, lab, objects, revision, stable=False)
 
     def _tell(self, changes: Sequence[Change]) -> None:
-        changes = [change for change in changes if change.document["kind"] != "Event"]
+        changes = [change for change in changes if not _only_told(change)]
         for change in changes[:TOLD]:
             self.log.info("%s", described(change))
         if len(changes) > TOLD:
@@ -232,6 +274,12 @@ class ControlPlane(Loop):
 
     def close(self) -> None:
         self._disconnect()
+
+
+def _only_told(change: Change) -> bool:
+    """Return whether *change* only says what has happened: an Event, a workload's own status."""
+    kind = change.document["kind"]
+    return kind == "Event" or (change.verb is Verb.UPDATE and kind in WORKLOADS)
 
 
 def new_pod(change: Change) -> bool:

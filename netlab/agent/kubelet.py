@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from netlab import cni, images
+from netlab.agent.endings import Endings
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers.change import now
+from netlab.controllers.events import Fact
 from netlab.dns import views
 from netlab.errors import NetlabError
 from netlab.kernel import netns
@@ -25,8 +27,20 @@ from netlab.model.lab import Lab
 from netlab.pods.containers import Containers, Wanted
 from netlab.pods.control import Port, Result, Served, Servers
 
-# Writes documents over the versions they were made from; returns those that were written.
-Write = Callable[[Sequence[Document]], list[Document]]
+States = dict[tuple[str, str, str], dict[str, Any]]  # by namespace, pod, container
+BULK = 20  # pods that go at once whose containers are told of one by one
+
+
+class Store(NamedTuple):
+    """What the kubelet does to etcd. Nothing of it happens to a document changed meanwhile.
+
+    *write*: writes documents over the versions they were made from; returns those that were
+    written. *delete*: deletes documents. *tell*: makes Events.
+    """
+
+    write: Callable[[Sequence[Document]], list[Document]]
+    delete: Callable[[Sequence[Document]], None]
+    tell: Callable[[Sequence[Fact]], None]
 
 
 class Kubelet:
@@ -42,6 +56,8 @@ class Kubelet:
         self._given: dict[str, str] = {}  # addresses by uid, also those not written yet
         self._served: dict[str, tuple[Served, int]] = {}  # with the namespace's identity
         self._results: dict[str, Result] = {}
+        self._endings = Endings()
+        self._pods: Sequence[PodState] = ()
 
     def cut(self) -> None:
         """End all that runs on the node at once, asking nobody, as when its power is cut."""
@@ -56,8 +72,10 @@ class Kubelet:
         """Return the node's pods, each with its address; `run` writes the new ones.
 
         *subnet*: the node's lease, "" without one; *host*: the node's own address. While etcd is
-        away, pods that have no address yet are left out.
+        away, pods that have no address yet are left out. So are those that have ended as they
+        were to.
         """
+        documents = self._endings.take(documents)
         current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
         fitting = {uid: d for uid, d in current.items() if _fits(d, subnet, host)}
         self._given = {uid: a for uid, a in self._given.items() if uid in current}
@@ -93,17 +111,48 @@ class Kubelet:
     # -- containers
 
     def run(
-        self, seen: Cluster, node: NodeState, write: Write | None, *, objects: Inventory
+        self, seen: Cluster, node: NodeState, store: Store | None, *, objects: Inventory
     ) -> None:
         """Serve or run every container of the node's pods, then write what became of them.
 
-        *objects*: all that are stored, for the pods to be told of.
+        *store*: None while etcd is away; *objects*: all that are stored, for the pods to be told.
         """
-        pods = seen.pods_on(node.name)
+        pods = self._pods = seen.pods_on(node.name)
         self._serve(pods)
         states = self._execute(pods, seen.lab, objects)
-        if write is None:
+        if store is None:
             return
+        if self._endings.gone:
+            store.delete(self._endings.gone)
+        running = [key for key, state in states.items() if "terminated" not in state["state"]]
+        self._endings.look(pods, self._documents, running)
+        self._write_states(pods, states, store)
+        store.tell(self._killing())
+
+    def due(self) -> float | None:
+        """Return the seconds until something is to be done though nothing happens; None: never."""
+        dues = (self.containers.due(), self._endings.due(self._pods, self._documents))
+        return min((due for due in dues if due is not None), default=None)
+
+    def _killing(self) -> list[Fact]:
+        """Return what is to be told of pods that have begun to go."""
+        if len(self._endings.new) > BULK:
+            return []
+        return [
+            Fact(
+                pod,
+                "Killing",
+                f"Stopping container {container['name']}",
+                "kubelet",
+                host=self.node,
+                field=f"spec.containers{{{container['name']}}}",
+            )
+            for pod in self._endings.new
+            for container in pod["spec"]["containers"]
+        ]
+
+    def _write_states(self, pods: Sequence[PodState], states: States, store: Store) -> None:
+        """Write what has become of the containers of *pods*."""
         changed = []
         for pod in pods:
             document = self._documents[pod.uid]
@@ -111,7 +160,7 @@ class Kubelet:
             if status != document["status"]:
                 changed.append({**document, "status": status})
         if changed:
-            for document in write(changed):
+            for document in store.write(changed):
                 self._documents[document["metadata"]["uid"]] = document
 
     def _serve(self, pods: Sequence[PodState]) -> None:
@@ -141,9 +190,7 @@ class Kubelet:
         statuses = self._documents[pod.uid]["status"].get("containerStatuses", [])
         return next((s for s in statuses if s["name"] == container.name), {})
 
-    def _execute(
-        self, pods: Sequence[PodState], lab: Lab, objects: Inventory
-    ) -> dict[tuple[str, str, str], dict[str, Any]]:
+    def _execute(self, pods: Sequence[PodState], lab: Lab, objects: Inventory) -> States:
         """Run the containers that bring a command, or whose image does; return their states."""
         wanted = [
             Wanted(
@@ -168,6 +215,7 @@ class Kubelet:
                 cwd=container.workingDir,
                 restart=pod.restart_policy,
                 past=self._past(pod, container),
+                ending=self._endings.told(self._documents[pod.uid], container.name),
             )
             for pod in pods
             if any(container.command for container in pod.containers)
@@ -177,9 +225,7 @@ class Kubelet:
         ]
         return self.containers.reconcile(wanted)
 
-    def _container_states(
-        self, pod: PodState, states: dict[tuple[str, str, str], dict[str, Any]]
-    ) -> list[Document]:
+    def _container_states(self, pod: PodState, states: States) -> list[Document]:
         found = []
         for container in pod.containers:
             result = self._results.get(_served(pod, container).key, Result())

@@ -16,10 +16,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from netlab import cni, desired
-from netlab.agent.kubelet import Kubelet
+from netlab.agent.kubelet import Kubelet, Store
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
+from netlab.controllers import Change, events
+from netlab.controllers import Verb as Deed
+from netlab.controllers.events import Fact
 from netlab.errors import StoreError
 from netlab.flannel import lease, subnets, vxlan
 from netlab.flannel.config import SUBNETS, Config, resolve
@@ -93,13 +96,13 @@ class Node(Loop):
             raise away
         if snapshot is None:
             return  # the control plane has published nothing yet; it will wake this loop
-        write = self._write if away is None else None
+        store = Store(self._write, self._delete, self._tell) if away is None else None
         seen = self._as_leased(snapshot, lab, online=away is None)
         state = seen.node(self.node)
         with self.state.turn:
             self._converge(seen, state, config)
         self.state.follow(self.node, lab)
-        self.kubelet.run(seen, state, write, objects=snapshot.cluster.documents)
+        self.kubelet.run(seen, state, store, objects=snapshot.cluster.documents)
         self._report(snapshot.version, away)
         if away is not None:
             raise away
@@ -190,6 +193,15 @@ class Node(Loop):
         assert self._etcd is not None
         return registry.replaced(self._etcd, documents)
 
+    def _delete(self, documents: Sequence[Document]) -> None:
+        assert self._etcd is not None
+        registry.write(self._etcd, [Change(Deed.DELETE, one) for one in documents])
+
+    def _tell(self, facts: Sequence[Fact]) -> None:
+        if facts and self._snapshot is not None and self._etcd is not None:
+            known = self._snapshot.cluster.documents
+            registry.write(self._etcd, events.recorded(facts, known))
+
     # -- the kernel
 
     def _converge(self, seen: Cluster, state: NodeState, config: Config) -> None:
@@ -259,7 +271,7 @@ class Node(Loop):
             self._events.drain()
 
     def pause(self) -> float:
-        restart = self.kubelet.containers.due()
+        restart = self.kubelet.due()
         full = self._full - time.monotonic()
         return max(0.2 if full < 0 else 0.05, full if restart is None else min(full, restart))
 

@@ -359,6 +359,8 @@ def pod_problem(pod: PodState) -> str:
 
     A container that waits, to be tried again, leaves its reason in the pod's message.
     """
+    if pod.terminating:
+        return f"pod {pod.title}: still terminating"
     ended = pod.phase in ("Succeeded", "Failed")
     if ended or (pod.phase == "Running" and not pod.message):
         return ""

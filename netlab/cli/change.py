@@ -57,6 +57,8 @@ def apply(ctx: click.Context, files: tuple[str, ...], wait: bool) -> int:
     netlab delete -f web.yaml
     netlab delete pod archive clock
     netlab delete deploy cart -n shop
+    netlab delete pod web-0 --grace-period 5
+    netlab delete pod web-0 --force
     """,
 )
 @click.argument("kind", metavar="[KIND", required=False, shell_complete=names.kinds)
@@ -64,6 +66,14 @@ def apply(ctx: click.Context, files: tuple[str, ...], wait: bool) -> int:
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
 @FILES
 @WAIT
+@click.option(
+    "--grace-period",
+    "grace",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Instead of what the pod asks for (terminationGracePeriodSeconds, 30).",
+)
+@click.option("--force", is_flag=True, help="Delete pods at once; what runs is killed.")
 @click.pass_context
 def delete(
     ctx: click.Context,
@@ -72,15 +82,20 @@ def delete(
     namespace: str,
     files: tuple[str, ...],
     wait: bool,
+    grace: int | None,
+    force: bool,
 ) -> int:
-    """Delete objects of the live lab: those in files, or those named."""
+    """Delete objects of the live lab: those in files, or those named.
+
+    A pod that runs leaves its Services, is told to end, and goes once it has.
+    """
     if bool(files) == bool(kind) or (kind and not name and "/" not in kind):
         raise UsageError("say which objects", hint="netlab delete -f FILE, or KIND NAME")
     asked = list(manifests(files).documents) if files else []
     live = options.live_lab(ctx)
     if kind:
         asked = named(live, kind, name, namespace)
-    changes = live.delete(asked)
+    changes = live.delete(asked, grace=0 if force else grace)
     told(changes)
     gone = {registry_key(change.document) for change in changes}
     missing = [document for document in asked if registry_key(document) not in gone]

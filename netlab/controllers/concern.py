@@ -9,6 +9,7 @@ from netlab.controllers.draft import Draft, Name, uid
 from netlab.model.kubernetes import Document
 from netlab.model.services import SERVICE_NAME_LABEL
 
+SERVED = ("Service", "Endpoints")
 Label = tuple[str, str, str]  # namespace, key, value
 
 
@@ -18,7 +19,7 @@ def services(draft: Draft) -> set[Name] | None:
     Those that are news themselves, whose slices or Endpoints are, and those that select a pod that
     is, by the labels it had or has.
     """
-    if draft.fresh or draft.stirs(("Node",)):
+    if draft.fresh or _moved(draft):
         return None  # a node's zone is every endpoint's
     names: set[Name] = set()
     labels: set[Label] = set()
@@ -32,9 +33,18 @@ def services(draft: Draft) -> set[Name] | None:
                 labels.update((space, *label) for label in (meta.get("labels") or {}).items())
             elif one["kind"] == "EndpointSlice":
                 names.add(_followed(one))
-            else:
+            elif one["kind"] in SERVED:
                 names.add((space, meta["name"]))
     return names.union(_selecting(draft, labels)) if labels else names
+
+
+def _moved(draft: Draft) -> bool:
+    """Return whether a node came, went, or has other labels."""
+    return draft.stirs(("Node",)) and any(
+        old is None or new is None or old["metadata"].get("labels") != new["metadata"].get("labels")
+        for old, new in draft.news()
+        if (old or new or {}).get("kind") == "Node"
+    )
 
 
 def slices(draft: Draft, names: set[Name] | None) -> Sequence[Document]:
@@ -59,10 +69,12 @@ def homeless(draft: Draft) -> Collection[Document]:
     Who was settled loses them only with something that goes; but as long as there is no node at
     all, no pod's is missed.
     """
-    if draft.fresh or draft.stirs(("Node",)):
+    if draft.fresh:
         return draft.objects
     found = []
     for old, new in draft.news():
+        if old is None and new is not None and new["kind"] == "Node":
+            return draft.objects
         if old is not None and (new is None or uid(new) != uid(old)):
             return draft.objects
         if new is not None:

@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from netlab.controllers import clusterdns
+from netlab.controllers import clusterdns, podstate
 from netlab.controllers.change import Change, Verb, born
 from netlab.controllers.departure import departed
 from netlab.controllers.inheritance import kept
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab, LabNode
+from netlab.model.loose import mapping, mappings
 
 ANNOTATION = "netlab.io/declared"
 NAMESPACES = ("default", "kube-system")  # of every cluster
@@ -42,11 +43,15 @@ def declared(lab: Lab, documents: Sequence[Document] = ()) -> list[Document]:
 
 
 def _node(node: LabNode) -> Document:
+    taints = [
+        {"key": one.key, **({"value": one.value} if one.value else {}), "effect": one.effect}
+        for one in node.taints
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": node.all_labels},
-        "spec": {},
+        "spec": {"taints": taints} if taints else {},
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": node.address},
@@ -60,16 +65,24 @@ def declaration_changes(declared: Iterable[Document], stored: Iterable[Document]
     """Return what makes the user's objects among *stored* match *declared*.
 
     An object that no annotation marks as declared is left alone unless it is declared now. A pod
-    whose spec changed is deleted and created: a pod's spec never changes in its life.
+    whose spec changed is deleted and created, at once: a pod's spec never changes in its life.
     """
     wanted = {registry_key(document): document for document in declared}
     held = {registry_key(document): document for document in stored}
     gone = [one for key, one in held.items() if key not in wanted and last_declared(one)]
-    changes = [Change(Verb.DELETE, one) for one in sorted(gone, key=_order, reverse=True)]
+    changes = [change for one in sorted(gone, key=_order, reverse=True) for change in _gone(one)]
     for key, document in sorted(wanted.items(), key=lambda item: _order(item[1])):
         old = held.get(key)
         changes += [Change(Verb.CREATE, _new(document))] if old is None else _changed(document, old)
     return changes
+
+
+def _gone(document: Document) -> list[Change]:
+    """Return the end of an object; a pod that runs ends in its own time."""
+    if document["kind"] != "Pod":
+        return [Change(Verb.DELETE, document)]
+    change = podstate.deletion(document)
+    return [] if change.document is document and change.verb is Verb.UPDATE else [change]
 
 
 def _order(document: Document) -> int:
@@ -118,12 +131,15 @@ def _annotated(document: Document, others: dict[str, str]) -> Document:
 
 def _changed(document: Document, stored: Document) -> list[Change]:
     before = last_declared(stored)
+    if document["kind"] == "Pod" and podstate.terminating(stored):
+        return [Change(Verb.DELETE, stored), Change(Verb.CREATE, _new(document))]
     if before == _text(document) and not departed(document, stored):
         return []
     last = _loaded(before)
     if document["kind"] == "Pod" and document["spec"] != last.get("spec"):
         return [Change(Verb.DELETE, stored), Change(Verb.CREATE, _new(document))]
-    return [Change(Verb.UPDATE, _merged(document, last, stored))]
+    merged = _merged(document, last, stored)
+    return [] if merged == stored else [Change(Verb.UPDATE, merged)]
 
 
 def _merged(document: Document, last: Document, stored: Document) -> Document:
@@ -140,6 +156,8 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
         merged["spec"] = stored["spec"]  # the same, with the scheduler's nodeName
     elif document["kind"] == "Service" and document["apiVersion"] == "v1":
         merged["spec"] = kept(document, last, stored)
+    elif document["kind"] == "Node":
+        merged["spec"] = _node_spec(document, last, stored)
     elif "spec" in merged:
         merged["spec"] = _blended(merged["spec"], last.get("spec"), stored.get("spec"))
     mine, others = document.get("status") or {}, stored.get("status") or {}
@@ -147,6 +165,18 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
     if status := {**others, **mine}:
         merged["status"] = status
     return merged
+
+
+def _node_spec(document: Document, last: Document, stored: Document) -> Document:
+    """Return a node's spec as declared, with what others gave it: a cordon, further taints."""
+    spec, mine = stored.get("spec") or {}, mapping(last, "spec")
+    others = {key: value for key, value in spec.items() if key not in mine}
+    taints = [one for one in mappings(spec, "taints") if one not in list(mappings(mine, "taints"))]
+    wanted = {**others, **document["spec"]}
+    if taints := [*mappings(document, "spec", "taints"), *taints]:
+        return {**wanted, "taints": taints}
+    wanted.pop("taints", None)
+    return wanted
 
 
 def _blended(new: Any, last: Any, stored: Any) -> Any:

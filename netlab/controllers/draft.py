@@ -19,13 +19,19 @@ Name = tuple[str, str]  # namespace and name
 class Draft:
     """What *objects* become while controllers change them, in rounds; *first* is made before.
 
+    *stirred*: kinds of which there is news though no object has changed: time has come for some.
     *settled*: earlier objects, about which the controllers had nothing left to say. What is
     unchanged since is the same document (`is`), not an equal one. News in a round is what the round
     before changed, for those who came before the change, and what was changed in the round itself.
     """
 
     def __init__(
-        self, objects: Inventory, settled: Inventory, first: Iterable[Change] = ()
+        self,
+        objects: Inventory,
+        settled: Inventory,
+        first: Iterable[Change] = (),
+        *,
+        stirred: Iterable[str] = (),
     ) -> None:
         self.objects = objects
         self.fresh = not settled
@@ -33,7 +39,7 @@ class Draft:
         self._made: dict[str, None] = {}  # the keys of what was changed here, in order
         self._news = objects.unlike(settled)  # by key, as it was
         self._next: dict[str, Document | None] = {}
-        self._stirred = self._kinds()
+        self._stirred = self._kinds().union(stirred)
         self.make(first)
         self._next = {}
 

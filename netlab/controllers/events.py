@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from netlab.controllers.change import Change, Verb, born, controller, now
+from netlab.controllers.podstate import condition
 from netlab.controllers.scheduler import SCHEDULED, why_waiting
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
@@ -145,8 +146,11 @@ def told(changes: Sequence[Change], before: Inventory, after: Inventory) -> list
             if change.verb is not Verb.DELETE:
                 placed += _scheduled(new, old)
                 facts += _unscheduled(new, old)
+                facts += _abandoned(new, old)
         elif new["kind"] == "ReplicaSet":
             facts += _scaled(change, before.get(registry_key(new)), after)
+        elif change.verb is Verb.UPDATE and new["kind"] in ("Node", "Job"):
+            facts += _conditioned(new, before.get(registry_key(new)) or {})
     return facts + (placed if len(placed) <= BULK else [])
 
 
@@ -201,6 +205,12 @@ def _unscheduled(new: Document, old: Document | None) -> Iterator[Fact]:
         yield Fact(new, "FailedScheduling", why, "default-scheduler", warning=True)
 
 
+def _abandoned(new: Document, old: Document | None) -> Iterator[Fact]:
+    told = condition(new, "Ready")
+    if told.get("reason") == "NodeNotReady" and old and condition(old, "Ready") != told:
+        yield Fact(new, "NodeNotReady", "Node is not ready", "node-controller", warning=True)
+
+
 def _by_scheduler(pod: Document) -> bool:
     """Return whether the scheduler chose the node of *pod*: it says so in a condition."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
@@ -218,6 +228,26 @@ def _scaled(change: Change, old: Document | None, after: Inventory) -> Iterator[
         name = change.document["metadata"]["name"]
         message = f"Scaled {'up' if size > was else 'down'} replica set {name} from {was} to {size}"
         yield Fact(by, "ScalingReplicaSet", message, "deployment-controller")
+
+
+def _conditioned(new: Document, old: Document) -> Iterator[Fact]:
+    """Yield what became of a node, or of a Job."""
+    name = new["metadata"]["name"]
+    if new["kind"] == "Node":
+        status, was = (condition(one, "Ready").get("status") for one in (new, old))
+        if status == "True" and was != "True":
+            yield Fact(new, "NodeReady", f"Node {name} status is now: NodeReady", "kubelet")
+        elif status != "True" and was == "True":
+            words = f"Node {name} status is now: NodeNotReady"
+            yield Fact(new, "NodeNotReady", words, "node-controller")
+        return
+    for kind in ("Complete", "Failed"):
+        now_, then = condition(new, kind), condition(old, kind)
+        if now_.get("status") == "True" and then.get("status") != "True":
+            failed = kind == "Failed"
+            reason = str(now_.get("reason")) if failed else "Completed"
+            message = str(now_.get("message")) if failed else "Job completed"
+            yield Fact(new, reason, message, "job-controller", warning=failed)
 
 
 def _replicas(document: Document) -> int:

@@ -1,8 +1,9 @@
 """The scheduler gives each pod without a node the one that suits it best.
 
-A node takes a pod if it is not cordoned, has the labels of the pod's nodeSelector, and has an
-address left. Of those, the one with the fewest pods of the same owner, then with the fewest pods,
-then the first declared: the same objects always give the same places.
+A node takes a pod if its labels, taints and other pods allow it, and it has an address left. Of
+those, the one that the pod prefers; then the one with the fewest pods of the same owner, then with
+the fewest pods, then the first declared: the same objects always give the same places.
+Source: kubernetes pkg/scheduler/framework/plugins (v1.34), whose words the refusals are.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from netlab.controllers import placement
 from netlab.controllers.change import Change, Verb, controller, now
-from netlab.model.kubernetes import Document, matches
+from netlab.controllers.company import Company
+from netlab.model.kubernetes import Document
 
 SCHEDULED = "PodScheduled"
 UNSCHEDULABLE = "Unschedulable"
 NO_REASON: Mapping[str, str] = {}
+HARD = (placement.NO_SCHEDULE, placement.NO_EXECUTE)
 
 
 def bindings(
@@ -25,21 +29,40 @@ def bindings(
 
     *capacity*: how many pods each node has addresses for; a node that is not in it takes none.
     """
-    waiting = [pod for pod in pods if not pod["spec"].get("nodeName")]
+    waiting = [pod for pod in pods if _waits(pod)]
     if not waiting:
         return []
     load = _Load(pods)
+    company = Company(pods, nodes)
+    fixed: dict[int, dict[str, str]] = {}  # by template: what does not depend on other pods
     changes = []
     for pod in waiting:
-        refusals = {_name(node): _refusal(pod, node, load, capacity) for node in nodes}
+        spec = pod["spec"]
+        if id(spec) not in fixed:
+            fixed[id(spec)] = {_name(node): _refusal(spec, node) for node in nodes}
+        refusals = {
+            name: why or _full(pod, name, load, capacity) for name, why in fixed[id(spec)].items()
+        }
         open_to_it = [node for node in nodes if not refusals[_name(node)]]
+        company.refuse(pod, open_to_it, refusals)
+        open_to_it = [node for node in open_to_it if not refusals[_name(node)]]
         if open_to_it:
-            chosen = min(open_to_it, key=lambda node: load.of(_name(node), pod))
-            load.add(_name(chosen), pod)
-            changes.append(Change(Verb.UPDATE, _bound(pod, _name(chosen))))
+            rank = _ranking(pod, load, company)
+            place = _name(min(open_to_it, key=rank))
+            load.add(place, pod)
+            bound = _bound(pod, place)
+            company.add(bound)
+            changes.append(Change(Verb.UPDATE, bound))
         elif (told := _waiting(pod, list(refusals.values()))) != pod:
             changes.append(Change(Verb.UPDATE, told))
     return changes
+
+
+def _waits(pod: Document) -> bool:
+    meta, spec = pod["metadata"], pod["spec"]
+    return not (
+        spec.get("nodeName") or spec.get("schedulingGates") or meta.get("deletionTimestamp")
+    )
 
 
 def _name(node: Document) -> str:
@@ -47,10 +70,11 @@ def _name(node: Document) -> str:
 
 
 class _Load:
-    """How many pods there are on each node, and how many of each owner."""
+    """How many pods there are on each node, how many of each owner, and the host ports taken."""
 
     def __init__(self, pods: Iterable[Document]) -> None:
         self.addresses: Counter[str] = Counter()
+        self.ports: set[tuple[str, int, str]] = set()
         self._pods: Counter[str] = Counter()
         self._owned: Counter[tuple[str, str]] = Counter()
         for pod in pods:
@@ -60,6 +84,7 @@ class _Load:
     def add(self, node: str, pod: Document) -> None:
         self._pods[node] += 1
         self._owned[node, _owner(pod)] += 1
+        self.ports.update((node, *port) for port in host_ports(pod))
         if not pod["spec"].get("hostNetwork"):
             self.addresses[node] += 1
 
@@ -74,16 +99,50 @@ def _owner(pod: Document) -> str:
     return str(reference["uid"]) if reference else f"/{pod['metadata'].get('namespace', '')}"
 
 
-def _refusal(pod: Document, node: Document, load: _Load, capacity: Mapping[str, int]) -> str:
-    """Return why *node* does not take *pod*, "" if it does."""
-    name = _name(node)
-    if node.get("spec", {}).get("unschedulable"):
-        return "cordoned"
-    if not matches(pod["spec"].get("nodeSelector") or {}, node["metadata"].get("labels") or {}):
-        return "without the labels of nodeSelector"
-    if not pod["spec"].get("hostNetwork") and load.addresses[name] >= capacity.get(name, 0):
-        return "full"
+def host_ports(pod: Document) -> list[tuple[int, str]]:
+    """Return the ports of its node that *pod* asks for."""
+    return [
+        (port["hostPort"], str(port.get("protocol", "TCP")))
+        for container in pod["spec"].get("containers") or ()
+        for port in container.get("ports") or ()
+        if port.get("hostPort")
+    ]
+
+
+def _refusal(spec: Document, node: Document) -> str:
+    """Return why *node* does not take any pod of *spec*, "" if it does."""
+    taints = placement.taints(node)
+    missing = placement.untolerated(spec, taints, HARD)
+    if placement.cordon(node) and any(t.get("key") == placement.UNSCHEDULABLE for t in missing):
+        return "node(s) were unschedulable"
+    for taint in missing:
+        return f"node(s) had untolerated taint {{{taint.get('key')}: {taint.get('value', '')}}}"
+    if not placement.chosen(spec, node):
+        return "node(s) didn't match Pod's node affinity/selector"
     return ""
+
+
+def _full(pod: Document, node: str, load: _Load, capacity: Mapping[str, int]) -> str:
+    """Return what *node* has run out of, "" if it has all that *pod* needs."""
+    if not pod["spec"].get("hostNetwork") and load.addresses[node] >= capacity.get(node, 0):
+        return "Too many pods"
+    if any((node, *port) in load.ports for port in host_ports(pod)):
+        return "node(s) didn't have free ports for the requested pod ports"
+    return ""
+
+
+class _ranking:
+    """The order in which nodes are preferred for a pod."""
+
+    def __init__(self, pod: Document, load: _Load, company: Company) -> None:
+        self.pod, self.load, self.company = pod, load, company
+
+    def __call__(self, node: Document) -> tuple[int, int, int, int, int]:
+        spec = self.pod["spec"]
+        soft = placement.untolerated(spec, placement.taints(node), (placement.PREFER_NO,))
+        owned, all_pods = self.load.of(_name(node), self.pod)
+        wish = placement.preference(spec, node) + self.company.preference(self.pod, node)
+        return len(soft), -wish, self.company.crowd(self.pod, node), owned, all_pods
 
 
 def _bound(pod: Document, node: str) -> Document:
@@ -92,9 +151,11 @@ def _bound(pod: Document, node: str) -> Document:
 
 
 def _waiting(pod: Document, refusals: Sequence[str]) -> Document:
-    """Return *pod* with the reason why it waits: `0/3 nodes are available: 1 full, …`."""
-    counted = ", ".join(f"{count} {why}" for why, count in sorted(Counter(refusals).items()))
-    text = f"0/{len(refusals)} nodes are available" + (f": {counted}." if counted else "")
+    """Return *pod* with the reason why it waits: `0/3 nodes are available: 1 Too many pods, …`."""
+    counted = ", ".join(sorted(f"{count} {why}" for why, count in Counter(refusals).items()))
+    text = f"0/{len(refusals)} nodes are available: {counted}."
+    if not refusals:
+        text = "no nodes available to schedule pods"
     told = {"reason": UNSCHEDULABLE, "message": text}
     status = {**pod.get("status", {}), "conditions": _conditions(pod, "False", told)}
     return {**pod, "status": status}

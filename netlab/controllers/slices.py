@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from netlab.controllers.change import Change, Verb, born
-from netlab.controllers.deployment import ALPHABET
+from netlab.controllers.podstate import ALPHABET
 from netlab.model.kubernetes import Document
 
 ENDPOINTS_MAX = 100  # of one slice: kube-controller-manager --max-endpoints-per-slice

@@ -12,7 +12,7 @@ import msgspec
 from netlab import controllers, world
 from netlab.agent import control
 from netlab.cluster import Cluster, cluster
-from netlab.controllers import Change
+from netlab.controllers import Change, podstate
 from netlab.errors import NetlabError, NotFoundError, StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
@@ -126,13 +126,22 @@ class Live:
             if registry_key(change.document) in named
         ]
 
-    def delete(self, documents: Sequence[Document]) -> list[Change]:
-        """Delete the stored objects that *documents* name; return what was there."""
+    def delete(self, documents: Sequence[Document], *, grace: int | None = None) -> list[Change]:
+        """Delete the stored objects that *documents* name; return what was there.
+
+        A pod that runs ends in its own time, or in *grace* seconds; 0: at once.
+        """
         with lock(self.name), self._inside():
             stored = {registry_key(d): d for d in registry.documents(self.etcd())[0]}
             found = [stored[key] for d in documents if (key := registry_key(d)) in stored]
             changes = [Change(controllers.Verb.DELETE, document) for document in found]
-            registry.write(self.etcd(), changes)
+            made = [
+                podstate.deletion(change.document, grace=grace)
+                if change.document["kind"] == "Pod"
+                else change
+                for change in changes
+            ]
+            registry.write(self.etcd(), made)
             return changes
 
     def edit(

@@ -39,9 +39,9 @@ KINDS: tuple[Kind, ...] = (
         "endpointslices",
         effective=True,
     ),
-    Kind("StatefulSet", "statefulsets", "apps/v1", "statefulsets", True, ("sts",)),
-    Kind("DaemonSet", "daemonsets", "apps/v1", "daemonsets", True, ("ds",)),
-    Kind("Job", "jobs", "batch/v1", "jobs"),
+    Kind("StatefulSet", "statefulsets", "apps/v1", "statefulsets", True, ("sts",), True),
+    Kind("DaemonSet", "daemonsets", "apps/v1", "daemonsets", True, ("ds",), True),
+    Kind("Job", "jobs", "batch/v1", "jobs", effective=True),
     Kind("CronJob", "cronjobs", "batch/v1", "cronjobs", True, ("cj",)),
     Kind("Ingress", "ingresses", "networking.k8s.io/v1", "ingress", True, ("ing",), True),
     Kind(
@@ -90,7 +90,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("PodTemplate", "podtemplates", "v1", "podtemplates"),
     Kind("ReplicationController", "replicationcontrollers", "v1", "controllers", True, ("rc",)),
     Kind("ResourceQuota", "resourcequotas", "v1", "resourcequotas", True, ("quota",)),
-    Kind("ControllerRevision", "controllerrevisions", "apps/v1", "controllerrevisions"),
+    Kind(
+        "ControllerRevision",
+        "controllerrevisions",
+        "apps/v1",
+        "controllerrevisions",
+        effective=True,
+    ),
     Kind(
         "HorizontalPodAutoscaler",
         "horizontalpodautoscalers",

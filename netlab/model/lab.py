@@ -43,12 +43,21 @@ class Underlay(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: int = 1500
 
 
+class Taint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What keeps pods off a node that do not tolerate it."""
+
+    key: str
+    effect: str  # NoSchedule, PreferNoSchedule, NoExecute
+    value: str = ""
+
+
 class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine of the cluster, on the segment its address belongs to."""
 
     name: str
     address: str
     labels: dict[str, str] = {}
+    taints: list[Taint] = []
     bridge: str = "docker0"
 
     @property
@@ -176,6 +185,13 @@ class Dns(msgspec.Struct, frozen=True, omit_defaults=True):
     pods: str = "insecure"
 
 
+class NodeLifecycle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a node that is no longer heard from is lost, and its pods with it; in seconds."""
+
+    gracePeriodSeconds: int = 5  # kube-controller-manager --node-monitor-grace-period: 50
+    tolerationSeconds: int = 0  # kube-apiserver --default-unreachable-toleration-seconds: 300
+
+
 class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     """A whole lab, as declared."""
 
@@ -188,6 +204,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     outside: Outside = Outside()
     serviceCIDR: str = SERVICE_CIDR
     proxyMode: str = "iptables"
+    nodeLifecycle: NodeLifecycle = NodeLifecycle()
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
     balancer: Balancer | None = None
     dns: Dns = Dns()

@@ -47,7 +47,7 @@ class Wanted:
 
     *files*: what the pod's /etc shows; *restart*: its restartPolicy; *past*: the container's
     status as an agent before this one left it (`state`, `restartCount`), so that what has completed
-    stays so.
+    stays so; *ending*: the program is to be told to end, and not started again.
     """
 
     namespace: str
@@ -61,6 +61,7 @@ class Wanted:
     restart: str = "Always"
     past: Mapping[str, Any] | None = field(default=None, compare=False)
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    ending: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> Key:
@@ -76,6 +77,7 @@ class _Container:
     wanted: Wanted
     run: Run | None = None
     ended: dict[str, Any] | None = None  # the last run's `terminated`
+    told: bool = False  # to end: SIGTERM was sent, or nothing ran
     problem: str = ""  # why it could not be started
     starts: int = 0
     wait: float = 0.0  # seconds; the present back-off
@@ -114,6 +116,8 @@ class Containers:
             # All ends first: a sandbox ends only when every program in it has been waited for.
             for container in self._held.values():
                 self._note_end(container)
+                if by_key[container.wanted.key].ending and not container.told:
+                    self._tell_to_end(container)
             begun = [c for c in self._held.values() if self._start_when_due(c)]
             if runs.executing([c.run for c in begun if c.run], within=EXECUTED_WITHIN):
                 for container in begun:
@@ -218,6 +222,11 @@ class Containers:
         self._back_off(container)
         self._release(run)
 
+    def _tell_to_end(self, container: _Container) -> None:
+        container.told = True
+        if container.run is not None:
+            runs.send(container.run, signal.SIGTERM)
+
     def _start_when_due(self, container: _Container) -> bool:
         """Start the program if it is time to; return whether it was started."""
         if container.run is None and _restarts(container) and self._clock() >= container.due:
@@ -312,6 +321,8 @@ def _remember(container: _Container, past: Mapping[str, Any]) -> None:
 def _restarts(container: _Container) -> bool:
     """Return whether the container is to be started, now or later."""
     policy, ended = container.wanted.restart, container.ended
+    if container.told:
+        return False
     if ended is None or policy == "Always":
         return True
     return policy == "OnFailure" and ended["exitCode"] != 0
@@ -321,8 +332,8 @@ def _status(container: _Container) -> dict[str, Any]:
     status: dict[str, Any] = {"restartCount": max(0, container.starts - 1)}
     if container.run is not None:
         status["state"] = {"running": {"startedAt": runs.rfc3339(container.run.began)}}
-    elif container.ended is not None and not _restarts(container):
-        status["state"] = {"terminated": container.ended}
+    elif not _restarts(container):
+        status["state"] = {"terminated": container.ended or runs.never_ran()}
     else:
         status["state"] = {"waiting": _waiting(container)}
     if container.ended is not None and "terminated" not in status["state"]:

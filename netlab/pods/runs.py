@@ -125,6 +125,11 @@ def send(run: Run, number: signal.Signals) -> None:
         pass
 
 
+def never_ran() -> dict[str, Any]:
+    """Return the `terminated` of a container that was told to end before it was started."""
+    return {**_UNKNOWN, "message": "it was told to end before it was started"}
+
+
 def kill(run: Run, rundir: Path, role: str) -> None:
     """Kill the program and whatever it left behind: the next run would find its ports taken.
 

@@ -72,6 +72,14 @@ class TxnResult(msgspec.Struct, frozen=True):
 Op = Put | Delete
 
 
+class _TimeLeft(msgspec.Struct):
+    TTL: int = 0
+
+
+class _Kept(msgspec.Struct):
+    result: _TimeLeft
+
+
 def version_is(key: str, number: int) -> Compare:
     """Return the condition that *key* was written *number* times; 0: it does not exist."""
     return Compare(key, "version", number)
@@ -246,6 +254,16 @@ class Etcd:
     def grant(self, ttl: int) -> int:
         """Return the id of a new lease that ends in *ttl* seconds."""
         return self._call("/lease/grant", {"TTL": str(ttl)}).ID
+
+    def keep_alive(self, lease: int) -> int:
+        """Give a lease its whole time again; return the seconds, 0 when there is no such lease."""
+        # The gateway answers a stream of one request with a stream of one answer.
+        status, body = self._exchange("/lease/keepalive", msgspec.json.encode({"ID": str(lease)}))
+        try:
+            return msgspec.json.decode(body, type=_Kept, strict=False).result.TTL
+        except msgspec.DecodeError as error:
+            refusal = _refusal(body) or f"HTTP status {status}"
+            raise StoreError(f"{self!r}: /lease/keepalive: {refusal}") from error
 
     def revoke(self, lease: int) -> None:
         """End a lease and delete its keys."""

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from netlab.model import services
-from netlab.model.kubernetes import Deployment, Document, Meta, Node, Pod, PodSpec, View, view
+from netlab.model.kubernetes import Document, Meta, Node, Pod, PodSpec, View, view
+from netlab.model.workloads import Workload
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)  # RFC 1123 subdomain
 NAME_MAX = 253  # characters
@@ -27,12 +28,15 @@ class _Any(View):
     metadata: Meta
 
 
+APPS = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
 _VIEWS: dict[tuple[str, str], type[View]] = {
     ("v1", "Pod"): Pod,
     ("v1", "Node"): Node,
     ("v1", "Namespace"): _Any,
-    ("apps/v1", "Deployment"): Deployment,
-    ("apps/v1", "ReplicaSet"): Deployment,
+    **{("apps/v1", kind): Workload for kind in APPS},
+    ("batch/v1", "Job"): Workload,
+    ("apps/v1", "ControllerRevision"): _Any,
+    ("v1", "Event"): _Any,
 }
 _SERVED: dict[tuple[str, str], type[View]] = {
     ("v1", "Service"): services.Service,
@@ -61,11 +65,20 @@ def check(document: Document) -> None:
         _name(metadata["namespace"])
         _pod_spec(document["spec"], seen.spec)
         _status(document.get("status", {}))
-    elif isinstance(seen, Deployment):
-        _name(metadata["namespace"])
-        _pod_spec(document["spec"]["template"]["spec"], seen.spec.template.spec)
-        if not 0 <= seen.spec.replicas <= REPLICAS_MAX:
-            raise ValueError(f"replicas: {seen.spec.replicas}")
+    elif isinstance(seen, Node):
+        _status(document.get("status") or {})
+    elif isinstance(seen, Workload):
+        _workload(document, seen)
+
+
+def _workload(document: Document, seen: Workload) -> None:
+    _name(document["metadata"]["namespace"])
+    _pod_spec(document["spec"]["template"]["spec"], seen.spec.template.spec)
+    for field in ("replicas", "parallelism"):
+        number = getattr(seen.spec, field)
+        if not 0 <= number <= REPLICAS_MAX:
+            raise ValueError(f"{field}: {number}")
+    _status(document.get("status") or {})
 
 
 def _seen(document: Document, kind: type[View]) -> View:
@@ -104,8 +117,8 @@ def _pod_spec(document: dict[str, Any], spec: PodSpec) -> None:
 def _status(status: dict[str, Any]) -> None:
     if status.get("podIP"):
         IPv4Address(status["podIP"])
-    _have(status.get("containerStatuses", ()), ("name",))
-    _have(status.get("conditions", ()), ("type", "status"))
+    _have(status.get("containerStatuses") or (), ("name",))
+    _have(status.get("conditions") or (), ("type", "status"))
 
 
 def _have(items: Iterable[dict[str, Any]], names: tuple[str, ...]) -> None:

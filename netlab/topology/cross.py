@@ -20,6 +20,7 @@ from netlab.topology.tree import Path
 
 NETNS_NAME_MAX = 255  # bytes; a file of /run/netns: linux/limits.h, NAME_MAX
 GIVEN_NAME_MAX = 63  # characters of the name a controller gives a pod
+COUNTED = {"Job": "parallelism"}  # the field with the number of pods, else `replicas`
 Key = tuple[str, str, str, str]
 
 
@@ -175,7 +176,9 @@ def _wanted(document: Document, piece: Piece | None, eligible: frozenset[str]) -
     spec, _ = pod_spec(document)
     count: Any = 1
     if document["kind"] in TEMPLATED:
-        count = mapping(document, "spec").get("replicas", 1)
+        count = mapping(document, "spec").get(COUNTED.get(document["kind"], "replicas"), 1)
+    if document["kind"] == "DaemonSet":
+        count = 0  # one on each node that has room
     if spec.get("hostNetwork") is True or not isinstance(count, int):
         count = 0  # no address of the lease
     return _Wanted(piece, max(0, count), eligible)
@@ -214,7 +217,7 @@ def _blame(group: frozenset[str], wanted: Sequence[_Wanted], text: str, mistakes
         return
     spec, path = pod_spec(piece.document)
     if piece.document["kind"] in TEMPLATED:
-        path = ("spec", "replicas")
+        path = ("spec", COUNTED.get(piece.document["kind"], "replicas"))
     else:
         path = (*path, "nodeName") if spec.get("nodeName") else ("metadata", "name")
     mistakes.at(piece.origin, path, text)

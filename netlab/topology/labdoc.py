@@ -35,6 +35,8 @@ MTU_MAX = 65535  # a veth's; an IPv4 packet's total length has 16 bits
 VNI_MAX = 9_999_999  # the protocol has 24 bits, but flannel.<VNI> must fit an interface name
 
 TTL_MAX = 3600  # seconds; CoreDNS's plugin kubernetes takes no more
+GRACE_MIN, GRACE_MAX = 2, 3600  # seconds; etcd grants no shorter lease (minLeaseTTL)
+
 BACKENDS = ("vxlan",)
 BACKENDS_LATER = ("host-gw", "udp")
 
@@ -81,11 +83,21 @@ _SEGMENT = Fields(
     {"name": values.label, "cidr": values.network, "router": values.address}, required=("cidr",)
 )
 
+_TAINT = Fields(
+    {
+        "key": values.label_key,
+        "value": values.label_value,
+        "effect": values.one_of(("NoSchedule", "PreferNoSchedule", "NoExecute")),
+    },
+    required=("key", "effect"),
+)
+
 _NODE = Fields(
     {
         "name": values.label,
         "address": values.address,
         "labels": LABELS,
+        "taints": Each(_TAINT),
         "bridge": values.interface_name,
     },
     required=("name",),
@@ -127,6 +139,12 @@ SHAPE = Fields(
             }
         ),
         "serviceCIDR": values.network,
+        "nodeLifecycle": Fields(
+            {
+                "gracePeriodSeconds": values.between(GRACE_MIN, GRACE_MAX),
+                "tolerationSeconds": values.not_negative,
+            }
+        ),
         "proxyMode": values.one_of(PROXY_MODES, later=LATER_PROXY_MODES),
         "balancer": _BALANCER,
         "dns": Fields(

@@ -162,17 +162,78 @@ _REPLICA_SET: dict[str, Shape] = {
 
 _DEPLOYMENT: dict[str, Shape] = {
     **_REPLICA_SET,
-    "strategy": ANY_MAPPING,
+    "strategy": Fields(
+        {
+            "type": values.one_of(("RollingUpdate", "Recreate")),
+            "rollingUpdate": Fields({"maxSurge": values.amount, "maxUnavailable": values.amount}),
+        }
+    ),
     "revisionHistoryLimit": values.not_negative,
     "paused": values.boolean,
     "progressDeadlineSeconds": values.not_negative,
 }
+
+_UPDATES = ("RollingUpdate", "OnDelete")
+
+_STATEFUL_SET: dict[str, Shape] = {
+    **_REPLICA_SET,
+    "serviceName": values.string,
+    "podManagementPolicy": values.one_of(("OrderedReady", "Parallel")),
+    "updateStrategy": Fields(
+        {
+            "type": values.one_of(_UPDATES),
+            "rollingUpdate": Fields(
+                {"partition": values.not_negative, "maxUnavailable": values.amount}
+            ),
+        }
+    ),
+    "revisionHistoryLimit": values.not_negative,
+    "volumeClaimTemplates": ANY_LIST,
+    "persistentVolumeClaimRetentionPolicy": ANY_MAPPING,
+    "ordinals": Fields({"start": values.not_negative}),
+}
+
+_DAEMON_SET: dict[str, Shape] = {
+    "selector": _SELECTOR,
+    "template": _TEMPLATE,
+    "minReadySeconds": values.not_negative,
+    "updateStrategy": Fields(
+        {
+            "type": values.one_of(_UPDATES),
+            "rollingUpdate": Fields(
+                {"maxUnavailable": values.amount}, later=frozenset(("maxSurge",))
+            ),
+        }
+    ),
+    "revisionHistoryLimit": values.not_negative,
+}
+
+_JOB: dict[str, Shape] = {
+    "parallelism": values.not_negative,
+    "completions": values.not_negative,
+    "completionMode": values.one_of(("NonIndexed",), later=("Indexed",)),
+    "activeDeadlineSeconds": values.not_negative,
+    "backoffLimit": values.not_negative,
+    "ttlSecondsAfterFinished": values.not_negative,
+    "suspend": values.boolean,
+    "selector": _SELECTOR,
+    "manualSelector": values.boolean,
+    "template": _TEMPLATE,
+    "podReplacementPolicy": values.string,
+    "managedBy": values.string,
+}
+_JOB_LATER = frozenset(
+    ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes")
+)
 
 SPECS: dict[str, Shape] = {
     "Namespace": Fields({"finalizers": STRINGS}),
     "Pod": POD_SPEC,
     "Deployment": Fields(_DEPLOYMENT, required=("selector", "template")),
     "ReplicaSet": Fields(_REPLICA_SET, required=("selector", "template")),
+    "StatefulSet": Fields(_STATEFUL_SET, required=("selector", "template")),
+    "DaemonSet": Fields(_DAEMON_SET, required=("selector", "template")),
+    "Job": Fields(_JOB, required=("template",), later=_JOB_LATER),
     "Service": SERVICE_SPEC,
     "NetworkPolicy": POLICY_SPEC,
     **ingressfields.SPECS,
@@ -196,6 +257,7 @@ _NAMES = {
     "ReplicaSet": values.subdomain,
     "StatefulSet": values.subdomain,
     "DaemonSet": values.subdomain,
+    "Job": values.subdomain,
     "EndpointSlice": values.subdomain,
     "Endpoints": values.subdomain,
     "NetworkPolicy": values.subdomain,

@@ -13,11 +13,11 @@ from netlab.topology.labrules import Say, items
 from netlab.topology.tree import Path
 
 DEFAULT_PROTOCOL = "TCP"
-TEMPLATED = ("Deployment", "ReplicaSet")
+TEMPLATED = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job")
 
 
 def check(document: dict[str, Any], say: Say) -> None:
-    """Say everything in which *document*, a Pod, Deployment or ReplicaSet, contradicts itself."""
+    """Say everything in which *document*, a Pod or what makes pods, contradicts itself."""
     if document["kind"] in TEMPLATED:
         _check_template(document, say)
     spec, path = pod_spec(document)
@@ -45,8 +45,26 @@ def _check_template(document: dict[str, Any], say: Say) -> None:
         labels = mapping(document, "spec", "template", "metadata", "labels")
         _check_selector(selector, labels, say)
     policy = mapping(document, "spec", "template", "spec").get("restartPolicy", "Always")
-    if policy in ("OnFailure", "Never"):
-        say(("spec", "template", "spec", "restartPolicy"), f"{policy} in a template (Always)")
+    where: Path = ("spec", "template", "spec", "restartPolicy")
+    if document["kind"] == "Job":
+        if policy == "Always":
+            say(where, "Always in a Job (OnFailure or Never)")
+    elif policy in ("OnFailure", "Never"):
+        say(where, f"{policy} in a template (Always)")
+    _check_strategy(document, say)
+
+
+def _check_strategy(document: dict[str, Any], say: Say) -> None:
+    """Check what an API server refuses: apps/validation/validation.go."""
+    field = "strategy" if document["kind"] == "Deployment" else "updateStrategy"
+    strategy = mapping(document, "spec", field)
+    rolling = strategy.get("rollingUpdate")
+    if rolling and strategy.get("type", "RollingUpdate") != "RollingUpdate":
+        say(("spec", field, "rollingUpdate"), f"with type {strategy['type']} (leave it out)")
+    limits = [mapping(rolling).get(name) for name in ("maxSurge", "maxUnavailable")]
+    if document["kind"] == "Deployment" and all(one in (0, "0%") for one in limits):
+        where = ("spec", field, "rollingUpdate", "maxUnavailable")
+        say(where, "may not be 0 when maxSurge is 0 (1, or a maxSurge)")
 
 
 def _check_selector(selector: dict[str, Any], labels: dict[str, Any], say: Say) -> None:

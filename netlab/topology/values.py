@@ -77,6 +77,15 @@ def between(low: int, high: int, *, why: str = "") -> Check:
     return check
 
 
+def amount(value: Any) -> str:
+    """Accept a number of pods, or a percentage of them."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "" if value >= 0 else f"{value} is negative (0 or more)"
+    if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
+        return ""
+    return f"must be a number or a percentage, not {described(value)} (1, or 25%)"
+
+
 port = between(1, 65535)
 
 

@@ -67,9 +67,11 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 def usable(cluster: Cluster) -> list[PodState]:
-    """Return the running pods that have an address of their own."""
+    """Return the running pods that have an address of their own, and are to stay."""
     return [
-        pod for pod in cluster.pods if pod.ip and pod.phase == "Running" and not pod.host_network
+        pod
+        for pod in cluster.pods
+        if pod.ip and pod.phase == "Running" and not pod.host_network and not pod.terminating
     ]
 
 

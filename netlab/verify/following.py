@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from netlab.agent.endings import LINGER
 from netlab.agent.kubeproxy import KERNEL
 from netlab.cluster import NodeState, PodState
 from netlab.kernel import conntrack
@@ -154,10 +155,11 @@ def _died_and_returned(
             there = until(
                 context, new.ip, held=True, seconds=REPLACED, began=began, because=because
             )
-            moved = _moved(client, victim, began)
+            ended = began + LINGER  # until then it answers, though new flows go elsewhere
+            moved = _moved(client, victim, ended)
             # With the old address, what is remembered may be right: but not if it was of no use.
             among = None if new.ip != victim.ip else remembered if gone else frozenset[Remembered]()
-            _forgotten(context, victim, began, among=among)
+            _forgotten(context, victim, ended, among=among)
             settled = time.monotonic()
             context.calm.set()
             time.sleep(max(0.0, settled + AFTER - time.monotonic()))
@@ -222,15 +224,18 @@ def _replacement(context: Context, frontend: Frontend, old: PodState, began: flo
     )
 
 
-def _moved(client: Client | None, victim: PodState, began: float) -> str:
-    """Return where the *client* that was at *victim* is answered then. Raises Failure."""
+def _moved(client: Client | None, victim: PodState, ended: float) -> str:
+    """Return where the *client* that was at *victim*, which *ended*, is answered then.
+
+    Raises Failure.
+    """
     if client is None:
         return ""
     while True:
         at = client.ask()
         if at and at != victim.title:
             return at
-        if time.monotonic() - began > WITHIN:
+        if time.monotonic() - ended > WITHIN:
             raise Failure(
                 f"{client.flow}: a client that was at {victim.title} "
                 + ("is still answered by it" if at else "gets no answer any more"),
@@ -241,9 +246,10 @@ def _moved(client: Client | None, victim: PodState, began: float) -> str:
 
 
 def _forgotten(
-    context: Context, victim: PodState, began: float, *, among: Collection[Remembered] | None
+    context: Context, victim: PodState, ended: float, *, among: Collection[Remembered] | None
 ) -> None:
-    """Return when no node remembers a UDP flow (*among* those) that leads to *victim*.
+    """Return when no node remembers a UDP flow (*among* those) that leads to *victim*, which
+    *ended*.
 
     Raises Failure.
     """
@@ -252,7 +258,7 @@ def _forgotten(
         left = [words for key, words in found.items() if among is None or key in among]
         if not left:
             return
-        if time.monotonic() - began > WITHIN:
+        if time.monotonic() - ended > WITHIN:
             raise Failure(
                 f"conntrack still leads flows to {victim.ip}, where {victim.title} was",
                 *left[:SHOWN],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from ipaddress import IPv4Address, IPv4Network
 
+from netlab.agent.endings import LINGER
 from netlab.cluster import Cluster, PodState
 from netlab.errors import NetlabError
 from netlab.model.kubernetes import Document
@@ -49,8 +50,7 @@ def replicas(context: Context) -> Checked:
     node, milliseconds = after.node(new.node), death.seconds * 1000
     if IPv4Address(new.ip) not in IPv4Network(node.subnet):
         raise Failure(f"{new.title} has {new.ip}, outside {node.name}'s lease {node.subnet}")
-    if any(pod.uid == old.uid for pod in after.pods):
-        raise Failure(f"{old.title} was deleted, and is still in etcd")
+    after = _without(context, old)
     found = listeners(new)
     protocol, port = (found[0].protocol, found[0].port) if found else (Protocol.ICMP, 0)
     shot = required(
@@ -74,6 +74,18 @@ def replicas(context: Context) -> Checked:
         ],
         shot.verdict.passages,
     )
+
+
+def _without(context: Context, old: PodState) -> Cluster:
+    """Return the lab once *old*, which was told to end, is gone. Raises Failure."""
+    deadline = time.monotonic() + LINGER + WITHIN
+    while True:
+        now = context.refreshed()
+        if all(pod.uid != old.uid for pod in now.pods):
+            return now
+        if time.monotonic() > deadline:
+            raise Failure(f"{old.title} was deleted, and is still in etcd")
+        time.sleep(LOOK)
 
 
 def replicas_of(cluster: Cluster, pod: PodState) -> int:

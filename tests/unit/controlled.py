@@ -10,6 +10,8 @@ from netlab.controllers import Change, Verb
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 
+LONG_AGO = "2026-01-01T00:00:00Z"
+WORKLOADS = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job")
 CAPACITY = {"node1": 100, "node2": 100, "node3": 100}
 
 
@@ -18,9 +20,11 @@ class Store:
 
     def __init__(self, *documents: Document) -> None:
         self.objects = {registry_key(one): one for one in documents}
+        self.count = 0
 
     def make(self, changes: list[Change]) -> list[str]:
         """Make *changes*; return them as `create Pod a`, those of Events left out."""
+        told = [one for one in changes if not self._only_told(one)]
         for change in changes:
             key = registry_key(change.document)
             if change.verb is Verb.CREATE:
@@ -33,11 +37,44 @@ class Store:
                 del self.objects[key]
             else:
                 self.objects[key] = copy.deepcopy(change.document)
-        return [
-            f"{one.verb} {one.document['kind']} {name(one.document)}"
-            for one in changes
-            if one.document["kind"] != "Event"
-        ]
+        return [f"{one.verb} {one.document['kind']} {name(one.document)}" for one in told]
+
+    def _only_told(self, change: Change) -> bool:
+        """Return whether *change* is an Event, or what a workload says in its status."""
+        new = change.document
+        old = self.objects.get(registry_key(new), {})
+        if new["kind"] not in WORKLOADS or change.verb is not Verb.UPDATE:
+            return bool(new["kind"] == "Event")
+        return old.get("spec") == new["spec"]
+
+    def run(self, *, ready: bool = True) -> list[str]:
+        """Do what kubelets do: run the placed pods, or have them not *ready*; end those to go."""
+        done = []
+        for key, one in list(self.objects.items()):
+            if one["kind"] != "Pod" or not one["spec"].get("nodeName"):
+                continue
+            if one["metadata"].get("deletionTimestamp"):
+                del self.objects[key]
+                done.append(f"end {name(one)}")
+            elif not (one.get("status") or {}).get("podIP"):
+                status = one.get("status") or {}
+                told = {"type": "Ready", "status": str(ready), "lastTransitionTime": LONG_AGO}
+                conditions = [*(status.get("conditions") or ()), told]
+                self.count += 1
+                status = {"phase": "Running", "podIP": f"10.244.0.{self.count % 250 + 2}"}
+                self.objects[key] = {**one, "status": {**status, "conditions": conditions}}
+                done.append(f"run {name(one)}")
+        return done
+
+    def live(self, capacity: dict[str, int] | None = None) -> list[str]:
+        """Let controllers and kubelets finish."""
+        done = []
+        for _ in range(100):
+            step = self.settle(capacity) + self.run()
+            if not step:
+                return done
+            done += step
+        raise AssertionError("no end")
 
     def told(self) -> list[str]:
         """Return the Events as `ReplicaSet web SuccessfulCreate x2`, in order."""

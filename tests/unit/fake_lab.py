@@ -152,7 +152,7 @@ class FakeLive:
         self.stored += new
         return [Change(Verb.CREATE, document) for document in new]
 
-    def delete(self, documents: Sequence[Document]) -> list[Change]:
+    def delete(self, documents: Sequence[Document], *, grace: int | None = None) -> list[Change]:
         keys = {registry_key(document) for document in documents}
         found = [document for document in self.stored if registry_key(document) in keys]
         self.stored = [document for document in self.stored if registry_key(document) not in keys]

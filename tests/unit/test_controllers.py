@@ -100,7 +100,7 @@ def test_another_order_of_keys_is_no_other_template(store: Store) -> None:
     store.declare(*declared_nodes(), turned)
     store.settle()
     (after,) = store.of("ReplicaSet")
-    assert after["metadata"] == before["metadata"]
+    assert (name(after), after["metadata"]["uid"]) == (name(before), before["metadata"]["uid"])
 
 
 def test_no_replicas_leave_the_replica_set(store: Store) -> None:
@@ -115,21 +115,26 @@ def test_another_template_makes_another_replica_set(store: Store) -> None:
     old = {one["metadata"]["uid"] for one in store.of("Pod")}
     store.declare(*declared_nodes(), deployment(6, image="b"))
     store.settle()
-    (after,) = store.of("ReplicaSet")
+    store.live()
+    (after,) = [one for one in store.of("ReplicaSet") if one["spec"]["replicas"]]
     assert name(after) != name(before)
+    assert len(store.of("ReplicaSet")) == 2, "the former one is kept, empty"
     assert len(store.of("Pod")) == 6
     assert not old & {one["metadata"]["uid"] for one in store.of("Pod")}
     assert {one["spec"]["containers"][0]["name"] for one in store.of("Pod")} == {"b"}
 
 
-def test_the_former_template_gets_its_name_again(store: Store) -> None:
+def test_the_former_template_is_taken_up_again(store: Store) -> None:
     (before,) = store.of("ReplicaSet")
+    store.live()
     for image in ("b", "a"):
         store.declare(*declared_nodes(), deployment(6, image=image))
-        store.settle()
-    (after,) = store.of("ReplicaSet")
-    assert name(after) == name(before)
-    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        store.live()
+    (after,) = [one for one in store.of("ReplicaSet") if one["spec"]["replicas"]]
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3"
+    (parent,) = store.of("Deployment")
+    assert parent["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3"
 
 
 def test_a_deleted_deployment_takes_all_it_made(store: Store) -> None:
@@ -170,7 +175,7 @@ def test_the_least_useful_pods_go_first() -> None:
     order = []
     for left in (4, 3, 2, 1, 0):
         owner["spec"] = {"replicas": left}
-        (change,) = replicaset.pods([owner], pods)
+        change, _ = replicaset.pods([owner], pods)
         pods.remove(change.document)
         order.append(name(change.document))
     assert order == ["waiting", "pending", "old-unready", "young-ready", "old-ready"]
@@ -215,7 +220,8 @@ def test_a_pod_without_a_place_says_why_and_gets_one_later() -> None:
     store = Store(*NODES, controllers.born(pod("p", nodeSelector={"disk": "ssd"})))
     assert store.settle({"node1": 5, "node2": 0, "node3": 5}) == ["update Pod p"]
     (waiting,) = store.of("Pod")
-    why = "0/3 nodes are available: 1 full, 2 without the labels of nodeSelector."
+    unlike = "node(s) didn't match Pod's node affinity/selector"
+    why = f"0/3 nodes are available: 1 Too many pods, 2 {unlike}."
     (told,) = waiting["status"]["conditions"]
     assert (told["type"], told["status"], told["reason"]) == (
         "PodScheduled",
@@ -308,7 +314,12 @@ def test_the_notes_settle_and_a_second_declaration_changes_nothing() -> None:
     assert store.places()["archive"] == "node2"
     alone = [one for one in declaration.documents if one["kind"] == "Pod"]
     sizes = [one["spec"]["replicas"] for one in wanted if one["kind"] == "Deployment"]
-    assert len(store.of("Pod")) == len(alone) + sum(sizes)
+    daemons = sum(one["kind"] == "DaemonSet" for one in wanted) * len(lab.nodes)
+    firsts = sum(one["kind"] == "StatefulSet" for one in wanted)
+    assert len(store.of("Pod")) == len(alone) + sum(sizes) + daemons + firsts
+    store.live({one.name: lab.network.pods_per_node for one in lab.nodes})
+    assert {"db-0", "db-1"} < store.places().keys()
+    assert controllers.declaration_changes(wanted, store.documents) == []
 
 
 def test_a_declaration_and_what_follows_from_it_are_one_answer() -> None:

@@ -403,7 +403,7 @@ def test_a_relabelled_and_a_deleted_pod_leave_in_the_same_pass() -> None:
 
 
 def test_a_scaled_deployment_and_its_slice_change_in_one_pass() -> None:
-    """The ReplicaSet's pods go in the pass that also takes them out of the slice."""
+    """The ReplicaSet's pods are given up in the pass in which the slice says so."""
     template = {
         "metadata": {"labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c"}], "nodeName": "node1"},
@@ -420,10 +420,14 @@ def test_a_scaled_deployment_and_its_slice_change_in_one_pass() -> None:
     store.objects[registry_key(owner)] = {**owner, "spec": {**spec, "replicas": 1}}
     done = store.settle()
     assert sorted(one.split()[0:2] for one in done) == [
-        ["delete", "Pod"],
         ["update", "EndpointSlice"],
+        ["update", "Pod"],
         ["update", "ReplicaSet"],
     ]
+    (one,) = store.of("EndpointSlice")
+    assert sum(each["conditions"]["terminating"] for each in one["endpoints"]) == 1
+    store.run()
+    store.settle()
     assert len(addresses(store)) == 1
 
 
