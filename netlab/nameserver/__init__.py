@@ -3,6 +3,7 @@
     serving     queries that come, over UDP and TCP; the cluster's DNS and the pod server's use it
     forwarding  questions for others: asked, waited for, passed on
     following   the cluster's objects, as etcd tells of them
+    stub        the other side: names asked as a program in a pod asks
     health      /ready and /health over HTTP
     __main__    the program of the image netlab/dns: a cluster's DNS
 

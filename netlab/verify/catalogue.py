@@ -19,7 +19,6 @@ class Path(msgspec.Struct, frozen=True):
 
 
 BALANCER = "a load balancer outside the nodes: not there yet"
-DNS = "DNS: not there yet"
 
 PATHS: tuple[Path, ...] = (
     Path(
@@ -94,9 +93,21 @@ PATHS: tuple[Path, ...] = (
         "endpoints here and there, masqueraded; policy Local: the client's own address, or a drop",
     ),
     Path("loadbalancer", "client to a load balancer", "spreads over the nodes", BALANCER),
-    Path("externalname", "a Service that is a name", "a CNAME, no rule", DNS),
-    Path("dns-service", "names of Services", "answers through Service kube-dns", DNS),
-    Path("headless", "stable names of pods", "one A record per pod", DNS),
+    Path(
+        "externalname",
+        "a Service that is a name",
+        "a CNAME and what it leads to; no cluster IP, and no rule on any node",
+    ),
+    Path(
+        "dns-service",
+        "names of Services",
+        "asked through Service kube-dns, over UDP and TCP, by named rules; A, SRV and PTR right",
+    ),
+    Path(
+        "headless",
+        "stable names of pods",
+        "one address for each pod; a pod deleted comes back, and its name leads to it",
+    ),
     Path(
         "endpoints-follow",
         "a Service goes on while its pods die and return",
@@ -165,7 +176,7 @@ PATHS: tuple[Path, ...] = (
     Path(
         "namespaces",
         "two Services of one name in two namespaces",
-        "each its own endpoints, and no rule that serves both",
+        "each its own endpoints and first in its namespace's names; no rule serves both",
     ),
 )
 BY_ID = {path.id: path for path in PATHS}

@@ -11,7 +11,7 @@ from netlab.packets import Outcome
 from netlab.paths import Place
 from netlab.paths.places import of_node
 from netlab.proxy import Decision, Frontend, Kind, Policy, Refusal
-from netlab.verify import serviceprobe
+from netlab.verify import asker, serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.serving import (
     NEW_FLOWS,
@@ -274,5 +274,10 @@ def namespaces(context: Context) -> Checked:
             + ", ".join(f"{chain} to {verdict}" for chain, verdict in shared),
             expected_next="chains of their own for each",
         )
-    checked.evidence.append("no rule served both; their names in DNS are left to dns-service")
+    checked.evidence.append("no rule served both")
+    addresses = {one.service.namespace: one.address for one in pair}
+    try:
+        checked.evidence += asker.own_first(context, pair[0].service.name, addresses)
+    except Skip as nobody:
+        checked.evidence.append(f"their names were not asked for: {nobody}")
     return checked

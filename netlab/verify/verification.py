@@ -28,6 +28,7 @@ from netlab.verify import (
     ingress,
     joining,
     leases,
+    names,
     nodeports,
     outside,
     pods,
@@ -75,10 +76,15 @@ WITH_SENSORS: dict[str, Check] = {
     "pod-pod-same-node": pods.same_node,
     "same-pod-lo": sharing.same_pod_lo,
     "clusterip-outside": outside.clusterip_outside,
+    "dns-service": names.dns_service,
+    "externalname": names.externalname,
 }
 STREAMING: dict[str, Check] = {"endpoints-follow": following.endpoints_follow}
 # Changes Services that have nothing to do with the stream's, as their pods are no Deployment's.
-BESIDE_THE_STREAM: dict[str, Check] = {"selectors": selectors.selectors}
+BESIDE_THE_STREAM: dict[str, Check] = {
+    "selectors": selectors.selectors,
+    "headless": names.headless,
+}
 REPLICAS: dict[str, Check] = {"replicas": replicas.replicas}
 MODES: dict[str, Check] = {"proxy-modes": proxymodes.proxy_modes}
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
