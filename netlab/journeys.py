@@ -195,6 +195,7 @@ class Kind(StrEnum):
     """What may stop a packet. The words are part of the JSON form."""
 
     RULE = "rule"  # a rule or a policy dropped or refused it
+    POLICY = "policy"  # no NetworkPolicy allows it, and some isolate one of its ends
     RULE_GONE = "rule-missing"  # a rule that should have rewritten or accepted it is not there
     CONNTRACK_INVALID = "conntrack-invalid"
     CONNTRACK_FULL = "conntrack-full"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli import eventrows, ingressrows, names, options, rows, servicerows
+from netlab.cli import eventrows, ingressrows, names, options, policyrows, rows, servicerows
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
 from netlab.controllers.scheduler import why_waiting
@@ -107,6 +107,7 @@ def facts(document: Document, kind: Kind, scene: Scene) -> Facts:
         "Service": service_facts,
         "Node": node_facts,
         "Ingress": ingressrows.facts,
+        "NetworkPolicy": policyrows.facts,
     }.get(kind.kind, other_facts)
     return [*common, *more(document, scene), ("Events", eventrows.lines(document, scene))]
 

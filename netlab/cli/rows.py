@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netlab.cli import eventrows, ingressrows, servicerows, tables
+from netlab.cli import eventrows, ingressrows, policyrows, servicerows, tables
 from netlab.cluster import Cluster
 from netlab.model.kubernetes import Document, Kind, kind_named
 
@@ -328,6 +328,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "HTTPRoute": (
         Column("NAME", name),
         Column("HOSTNAMES", ingressrows.hostnames),
+        Column("AGE", age),
+    ),
+    "NetworkPolicy": (
+        Column("NAME", name),
+        Column("POD-SELECTOR", policyrows.selector),
         Column("AGE", age),
     ),
     "Endpoints": (

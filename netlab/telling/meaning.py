@@ -15,6 +15,7 @@ from netlab.balancing import rules as balancing
 from netlab.packets import RuleHit
 from netlab.proxy import Endpoint, ServicePort, names
 from netlab.telling.naming import Names
+from netlab.telling.policies import PolicyMeanings, is_of_policies
 
 # Chains that all Services share: what it means to be led there.
 _SHARED = {
@@ -49,8 +50,11 @@ class Choice(NamedTuple):
 class Meanings:
     """The meanings of the chains that *ports* have, in each mode."""
 
-    def __init__(self, ports: Iterable[ServicePort], who: Names) -> None:
+    def __init__(
+        self, ports: Iterable[ServicePort], who: Names, policies: PolicyMeanings | None = None
+    ) -> None:
         self._who = who
+        self._policies = policies or PolicyMeanings()
         self._services: dict[str, str] = {}
         self._choices: dict[tuple[str, str], Choice] = {}  # by the chain that chooses, and chosen
         self._endpoints: dict[str, str] = {}
@@ -87,6 +91,8 @@ class Meanings:
 
     def of(self, hit: RuleHit) -> str:
         """Return what the rule of *hit* is for, "" when that is not known."""
+        if is_of_policies(hit):
+            return self._policies.of(hit)
         how, _, target = hit.verdict.partition(" ")
         if hit.table == balancing.TABLE:
             return self._balanced(hit, target)

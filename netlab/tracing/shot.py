@@ -26,6 +26,7 @@ from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
+from netlab.telling.policies import PolicyMeanings, is_of_policies
 from netlab.tracing import nexthops, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.wires import Wires
@@ -239,17 +240,23 @@ def _end_words(flow: Flow) -> str:
 
 def meanings_of(cluster: Cluster, hits: Sequence[RuleHit], flow: Flow, names: Names) -> Meanings:
     """Return the meanings of the chains that a conversation met, which began as *flow*."""
-    if not any("KUBE-S" in hit.verdict or "/" in hit.verdict for hit in hits):
-        return Meanings((), names)
-    netns = next(hit.netns for hit in hits if "KUBE-S" in hit.verdict or "/" in hit.verdict)
+    policies = PolicyMeanings()
+    if any(map(is_of_policies, hits)):
+        policies = PolicyMeanings(cluster.documents, [node.name for node in cluster.nodes])
+    netns = next((hit.netns for hit in hits if _leads_to_service(hit)), None)
     node = next((one for one in cluster.nodes if one.netns == netns), None)
     if node is None:
-        return Meanings((), names)
+        return Meanings((), names, policies)
     only = wires.service_of(names, flow)
-    made = Meanings(service_ports(cluster, node.name, only), names)
+    made = Meanings(service_ports(cluster, node.name, only), names, policies)
     if only and not made.service_of(hits):
-        return Meanings(service_ports(cluster, node.name, ""), names)
+        return Meanings(service_ports(cluster, node.name, ""), names, policies)
     return made
+
+
+def _leads_to_service(hit: RuleHit) -> bool:
+    """Return whether *hit* leads to a chain that may be called after a Service."""
+    return ("KUBE-S" in hit.verdict or "/" in hit.verdict) and not is_of_policies(hit)
 
 
 def service_ports(cluster: Cluster, node: str, only: str) -> list[proxy.ServicePort]:

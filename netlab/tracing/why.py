@@ -37,7 +37,8 @@ from netlab.paths import places
 from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
-from netlab.tracing import astray, drift, faulted, ruled, shot, state, told
+from netlab.telling.policies import is_of_policies
+from netlab.tracing import astray, denied, drift, faulted, ruled, shot, state, told
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.stops import Stop, dropped_by, stop, stop_of
 
@@ -134,7 +135,10 @@ def _causes(
         yield from (one for one in drifted if one.place.netns in before)
         if hit.chain == "cluster-ips-check":
             yield from _nobody(cluster, names, asked, journey)
-        yield ruled.cause_of(stop, hit, journey)
+        if is_of_policies(hit):
+            yield denied.cause_of(cluster, names, stop, hit)
+        else:
+            yield ruled.cause_of(stop, hit, journey)
     else:
         yield from _nobody(cluster, names, asked, journey)
         yield from (one for one in looked if one.kind in _EXACT)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 
 import pytest
-from labs import Cli, namespaces
+from labs import Cli, eventually, inside, namespaces
 from policy_cases import CASES, NODES, TITLES, Case, pod
 from policy_cases import namespaces as namespaces_of
 from policy_packets import KINDS, SENT, answered
 
+from netlab.kernel.netns import entered
 from netlab.lab.live import Live
 from netlab.model.kubernetes import Document, registry_key
+from netlab.policy.naming import TABLE
 
 pytestmark = pytest.mark.lab
 
@@ -96,3 +99,161 @@ def test_every_case_holds_for_packets(ground: Ground) -> None:
         if differing := ground.check(case):
             wrong[case.name] = differing
     assert wrong == {}
+
+
+def case_named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+def test_policies_hold_in_another_proxy_mode(ground: Ground) -> None:
+    some = ["default-deny-both", "a-named-port-is-the-destinations", "a-chain-of-three"]
+    ground.live.serve_by("nftables")
+    try:
+        for case in map(case_named, some):
+            ground.take(case)
+            assert ground.check(case) == [], case.name
+    finally:
+        ground.live.serve_by("iptables")
+
+
+def test_packets_of_sctp(ground: Ground) -> None:
+    if "SCTP" not in KINDS:
+        pytest.skip("this kernel lacks SCTP")
+    ground.take(case_named("sctp-is-not-tcp"))
+    assert ground.check(case_named("sctp-is-not-tcp")) == []
+
+
+def connected(ground: Ground, source: str, address: str, port: int = 80) -> bool:
+    """Return whether a connection comes about from a pod or, `node/n1`, from a node."""
+    name = ground.cli.netns(source[5:]) if source.startswith("node/") else ground.netns(source)
+    with entered(name), socket.socket() as sock:
+        sock.settimeout(0.3)
+        return sock.connect_ex((address, port)) == 0
+
+
+def test_a_pods_own_node_reaches_it_and_another_does_not(ground: Ground) -> None:
+    ground.take(case_named("default-deny-both"))
+    address = ground.addresses["x/a"]
+    assert connected(ground, "node/n1", address)
+    assert not connected(ground, "node/n2", address)
+
+
+def service(name: str, pods: str) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "x"},
+        "spec": {
+            "type": "NodePort",
+            "selector": {"pod": pods},
+            "ports": [{"port": 8080, "targetPort": 80}],
+        },
+    }
+
+
+@pytest.mark.parametrize("mode", ["iptables", "nftables"])
+def test_a_service_is_asked_as_the_pod_behind_it(ground: Ground, mode: str) -> None:
+    """Peers are pods: who may reach the pod may reach it through its Service, and who not, not."""
+    ground.live.serve_by(mode)
+    ground.take(case_named("from-a-pod-of-the-same-namespace"))
+    ground.live.apply([service("front", "a")])
+    try:
+        assert ground.live.wait(revision=ground.live.revision()) == []
+        stored = ground.cli.get("service", "front", "-n", "x")
+        address = stored["spec"]["clusterIP"]
+        assert connected(ground, "x/b", address, 8080)
+        assert not connected(ground, "x/c", address, 8080)
+        assert not connected(ground, "y/a", address, 8080)  # on its node
+        # A pod reaches itself, isolated or not, and by whatever name it calls itself.
+        assert connected(ground, "x/a", address, 8080)
+        ground.take(case_named("default-deny-both"))
+        assert connected(ground, "x/a", address, 8080)
+        assert not connected(ground, "x/b", address, 8080)
+    finally:
+        ground.live.delete([service("front", "a")])
+        ground.live.serve_by("iptables")
+
+
+def test_a_connection_that_was_allowed_goes_on_and_a_new_one_is_not(ground: Ground) -> None:
+    ground.take(PLAIN)
+    with entered(ground.netns("x/b")):
+        held = socket.create_connection((ground.addresses["x/a"], 80), 3)
+    with held:
+        ground.take(case_named("default-deny-both"))
+        assert not connected(ground, "x/b", ground.addresses["x/a"])
+        held.sendall(b"still there?\n")
+        assert json.loads(held.makefile().readline())["pod"] == "a"
+
+
+def test_why_names_the_policies_that_isolate(ground: Ground) -> None:
+    ground.take(case_named("policies-of-overlapping-pods-add-up"))
+    told = json.loads(ground.cli("why", "y/a", "x/a:81", "-o", "json", code=1).stdout)
+    cause = told["causes"][0]
+    assert cause["kind"] == "policy"
+    assert cause["place"]["name"] == "n1"
+    assert cause["what"] == (
+        "NetworkPolicies x/a-from-y, x/ab-from-z isolate x/a for Ingress, and none of them allows "
+        "81/TCP from y/a"
+    )
+    assert (
+        "NetworkPolicy x/a-from-y allows 80/TCP from all pods of namespaces ns=y" in cause["proof"]
+    )
+    assert (
+        "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: y}}" in cause["repair"][-1]
+    )
+
+
+def test_a_trace_tells_which_policy_allowed(ground: Ground) -> None:
+    ground.take(case_named("policies-of-overlapping-pods-add-up"))
+    told = ground.cli("trace", "y/a", "x/a:80").stdout
+    assert "=> NetworkPolicy x/a-from-y allows it" in told
+    denied = ground.cli("trace", "y/a", "x/b:80", code=None).stdout
+    assert "=> NetworkPolicy x/ab-from-z: none allows it" in denied
+
+
+def test_a_table_that_somebody_deletes_comes_back(ground: Ground) -> None:
+    case = case_named("default-deny-ingress")
+    ground.take(case)
+    inside(ground.cli.netns("n1"), "nft", "delete", "table", "ip", TABLE)
+    eventually(lambda: not connected(ground, "y/a", ground.addresses["x/a"]))
+    assert "repaired: netlab-policy ingress: 2 rules" in ground.cli.log()
+
+
+def test_without_policies_there_is_no_table(ground: Ground) -> None:
+    ground.take(case_named("default-deny-both"))
+    ground.take(PLAIN)
+    for node in NODES.values():
+        assert TABLE not in inside(ground.cli.netns(node), "nft", "list", "tables")
+
+
+def test_get_and_describe_show_policies_as_kubectl_does(ground: Ground) -> None:
+    ground.take(case_named("a-rule-for-each-peer-and-port"))
+    assert ground.cli("get", "netpol", "-n", "x").stdout.splitlines()[0].split() == [
+        "NAME",
+        "POD-SELECTOR",
+        "AGE",
+    ]
+    assert ground.cli("get", "netpol", "-n", "x").stdout.splitlines()[1].split()[:2] == [
+        "two",
+        "pod=a",
+    ]
+    told = ground.cli("describe", "netpol", "two", "-n", "x").stdout
+    assert (
+        "\n".join(
+            (
+                "  PodSelector:     pod=a",
+                "  Allowing ingress traffic:",
+                "    To Port: 80/TCP",
+                "    From:",
+                "      PodSelector: pod=b",
+                "    ----------",
+                "    To Port: 81/TCP",
+                "    From:",
+                "      NamespaceSelector: ns=y",
+                "  Not affecting egress traffic",
+                "Policy Types:",
+            )
+        )
+        in told
+    )
+    assert f"  x/a  {ground.addresses['x/a']}  n1" in told
