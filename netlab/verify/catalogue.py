@@ -146,6 +146,11 @@ PATHS: tuple[Path, ...] = (
         "client to ports not published: stopped at the gateway by the named rule",
     ),
     Path(
+        "network-policy",
+        "a NetworkPolicy lets in whom it allows",
+        "a pod that it allows is answered, by its rule; another is dropped on its node, by one",
+    ),
+    Path(
         "ingress",
         "host names over HTTP and HTTPS, at one address",
         "hosts and paths reach their Service, TLS ends at the ingress, pods see who asked; both "

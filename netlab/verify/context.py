@@ -22,6 +22,8 @@ from netlab.model.lab import Lab
 from netlab.packets import Outcome, Passage, Protocol, RuleHit, Verdict
 from netlab.paths import Place
 from netlab.paths.places import of_pod
+from netlab.policy import Reader
+from netlab.policy.selection import Selection
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd, Listing
@@ -75,6 +77,18 @@ def usable(cluster: Cluster) -> list[PodState]:
     ]
 
 
+def open_pods(cluster: Cluster) -> list[PodState]:
+    """Return those of the `usable` pods that no NetworkPolicy isolates: with them anybody talks."""
+    facts = Reader().facts(cluster.documents)
+    selection = Selection(facts)
+    isolated = {
+        pod.title
+        for policy in facts.policies
+        for pod in selection.pods(policy.metadata.namespace, policy.spec.podSelector)
+    }
+    return [pod for pod in usable(cluster) if pod.title not in isolated]
+
+
 def listeners(pod: PodState) -> list[Listener]:
     """Return the TCP and UDP ports of the containers that netlab's own server answers for."""
     return [
@@ -102,7 +116,7 @@ class Context:
         self.cluster = cluster
         self.capture = capture
         self.trace = trace
-        self.pods = usable(cluster)
+        self.pods = open_pods(cluster)
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self.turn: Future[None] = Future()  # done when a check may change the lab
         self.calm = threading.Event()  # set by a check that has changed it, and goes on
@@ -143,7 +157,7 @@ class Context:
     def renew(self) -> None:
         """Take the cluster as etcd has it now, for checks that come after a change."""
         self.cluster = self.refreshed()
-        self.pods = usable(self.cluster)
+        self.pods = open_pods(self.cluster)
 
     def pod_place(self, pod: PodState) -> Place:
         return of_pod(self.cluster, pod)

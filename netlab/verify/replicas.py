@@ -18,6 +18,7 @@ from netlab.verify.context import (
     Failure,
     Skip,
     listeners,
+    open_pods,
     required,
     usable,
 )
@@ -114,7 +115,7 @@ def somebody_replaces(context: Context, old: PodState) -> None:
 def _brought_about(context: Context) -> Death:
     """Delete a pod; return its death once another runs. Raises Failure, Skip."""
     before = context.refreshed()
-    context.pods = usable(before)
+    context.pods = open_pods(before)
     old = victim(context)
     somebody_replaces(context, old)
     began = time.monotonic()

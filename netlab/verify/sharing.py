@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
@@ -24,6 +24,7 @@ from netlab.verify.context import (
     Skip,
     all_listeners,
     required,
+    usable,
 )
 
 
@@ -140,7 +141,8 @@ def sandboxed(context: Context, pod: PodState) -> Iterator[int]:
 
 
 def unique_pod_ip(context: Context) -> Checked:
-    if not context.pods:
+    pods = usable(context.cluster)
+    if not pods:
         raise Skip("needs a running pod")
     cluster = context.cluster
     seen = {
@@ -149,7 +151,7 @@ def unique_pod_ip(context: Context) -> Checked:
         for address in (node.address, node.bridge_address, node.tunnel_address)
     }
     seen |= {its: who for who, all_ in world.member_addresses(cluster.lab).items() for its in all_}
-    for pod in context.pods:
+    for pod in pods:
         if pod.ip in seen:
             raise Failure(
                 f"{pod.ip} is the address of {seen[pod.ip]} and of {pod.title}",
@@ -174,20 +176,20 @@ def unique_pod_ip(context: Context) -> Checked:
                 last_seen=f"etcd {SUBNETS}",
                 expected_next="leases that do not overlap",
             )
-    _as_the_kernel_has_it(context)
+    _as_the_kernel_has_it(pods)
     return Checked(
         [
-            f"{len(context.pods)} pods, as many addresses, each inside its node's lease",
+            f"{len(pods)} pods, as many addresses, each inside its node's lease",
             f"{len(leases)} leases, none overlapping",
-            f"addresses of {len(context.pods)} pods read back: as etcd has them, none twice",
+            f"addresses of {len(pods)} pods read back: as etcd has them, none twice",
         ]
     )
 
 
-def _as_the_kernel_has_it(context: Context) -> None:
+def _as_the_kernel_has_it(pods: Sequence[PodState]) -> None:
     """Read every pod's addresses back. Raises Failure for a wrong one, and for one found twice."""
     owners: dict[str, str] = {}
-    for pod in context.pods:
+    for pod in pods:
         actual = insides.addresses_of(pod.netns)
         where = f"{pod.netns} {world.UPLINK}"
         if pod.ip not in actual:

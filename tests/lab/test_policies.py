@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from labs import Cli, eventually, inside, namespaces
@@ -257,3 +260,29 @@ def test_get_and_describe_show_policies_as_kubectl_does(ground: Ground) -> None:
         in told
     )
     assert f"  x/a  {ground.addresses['x/a']}  n1" in told
+
+
+def test_verify_proves_a_policy_by_packets_and_sees_one_that_does_not_hold(ground: Ground) -> None:
+    def proven(code: int) -> dict[str, Any]:
+        told = ground.cli("verify", "network-policy", "-o", "json", code=code).stdout
+        return dict(json.loads(told)["paths"][0])
+
+    ground.take(case_named("from-a-pod-of-the-same-namespace"))
+    evidence = " ".join(proven(0)["evidence"])
+    assert "x/b -> x/a 80/tcp: answered; NetworkPolicy x/a-from-b allows it" in evidence
+    assert "dropped on n1" in evidence
+    agent = ground.cli.agent_pid()
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        inside(ground.cli.netns("n1"), "nft", "delete", "table", "ip", TABLE)
+        broken = " ".join(proven(1)["evidence"])
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert "answered, but by no rule of NetworkPolicy x/a-from-b" in broken
+
+
+def test_verify_says_what_it_needs_where_no_policy_is(ground: Ground) -> None:
+    ground.take(PLAIN)
+    told = json.loads(ground.cli("verify", "network-policy", "-o", "json").stdout)["paths"][0]
+    assert told["outcome"] == "skip"
+    assert told["evidence"][0].startswith("needs a NetworkPolicy that isolates a pod")

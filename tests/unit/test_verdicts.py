@@ -251,7 +251,7 @@ def test_junit_survives_what_xml_has_no_characters_for() -> None:
 
 
 def test_ids_are_unique_and_an_unknown_one_names_the_nearest() -> None:
-    assert len(catalogue.BY_ID) == len(catalogue.PATHS) == 31
+    assert len(catalogue.BY_ID) == len(catalogue.PATHS) == 32
     with pytest.raises(UsageError, match="did you mean pod-pod-cross-node"):
         catalogue.chosen(["pod-pod-crossnode"])
     assert [path.id for path in catalogue.chosen(["firewall", "same-pod-lo"])] == [
