@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -15,6 +16,7 @@ TABLE = "netlab-policy"
 EGRESS, INGRESS, ITSELF = "egress", "ingress", "itself"
 
 _HASH = 8  # characters
+_UNFIT = re.compile(r'["\\\x00-\x1f\x7f-\U0010ffff]')
 _LONGEST = 200  # characters of a policy's name in a chain's, which may have 255 bytes
 
 
@@ -55,7 +57,7 @@ def peers_comment(namespace: str, peers: Iterable[Peer]) -> str:
 
 def said(text: str) -> str:
     """Return a comment of *text*, which may hold what is none: nft knows no quote inside quotes."""
-    return comment("".join(one if one.isprintable() and one not in '"\\' else "?" for one in text))
+    return comment(_UNFIT.sub("?", text))
 
 
 def peer_words(namespace: str, peer: Peer) -> str:

@@ -93,9 +93,9 @@ def _pods(direction: Direction, pods: dict[PodFact, list[NetworkPolicy]]) -> Blo
 def _isolation_chains(
     direction: Direction, pods: dict[PodFact, list[NetworkPolicy]]
 ) -> Iterator[Block]:
-    for names in dict.fromkeys(_names(policies) for policies in pods.values()):
-        allowing = {p.name for policies in pods.values() for p in policies if p.rules(direction)}
-        jumps = [f"jump {policy_chain(direction, name)}" for name in names if name in allowing]
+    for names, policies in {_names(each): each for each in pods.values()}.items():
+        allowing = [policy.name for policy in policies if policy.rules(direction)]
+        jumps = [f"jump {policy_chain(direction, name)}" for name in allowing]
         lines = (TO_ITSELF, *jumps, f"counter drop {isolated_by(names)}")
         yield chain(FAMILY, TABLE, isolation_chain(direction, names), lines)
 

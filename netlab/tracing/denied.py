@@ -11,10 +11,11 @@ from netlab.packets import Flow as Packet
 from netlab.packets import Protocol, RuleHit
 from netlab.policy import Facts, Flow, Reader, decision
 from netlab.policy.decision import Side
-from netlab.policy.facts import PodFact
+from netlab.policy.facts import NAME_LABEL, PodFact
 from netlab.policy.naming import peer_words
 from netlab.telling.naming import Names
 from netlab.telling.policies import direction_of
+from netlab.topology.scalars import plain_scalar
 from netlab.tracing.stops import Stop
 
 WAYS = {Direction.INGRESS: ("ingress", "from"), Direction.EGRESS: ("egress", "to")}
@@ -118,11 +119,18 @@ def _port(flow: Packet) -> str:
     return f"{{port: {flow.destination_port}{protocol}}}"
 
 
+def _text(word: str) -> str:
+    """Return *word* as YAML has it: in quotes where it would be a number or a boolean."""
+    return word if plain_scalar(word) == word else f'"{word}"'
+
+
 def _peer(pod: PodFact, namespace: str) -> str:
     """Return a peer that means *pod*, in a policy of *namespace*."""
-    labels = ", ".join(f"{key}: {value}" for key, value in pod.labels if key != "pod-template-hash")
+    labels = ", ".join(
+        f"{_text(key)}: {_text(value)}" for key, value in pod.labels if key != "pod-template-hash"
+    )
     parts = [f"podSelector: {{{f'matchLabels: {{{labels}}}' if labels else ''}}}"]
     if pod.namespace != namespace:
-        name = f"kubernetes.io/metadata.name: {pod.namespace}"
+        name = f"{NAME_LABEL}: {_text(pod.namespace)}"
         parts.insert(0, f"namespaceSelector: {{matchLabels: {{{name}}}}}")
     return f"{{{', '.join(parts)}}}"

@@ -202,7 +202,8 @@ def test_why_names_the_policies_that_isolate(ground: Ground) -> None:
         "NetworkPolicy x/a-from-y allows 80/TCP from all pods of namespaces ns=y" in cause["proof"]
     )
     assert (
-        "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: y}}" in cause["repair"][-1]
+        'namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: "y"}}'
+        in cause["repair"][-1]
     )
 
 

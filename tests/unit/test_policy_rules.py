@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from policy_cases import ADDRESSES, CASES, FLOWS, NODES, Asked, Case
 from policy_walk import Packet, Walk
 from test_policy_decision import facts_of
 
+from netlab import topology
 from netlab.model.inventory import inventory
 from netlab.policy import Reader
 from netlab.policy.naming import selector_words
@@ -117,3 +120,32 @@ def test_selectors_are_written_as_kubectl_does(
     from netlab.model.kubernetes import LabelSelector
 
     assert selector_words(LabelSelector({"app": "web"}, expressions)) == words
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "spec: {podSelector: {}}",
+        "spec: {}",
+        "",
+        "spec: {podSelector: {}, policyTypes: [Egress, Egress], ingress: [], egress: [{}]}",
+        "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.1/8, except: ['10.1.2.3/16']}}]}]}",
+        "spec: {ingress: [{from: [{ipBlock: {cidr: 'fd00::/8', except: ['fd00:1::/64']}}]}]}",
+        "spec: {ingress: [{ports: [{}, {protocol: SCTP}, {port: web}, {port: 1, endPort: 9}]}]}",
+        "spec: {egress: [{to: [{podSelector: {}, namespaceSelector: null}], ports: null}]}",
+    ],
+)
+def test_what_an_api_server_accepts_is_accepted_and_has_rules(
+    tmp_path: Path, document: str
+) -> None:
+    head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n"
+    file = tmp_path / "p.yaml"
+    file.write_text(head + document)
+    declared = topology.load([str(file)])
+    assert declared.notes == ()  # it has an effect
+    reader = Reader()
+    pod = CASES[0].pod("x/a")
+    pod["metadata"]["namespace"] = "default"
+    found = blocks(reader.facts(inventory([*declared.documents, pod])), "n1")
+    assert reader.warnings == []
+    assert found
