@@ -80,7 +80,7 @@ class Endings:
         moments = []
         now = self._clock()
         for pod in pods:
-            if pod.uid not in self._began or pod.uid in self._gone:
+            if pod.uid not in documents or pod.uid not in self._began or pod.uid in self._gone:
                 continue
             document, began = documents[pod.uid], self._began[pod.uid]
             grace = number(document["metadata"], "deletionGracePeriodSeconds", GRACE)

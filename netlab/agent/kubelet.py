@@ -8,13 +8,14 @@ written over the version it was made from; who loses that race simply looks agai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from netlab import cni, images
 from netlab.agent.endings import Endings
+from netlab.agent.health import Health
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers.change import now
 from netlab.controllers.events import Fact
@@ -58,11 +59,22 @@ class Kubelet:
         self._results: dict[str, Result] = {}
         self._endings = Endings()
         self._pods: Sequence[PodState] = ()
+        self._health = Health(run, node)
+        self._restarts: dict[tuple[str, str], int] = {}  # of containers without a program
 
     def cut(self) -> None:
         """End all that runs on the node at once, asking nobody, as when its power is cut."""
+        self._health.close()
         self.servers.declare([], node=self.node)
         self.containers.cut()
+
+    def moved(self) -> None:
+        """Take note that the node's namespace is another one, or left."""
+        self._health.close()
+
+    def watched(self) -> dict[int, Callable[[], None]]:
+        """Return what wakes the node's loop: a program that ends, a probe's answer."""
+        return {self.containers.fileno(): lambda: None, **self._health.watched()}
 
     # -- addresses
 
@@ -126,8 +138,39 @@ class Kubelet:
             store.delete(self._endings.gone)
         running = [key for key, state in states.items() if "terminated" not in state["state"]]
         self._endings.look(pods, self._documents, running)
-        self._write_states(pods, states, store)
-        store.tell(self._killing())
+        found = {pod.uid: self._container_states(pod, states) for pod in pods}
+        facts = self._probe(pods, found, netns=node.netns)
+        self._write_states(pods, found, store)
+        store.tell([*self._killing(), *facts])
+
+    def _probe(
+        self, pods: Sequence[PodState], found: Mapping[str, list[Document]], *, netns: str
+    ) -> list[Fact]:
+        """Have what probes say added to what was *found* of the containers, by pod; return what is
+        to be told. Containers whose probes have failed for good are started again."""
+        running = {
+            (uid, item["name"]): int(item.get("restartCount", 0))
+            for uid, items in found.items()
+            for item in items
+            if not item["problem"] and "running" in item.get("state", {"running": {}})
+        }
+        self._health.look(pods, self._documents, running, netns=netns)
+        for uid, items in found.items():
+            for item in items:
+                if (uid, item["name"]) in running:
+                    item.update(self._health.of(uid, item["name"]))
+        facts = self._health.facts(self._documents)
+        named = {pod.uid: pod for pod in pods}
+        for probe in self._health.failed():
+            pod = named[probe.uid]
+            if pod.terminating:
+                continue
+            facts.append(self._health.killing(self._documents, probe))
+            if any(one.name == probe.container and one.command for one in pod.containers):
+                self.containers.restart((pod.namespace, pod.name, probe.container))
+            else:
+                self._restarts[probe.uid, probe.container] = probe.run + 1
+        return facts
 
     def due(self) -> float | None:
         """Return the seconds until something is to be done though nothing happens; None: never."""
@@ -151,12 +194,14 @@ class Kubelet:
             for container in pod["spec"]["containers"]
         ]
 
-    def _write_states(self, pods: Sequence[PodState], states: States, store: Store) -> None:
+    def _write_states(
+        self, pods: Sequence[PodState], found: Mapping[str, list[Document]], store: Store
+    ) -> None:
         """Write what has become of the containers of *pods*."""
         changed = []
         for pod in pods:
             document = self._documents[pod.uid]
-            status = pod_status(pod, document["status"], self._container_states(pod, states))
+            status = pod_status(pod, document["status"], found[pod.uid])
             if status != document["status"]:
                 changed.append({**document, "status": status})
         if changed:
@@ -230,7 +275,11 @@ class Kubelet:
         for container in pod.containers:
             result = self._results.get(_served(pod, container).key, Result())
             state = states.get((pod.namespace, pod.name, container.name), {})
-            found.append({"name": container.name, "problem": ", ".join(result.errors), **state})
+            item = {"name": container.name, "problem": ", ".join(result.errors), **state}
+            if not container.command:
+                known = int(self._past(pod, container).get("restartCount", 0))
+                item["restartCount"] = self._restarts.get((pod.uid, container.name), known)
+            found.append(item)
         return found
 
 
@@ -280,13 +329,15 @@ def pod_status(pod: PodState, old: Document, containers: Sequence[Document]) -> 
     """Return a pod's status, as the kubelet writes it, from what became of its containers.
 
     *containers*: `name`, `problem` of its server ("" when it listens), and for one that runs a
-    command `state` ({running|waiting|terminated: …}) and `restartCount`.
+    command `state` ({running|waiting|terminated: …}) and `restartCount`; where probes decide,
+    `ready`, `started`, and `unready`: why it is not.
     """
     began = old.get("startTime") or now()
     images = {container.name: container.image for container in pod.containers}
     statuses = [_container_status(item, images, began) for item in containers]
     waiting = [status["state"]["waiting"] for status in statuses if "waiting" in status["state"]]
-    problem = next((state.get("message", state["reason"]) for state in waiting), "")
+    unready = next((item["unready"] for item in containers if "unready" in item), "")
+    problem = next((state.get("message", state["reason"]) for state in waiting), unready)
     ready = all(status["ready"] for status in statuses)
     ended = [s["state"].get("terminated") for s in statuses]
     phase = "Running"
@@ -316,8 +367,8 @@ def _container_status(item: Document, images: dict[str, str], began: str) -> Doc
         "name": item["name"],
         "image": images.get(item["name"], ""),
         "imageID": "",
-        "ready": "running" in state,
-        "started": "running" in state,
+        "ready": "running" in state and item.get("ready", True),
+        "started": "running" in state and item.get("started", True),
         "restartCount": item.get("restartCount", 0),
         "state": state,
     } | ({"lastState": item["lastState"]} if "lastState" in item else {})

@@ -283,8 +283,7 @@ class Node(Loop):
             watched[self._watch.fileno()] = self._drain_etcd
         if self._events is not None:
             watched[self._events.fileno()] = self._drain_kernel
-        # Readable when a container's program ends; the pass itself sees to it.
-        watched[self.kubelet.containers.fileno()] = lambda: None
+        watched.update(self.kubelet.watched())
         return watched
 
     def _drain_etcd(self) -> None:
@@ -329,6 +328,7 @@ class Node(Loop):
 
     def _leave(self) -> None:
         self._disconnect()
+        self.kubelet.moved()
         if self._events is not None:
             self._events.close()
             self._events = None

@@ -146,6 +146,16 @@ class Containers:
             self._held.clear()
             self._remove_pods(set())
 
+    def restart(self, key: Key) -> None:
+        """End a container's program, for it to be started again: SIGTERM, then SIGKILL."""
+        with self._lock:
+            container = self._held.get(key)
+            if container is not None and container.run is not None:
+                run = container.run
+                runs.send(run, signal.SIGTERM)
+                until(lambda: runs.over(run), within=GRACE)
+                runs.send(run, signal.SIGKILL)
+
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a program ends; then `reconcile`."""
         return self._exits

@@ -11,7 +11,7 @@ from functools import cache
 
 from netlab.topology import ingressfields, values
 from netlab.topology.policies import POLICY_SPEC
-from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE
+from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE, target_port
 from netlab.topology.shapes import (
     ANNOTATIONS,
     ANY_LIST,
@@ -56,6 +56,34 @@ _ENV = Fields(
     {"name": values.string, "value": values.string, "valueFrom": ANY_MAPPING}, required=("name",)
 )
 
+_HTTP_GET = Fields(
+    {
+        "host": values.string,
+        "httpHeaders": Each(
+            Fields({"name": values.string, "value": values.string}, required=("name", "value"))
+        ),
+        "path": values.string,
+        "port": target_port,
+        "scheme": values.one_of(("HTTP",), later=("HTTPS",)),
+    },
+    required=("port",),
+)
+
+_PROBE = Fields(
+    {
+        "exec": Fields({"command": STRINGS}),
+        "grpc": Fields({"port": values.port, "service": values.string}, required=("port",)),
+        "httpGet": _HTTP_GET,
+        "tcpSocket": Fields({"host": values.string, "port": target_port}, required=("port",)),
+        "initialDelaySeconds": values.not_negative,
+        "periodSeconds": values.not_negative,
+        "timeoutSeconds": values.not_negative,
+        "successThreshold": values.not_negative,
+        "failureThreshold": values.not_negative,
+        "terminationGracePeriodSeconds": values.not_negative,
+    },
+)
+
 _CONTAINER: dict[str, Shape] = {
     "name": values.label,
     "image": values.string,
@@ -67,9 +95,9 @@ _CONTAINER: dict[str, Shape] = {
     "envFrom": ANY_LIST,
     "imagePullPolicy": values.one_of(("Always", "IfNotPresent", "Never")),
     "lifecycle": ANY_MAPPING,
-    "livenessProbe": ANY_MAPPING,
-    "readinessProbe": ANY_MAPPING,
-    "startupProbe": ANY_MAPPING,
+    "livenessProbe": _PROBE,
+    "readinessProbe": _PROBE,
+    "startupProbe": _PROBE,
     "resizePolicy": ANY_LIST,
     "resources": ANY_MAPPING,
     "restartPolicy": values.one_of(("Always", "OnFailure", "Never")),

@@ -23,6 +23,7 @@ def check(document: dict[str, Any], say: Say) -> None:
     spec, path = pod_spec(document)
     _check_container_names(spec, path, say)
     _check_ports(spec, path, say)
+    _check_probes(spec, path, say)
 
 
 def mapping(value: Any, *names: str) -> dict[str, Any]:
@@ -115,6 +116,34 @@ def _check_ports(spec: dict[str, Any], path: Path, say: Say) -> None:
             name = entry.get("name")
             if isinstance(name, str) and names.setdefault(name, here) != here:
                 say((*where, "name"), f"{name} is also the name of {names[name]} (another name)")
+
+
+HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+
+
+def _check_probes(spec: dict[str, Any], path: Path, say: Say) -> None:
+    """Check what an API server refuses of probes: core/validation/validation.go, validateProbe."""
+    for group, index, container in _listening(spec):
+        names = (port.get("name") for _, port in items(container.get("ports")))
+        named = sorted({name for name in names if isinstance(name, str)})
+        for field in ("readinessProbe", "livenessProbe", "startupProbe"):
+            probe = container.get(field)
+            if not isinstance(probe, dict):
+                continue
+            where: Path = (*path, group, index, field)
+            given = [name for name in HANDLERS if name in probe]
+            if len(given) != 1:
+                has = " and ".join(given) or "no handler"
+                say(where, f"has {has} (one of exec, httpGet, tcpSocket)")
+            if "grpc" in probe and container.get("command"):
+                say((*where, "grpc"), "netlab asks no program by gRPC yet (tcpSocket)")
+            if field != "readinessProbe" and probe.get("successThreshold", 1) != 1:
+                say((*where, "successThreshold"), f"{probe['successThreshold']} (must be 1)")
+            for name in given:
+                port = mapping(probe, name).get("port")
+                if isinstance(port, str) and port not in named:
+                    known = ", ".join(named) or "none"
+                    say((*where, name, "port"), f"no port is called {port} (known: {known})")
 
 
 def _listening(spec: dict[str, Any]) -> list[tuple[str, int, dict[str, Any]]]:

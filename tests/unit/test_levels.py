@@ -35,6 +35,7 @@ ROOMS = {
         "policy",
         "telling",
         "picture",
+        "probes",
         "vhosts",
     ],
     "edges": [
