@@ -155,7 +155,8 @@ def _died_and_returned(
             there = until(
                 context, new.ip, held=True, seconds=REPLACED, began=began, because=because
             )
-            ended = began + LINGER  # until then it answers, though new flows go elsewhere
+            # Until then it answers, though new flows go elsewhere.
+            ended = max(began + LINGER, time.monotonic())
             moved = _moved(client, victim, ended)
             # With the old address, what is remembered may be right: but not if it was of no use.
             among = None if new.ip != victim.ip else remembered if gone else frozenset[Remembered]()
