@@ -126,14 +126,13 @@ PATHS: tuple[Path, ...] = (
     Path(
         "node-lost",
         "the pods of a lost node come up elsewhere",
-        "new uids, addresses of the other nodes' leases",
-        "the node controller: not there yet",
+        "its cable pulled: new uids, addresses of other nodes' leases, no rule names the old ones, "
+        "every flow answered; and back",
     ),
     Path(
         "daemonset",
         "one pod on each node",
-        "a node that joins has one, reachable",
-        "DaemonSets: kept, no effect yet",
+        "a real node that joins has one within moments, reachable; gone with it again",
     ),
     Path(
         "egress-masquerade",

@@ -23,11 +23,13 @@ from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
+    daemons,
     flat,
     following,
     ingress,
     joining,
     leases,
+    losing,
     names,
     nodeports,
     outside,
@@ -89,6 +91,11 @@ BESIDE_THE_STREAM: dict[str, Check] = {
 }
 REPLICAS: dict[str, Check] = {"replicas": replicas.replicas}
 MODES: dict[str, Check] = {"proxy-modes": proxymodes.proxy_modes}
+# Change the set of nodes: last, and one after the other.
+NODES: tuple[dict[str, Check], ...] = (
+    {"daemonset": daemons.daemonset},
+    {"node-lost": losing.node_lost},
+)
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = 8
 
@@ -156,6 +163,8 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
             _told(_started(pool, MODES, paths, context.own()), done)
             if context.death is None:
                 _told(_started(pool, REPLICAS, paths, context.own()), done)
+            for table in NODES:
+                _told(_started(pool, table, paths, context.own()), done)
         finally:
             streaming.turn.cancel()  # who waits for it still, waits in vain
 
