@@ -29,6 +29,7 @@ from netlab.kernel import Kernel, netns, real
 from netlab.model.faults import Fault, Sort, with_faults
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
+from netlab.pods.containers import Containers
 from netlab.pods.control import Servers
 from netlab.proxy import ruleset
 from netlab.proxy.ruleset import Step
@@ -62,6 +63,7 @@ class Agent:
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
         self._hearts: dict[str, Heartbeat] = {}
+        self._dark: set[str] = set()  # nodes that are off
         self._ending: list[Loop] = []  # of nodes that are gone or off
         self._lock = threading.Lock()
         self._declaring = threading.Lock()
@@ -83,6 +85,7 @@ class Agent:
         lab = self.state.lab
         assert lab is not None
         declared = {node.name for node in lab.running}
+        self._darken({node.name for node in lab.nodes} - declared)
         with self._lock:
             for name in [name for name in self._nodes if name not in declared]:
                 self._ending.append(self._nodes[name])
@@ -94,6 +97,16 @@ class Agent:
                 self._start(name)
         for loop in self._within():
             loop.wake()
+
+    def _darken(self, off: set[str]) -> None:
+        """End what an agent before this one left running on nodes that are *off*."""
+        known = {*self._nodes, *self._dark}
+        for name in off - known:
+            self.servers.declare([], node=name)
+            containers = Containers(self.run)
+            containers.cut()
+            containers.close()
+        self._dark = off
 
     def _within(self) -> list[Loop]:
         """Return the loops that live in the world's namespaces: all but the world's own."""

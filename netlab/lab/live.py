@@ -38,7 +38,7 @@ class Live:
         if not (self.run / "lab.json").exists():
             raise NotFoundError(f"lab {name} was never brought up", hint="netlab up FILE")
         self.lab: Lab
-        self._read_lab()
+        self.reread()
         self._etcd: Etcd | None = None
 
     def etcd(self) -> Etcd:
@@ -56,15 +56,10 @@ class Live:
         return self._etcd
 
     def _ask_whether_etcd_lives(self) -> None:
-        """Raise NetlabError soon when etcd does not answer, naming the fault that it is stopped."""
+        """Raise StoreError soon when etcd does not answer."""
         asked = Etcd(self.lab.master.address, PORT, timeout=ANSWER)
         try:
             asked.get("\0")
-        except StoreError as error:
-            if stopped := self.lab.faulted(Sort.ETCD_STOP):
-                words = f"{stopped.words}, since {stopped.since}, by `{stopped.command}`"
-                raise StoreError(words, hint=f"`{stopped.undo}` starts it again") from error
-            raise
         finally:
             asked.close()
 
@@ -75,10 +70,21 @@ class Live:
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        """Have the thread in the master's namespace, for a connection that must be made anew."""
-        self.etcd()
-        with netns.entered(self.lab.netns(world.MASTER)):
-            yield
+        """Have the thread in the master's namespace, for a connection that must be made anew.
+
+        An error of etcd's names the fault, if it was stopped on purpose.
+        """
+        try:
+            self.etcd()
+            with netns.entered(self.lab.netns(world.MASTER)):
+                yield
+        except StoreError as error:
+            self.reread()
+            stopped = self.lab.faulted(Sort.ETCD_STOP)
+            if stopped is None:
+                raise
+            words = f"{stopped.words}, since {stopped.since}, by `{stopped.command}`"
+            raise StoreError(words, hint=f"`{stopped.undo}` starts it again") from error
 
     def cluster(self) -> Cluster:
         """Return the lab as etcd has it now."""
@@ -176,14 +182,14 @@ class Live:
         request = {"do": "fault", "add": msgspec.to_builtins(list(add)), "remove": list(remove)}
         with lock(self.name):
             result = self._asked(request)
-        self._read_lab()
+        self.reread()
         return msgspec.convert(result["removed"], list[Fault])
 
     def populate(self, lab: Lab) -> int:
         """Have the nodes of *lab*, and its faults; return etcd's revision after it."""
         with lock(self.name):
             result = self._asked({"do": "populate", "lab": msgspec.to_builtins(lab)})
-        self._read_lab()
+        self.reread()
         return int(result["revision"])
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +198,8 @@ class Live:
                 return dict(message["result"])
         raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
 
-    def _read_lab(self) -> None:
+    def reread(self) -> None:
+        """Take the Lab document as the agent has it now, with its faults and nodes."""
         self.lab = msgspec.json.decode((self.run / "lab.json").read_bytes(), type=Lab)
 
     def serve_by(self, mode: str, *, timeout: float = 60.0) -> list[str]:

@@ -137,7 +137,7 @@ class Containers:
                 shutil.rmtree(self._rundir / "logs" / namespace / pod, ignore_errors=True)
 
     def cut(self) -> None:
-        """Kill everything of every pod at once; nothing is asked to end."""
+        """Kill everything of every pod at once, asking nobody; also of pods without namespace."""
         with self._lock:
             for container in self._held.values():
                 if container.run is not None:
@@ -145,6 +145,7 @@ class Containers:
                     self._release(container.run)
             self._held.clear()
             self._remove_pods(set())
+            self._remove_orphans()
 
     def restart(self, key: Key) -> None:
         """End a container's program, for it to be started again: SIGTERM, then SIGKILL."""

@@ -10,7 +10,7 @@ import msgspec
 
 from netlab import topology
 from netlab.cluster import Cluster
-from netlab.errors import NetlabError, UsageError
+from netlab.errors import NetlabError, StoreError, UsageError
 from netlab.model.lab import Lab
 from netlab.packets import Verdict
 from netlab.testing import names
@@ -121,6 +121,20 @@ def converged(held: Held, *, timeout: float) -> None:
         )
 
 
+def command(held: Held, *, words: list[str]) -> str:
+    """Return what `netlab WORDS` prints; the command line itself does it, so that a test's words
+    are the command's. Raises what it raises, NetlabError when it ends with another code than 0."""
+    from netlab.testing.commanding import commanded
+
+    printed = commanded(held.name, words)
+    held.live.reread()
+    try:
+        held.follow(held.live.cluster())
+    except StoreError:
+        pass  # etcd is stopped: what is new will be followed when it is back
+    return printed
+
+
 def rules(held: Held, *, node: str) -> str:
     from netlab.testing.inspection import rule_set
 
@@ -172,6 +186,7 @@ DEEDS: Mapping[str, Callable[..., object]] = {
         apply,
         delete,
         converged,
+        command,
         rules,
         verify,
         status,

@@ -11,6 +11,7 @@ from netlab.errors import NotFoundError
 from netlab.packets import Outcome, Verdict
 from netlab.testing.answers import Place, Service, Texts
 from netlab.testing.calls import Keeper
+from netlab.testing.changes import Changes
 from netlab.testing.machines import Machine
 from netlab.testing.tracing import Traced
 from netlab.testing.ways import Trace
@@ -48,7 +49,7 @@ class Verification:
         return f"<verification: {', '.join(words)}>"[:200]
 
 
-class Lab:
+class Lab(Changes):
     """A lab that is up. Made by the fixtures `lab` and `lab_factory`."""
 
     def __init__(self, name: str, proxy_mode: str, keeper: Keeper) -> None:
@@ -175,6 +176,10 @@ class Lab:
     def wait(self, timeout: float = SETTLE) -> None:
         """Wait until the lab has converged. Raises NetlabError after *timeout* seconds."""
         self.keeper.do("converged", timeout=timeout)
+
+    def command(self, *words: str) -> str:
+        """Return what `netlab WORDS` prints about this lab. Raises NetlabError when it fails."""
+        return self.keeper.ask("command", str, words=list(words))
 
     def rules(self, node: str | Machine) -> str:
         """Return a node's rules as `iptables-save` or `nft list ruleset` prints them, by the

@@ -164,3 +164,33 @@ def test_faults_outlive_a_killed_agent_and_what_is_undone_leaves_nothing(cli: Cl
     tables = subprocess.run(words, capture_output=True, text=True).stdout
     assert "netlab-faults" not in tables
     assert link(cli.netns("underlay"), "n2")["operstate"] == "UP"
+
+
+COMMAND = """apiVersion: v1
+kind: Pod
+metadata: {name: sleeper}
+spec: {nodeName: n1, containers: [{name: c, image: x, command: [sleep, "86399"]}]}
+"""
+
+
+def sleepers() -> list[str]:
+    done = subprocess.run(["pgrep", "-x", "-f", "sleep 86399"], capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def test_an_agent_killed_while_it_cut_the_power_leaves_nothing_running(cli: Cli) -> None:
+    """The only node: there is no other's loop to clean up after it."""
+    file = cli.file(topology(cli.lab, nodes=1, pods=1, extra=COMMAND))
+    cli("up", file)
+    assert len(sleepers()) == 1
+    os.kill(cli.agent_pid(), signal.SIGKILL)
+    lab = cli.run_directory / "lab.json"
+    off = [{"sort": "node stop", "target": "n1"}]
+    lab.write_text(json.dumps({**json.loads(lab.read_text()), "faults": off}))
+    cli("up", file)
+    eventually(lambda: not [one for one in namespaces(cli.lab) if ".n1" in one])
+    eventually(lambda: sleepers() == [], what="the pod's program still runs")
+    cli("node", "start", "n1")
+    assert len(sleepers()) == 1 and cli.status()["converged"]
+    cli("node", "stop", "n1")
+    assert sleepers() == []

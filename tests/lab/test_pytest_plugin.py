@@ -146,7 +146,7 @@ def test_tests_of_one_file_and_mode_share_a_lab(
 ) -> None:
     written(SHARED, marker=BOTH)
     written(SHARED, marker=', proxy_mode="nftables"', name="test_other")
-    run(pytester).assert_outcomes(passed=6)
+    run(pytester).assert_outcomes(passed=7)
     lines = (pytester.path / "labs.txt").read_text().splitlines()
     names = [line.split()[0] for line in lines]
     assert names == [*names[:2], *names[:2], names[4], names[4]], "one lab a mode and a file"
@@ -213,7 +213,7 @@ def test_root_that_may_make_no_namespaces_is_told_so(
 
 ALL = """
 from pathlib import Path
-from netlab.errors import InputError, NotFoundError, UsageError
+from netlab.errors import InputError, NotFoundError, StoreError, UsageError
 
 POD = '''
 apiVersion: v1
@@ -284,6 +284,34 @@ def test_changes(lab, tmp_path):
         lab.delete("pod/extra")
     with pytest.raises(InputError, match="<stdin>:4: spec.nodeName"):
         lab.apply(POD.strip().replace("n2", "n9"))
+
+def test_what_is_done_to_a_running_lab(lab):
+    pod, other = lab.pod("n1-p1"), lab.pod("n2-p1")
+    lab.link_down(other)
+    assert not pod.ping(other)
+    lab.link_up("n2-p1")
+    lab.link_loss(lab.node("n2"), 100)
+    assert not pod.ping(other)
+    lab.link_clear()
+    assert pod.ping(other)
+    lab.stop_node("n2")
+    assert [fault["undo"] for fault in lab.status()["faults"]] == ["netlab node start n2"]
+    lab.start_node("n2")
+    lab.stop_etcd()
+    with pytest.raises(StoreError, match="etcd is stopped"):
+        lab.apply(POD)
+    lab.clear_faults()
+    lab.label("pod/n1-p1", "tier=db")
+    assert lab.pods("tier=db") == (pod,)
+    lab.label("pod/n1-p1", "tier-")
+    lab.add_node("n3", labels={"disk": "ssd"})
+    assert lab.node("n3").ping("n1")
+    lab.remove_node("n3")
+    lab.drain("n1")
+    assert not [one for one in lab.pods() if one.node == "n1"]
+    lab.uncordon(lab.node("n1"))
+    with pytest.raises(UsageError, match="no share"):
+        lab.link_loss("n1", 101)
 
 def test_proofs(lab):
     assert lab.verify("pod-pod-cross-node")
