@@ -48,7 +48,8 @@ def test_scaling_is_listed_and_up_brings_the_declared_number_back(small: Cli, fi
     assert done.stdout == "deployment.apps/web scaled\n"
     assert small.get("deployment", "web")["spec"]["replicas"] == 4
     rules = inside(small.netns("n1"), "iptables-save", "-t", "nat")
-    assert len({line for line in rules.splitlines() if line.startswith(":KUBE-SEP")}) == 4
+    ends = [line for line in rules.splitlines() if '"default/web"' in line and "-j DNAT" in line]
+    assert len(ends) == 4
     assert undos(small) == ["netlab scale deployment/web --replicas 2"]
     refused = small("scale", "deploy/web", "--replicas", "3", "--current-replicas", "2", code=1)
     assert "Expected replicas to be 2, was 4" in refused.stderr
@@ -105,9 +106,16 @@ def test_taints_are_set_listed_and_removed(small: Cli, files: str) -> None:
 def test_a_restart_replaces_every_pod(small: Cli, files: str) -> None:
     before = {name for node in ("n1", "n2") for name in pods_on(small, node)}
     assert small("rollout", "restart", "deploy/web").stdout == "deployment.apps/web restarted\n"
+    done = small("rollout", "status", "deployment/web")
+    assert done.stdout.endswith('deployment "web" successfully rolled out\n')
     after = {name for node in ("n1", "n2") for name in pods_on(small, node)}
     assert len({name for name in after & before if name.startswith("web-")}) == 0
     assert small("up", files).stdout.startswith(f"lab {small.lab}: nothing to change")
+    history = small("rollout", "history", "deployment/web").stdout.splitlines()
+    assert history[1].split() == ["REVISION", "CHANGE-CAUSE"] and len(history[2:-1]) == 2
+    assert small("rollout", "undo", "deploy/web").stdout == "deployment.apps/web rolled back\n"
+    template = small.get("deployment", "web")["spec"]["template"]
+    assert "annotations" not in template["metadata"]
 
 
 def test_status_in_json_lines_tells_each_change(small: Cli, files: str) -> None:
@@ -117,7 +125,8 @@ def test_status_in_json_lines_tells_each_change(small: Cli, files: str) -> None:
     assert first["settled"] and first["pods"]["ready"] == first["pods"]["wanted"]
     small("scale", "deployment/web", "--replicas", "3")
     seen = [json.loads(watching.stdout.readline())]
-    while not (seen[-1]["settled"] and seen[-1]["pods"]["ready"] == 7):
+    more = first["pods"]["ready"] + 1
+    while not (seen[-1]["settled"] and seen[-1]["pods"]["ready"] == more):
         seen.append(json.loads(watching.stdout.readline()))
     watching.terminate()
     watching.wait()
