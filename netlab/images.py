@@ -7,6 +7,7 @@ where etcd is, which it reaches over the pod network like any client.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from netlab.model.kubernetes import Container
 
 ETCD_PORT = 2379  # etcd's client port, registered with IANA
 MODULES = {"netlab/dns": "netlab.nameserver", "netlab/ingress": "netlab.ingress"}
-_ROOT = str(Path(netlab.__file__).parent.parent)  # where `netlab` is imported from
+# Where `netlab` and what it needs are imported from, however the agent found them.
+_PATHS = dict.fromkeys(str(Path(one.__file__).parent.parent) for one in (netlab, msgspec))
 
 
 def repository(image: str) -> str:
@@ -53,5 +55,5 @@ def environment(
         "POD_NAMESPACE": namespace,
         "POD_IP": address,
         "NODE_NAME": node,
-        "PYTHONPATH": _ROOT,
+        "PYTHONPATH": os.pathsep.join(_PATHS),
     }
