@@ -20,7 +20,7 @@ from netlab.model.kubernetes import Container
 ETCD_PORT = 2379  # etcd's client port, registered with IANA
 MODULES = {"netlab/dns": "netlab.nameserver", "netlab/ingress": "netlab.ingress"}
 # Where `netlab` and what it needs are imported from, however the agent found them.
-_PATHS = dict.fromkeys(str(Path(one.__file__).parent.parent) for one in (netlab, msgspec))
+_PATHS = dict.fromkeys(str(Path(str(one.__file__)).parent.parent) for one in (netlab, msgspec))
 
 
 def repository(image: str) -> str:
