@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netlab.model.kubernetes import Document
-from netlab.model.services import SERVICE_NAME_LABEL, refusal
+from netlab.model.services import SERVICE_NAME_LABEL, pending, refusal
 
 if TYPE_CHECKING:
     from netlab.cli.rows import Scene
@@ -115,6 +115,8 @@ def facts(document: Document, scene: Scene) -> list[tuple[str, Any]]:
     found.append((f"Endpoints ({len(lines)})", sorted(lines)))
     if why := refusal(document):
         found.append(("Refused", why))
+    if why := pending(document):
+        found.append(("Pending", why))
     return found
 
 

@@ -100,7 +100,7 @@ def changes(
         if not draft.turn():
             break
     made = draft.changes()
-    facts = events.told(made, objects, draft.objects)
+    facts = [*events.told(made, objects, draft.objects), *loadbalancers.told(made, objects)]
     return made + events.recorded(facts, draft.objects)
 
 
@@ -133,7 +133,7 @@ def _round(
         (("Job", "Pod"), lambda: _jobs(draft, clock)),
         (("Pod", "Node"), lambda: scheduler.bindings(of("Pod"), of("Node"), capacity)),
         (("Service",), lambda: _allocated(draft, service_cidr)),
-        (("Service",), lambda: loadbalancers.given(of("Service"), balancer).changes),
+        (("Service",), lambda: loadbalancers.given(of("Service"), balancer)),
         (
             ("Ingress", "IngressClass"),
             lambda: ingressclass.classed(of("Ingress"), of("IngressClass")),

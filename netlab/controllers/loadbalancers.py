@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
-from typing import Any, NamedTuple
+from typing import Any
 
 from netlab.balancing.listeners import (
     CLASS,
@@ -26,66 +26,71 @@ from netlab.balancing.listeners import (
     mapping,
     mode,
 )
-from netlab.controllers.change import Change, Verb
+from netlab.controllers.change import Change, Verb, now
 from netlab.controllers.declaration import last_declared
-from netlab.model.kubernetes import Document
+from netlab.controllers.events import Fact
+from netlab.model.inventory import Inventory
+from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import IP_MODES, Balancer
-from netlab.model.services import canonical, refusal
+from netlab.model.services import UNBALANCED, canonical, pending, refusal
 
-FAILED, ENSURED = "SyncLoadBalancerFailed", "EnsuredLoadBalancer"
+COMPONENT = "service-controller"
 NO_BALANCER = "no balancer is declared (`balancer:` with an address and a pool in the Lab document)"
 
 
-class Notice(NamedTuple):
-    """What is to be told of a Service as an event."""
+def given(services: Iterable[Document], balancer: Balancer | None) -> list[Change]:
+    """Return the updates that give *services*, all there are, what they have from *balancer*.
 
-    service: Document
-    reason: str  # FAILED, a warning, or ENSURED
-    message: str
-
-
-class Given(NamedTuple):
-    """What the Services' load balancers become."""
-
-    changes: list[Change]
-    notices: list[Notice]
-
-
-def given(services: Iterable[Document], balancer: Balancer | None) -> Given:
-    """Return the updates that give *services*, all there are, what they have from *balancer*."""
-    found = Given([], [])
+    One that gets nothing has a condition that says why.
+    """
+    changes: list[Change] = []
     waiting: list[Document] = []
     for document in services:
         if is_ours(document):
             waiting.append(document)
         elif balancer is not None and _released(document, balancer):
-            found.changes.append(Change(Verb.UPDATE, _with_ingress(document, [])))
-    if not waiting:
-        return found
+            changes.append(Change(Verb.UPDATE, _with(document, [], "")))
+        elif pending(document) and mapping(document, "spec").get("type") != "LoadBalancer":
+            changes.append(Change(Verb.UPDATE, _with(document, _ingress(document), "")))
     if balancer is None:
-        for document in waiting:
-            _tell(found, document, _declared(document), NO_BALANCER)
-        return found
-    pool = _Pool(balancer)
-    for document in sorted(waiting, key=pool.order):
-        problem = _unusable(document, balancer)
-        address = "" if problem else pool.taken(document)
-        ingress = [{"ip": address, "ipMode": mode(balancer.ipMode, document)}] if address else []
-        _tell(found, document, ingress, problem or pool.problem)
-    return found
+        found = [
+            (one, ingress, "" if ingress else NO_BALANCER)
+            for one in waiting
+            for ingress in [_declared(one)]
+        ]
+    else:
+        pool = _Pool(balancer)
+        found = [(one, *_share(one, pool)) for one in sorted(waiting, key=pool.order)]
+    for document, ingress, why in found:
+        if (ingress, why) != (_ingress(document), pending(document)):
+            changes.append(Change(Verb.UPDATE, _with(document, ingress, why)))
+    return changes
 
 
-def _tell(found: Given, document: Document, ingress: list[Any], problem: str) -> None:
-    """Note that *document* is to have *ingress*, and what is to be told of it."""
-    news = ingress != _ingress(document)
-    if news:
-        document = _with_ingress(document, ingress)
-        found.changes.append(Change(Verb.UPDATE, document))
-    if problem and not ingress:
-        message = f"Error syncing load balancer: {problem}"
-        found.notices.append(Notice(document, FAILED, message))
-    elif news:
-        found.notices.append(Notice(document, ENSURED, "Ensured load balancer"))
+def _share(document: Document, pool: _Pool) -> tuple[list[Any], str]:
+    """Return the ingress of *document*, and why there is none."""
+    why = _unusable(document, pool.balancer)
+    address = "" if why else pool.taken(document)
+    if not address:
+        return [], why or pool.problem
+    return [{"ip": address, "ipMode": mode(pool.balancer.ipMode, document)}], ""
+
+
+def told(changes: Iterable[Change], before: Inventory) -> Iterator[Fact]:
+    """Yield what *changes* of Services say: that they got an address, lost it, or get none."""
+    for change in changes:
+        new = change.document
+        if new["kind"] != "Service" or change.verb is Verb.DELETE:
+            continue
+        old = before.get(registry_key(new)) or {}
+        had, has, why = _held(old), _held(new), pending(new)
+        if has and has != had:
+            yield Fact(new, "EnsuredLoadBalancer", "Ensured load balancer", COMPONENT)
+        elif had and not has and not why:
+            yield Fact(new, "DeletedLoadBalancer", "Deleted load balancer", COMPONENT)
+        if why and why != pending(old):
+            message = f"Error syncing load balancer: {why}"
+            yield Fact(new, "SyncLoadBalancerFailed", message, COMPONENT, warning=True)
 
 
 class _Pool:
@@ -185,9 +190,31 @@ def _declared(service: Document) -> list[Any]:
         return []
 
 
-def _with_ingress(service: Document, ingress: list[Any]) -> Document:
-    others = {key: it for key, it in mapping(service, "status").items() if key != "loadBalancer"}
-    status = {**others, **({"loadBalancer": {"ingress": ingress}} if ingress else {})}
+def _conditions(service: Document) -> list[Document]:
+    listed: Any = mapping(service, "status").get("conditions")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _with(service: Document, ingress: Sequence[Any], why: str) -> Document:
+    """Return *service* with *ingress*, and with the condition that tells *why* it has none."""
+    status = dict(mapping(service, "status"))
+    status.pop("loadBalancer", None)
+    status.pop("conditions", None)
+    conditions = [one for one in _conditions(service) if one.get("type") != UNBALANCED]
+    if why:
+        conditions.append(
+            {
+                "type": UNBALANCED,
+                "status": "False",
+                "reason": "SyncLoadBalancerFailed",
+                "message": why,
+                "lastTransitionTime": now(),
+            }
+        )
+    if conditions:
+        status["conditions"] = conditions
+    if ingress:
+        status["loadBalancer"] = {"ingress": list(ingress)}
     whole = {**service, "status": status}
     if not status:
         del whole["status"]

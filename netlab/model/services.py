@@ -27,6 +27,7 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 NO_CLUSTER_IP = "None"  # spec.clusterIP of a headless Service
 EXTERNAL_NAME = "ExternalName"
 EXTERNAL_TYPES = ("NodePort", "LoadBalancer")
+UNBALANCED = "netlab.io/LoadBalancer"  # condition: False while a balancer's address is missing
 REFUSED = "Allocated"  # condition: status False while an address or port cannot be had
 
 
@@ -226,12 +227,22 @@ def managed_by(document: Document) -> str:
 
 def refusal(service: Document) -> str:
     """Return why *service* does not get its addresses or ports, "" if it has them."""
+    return _false(service, REFUSED)
+
+
+def pending(service: Document) -> str:
+    """Return why *service* waits for a load balancer's address, "" if it does not."""
+    return _false(service, UNBALANCED)
+
+
+def _false(service: Document, sort: str) -> str:
+    """Return the message of the condition of this *sort* if it is False, "" otherwise."""
     status = service.get("status")
     conditions = status.get("conditions") if isinstance(status, dict) else None
     for condition in conditions if isinstance(conditions, list) else ():
         if not isinstance(condition, dict):  # anybody may write to etcd
             continue
-        if condition.get("type") == REFUSED and condition.get("status") == "False":
+        if condition.get("type") == sort and condition.get("status") == "False":
             return str(condition.get("message", ""))
     return ""
 

@@ -40,15 +40,15 @@ def service(name: str, *, held: str = "", born: str = "", **spec: Any) -> Docume
 def addresses(services: list[Document], balancer: Balancer | None) -> dict[str, str]:
     """Return the address each of *services* has once nothing is left to change."""
     held = {one["metadata"]["name"]: one for one in services}
-    for change in loadbalancers.given(services, balancer).changes:
+    for change in loadbalancers.given(services, balancer):
         held[change.document["metadata"]["name"]] = change.document
-    assert loadbalancers.given(list(held.values()), balancer).changes == []
+    assert loadbalancers.given(list(held.values()), balancer) == []
     return {name: loadbalancers._held(one) for name, one in held.items()}
 
 
 def problems(services: list[Document], balancer: Balancer | None) -> list[str]:
-    notices = loadbalancers.given(services, balancer).notices
-    return [one.message for one in notices if one.reason == loadbalancers.FAILED]
+    facts = loadbalancers.told(loadbalancers.given(services, balancer), inventory(services))
+    return [one.message for one in facts if one.warning]
 
 
 NEW, OLD = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
@@ -194,7 +194,7 @@ def test_the_mode_is_the_labs_or_the_services_own() -> None:
     given = loadbalancers.given(services, Balancer("192.168.50.5", POOL.pool, ipMode="Proxy"))
     modes = {
         change.document["metadata"]["name"]: one["ipMode"]
-        for change in given.changes
+        for change in given
         for one in change.document["status"]["loadBalancer"]["ingress"]
     }
     assert modes == {"a": "Proxy", "b": "VIP"}
@@ -217,7 +217,8 @@ def test_a_released_address_goes_to_whom_it_was_missing() -> None:
 
 def test_the_controllers_give_the_address_in_one_pass() -> None:
     documents = inventory([service("a", ports=[{"port": 80}])])
-    (change,) = controllers.changes(documents, capacity={}, balancer=POOL)
+    change, event = controllers.changes(documents, capacity={}, balancer=POOL)
+    assert (event.document["kind"], event.document["reason"]) == ("Event", "EnsuredLoadBalancer")
     ingress = change.document["status"]["loadBalancer"]["ingress"]
     assert ingress == [{"ip": "192.168.50.200", "ipMode": "VIP"}]
     assert change.document["spec"]["ports"][0]["nodePort"]
