@@ -266,7 +266,8 @@ class Expectation(msgspec.Struct, frozen=True):
 
     `ends` is empty for a flow that is to be answered; otherwise it says what stops the request
     behind its last hop. `translated` is the flow behind the rewriting of a Service's address: its
-    ports, too, tell request from reply. `ports` are devices, by the beginning of their names,
+    ports, too, tell request from reply, and so do those of `between`, where it is rewritten twice.
+    `ports` are devices, by the beginning of their names,
     through which a bridge may send a copy of a frame whose MAC it has not learned: no sign of a
     wrong way.
     """
@@ -278,6 +279,7 @@ class Expectation(msgspec.Struct, frozen=True):
     ends: str = ""
     ports: tuple[tuple[str, str], ...] = ()  # (netns, beginning of the device's name)
     translated: Flow | None = None
+    between: tuple[int, ...] = ()  # destination ports of the request, meanwhile
 
 
 class Passage(msgspec.Struct, frozen=True):

@@ -54,6 +54,7 @@ class Balancer(Loop):
     def once(self) -> None:
         lab = self.state.lab
         if lab is None or lab.balancer is None or not netns.exists(lab.netns(world.BALANCER)):
+            self.close()
             return
         if not self._reading.is_at_home(lab):
             self._settle(lab)

@@ -8,6 +8,7 @@ iptables, nftables   a proxy's rules, through the same tools; chains: the names 
 nft_messages   small changes of nftables, without nft
 conntrack   the flows the kernel remembers
 generation  whose commits changed the rules: netlab's own, or others'
+owned       rules that go with this process
 turns       one proxy at a time per namespace
 observed    what is netlab's in a namespace
 batch       the operations of a plan as messages, sent together; place: one namespace meanwhile

@@ -20,24 +20,27 @@ from netlab.packets import (
 SHOWN = 3  # sightings off the way that a verdict names
 
 
-def leg_of(flow: Flow, sighting: Sighting, translated: Flow | None = None) -> Leg | None:
+def leg_of(
+    flow: Flow, sighting: Sighting, translated: Flow | None = None, between: Sequence[int] = ()
+) -> Leg | None:
     """Return which half of *flow* a sighting belongs to; None for an ICMP error about it.
 
     Ports decide, because NAT changes addresses: the request keeps its destination port, or has
-    that of *translated* once a Service's address was rewritten; the reply has it as its source.
+    that of *translated* once a Service's address was rewritten, or one *between* these; the reply
+    has it as its source.
     """
     if flow.protocol is Protocol.ICMP:
         return {"echo-request": Leg.REQUEST, "echo-reply": Leg.REPLY}.get(sighting.icmp)
     if sighting.icmp:
         return None
-    ports = {one.destination_port for one in (flow, translated) if one is not None}
+    ports = {one.destination_port for one in (flow, translated) if one is not None} | {*between}
     if sighting.flow.destination_port in ports:
         return Leg.REQUEST
     return Leg.REPLY if sighting.flow.source_port in ports else None
 
 
 def _leg(expectation: Expectation, sighting: Sighting) -> Leg | None:
-    return leg_of(expectation.flow, sighting, expectation.translated)
+    return leg_of(expectation.flow, sighting, expectation.translated, expectation.between)
 
 
 def difference(hop: Hop, sighting: Sighting) -> str:

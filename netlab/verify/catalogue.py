@@ -18,8 +18,6 @@ class Path(msgspec.Struct, frozen=True):
     needs: str = ""
 
 
-BALANCER = "a load balancer outside the nodes: not there yet"
-
 PATHS: tuple[Path, ...] = (
     Path(
         "same-pod-lo",
@@ -92,7 +90,12 @@ PATHS: tuple[Path, ...] = (
         "clients outside reach a Service by a port of every node",
         "endpoints here and there, masqueraded; policy Local: the client's own address, or a drop",
     ),
-    Path("loadbalancer", "client to a load balancer", "spreads over the nodes", BALANCER),
+    Path(
+        "loadbalancer",
+        "clients outside reach a Service by a load balancer's address",
+        "by the balancer to a node in fair shares, in each ipMode; others than the source ranges' "
+        "refused; a node out of health gets none",
+    ),
     Path(
         "externalname",
         "a Service that is a name",

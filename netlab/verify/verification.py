@@ -23,6 +23,7 @@ from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
+    balancing,
     daemons,
     flat,
     following,
@@ -67,6 +68,7 @@ WITH_SENSORS: dict[str, Check] = {
     "node-join": joining.node_join,
     "pod-clusterip": services.pod_clusterip,
     "node-clusterip": services.node_clusterip,
+    "loadbalancer": balancing.loadbalancer,
     "nodeport": nodeports.nodeport,
     "ingress": ingress.ingress,
     "affinity": services.affinity,

@@ -1,0 +1,142 @@
+"""The way of a flow from outside to a load balancer's address: balancer, node, and back.
+
+VIP: the packet keeps its addresses as far as the node, whose own rules for the address rewrite it;
+the node answers the client, and the balancer never sees the answer. Proxy: the balancer rewrites
+both ends, to a NodePort of the node, and undoes that for the answer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from netlab import world
+from netlab.cluster import Cluster
+from netlab.packets import Direction, Expectation, Flow, Hop
+from netlab.paths import rules
+from netlab.paths.places import Place
+from netlab.paths.serviceways import Rewrite, hiding_address
+from netlab.paths.ways import Way, across_underlay, between, into_pod, out_of_pod
+
+IN, OUT = Direction.IN, Direction.OUT
+Machine = tuple[str, str]  # member and address
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """How the balancer sends a flow on. *node_port*: where to, 0: unchanged (VIP)."""
+
+    service: str
+    node_port: int = 0
+
+
+def expected(
+    cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite, crossing: Crossing
+) -> Expectation:
+    """Return the way *flow* takes from *source*, outside, by the node of *rewrite*, and back.
+
+    *rewrite* is what the node makes of the flow as the balancer sends it on.
+    """
+    lab = cluster.lab
+    assert lab.balancer is not None
+    balancer = (world.BALANCER, lab.balancer.address)
+    asker = lab.balancer.address if crossing.node_port else flow.source
+    hidden = rewrite.masquerade
+    seen = hiding_address(cluster, rewrite) if hidden else asker
+    kept = not (hidden or crossing.node_port)
+    return Expectation(
+        flow,
+        tuple(_request(cluster, source, flow, rewrite, crossing, balancer, seen)),
+        tuple(_reply(cluster, source, flow, rewrite, crossing, balancer, seen)),
+        ports=rules.bridge_ports(cluster),
+        translated=Flow(
+            seen,
+            rewrite.endpoint.address,
+            flow.protocol,
+            flow.source_port if kept else 0,
+            rewrite.port,
+        ),
+        between=(crossing.node_port,) if crossing.node_port else (),
+    )
+
+
+def _request(
+    cluster: Cluster,
+    source: Place,
+    flow: Flow,
+    rewrite: Rewrite,
+    crossing: Crossing,
+    balancer: Machine,
+    seen: str,
+) -> list[Hop]:
+    lab, node, endpoint = cluster.lab, rewrite.node, rewrite.endpoint
+    way = Way(lab, flow.source, flow.destination)
+    way.source_port, way.destination_port = flow.source_port or None, flow.destination_port
+    gateway = (world.GATEWAY, lab.gateway.address)
+    way.at(source.netns, world.UPLINK, OUT, f"the cable to {lab.netns(world.GATEWAY)} carries it")
+    way.at(lab.netns(world.GATEWAY), source.member, IN, f"route to {balancer[1]} dev eth0")
+    way.forwarded()
+    across_underlay(way, gateway, balancer)
+    way.forwarded()
+    if crossing.node_port:
+        way.carried_on(f"the balancer's rules send it to {node.address}:{crossing.node_port}")
+        way.source, way.source_port = balancer[1], None
+        way.destination, way.destination_port = node.address, crossing.node_port
+    else:
+        way.carried_on(f"the balancer's rules mark it for {node.name}, unchanged")
+    across_underlay(way, balancer, (node.name, node.address))
+    way.carried_on(
+        f"the rules of {crossing.service} on {node.name} send it to "
+        f"{endpoint.address}:{rewrite.port}"
+    )
+    way.forwarded()
+    way.destination, way.destination_port = endpoint.address, rewrite.port
+    way.source = seen
+    if rewrite.masquerade:
+        way.source_port = None
+    if endpoint.node != node:
+        between(cluster, way, Place(node.address, node.netns, node=node), endpoint)
+        way.forwarded()
+    into_pod(way, endpoint, from_bridge=True)
+    return way.hops
+
+
+def _reply(
+    cluster: Cluster,
+    source: Place,
+    flow: Flow,
+    rewrite: Rewrite,
+    crossing: Crossing,
+    balancer: Machine,
+    seen: str,
+) -> list[Hop]:
+    lab, node, endpoint = cluster.lab, rewrite.node, rewrite.endpoint
+    assert endpoint.node is not None
+    proxied = bool(crossing.node_port)
+    asker = (balancer[1], None) if proxied else (flow.source, flow.source_port or None)
+    way = Way(lab, endpoint.address, seen)
+    way.source_port = rewrite.port
+    way.destination_port = None if rewrite.masquerade else asker[1]
+    out_of_pod(way, endpoint, onto_bridge=False)
+    if endpoint.node == node:
+        way.destination, way.destination_port = asker
+    way.at(endpoint.node.netns, endpoint.node.declared.bridge, IN)
+    if endpoint.node != node:
+        way.forwarded()
+        between(cluster, way, endpoint, Place(seen, node.netns, node=node))
+    way.carried_on(f"conntrack of {node.name} undoes the rewriting")
+    way.forwarded()
+    way.destination, way.destination_port = asker
+    here, gateway = (node.name, node.address), (world.GATEWAY, lab.gateway.address)
+    if proxied:
+        way.source, way.source_port = node.address, crossing.node_port
+        across_underlay(way, here, balancer)
+        way.carried_on("conntrack of the balancer undoes the rewriting")
+        way.forwarded()
+        here = balancer
+    way.source, way.source_port = flow.destination, flow.destination_port
+    way.destination, way.destination_port = flow.source, flow.source_port or None
+    across_underlay(way, here, gateway)
+    way.forwarded()
+    way.carried_on(f"{lab.netns(world.GATEWAY)} forwards it to its cable {source.member}")
+    way.at(lab.netns(world.GATEWAY), source.member, OUT, f"the cable to {source.netns}")
+    way.at(source.netns, world.UPLINK, IN, f"{source.address} is its own address")
+    return way.hops
