@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from netlab.cluster import Cluster, PodState
     from netlab.pods.execution import Target
 
-MEMBERS = ("master", "gateway", "client", "internet", "underlay")
+MEMBERS = ("master", "gateway", "balancer", "client", "internet", "underlay")
 
 
 class Exec(options.Command):
@@ -68,8 +68,9 @@ def exec_(
 ) -> int:
     """Run a command inside a pod, a node or the world around; exits with the command's code.
 
-    TARGET: [NS/]POD, node/NAME, master, gateway, client, internet, underlay. The containers of a
-    pod share all its namespaces: -c chooses whose environment and working directory to take.
+    TARGET: [NS/]POD, node/NAME, master, gateway, balancer, client, internet, underlay. The
+    containers of a pod share all its namespaces: -c chooses whose environment and working directory
+    to take.
     """
     if not words:
         raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
@@ -163,6 +164,8 @@ def machine(cluster: Cluster, target: str) -> tuple[str, str]:
     Raises NotFoundError.
     """
     if target in MEMBERS:
+        if target == "balancer" and cluster.lab.balancer is None:
+            raise NotFoundError("the lab has no balancer", hint="`balancer` in the Lab document")
         return cluster.lab.netns(target), target
     name = target.removeprefix("node/")
     try:

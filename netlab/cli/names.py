@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DEADLINE = 1.0  # seconds
 Names = Callable[[click.Context], list[str]]
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
-MEMBERS = ("master", "gateway", "client", "internet")  # `exec` and `probe` can mean them
+# What `exec` and `probe` can mean; there is a balancer where one is declared.
+MEMBERS = ("master", "gateway", "balancer", "client", "internet")
 
 
 def completion(names: Names) -> Completion:
@@ -110,8 +111,13 @@ def _pods(ctx: click.Context) -> list[str]:
     return [pod.name if pod.namespace == namespace else pod.title for pod in _cluster(ctx).pods]
 
 
+def _members(ctx: click.Context) -> list[str]:
+    declared = _cluster(ctx).lab.balancer is not None
+    return [one for one in MEMBERS if declared or one != "balancer"]
+
+
 def _targets(ctx: click.Context) -> list[str]:
-    return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *MEMBERS]
+    return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *_members(ctx)]
 
 
 def _nodes(ctx: click.Context) -> list[str]:
@@ -119,7 +125,7 @@ def _nodes(ctx: click.Context) -> list[str]:
 
 
 def _cables(ctx: click.Context) -> list[str]:
-    machines = [*_nodes(ctx), *MEMBERS]
+    machines = [*_nodes(ctx), *_members(ctx)]
     return [*machines, *_pods(ctx)] if _etcd_is_up(ctx) else machines
 
 

@@ -93,6 +93,8 @@ def screen(state: dict[str, Any]) -> list[str]:
     for part in ("agent", "etcd", "servers"):
         if state.get(part):
             lines.append(f"{part}: {process_words(state[part])}")
+    if state.get("balancer"):
+        lines.append(f"balancer: {balancer_words(state['balancer'])}")
     lines += followed(state)
     lines.append("")
     header = ("NODE", "STATE", "ADDRESS", "LEASE", "PODS", "PEERS", "RENEWS IN")
@@ -148,6 +150,18 @@ def process_words(facts: dict[str, Any]) -> str:
         elif isinstance(value, (str, int, float)) and value != "":
             words.append(f"{key} {value}")
     return ", ".join(words)
+
+
+def balancer_words(facts: dict[str, Any]) -> str:
+    """Return what there is to say of the balancer: `address 192.168.50.5, 2 of 3 nodes well`."""
+    words = [f"address {facts['address']}"]
+    sick = [name for name, well in facts["nodes"].items() if not well]
+    if facts["nodes"]:
+        words.append(f"{len(facts['nodes']) - len(sick)} of {len(facts['nodes'])} nodes well")
+    if sick:
+        words.append(f"not used by all: {', '.join(sick)}")
+    words.append(f"{len(facts['listeners'])} listeners")
+    return ", ".join([*words, *([facts["lastError"]] if facts["lastError"] else [])])
 
 
 def node_row(node: dict[str, Any]) -> list[str]:

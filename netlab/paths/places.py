@@ -10,7 +10,7 @@ from netlab import world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NotFoundError, UsageError
 
-INNER_MEMBERS = (world.GATEWAY, world.MASTER)
+INNER_MEMBERS = (world.GATEWAY, world.MASTER, world.BALANCER)
 OUTSIDE = (world.INTERNET, world.CLIENT)
 
 
@@ -72,7 +72,7 @@ def place(cluster: Cluster, word: str) -> Place:
     except ValueError:
         if _is_ipv6(word):
             raise UsageError(f"{word}: only IPv4 addresses can be asked") from None
-    if word in (*INNER_MEMBERS, *OUTSIDE):
+    if word in (*INNER_MEMBERS, *OUTSIDE) and word in world.members(cluster.lab):
         return of_member(cluster, word)
     kind, _, name = word.rpartition("/")
     try:

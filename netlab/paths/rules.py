@@ -16,6 +16,8 @@ def machine(cluster: Cluster, place: Place) -> tuple[str, str]:
         return place.node.name, place.node.address
     if place.member == world.MASTER:
         return world.MASTER, cluster.lab.master.address
+    if place.member == world.BALANCER and cluster.lab.balancer is not None:
+        return world.BALANCER, cluster.lab.balancer.address
     return world.GATEWAY, cluster.lab.gateway.address
 
 

@@ -37,7 +37,8 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield "graph netlab {"
     yield _HEAD
     yield f"  label={title}; labelloc=t; fontsize=14;"
-    for name in (world.INTERNET, world.CLIENT, world.GATEWAY, world.MASTER):
+    inside = [one for one in (world.GATEWAY, world.MASTER, world.BALANCER) if one in members]
+    for name in (world.INTERNET, world.CLIENT, *inside):
         yield f'  {name} [label={quoted(name, *members[name].addresses)}, color="#2f6aa8"];'
     for number, segment in enumerate(picture.segments):
         words = quoted(f"{segment.name} {segment.cidr}")
@@ -47,7 +48,7 @@ def _lines(picture: Picture) -> Iterator[str]:
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
     yield "  internet -- gateway;"
     yield "  client -- gateway;"
-    for name in (world.GATEWAY, world.MASTER):
+    for name in inside:
         yield f"  {name} -- segment{numbers[members[name].segment]};"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)

@@ -201,8 +201,8 @@ def _members(picture: Picture, segment: str, left: float, y: float) -> dict[str,
     width, height = MEMBER
     found: dict[str, Box] = {}
     x = left
-    for name in (world.INTERNET, world.GATEWAY, world.CLIENT, world.MASTER):
-        home = world.MASTER if name == world.MASTER else world.GATEWAY
+    for name in (world.INTERNET, world.GATEWAY, world.CLIENT, world.MASTER, world.BALANCER):
+        home = name if name in (world.MASTER, world.BALANCER) else world.GATEWAY
         if name in picture.members and picture.members[home].segment == segment:
             found[name] = Box(x, y, width, height)
             x += width + MEMBER_GAP

@@ -48,6 +48,8 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield "  end"
     yield f"  gateway[{label('gateway, firewall', *members[world.GATEWAY].addresses)}]"
     yield f"  master[{label('master, etcd', *members[world.MASTER].addresses)}]"
+    if world.BALANCER in members:
+        yield f"  balancer[{label('balancer, L4', *members[world.BALANCER].addresses)}]"
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
     for segment in picture.segments:
         words = label(f"segment {segment.name}", segment.cidr)
@@ -58,7 +60,8 @@ def _lines(picture: Picture) -> Iterator[str]:
             yield f"  router --- segment{number}"
     yield "  internet --- gateway"
     yield "  client --- gateway"
-    for name in (world.GATEWAY, world.MASTER):
+    inside = (world.GATEWAY, world.MASTER, world.BALANCER)
+    for name in [one for one in inside if one in members]:
         yield f"  {name} --- segment{numbers[members[name].segment]}"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)

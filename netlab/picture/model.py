@@ -116,7 +116,7 @@ def picture(
     segments = {
         name: plain(lab.segment_of(address).name)
         for name, address in world.machines(lab)
-        if name in (world.GATEWAY, world.MASTER)
+        if name in (world.GATEWAY, world.MASTER, world.BALANCER)
     }
     return Picture(
         lab=plain(lab.name),

@@ -120,7 +120,7 @@ def _buses(drawn: Layout) -> Iterator[str]:
 def _cables(drawn: Layout) -> Iterator[str]:
     """Yield the cables from the buses to machines, and the overlay between neighbours in a row."""
     picture = drawn.picture
-    for name in (world.GATEWAY, world.MASTER):
+    for name in (world.GATEWAY, world.MASTER, world.BALANCER):
         if name not in drawn.members:
             continue
         x, _ = drawn.members[name].middle
@@ -150,6 +150,7 @@ def _members(drawn: Layout) -> Iterator[str]:
         x, y = box.middle
         yield _rect(box, "member", more=_netns(member.netns))
         words = "master · etcd" if name == world.MASTER else name
+        words = "balancer · L4" if name == world.BALANCER else words
         words = "gateway · firewall" if name == world.GATEWAY else words
         yield _text(words, (x, y - 9), 14, "strong middle")
         yield _text(member.addresses[0], (x, y + 9), 12, "dim middle", mono=True)

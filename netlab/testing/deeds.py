@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import topology
+from netlab import topology, world
 from netlab.cluster import Cluster
 from netlab.errors import NetlabError, StoreError, UsageError
 from netlab.model.lab import Lab
@@ -61,6 +61,7 @@ def places(held: Held) -> list[Place]:
     return found + [
         Place(name, name, "member", "", lab.netns(name), names.meant(cluster, name).address)
         for name in names.MEMBERS
+        if name in world.members(lab)
     ]
 
 

@@ -18,7 +18,7 @@ from netlab.model.kubernetes import Document, view
 from netlab.model.services import Service
 from netlab.targets import service_called
 
-MEMBERS = (world.CLIENT, world.INTERNET, world.MASTER, world.GATEWAY)
+MEMBERS = (world.CLIENT, world.INTERNET, world.MASTER, world.GATEWAY, world.BALANCER)
 
 
 class Meant(msgspec.Struct, frozen=True):
