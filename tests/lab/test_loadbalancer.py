@@ -134,7 +134,8 @@ class Streams:
 
 
 DEAF = (
-    "add table ip deaf; add chain ip deaf everything { type filter hook prerouting priority -400; }; "
+    "add table ip deaf; "
+    "add chain ip deaf everything { type filter hook prerouting priority -400; }; "
     "add rule ip deaf everything drop"
 )
 
