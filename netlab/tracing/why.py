@@ -38,7 +38,7 @@ from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
 from netlab.telling.policies import is_of_policies
-from netlab.tracing import astray, denied, drift, faulted, ruled, shot, state, told
+from netlab.tracing import astray, balanced, denied, drift, faulted, ruled, shot, state, told
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.stops import Stop, dropped_by, stop, stop_of
 
@@ -130,6 +130,7 @@ def _causes(
     made = list(faulted.causes(cluster, names, way))
     if hit is None or hit.table == TABLE:
         yield from made
+    yield from balanced.causes(cluster, names, asked, journey)
     if hit is not None and stop is not None:
         before = {place.netns for place in stop.visited} - {stop.place.netns}
         yield from (one for one in drifted if one.place.netns in before)
