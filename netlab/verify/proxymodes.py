@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from netlab.errors import NetlabError
 from netlab.model.lab import PROXY_MODES
-from netlab.verify import nodeports, services
+from netlab.verify import balancing, nodeports, services
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.replicas import ANSWERS
 
@@ -15,6 +15,7 @@ PATHS: dict[str, Callable[[Context], Checked]] = {
     "pod-clusterip": services.pod_clusterip,
     "node-clusterip": services.node_clusterip,
     "nodeport": nodeports.nodeport,
+    "loadbalancer": balancing.flows,
     "affinity": services.affinity,
     "no-endpoints": services.no_endpoints,
 }
