@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     from netlab.ingress.certificates import Certificates
     from netlab.ingress.controller import Controller
     from netlab.ingress.server import Nginx, prepared
+    from netlab.ingress.telling import tell_own_pod
 
     server = None
     try:
@@ -97,12 +98,10 @@ def main(argv: Sequence[str]) -> int:
         if code == 0:
             time.sleep(given.shutdown_grace_period)
         return code
-    except CapabilityError as error:
-        print(f"netlab.ingress: {error}", file=sys.stderr)
-        return 3
     except NetlabError as error:
         print(f"netlab.ingress: {error}", file=sys.stderr)
-        return 1
+        tell_own_pod(given.etcd, str(error))
+        return 3 if isinstance(error, CapabilityError) else 1
     finally:
         if server is not None:
             with contextlib.suppress(OSError):

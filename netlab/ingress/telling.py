@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 from netlab.controllers.change import Change
 from netlab.controllers.events import Fact, recorded
+from netlab.errors import StoreError
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
+from netlab.store import registry
+from netlab.store.etcd import PORT, Etcd
 from netlab.vhosts.model import Note
 
 COMPONENT = "nginx-ingress-controller"
@@ -54,3 +59,20 @@ def _lately(event: Document) -> bool:
     except ValueError:
         return False
     return datetime.now(UTC) - last < AGAIN_AFTER
+
+
+def tell_own_pod(url: str, message: str) -> None:
+    """Say in an event of the pod we are in why it cannot serve; of no use where etcd is away."""
+    place = urlsplit(url)
+    etcd = Etcd(place.hostname or "127.0.0.1", place.port or PORT)
+    try:
+        objects, _ = registry.objects(etcd)
+        names = os.environ.get("POD_NAMESPACE", ""), os.environ.get("POD_NAME", "")
+        pod = objects.named("Pod", *names)
+        if pod is not None:
+            fact = Fact(pod, "Failed", message, COMPONENT, warning=True)
+            registry.write(etcd, recorded([fact], objects))
+    except StoreError:
+        pass
+    finally:
+        etcd.close()

@@ -1,6 +1,7 @@
 """A journey put together from what was seen, and told.
 
 naming      who is meant by an address or a namespace
+passing     who was asked further, by a proxy that was reached
 meaning     what a rule is for, in Kubernetes' words
 selecting   which sightings and rule traces are of one conversation
 order       what devices and rules saw of one packet, in one order

@@ -27,6 +27,7 @@ from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
 from netlab.telling.policies import PolicyMeanings, is_of_policies
+from netlab.telling.passing import passed_on
 from netlab.tracing import nexthops, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.wires import Wires
@@ -186,6 +187,8 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     notes = list(asked.notes)
     if watch.blind:
         notes.append(f"no rules: {watch.blind}")
+    if answer and (further := passed_on(made, answer.says)):
+        notes.append(further)
     asked_of = names.service(shot.flow.destination, shot.flow.destination_port, shot.flow.protocol)
     served = meanings.service_of(hits) or asked_of
     title = asked.destination.title

@@ -43,8 +43,10 @@ def pair(objects: Inventory, secret: str) -> Pair:
 
 
 def _pem(document: dict[str, Any], field: str, secret: str) -> str:
-    plain = (document.get("stringData") or {}).get(field)
-    coded = (document.get("data") or {}).get(field)
+    plain, coded = (
+        given.get(field) if isinstance(given := document.get(name), dict) else None
+        for name in ("stringData", "data")
+    )
     if plain is None and coded is None:
         raise Unusable("SecretInvalid", f"Secret {secret} has no {field}")
     try:

@@ -144,6 +144,28 @@ class RouteRule(View):
     sessionPersistence: dict[str, Any] | None = None
 
 
+class Grantee(View):
+    kind: str
+    namespace: str
+    group: str = ""
+
+
+class Granted(View):
+    kind: str
+    group: str = ""
+    name: str | None = None
+
+
+class ReferenceGrantSpec(View, rename={"sources": "from", "targets": "to"}):
+    sources: list[Grantee]
+    targets: list[Granted]
+
+
+class ReferenceGrant(View):
+    metadata: Meta
+    spec: ReferenceGrantSpec
+
+
 class HTTPRouteSpec(View):
     parentRefs: list[Reference] | None = None
     hostnames: list[str] | None = None

@@ -17,7 +17,7 @@ Key = tuple[str, Match, str]  # scheme, match, path
 def age(document: Document) -> tuple[str, str, str]:
     """Return what sorts objects by age: the oldest first, then by namespace and name."""
     meta = document["metadata"]
-    return meta.get("creationTimestamp") or "", meta.get("namespace", ""), meta["name"]
+    return str(meta.get("creationTimestamp") or ""), meta.get("namespace", ""), meta["name"]
 
 
 def title(document: Document) -> str:

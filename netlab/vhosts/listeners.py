@@ -11,9 +11,16 @@ from typing import Any
 import msgspec
 
 from netlab.model.inventory import Inventory
-from netlab.model.kubernetes import Document, LabelSelector, selects
+from netlab.model.kubernetes import LabelSelector, selects, view
 from netlab.vhosts import certificates
-from netlab.vhosts.documents import GATEWAY_GROUP, Gateway, HTTPRoute, Listener, Reference
+from netlab.vhosts.documents import (
+    GATEWAY_GROUP,
+    Gateway,
+    HTTPRoute,
+    Listener,
+    Reference,
+    ReferenceGrant,
+)
 from netlab.vhosts.model import HTTP, HTTPS, Settings, covers
 
 ROUTE = "HTTPRoute"
@@ -136,25 +143,21 @@ def permitted(
     """Return whether an object of *kind* in *namespace* may refer to a *target*, of group ""."""
     if reference.namespace in (None, namespace):
         return True
+    wanted = (GATEWAY_GROUP, kind, namespace)
     return any(
-        grant["metadata"].get("namespace") == reference.namespace
-        and _grants(grant, kind, namespace, target, reference.name)
-        for grant in objects.of("ReferenceGrant")
+        grant.metadata.namespace == reference.namespace
+        and any((one.group, one.kind, one.namespace) == wanted for one in grant.spec.sources)
+        and any(
+            (one.group, one.kind) == ("", target) and one.name in (None, "", reference.name)
+            for one in grant.spec.targets
+        )
+        for grant in _granted(objects)
     )
 
 
-def _grants(grant: Document, kind: str, namespace: str, target: str, name: str) -> bool:
-    spec = grant.get("spec") or {}
-    sources = [
-        one
-        for one in spec.get("from") or ()
-        if (one.get("group"), one.get("kind"), one.get("namespace"))
-        == (GATEWAY_GROUP, kind, namespace)
-    ]
-    targets = [
-        one
-        for one in spec.get("to") or ()
-        if (one.get("group") or "", one.get("kind")) == ("", target)
-        and one.get("name") in (None, "", name)
-    ]
-    return bool(sources and targets)
+def _granted(objects: Inventory) -> Iterator[ReferenceGrant]:
+    for document in objects.of("ReferenceGrant"):
+        try:
+            yield view(document, ReferenceGrant)
+        except msgspec.ValidationError:
+            continue

@@ -293,16 +293,19 @@ class Kept:
     """A client that asks over one connection as fast as it is answered, and never tries again."""
 
     def __init__(self) -> None:
-        with netns.entered(NAME):
-            sock = socket.create_connection(("127.0.0.1", 80), timeout=SECONDS)
         self.connection = http.client.HTTPConnection("127.0.0.1")
-        self.connection.sock = sock
         self.connection.auto_open = 0
+        self._connect()
         self.answers: list[str] = []
         self.errors: list[str] = []
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+
+    def _connect(self) -> None:
+        self.connection.close()
+        with netns.entered(NAME):
+            self.connection.sock = socket.create_connection(("127.0.0.1", 80), timeout=SECONDS)
 
     def _run(self) -> None:
         while not self.ending.is_set():
@@ -313,6 +316,8 @@ class Kept:
                 self.answers.append(body.partition("\n")[0] if answer.status == 200 else "")
                 if answer.status != 200:
                     self.errors.append(str(answer.status))
+                if answer.will_close:  # as nginx announces after 1000 requests
+                    self._connect()
             except (OSError, http.client.HTTPException) as error:
                 self.errors.append(repr(error))
                 return
@@ -453,3 +458,27 @@ def test_a_controller_begins_again_after_its_end(
         until(lambda: not cluster.healthy(), "nginx ends with its controller")
         cluster.start()
         assert answered("http://paths.example/foo") == "a"
+
+
+def test_without_nginx_the_pod_is_told_what_to_install(cluster: Cluster, tmp_path: Path) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod",
+           "metadata": {"name": "c", "namespace": "default", "uid": "u"},
+           "spec": {"containers": [{"name": "c"}]}, "status": {}}  # fmt: skip
+    with world(cluster, "paths"):
+        cluster.put(pod)
+        with netns.entered(NAME):
+            done = subprocess.run(
+                [sys.executable, "-c", "from netlab.ingress import server, __main__ as m;"
+                 "server.MODULE_FILES = ('/nonexistent/mod-http-lua.conf',);"
+                 f"raise SystemExit(m.main(['--directory', '{tmp_path}']))"],
+                env={**os.environ, "NETLAB_ETCD": cluster.url, "POD_NAME": "c",
+                     "POD_NAMESPACE": "default"},
+                cwd=ROOT, capture_output=True, text=True,
+            )  # fmt: skip
+        assert done.returncode == 3
+        said = (
+            "nginx's module /nonexistent/mod-http-lua.conf is not there"
+            " (hint: install the packages nginx, libnginx-mod-http-lua)"
+        )
+        assert done.stderr == f"netlab.ingress: {said}\n"
+        assert cluster.events() == [f"Failed x1: {said}"]
