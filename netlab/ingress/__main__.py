@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
         controller = Controller(server, Certificates(directory / "certificates"), _settings(given))
         code = controller.run(given.etcd, _woken())
         if code == 0:
+            server.part()
             time.sleep(given.shutdown_grace_period)
         return code
     except NetlabError as error:

@@ -27,6 +27,9 @@ from netlab.vhosts.nginx import MODULE_FILES, Surroundings
 DIRECTORY = "/etc/nginx"
 WORKERS = 2
 USERS = ("www-data", "nginx", "nobody")  # the first there is runs the workers
+# Seconds in which clients with much to ask leave the workers that are to end. Without, of busy
+# clients with kept connections every third lost a request at a reload.
+PARTING = 0.3
 STARTED_WITHIN = 10.0  # seconds until nginx listens
 PACKAGES = "nginx, libnginx-mod-http-lua"
 
@@ -66,6 +69,8 @@ class Nginx:
             )
             self._wait()
         else:
+            self.part()
+            time.sleep(PARTING)
             self._process.send_signal(signal.SIGHUP)
 
     def _wait(self) -> None:
@@ -91,6 +96,13 @@ class Nginx:
             raise NetlabError(f"nginx does not take endpoints: {error}") from error
         if status != 201:
             raise NetlabError(f"nginx does not take endpoints: {status} {body.decode().strip()}")
+
+    def part(self) -> None:
+        """Have the answers from now on say that their connections are closed."""
+        try:
+            self._told.exchange("POST", "/farewell")
+        except OSError:
+            pass  # it ends without that
 
     def ended(self) -> int | None:
         """Return the exit code of nginx, None as long as it runs or was not started."""

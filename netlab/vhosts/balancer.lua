@@ -10,6 +10,7 @@ local M = {}
 local TRIES = 3
 local endpoints = ngx.shared.endpoints
 local version, backends, turns, shares = nil, {}, {}, {}
+local born = 0
 
 local function read(text)
     local found = {}
@@ -57,11 +58,22 @@ local function chosen(text)
 end
 
 function M.begin()
+    born = endpoints:get("farewells") or 0
     math.randomseed(ngx.worker.pid() * 65537 + ngx.now() * 1000)
 end
 
--- Before a request is sent on: to whom it goes, or that it goes to nobody.
+-- A worker that ends closes what waits for a next request, which may be on its way by then. So the
+-- answers of one that is to end say that their connection is closed, which nginx does where its
+-- configuration says so: in a location of its own. The client opens another in its own time.
 function M.admit()
+    if (endpoints:get("farewells") or 0) > born then
+        return ngx.exec("@part")
+    end
+    return M.choose()
+end
+
+-- Before a request is sent on: to whom it goes, or that it goes to nobody.
+function M.choose()
     local name = chosen(ngx.var.backend)
     if not name then
         return
@@ -100,6 +112,12 @@ function M.balance()
         ngx.log(ngx.ERR, "endpoint ", peer[1], ":", peer[2], ": ", problem)
         return ngx.exit(ngx.HTTP_INTERNAL_SERVER_ERROR)
     end
+end
+
+-- Have the workers there are part from their clients.
+function M.farewell()
+    endpoints:incr("farewells", 1, 0)
+    ngx.say("ok")
 end
 
 -- GET shows the endpoints of all backends, POST replaces them.

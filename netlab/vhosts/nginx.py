@@ -1,8 +1,8 @@
 """Virtual hosts as text of nginx.
 
 1. What hosts and paths there are is in this text, and nginx is told to read it again. Where the
-   endpoints of a backend are is not: that changes far more often, a reload closes every connection
-   that just waits for its next request, and so `balancer.lua` is handed them while nginx runs.
+   endpoints of a backend are is not: that changes far more often, a reload ends the workers there
+   are and their clients' connections, and so `balancer.lua` is handed them while nginx runs.
 2. A Prefix is two locations, `= /foo` and `/foo/`: without the first nginx itself would redirect
    there.
 3. Every name is quoted; two locations that would be the same are one, or nginx would take nothing.
@@ -154,6 +154,7 @@ def _own_servers(settings: Settings) -> Iterator[str]:
     yield f"    client_max_body_size {ENDPOINTS_MAX};"
     yield f"    client_body_buffer_size {ENDPOINTS_MAX};"
     yield "    location = /configuration/backends { content_by_lua_block { balancer.configure() } }"
+    yield "    location = /farewell { content_by_lua_block { balancer.farewell() } }"
     yield "    location = /nginx_status { stub_status; }"
     yield "    location / { return 404; }"
     yield "}"
@@ -178,6 +179,12 @@ def _server(host: Host, scheme: str, settings: Settings, here: Surroundings) -> 
         yield from _indented(_location(location, route, scheme, settings))
     if "/" not in found:
         yield "    location / { return 404; }"
+    if any(found.values()):
+        yield "    location @part {  # for the last request of a connection: see balancer.lua"
+        yield "        keepalive_timeout 0;"
+        yield "        access_by_lua_block { balancer.choose() }"
+        yield "        proxy_pass http://endpoints;"
+        yield "    }"
     yield "}"
 
 

@@ -351,6 +351,29 @@ def test_endpoints_come_and_go_without_a_failed_request(cluster: Cluster) -> Non
             cluster.put(slice_of("a", ENDPOINTS["a"]))
 
 
+def test_hosts_come_and_go_without_a_failed_request(cluster: Cluster) -> None:
+    """Each makes nginx begin again, and end the workers that have the clients' connections."""
+    with world(cluster, "paths"):
+        clients = [Kept() for _ in range(4)]
+        try:
+            for number in range(4):
+                host = f"more{number}.example"
+                cluster.put(ingress(f"more{number}", {host: [path("Prefix", "/", "b")]}, day=20))
+                until(lambda host=host: answered(f"http://{host}/") == "b", host)  # type: ignore[misc]
+                before = [len(client.answers) for client in clients]
+                until(
+                    lambda before=before: all(  # type: ignore[misc]
+                        len(client.answers) > many + 5 or client.errors
+                        for client, many in zip(clients, before, strict=True)
+                    ),
+                    "all clients go on",
+                )
+            assert [client.errors for client in clients] == [[], [], [], []]
+        finally:
+            for client in clients:
+                client.end()
+
+
 def test_an_endpoint_that_does_not_accept_is_followed_by_the_next(cluster: Cluster) -> None:
     with world(cluster, "paths"):
         cluster.put(slice_of("a", "127.0.3.1", ENDPOINTS["a"], "127.0.3.2"))
