@@ -26,8 +26,8 @@ from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
-from netlab.telling.policies import PolicyMeanings, is_of_policies
 from netlab.telling.passing import passed_on
+from netlab.telling.policies import PolicyMeanings, is_of_policies
 from netlab.tracing import nexthops, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.wires import Wires
