@@ -252,7 +252,7 @@ class State:
             problems += [
                 f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: "
                 + (why_waiting(one) or "no node fits")
-                for one in objects.of("Pod")
+                for one in (objects.of("Pod") if expected or not self._short_of_nodes() else ())
                 if not one.get("spec", {}).get("nodeName")
             ]
             problems += [
@@ -294,6 +294,11 @@ class State:
             if fault.sort in CUTTING and fault.target in (node, MASTER):
                 return f" ({fault.words}, by `{fault.command}`)"
         return ""
+
+    def _short_of_nodes(self) -> bool:
+        """Return whether faults take nodes away, which pods may be waiting for."""
+        assert self.lab is not None
+        return bool(self._cut()) or len(self.lab.running) < len(self.lab.nodes)
 
     def _cut(self) -> set[str]:
         """Return the nodes that faults keep from etcd."""

@@ -39,8 +39,25 @@ def doctor(output: str) -> int:
         facts = [capability._asdict() for capability in found]
         print(json.dumps({"ok": not lacking, "capabilities": facts}, indent=2))
     else:
-        print("\n".join(examined(found)))
+        print("\n".join([*examined(found), *broken()]))
     return 3 if lacking else 0
+
+
+def broken() -> list[str]:
+    """Return a line for each fault that somebody has made in a lab of this machine."""
+    from netlab import lab
+    from netlab.cli.lifecycle import every_lab
+    from netlab.errors import NetlabError
+    from netlab.model.faults import told
+
+    lines = []
+    for name in every_lab():
+        try:
+            faults = lab.connect(name).lab.faults
+        except NetlabError:  # half made, or half gone
+            continue
+        lines += [f"lab {name}: {told(fault)}" for fault in faults]
+    return lines
 
 
 def examined(found: Sequence[Capability]) -> list[str]:
