@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netlab.cli import eventrows, ingressrows, policyrows, servicerows, tables
+from netlab.cli import eventrows, ingressrows, policyrows, servicerows, tables, workloadrows
 from netlab.cluster import Cluster
 from netlab.model.kubernetes import Document, Kind, kind_named
 
@@ -76,6 +76,12 @@ def pod_status(document: Document, scene: Scene) -> str:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason"):
             return str(waiting["reason"])
+    ends = [
+        (container.get("state") or {}).get("terminated") or {}
+        for container in status.get("containerStatuses") or []
+    ]
+    if ends and all(ends):
+        return str(ends[0].get("reason") or status.get("phase"))
     return str(status.get("reason") or status.get("phase") or "Pending")
 
 
@@ -144,8 +150,17 @@ def ready_of_wanted(document: Document, scene: Scene) -> str:
     return f"{ready_pods(document, scene)}/{wanted(document, scene)}"
 
 
+def available(document: Document, scene: Scene) -> str:
+    """Return how many pods have been ready for long enough, as its controller counts them."""
+    told = (document.get("status") or {}).get("availableReplicas")
+    return ready_pods(document, scene) if told is None else str(told)
+
+
 def up_to_date(document: Document, scene: Scene) -> str:
     """Return how many pods of a Deployment come from its present template."""
+    told = (document.get("status") or {}).get("updatedReplicas")
+    if told is not None:
+        return str(told)
     template = (document.get("spec") or {}).get("template") or {}
     sets = [
         rs
@@ -248,7 +263,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("NAME", name),
         Column("READY", ready_of_wanted),
         Column("UP-TO-DATE", up_to_date),
-        Column("AVAILABLE", ready_pods),
+        Column("AVAILABLE", available),
         Column("AGE", age),
         Column("CONTAINERS", joined("name"), True),
         Column("IMAGES", joined("image"), True),
@@ -263,6 +278,41 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("CONTAINERS", joined("name"), True),
         Column("IMAGES", joined("image"), True),
         Column("SELECTOR", match_labels, True),
+    ),
+    "StatefulSet": (
+        Column("NAME", name),
+        Column("READY", workloadrows.stateful_ready),
+        Column("AGE", age),
+        Column("CONTAINERS", joined("name"), True),
+        Column("IMAGES", joined("image"), True),
+    ),
+    "DaemonSet": (
+        Column("NAME", name),
+        Column("DESIRED", workloadrows.count("desiredNumberScheduled")),
+        Column("CURRENT", workloadrows.count("currentNumberScheduled")),
+        Column("READY", workloadrows.count("numberReady")),
+        Column("UP-TO-DATE", workloadrows.count("updatedNumberScheduled")),
+        Column("AVAILABLE", workloadrows.count("numberAvailable")),
+        Column("NODE SELECTOR", workloadrows.node_selector),
+        Column("AGE", age),
+        Column("CONTAINERS", joined("name"), True),
+        Column("IMAGES", joined("image"), True),
+        Column("SELECTOR", match_labels, True),
+    ),
+    "Job": (
+        Column("NAME", name),
+        Column("STATUS", workloadrows.job_status),
+        Column("COMPLETIONS", workloadrows.job_completions),
+        Column("DURATION", workloadrows.job_duration),
+        Column("AGE", age),
+        Column("CONTAINERS", joined("name"), True),
+        Column("IMAGES", joined("image"), True),
+    ),
+    "ControllerRevision": (
+        Column("NAME", name),
+        Column("CONTROLLER", workloadrows.revision_controller),
+        Column("REVISION", workloadrows.revision),
+        Column("AGE", age),
     ),
     "Service": (
         Column("NAME", name),

@@ -21,6 +21,7 @@ JUNK: tuple[Any, ...] = (
 KINDS = (
     *("Service", "Service", "EndpointSlice", "EndpointSlice", "Endpoints"),
     *("Pod", "Node", "Namespace", "Deployment", "ReplicaSet", "ConfigMap"),
+    *("StatefulSet", "DaemonSet", "Job", "ControllerRevision", "Event"),
 )
 
 

@@ -46,6 +46,24 @@ def pod(title: str, space: str, app: str, node: str, ip: str) -> Document:
     )
 
 
+def workload(kind: str, title: str) -> Document:
+    """Return what makes pods that no Service selects, with affinity, taints and all."""
+    labels = {"app": title}
+    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "labelSelector": {}}
+    term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "none"}}}
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    pod_spec: Document = {
+        "containers": [{"name": "c"}],
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "topologySpreadConstraints": [spread],
+        "affinity": affinity,
+    }
+    template = {"metadata": {"labels": labels}, "spec": pod_spec}
+    selector = {} if kind == "Job" else {"selector": {"matchLabels": labels}}
+    one = born(kind, title, spec={**selector, "template": template})
+    return {**one, "apiVersion": "batch/v1" if kind == "Job" else "apps/v1"}
+
+
 class World(Store):
     """A cluster in which something happens at each step; the controllers know the last."""
 
@@ -59,6 +77,8 @@ class World(Store):
             self.new_pod()
             self.new_service()
         self.put(controllers.born(deployment(3)))
+        for kind in ("StatefulSet", "DaemonSet", "Job"):
+            self.put(workload(kind, self.title("w")))
 
     def put(self, document: Document) -> None:
         self.objects[registry_key(document)] = document
