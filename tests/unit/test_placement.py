@@ -155,6 +155,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[Document], str]] = {
         ZONES,
         "3 node(s) didn't match pod topology spread constraints (missing required label)",
     ),
+    "a term that says nothing": (
+        {"affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{}]}}}},
+        ZONES,
+        "3 node(s) didn't match Pod's node affinity/selector",
+    ),
     "several": (
         {},
         [node("m", unschedulable=True), node("n", taints=[TAINT])],
@@ -171,6 +176,16 @@ def test_a_pod_that_fits_nowhere_says_why(
     (change,) = scheduler.bindings([one], nodes, {name(each): 9 for each in nodes})
     total = len(nodes)
     assert scheduler.why_waiting(change.document) == f"0/{total} nodes are available: {why}."
+
+
+def test_a_spread_that_would_be_too_uneven_is_waited_for() -> None:
+    zones = [*ZONES[:2], node("b1", {"zone": "b"}, unschedulable=True)]
+    others = [placed("o", "a1", "x")]
+    one = controllers.born(pod("p", topologySpreadConstraints=[SPREAD]))
+    one["metadata"]["labels"] = {"app": "x"}
+    (change,) = scheduler.bindings([one, *others], zones, ROOM)
+    why = "1 node(s) were unschedulable, 2 node(s) didn't match pod topology spread constraints"
+    assert scheduler.why_waiting(change.document) == f"0/3 nodes are available: {why}."
 
 
 def test_no_node_at_all_is_said_in_other_words() -> None:

@@ -212,6 +212,19 @@ def test_numbered_pods_come_one_after_the_other_and_go_the_other_way() -> None:
     assert labels["apps.kubernetes.io/pod-index"] == "0"
 
 
+def test_nothing_goes_while_one_that_stays_does_not_serve() -> None:
+    store = brought_up(workload("StatefulSet", replicas=3))
+    first = next(pod for pod in store.of("Pod") if name(pod) == "db-0")
+    unready = [{"type": "Ready", "status": "False"}]
+    store.objects[registry_key(first)] = {
+        **first,
+        "status": {**first["status"], "conditions": unready},
+    }
+    store.declare(*nodes(), workload("StatefulSet", replicas=1))
+    store.live()
+    assert sorted(store.places()) == ["db-0", "db-1", "db-2"]
+
+
 def test_parallel_ones_come_at_once() -> None:
     store = Store()
     parallel = {"podManagementPolicy": "Parallel", "ordinals": {"start": 5}}
