@@ -6,7 +6,9 @@
 3. Rules first, then connection tracking: a flow that begins between the two finds the new rules.
    Flows of a node that is lost are forgotten, and so begin anew: their next packet goes to another
    node, which resets a TCP connection it does not know, and serves a UDP datagram.
-4. Without a Service of type LoadBalancer nothing is asked and nothing runs out.
+4. An agent that is started again writes nothing before it has read what is declared and heard from
+   every node: till then the rules are those of the one before.
+5. Without a Service of type LoadBalancer nothing is asked and nothing runs out.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ class Balancer(Loop):
             return
         self._looked = time.monotonic()
         away = self._reading.learn(lab)
+        if away is not None and not self._reading.objects:
+            raise away  # nothing was ever read: what is there stays
         followed = fingerprint(self._reading.objects)
         if followed != self._followed:
             self._followed = followed
@@ -111,7 +115,10 @@ class Balancer(Loop):
 
     def _agree(self) -> None:
         """Make the rules, and what the kernel remembers of flows, follow the nodes' health."""
+        assert self._probing is not None
         wanted, before = self._well(), self._healthy
+        if before is None and not self._probing.known:
+            return  # an agent that was started again: what the one before wrote goes on meanwhile
         if wanted == before and self._untouched():
             return
         self._healthy = None  # should this fail, who knows what is there

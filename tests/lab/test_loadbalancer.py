@@ -168,9 +168,10 @@ def test_flows_stay_while_rules_change_and_end_with_their_node(lab: Cli, mode: s
         streams.close()
 
 
-def test_a_crash_of_the_agent_neither_ends_flows_nor_moves_addresses(lab: Cli) -> None:
+@pytest.mark.parametrize("mode", ["VIP", "Proxy"])
+def test_a_crash_of_the_agent_neither_ends_flows_nor_moves_addresses(lab: Cli, mode: str) -> None:
     before = addresses(lab)
-    streams = Streams(lab, ADDRESS["VIP"], 4)
+    streams = Streams(lab, ADDRESS[mode], 6)
     try:
         os.kill(lab.agent_pid(), signal.SIGKILL)
         assert streams.again() == streams.at
