@@ -8,6 +8,8 @@
    this machine), only the host's own namespace is compared test by test; what the whole run left
    is compared by the run's own process at its end.
 4. The reason of every skip is printed, and added to the file that NETLAB_SKIPS names.
+5. A skip that names a capability which this machine has, as `netlab doctor` tries it, fails the
+   run: on a kernel that has everything, nothing may hide behind a skip.
 """
 
 from __future__ import annotations
@@ -216,11 +218,36 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Compare what the whole run left, which is all that can be compared of a parallel one."""
-    if not getattr(session.config.option, "numprocesses", None) or others_at_work():
-        return
-    if found := settled_difference(BEFORE["session"]):
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    found = false_skips([reason(r) for r in terminal.stats.get("skipped", [])]) if terminal else []
+    if getattr(session.config.option, "numprocesses", None) and not others_at_work():
+        found += settled_difference(BEFORE["session"])
+    if found:
         print("\n" + "\n".join(found))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def false_skips(reasons: Collection[str]) -> list[str]:
+    """Return the reasons that say a capability is missing which this machine has, in words."""
+    if not reasons:
+        return []
+    from netlab import capabilities
+
+    optional = [one.name for one in capabilities.TRIES if not one.required]
+    named = {
+        (given, name)
+        for given in reasons
+        for name in optional
+        if re.search(rf"(^|[ :]){re.escape(name)}s?($|[ ,:;])", given)
+    }
+    if not named:
+        return []
+    here = {one.name for one in capabilities.tried(*{name for _, name in named}) if one.ok}
+    return sorted(
+        f"skipped for want of {name}, which is there: {given}"
+        for given, name in named
+        if name in here
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -153,13 +153,14 @@ TRIES: tuple[Try, ...] = (
 )
 
 
-def tried() -> list[Capability]:
-    """Return what this machine can do, in the order of `TRIES`; takes about a second.
+def tried(*names: str) -> list[Capability]:
+    """Return what this machine can do, of *names* or of all; in the order of `TRIES`.
 
-    Must be called while the process has one thread: it forks.
+    All take about a second. Must be called while the process has one thread: it forks.
     """
-    outcomes = trial.outcomes([attempt.attempt for attempt in TRIES])
+    tries = [a for a in TRIES if not names or a.name in names]
+    outcomes = trial.outcomes([a.attempt for a in tries])
     return [
         Capability(a.name, ok, a.required, a.needed_by, detail, "" if ok else a.remedy)
-        for a, (ok, detail) in zip(TRIES, outcomes, strict=True)
+        for a, (ok, detail) in zip(tries, outcomes, strict=True)
     ]

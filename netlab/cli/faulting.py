@@ -122,7 +122,7 @@ def needed(capability: str, what: str) -> None:
     from netlab import capabilities
     from netlab.errors import CapabilityError
 
-    found = next(one for one in capabilities.tried() if one.name == capability)
+    (found,) = capabilities.tried(capability)
     if not found.ok:
         raise CapabilityError(f"{what}: this kernel lacks {capability}", hint=found.remedy)
 

@@ -16,7 +16,7 @@ from netlab.lab.directory import lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.topology import Declaration
 
-AGENT_START = 10.0  # seconds for a new agent to listen
+AGENT_START = 60.0  # seconds for a new agent to listen; one that ends is seen at once
 AGENT_SILENCE = 180.0  # seconds without a word from the agent before it is given up
 
 
