@@ -70,6 +70,21 @@ def balancer_ip(value: Any) -> str:
     return "" if canonical(value) else f"{value} is not an IP address (such as 192.0.2.10)"
 
 
+def balancer_class(value: Any) -> str:
+    """Accept the name of a class of load balancers: `example.org/lb`."""
+    return values.string(value) or _qualified(value, "such as netlab.io/balancer")
+
+
+def app_protocol(value: Any) -> str:
+    """Accept the name of what is spoken at a port: `http`, `kubernetes.io/h2c`."""
+    return values.string(value) or _qualified(value, "such as http, or kubernetes.io/h2c")
+
+
+def _qualified(value: str, example: str) -> str:
+    wrong = values.label_key(value).partition(" (")[0].replace("label key", "qualified name")
+    return f"{value} {wrong} (name, or domain/name, {example})" if wrong else ""
+
+
 def balancer_name(value: Any) -> str:
     """Accept the DNS name of a load balancer."""
     if isinstance(value, str) and canonical(value):
@@ -94,7 +109,7 @@ _SERVICE_PORT = Fields(
         "protocol": values.one_of(values.PROTOCOLS),
         "targetPort": target_port,
         "nodePort": node_port,
-        "appProtocol": values.string,
+        "appProtocol": app_protocol,
     },
     required=("port",),
 )
@@ -115,7 +130,7 @@ SERVICE_SPEC = Fields(
         "ipFamilyPolicy": values.one_of(("SingleStack", "PreferDualStack", "RequireDualStack")),
         "allocateLoadBalancerNodePorts": values.boolean,
         "healthCheckNodePort": node_port,
-        "loadBalancerClass": values.string,
+        "loadBalancerClass": balancer_class,
         "loadBalancerIP": values.string,
         "loadBalancerSourceRanges": Each(source_range),
         "publishNotReadyAddresses": values.boolean,

@@ -16,6 +16,7 @@ from netlab.topology.podrules import DEFAULT_PROTOCOL, mapping
 from netlab.topology.servicefields import endpoint_ip
 from netlab.topology.tree import Path
 
+KUBELET_PORT = 10250  # some clouds open it on the nodes as well: ports.KubeletPort
 LOAD_BALANCER_ONLY = (
     *("allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"),
 )
@@ -69,6 +70,10 @@ def _check_type(spec: dict[str, Any], kind: str, say: Say) -> None:
         if field in spec and kind != "LoadBalancer":
             say(("spec", field), f"has no meaning for type {kind} (type: LoadBalancer)")
     local = kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+    for index, port in items(spec.get("ports")) if kind == "LoadBalancer" else ():
+        if port.get("port") == KUBELET_PORT:
+            text = f"{KUBELET_PORT} is the kubelet's, which no load balancer may expose (another)"
+            say(("spec", "ports", index, "port"), text)
     if spec.get("healthCheckNodePort") and not local:
         text = "needs type: LoadBalancer and externalTrafficPolicy: Local (leave it out)"
         say(("spec", "healthCheckNodePort"), text)

@@ -21,6 +21,7 @@ from netlab.balancing.listeners import (
 )
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
+from netlab.plan import difference, words
 from netlab.topology import labdoc
 
 DOCUMENT: dict[str, Any] = {
@@ -216,3 +217,16 @@ def test_chains_of_services_that_went_are_deleted_and_flows_stay() -> None:
         "delete chain ip balancer vip-default/gone/tcp/80",
     ]
     assert "delete map" not in text
+
+
+def test_a_way_to_each_node_in_the_words_of_ip() -> None:
+    made = difference(world.balancer_objects(LAB), [])
+    lines = [line for op in made for line in words(op)]
+    ways = [line for line in lines if "rule" in line or "table" in line]
+    assert ways == [
+        "ip -n t.balancer route add default via 192.168.50.11 dev eth0 proto 110 table 3232248331",
+        "ip -n t.balancer route add default via 192.168.50.12 dev eth0 proto 110 table 3232248332",
+        "ip -n t.balancer rule add priority 110 fwmark 0xc0a8320b lookup 3232248331 protocol 110",
+        "ip -n t.balancer rule add priority 110 fwmark 0xc0a8320c lookup 3232248332 protocol 110",
+    ]
+    assert difference(world.balancer_objects(LAB), world.balancer_objects(LAB)) == []
