@@ -15,10 +15,11 @@ from netlab.model.lab import Lab
 
 
 class View(NamedTuple):
-    """A host name, and files of /etc by name."""
+    """A host name, files of /etc by name, and how names are resolved, as one of them says."""
 
     hostname: str
     files: Mapping[str, str]
+    resolving: Resolving
 
 
 def resolving(lab: Lab) -> Resolving:
@@ -31,7 +32,8 @@ def of_machine(lab: Lab, name: str) -> View:
     own = [node.address for node in lab.nodes if node.name == name]
     own = own or world.member_addresses(lab).get(name, [])[:1]
     hosts = files.LOCAL + "".join(f"{address}\t{name}\n" for address in own)
-    return View(name, _files(name, hosts, resolving(lab)))
+    found = resolving(lab)
+    return View(name, _files(name, hosts, found), found)
 
 
 def of_pod(lab: Lab, document: Document, objects: Inventory) -> View:
@@ -55,7 +57,7 @@ def of_pod(lab: Lab, document: Document, objects: Inventory) -> View:
         cluster=clusterdns.address(lab, objects),
         node=resolving(lab),
     )
-    return View(hostname, _files(hostname, hosts, found))
+    return View(hostname, _files(hostname, hosts, found), found)
 
 
 def _names(spec: Mapping[str, Any], *, namespace: str, pod: str, domain: str) -> list[str]:

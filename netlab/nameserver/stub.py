@@ -98,7 +98,12 @@ def tried(resolving: Resolving, text: str) -> Iterator[Name]:
 
 
 def resolved(
-    resolving: Resolving, text: str, kind: int = wire.A, *, tcp: bool = False
+    resolving: Resolving,
+    text: str,
+    kind: int = wire.A,
+    *,
+    tcp: bool = False,
+    seconds: float = SECONDS,
 ) -> tuple[Name, Answer]:
     """Return the first of the completed names that has records, with the answer; the last name
     and its answer when none has.
@@ -112,7 +117,7 @@ def resolved(
     except Malformed as error:
         raise NetlabError(str(error)) from error
     for name in names:
-        answer = asked(resolving.nameservers[0], name, kind, tcp=tcp)
+        answer = asked(resolving.nameservers[0], name, kind, tcp=tcp, seconds=seconds)
         if answer.answers:
             break
     return name, answer

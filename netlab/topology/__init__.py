@@ -6,6 +6,7 @@
     shapes    the form of a document, and the walk that compares; `values`: of one value
     labdoc    the Lab document: its shape and what may be left out; `labrules`: what must agree
     manifest  the fields of the Kubernetes kinds; `podrules`: what must agree within one object
+    dnsfields      what pods say of names
     servicefields, servicerules   the same for Services and what stands behind them
     policies  both for NetworkPolicies
     ingressfields, ingressrules   the same for Ingresses, Secrets and the Gateway API

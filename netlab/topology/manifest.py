@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from netlab.topology import ingressfields, values
+from netlab.topology.dnsfields import DNS_CONFIG, HOST_ALIASES
 from netlab.topology.policies import POLICY_SPEC
 from netlab.topology.servicefields import ENDPOINTS, SERVICE_SPEC, SLICE, target_port
 from netlab.topology.shapes import (
@@ -122,10 +123,10 @@ POD_SPEC = Fields(
         "activeDeadlineSeconds": values.not_negative,
         "affinity": ANY_MAPPING,
         "automountServiceAccountToken": values.boolean,
-        "dnsConfig": ANY_MAPPING,
+        "dnsConfig": DNS_CONFIG,
         "dnsPolicy": values.one_of(("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")),
         "enableServiceLinks": values.boolean,
-        "hostAliases": ANY_LIST,
+        "hostAliases": HOST_ALIASES,
         "hostIPC": values.boolean,
         "hostNetwork": values.boolean,
         "hostPID": values.boolean,

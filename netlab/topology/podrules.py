@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from netlab.model.kubernetes import LabelSelector, selects
-from netlab.topology import values
+from netlab.topology import dnsfields, values
 from netlab.topology.labrules import Say, items
 from netlab.topology.tree import Path
 
@@ -24,6 +24,7 @@ def check(document: dict[str, Any], say: Say) -> None:
     _check_container_names(spec, path, say)
     _check_ports(spec, path, say)
     _check_probes(spec, path, say)
+    dnsfields.check(spec, path, say)
 
 
 def mapping(value: Any, *names: str) -> dict[str, Any]:

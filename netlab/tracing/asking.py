@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,7 +20,9 @@ from netlab.sensors.token import token
 from netlab.sensors.traceswitch import WINDOW
 from netlab.targets import service_called
 from netlab.telling.selecting import Opening
+from netlab.tracing.named import Looked
 
+LookUp = Callable[[Cluster, Place, str], Looked]
 SERVICE = ("svc/", "service/", "services/")
 DNS_TYPES = {"A": 1, "CNAME": 5, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
 RESULTS = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")  # RFC 1035, 4.1.1
@@ -58,14 +61,16 @@ def asking(
     http: str = "",
     dns: str = "",
     size: int = 0,
+    look_up: LookUp | None = None,
 ) -> Asking:
     """Return the conversation that the words mean.
 
     *source*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`; *destination*
     these, a Service (`svc/web`, `web`, `web.shop`), or an address; "" with a *http* URL that names
     a host. *port*: a number, or the name of a Service's port. *dns*: `NAME` or `NAME/TYPE`.
-    *size*: bytes of the IP packet that asks, which must then not be cut to pieces.
-    Raises NotFoundError, UsageError.
+    *size*: bytes of the IP packet that asks, which must then not be cut to pieces. *look_up* asks
+    the lab's DNS for names of Services, and for those that nothing else has; without one, names of
+    Services are known from etcd. Raises NotFoundError, UsageError.
     """
     start = paths.place(cluster, source)
     if not start.netns:
@@ -82,9 +87,17 @@ def asking(
     if dns:
         port, protocol = port or 53, protocol or "udp"
     home = start.pod.namespace if start.pod else "default"
-    goal = _destination(cluster, source, destination, protocol, port, home)
-    if goal.service is not None and not destination.startswith(SERVICE):
-        notes.append(f"{destination} is taken for Service {goal.title}: names are not asked of DNS")
+    word = destination
+    looked = None
+    if look_up is not None and _is_asked_for(cluster, word):
+        looked = look_up(cluster, start, word)
+    if looked is not None and looked.address:
+        word = _known_by(cluster, looked.address, word, home)
+        notes.append(f"{destination} is {looked.name}, {looked.address}: {looked.why}")
+    goal = _destination(cluster, source, word, protocol, port, home)
+    if goal.service is not None and not destination.startswith(SERVICE) and len(notes) == 0:
+        why = looked.why if looked else "names are not asked of DNS"
+        notes.append(f"{destination} is taken for Service {goal.title}: {why}")
     mark = token()
     question, opening = _question(goal, mark, http and path, url.netloc, dns, size)
     flow = Flow("", goal.place.address, goal.protocol, 0, goal.port)
@@ -109,6 +122,25 @@ def _of_url(
 
 
 # -- whom
+
+
+def _is_asked_for(cluster: Cluster, word: str) -> bool:
+    """Return whether *word* is a name that DNS is to be asked for: no pod, machine or address, and
+    not in words that only netlab or kubectl have."""
+    if not word or "/" in word:
+        return False
+    try:
+        paths.place(cluster, word)
+    except (NotFoundError, UsageError):
+        return True
+    return False
+
+
+def _known_by(cluster: Cluster, address: str, word: str, home: str) -> str:
+    """Return *word* if it is the Service that has *address*, else the address."""
+    service = _service(cluster, word, home)
+    own = ((service or {}).get("spec") or {}).get("clusterIP")
+    return word if own == address else address
 
 
 def _destination(

@@ -30,6 +30,7 @@ from netlab.telling.passing import passed_on
 from netlab.telling.policies import PolicyMeanings, is_of_policies
 from netlab.tracing import nexthops, wires
 from netlab.tracing.asking import Asking, asking
+from netlab.tracing.named import looked_up
 from netlab.tracing.wires import Wires
 
 LOOK = 0.002  # seconds between two looks
@@ -77,7 +78,13 @@ def trace(
     """
     cluster = live.cluster()
     asked = asking(
-        cluster, source, destination, protocol=protocol, port=port, http=http, dns=dns, size=size
+        *(cluster, source, destination),
+        protocol=protocol,
+        port=port,
+        http=http,
+        dns=dns,
+        size=size,
+        look_up=looked_up,
     )
     names = Names(cluster)
     with opened(cluster, asked, names) as watch:

@@ -40,6 +40,7 @@ from netlab.telling.naming import Names
 from netlab.telling.policies import is_of_policies
 from netlab.tracing import astray, balanced, denied, drift, faulted, ruled, shot, state, told
 from netlab.tracing.asking import Asking, asking
+from netlab.tracing.named import looked_up
 from netlab.tracing.stops import Stop, dropped_by, stop, stop_of
 
 _EXACT = (Kind.TUNNEL, Kind.RP_FILTER, Kind.CONNTRACK_FULL)  # nothing explains these better
@@ -70,7 +71,13 @@ def why(
     began = time.monotonic()
     cluster = live.cluster()
     asked = asking(
-        cluster, source, destination, protocol=protocol, port=port, http=http, dns=dns, size=size
+        *(cluster, source, destination),
+        protocol=protocol,
+        port=port,
+        http=http,
+        dns=dns,
+        size=size,
+        look_up=looked_up,
     )
     names = Names(cluster)
     with shot.opened(cluster, asked, names) as watch, _drops() as drops:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from netlab.cluster import PodState
 from netlab.controllers import clusterdns
 from netlab.dns import views, wire
-from netlab.dns.files import Resolving
 from netlab.errors import NetlabError
 from netlab.kernel.netns import entered
 from netlab.nameserver import stub
@@ -25,8 +24,7 @@ class Asker:
         self.pod = pod
         self.domain = context.lab.dns.domain
         document = document_of(context.cluster, pod)
-        files = views.of_pod(context.lab, document, context.cluster.documents).files
-        self.resolving = read(files["resolv.conf"])
+        self.resolving = views.of_pod(context.lab, document, context.cluster.documents).resolving
 
     def ask(self, name: str, kind: str, *, tcp: bool = False) -> tuple[str, wire.Answer]:
         """Return the name that *name* was completed to, and the answer. Raises Failure."""
@@ -72,15 +70,6 @@ def _words(said: Sequence[str], answer: wire.Answer) -> str:
     code = answer.rcode
     rcode = wire.RCODES[code] if code < len(wire.RCODES) else str(code)
     return ", ".join(said) or (f"nothing ({rcode})")
-
-
-def read(text: str) -> Resolving:
-    """Return what a resolv.conf says: resolv.conf(5)."""
-    words: dict[str, list[str]] = {"nameserver": [], "search": [], "options": []}
-    for line in text.splitlines():
-        key, *rest = line.split()
-        words.get(key, []).extend(rest)
-    return Resolving(*(tuple(words[key]) for key in ("nameserver", "search", "options")))
 
 
 def clients(context: Context, namespace: str = "") -> list[PodState]:

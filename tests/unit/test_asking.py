@@ -10,12 +10,14 @@ from drawn_labs import pod, service, slice_of
 from fake_lab import DOCUMENTS, FakeLive, FakeRoom
 
 from netlab.cli import trace as command
+from netlab.cluster import Cluster
 from netlab.errors import NetlabError, NotFoundError, UsageError
 from netlab.packets import Flow, Protocol
 from netlab.paths import places
 from netlab.sensors.traceswitch import WINDOW
 from netlab.tracing import shot
 from netlab.tracing.asking import Asking, asking, http_answer
+from netlab.tracing.named import Looked
 
 Netlab = Callable[..., "tuple[int, str, str]"]
 PODS = [pod("pair", "node1", "10.244.1.20"), pod("archive", "node2", "10.244.2.20")]
@@ -103,6 +105,59 @@ def test_a_service_by_a_bare_name_is_said() -> None:
         "two is taken for Service default/two:http: names are not asked of DNS",
     )
     assert asked("pair", "svc/two", port=80).notes == asked("pair", "archive").notes == ()
+
+
+KNOWN = {
+    "two": Looked("10.96.0.20", "two.default.svc.cluster.local", "asked of 10.96.0.10"),
+    "example.com": Looked("203.0.113.10", "example.com", "asked of 10.96.0.10"),
+    "one.shop": Looked("10.9.9.9", "one.shop", "asked of 10.96.0.10"),
+}
+
+
+@pytest.mark.parametrize(
+    ("destination", "words", "flow", "title", "note"),
+    [
+        pytest.param(
+            "two", {"port": "http"}, "10.96.0.20:80 tcp", "default/two:http",
+            "two is two.default.svc.cluster.local, 10.96.0.20: asked of 10.96.0.10", id="a Service",
+        ),
+        pytest.param(
+            "example.com", {"port": 80}, "203.0.113.10:80 tcp", "internet",
+            "example.com is example.com, 203.0.113.10: asked of 10.96.0.10", id="a name outside",
+        ),
+        pytest.param(
+            "one.shop", {"port": 80}, "10.9.9.9:80 tcp", "10.9.9.9",
+            "one.shop is one.shop, 10.9.9.9: asked of 10.96.0.10", id="otherwise than etcd says",
+        ),
+        pytest.param(
+            "two.default", {"port": 80}, "10.96.0.20:80 tcp", "default/two:http",
+            "two.default is taken for Service default/two:http: nobody answers",
+            id="DNS says nothing",
+        ),
+        pytest.param(
+            "archive", {"port": 80}, "10.244.2.20:80 tcp", "default/archive", "", id="a pod"
+        ),
+        pytest.param(
+            "svc/two", {"port": 80}, "10.96.0.20:80 tcp", "default/two:http", "", id="svc/"
+        ),
+    ],
+)  # fmt: skip
+def test_names_are_asked_of_the_labs_dns(
+    destination: str, words: dict[str, Any], flow: str, title: str, note: str
+) -> None:
+    def look_up(cluster: Cluster, source: places.Place, word: str) -> Looked:
+        assert source.title == "default/pair"
+        return KNOWN.get(word, Looked(why="nobody answers"))
+
+    found = asked("pair", destination, look_up=look_up, **words)
+    assert str(found.flow).rpartition("-> ")[2] == flow
+    assert found.destination.title == title
+    assert found.notes == ((note,) if note else ())
+
+
+def test_a_name_that_dns_does_not_know_either_is_no_destination() -> None:
+    with pytest.raises(NotFoundError, match="gone"):
+        asked("pair", "gone", look_up=lambda *_: Looked(why="no such name"))
 
 
 @pytest.mark.parametrize(
