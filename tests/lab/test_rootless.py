@@ -144,6 +144,11 @@ spec:
     assert status["converged"], status["problems"]
     assert user.netlab("exec", "n1-p1", "--", "hostname").stdout.strip() == "n1-p1"
     eventually(lambda: user.netlab("logs", "clock").stdout.split(), what="a line of log")
+    words = ("exec", "n1-p1", "--", "getent", "ahostsv4", "example.com")
+    eventually(
+        lambda: user.netlab(*words, code=None).stdout.split()[:1] == ["203.0.113.10"],
+        what="a name outside, through the cluster's DNS",
+    )
     done = user.netlab("verify", "pod-pod-cross-node", "flat-no-nat", "egress-masquerade")
     assert "3 passed" in done.stdout, done.stdout
     assert "nothing to change" in user.netlab("up", "lab.yaml").stdout
