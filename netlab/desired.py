@@ -12,7 +12,7 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import rules, vxlan
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
-from netlab.model.faults import Sort
+from netlab.model.faults import Fault, Sort
 from netlab.objects import Object
 
 
@@ -48,13 +48,16 @@ def node(
         underlay=[segment.cidr for segment in cluster.lab.underlay.segments],
     )
     objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
-    lossy = {
-        pod.veth: fault
-        for pod in (pods if cluster.lab.faults else ())
-        if (fault := cluster.lab.faulted(Sort.LINK_LOSS, pod.title))
-    }
-    objects += faults.rules(state.netns, lossy, {})
+    if cluster.lab.faults:
+        objects += faults.rules(state.netns, _faulted(cluster, pods, Sort.LINK_LOSS), {})
+        objects += faults.delays(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY))
     return objects
+
+
+def _faulted(cluster: Cluster, pods: Sequence[PodState], sort: Sort) -> dict[str, Fault]:
+    """Return the faults of this sort of the cables of *pods*, by the node's end."""
+    found = {pod.veth: cluster.lab.faulted(sort, pod.title) for pod in pods}
+    return {veth: fault for veth, fault in found.items() if fault is not None}
 
 
 def pod_mtu(cluster: Cluster, config: Config) -> int:

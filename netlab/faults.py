@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from netlab.model.faults import Fault
 from netlab.model.lab import Lab
-from netlab.objects import NftTable
+from netlab.objects import Netem, NftTable
 
 FAMILY, TABLE = "bridge", "netlab-faults"
 ETCD_PORTS = "2379-2380"  # of clients and peers
@@ -33,6 +33,11 @@ def carried(lab: Lab, running: Lab | None) -> Lab:
         if fault.breaks and fault.target not in left
     ]
     return replace(lab, faults=tuple(kept))
+
+
+def delays(netns: str, late: Mapping[str, Fault]) -> list[Netem]:
+    """Return the queues of ports, by device in *netns*, that send late what goes to a machine."""
+    return [Netem(netns, device, one.delay, one.jitter) for device, one in late.items()]
 
 
 def rules(

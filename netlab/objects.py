@@ -191,6 +191,18 @@ class IptablesJump(Object, frozen=True):
         return ("IptablesJump", self.netns, self.table, self.chain, self.rule)
 
 
+class Netem(Object, frozen=True):
+    """What a link sends is delayed: its root queue is netem's. Times are in milliseconds."""
+
+    link: str
+    delay: float
+    jitter: float = 0.0
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Netem", self.netns, self.link)
+
+
 class NftTable(Object, frozen=True):
     """A table of nftables that is netlab's alone, whole, as `nft -f` reads its body."""
 

@@ -203,19 +203,19 @@ def underlay_objects(lab: Lab) -> list[Object]:
     return [*objects, *fault_rules(lab)]
 
 
-def fault_rules(lab: Lab) -> list[NftTable]:
+def fault_rules(lab: Lab) -> list[Object]:
     """Return what the bad cables of machines do to frames in the underlay."""
+    netns = lab.netns(UNDERLAY)
 
     def ports(sort: Sort) -> dict[str, Fault]:
         found = {one.target: one for one in lab.faults if one.sort is sort}
         return {port_name(m): found[m] for m, _ in machines(lab) if m in found}
 
-    return faults.rules(
-        lab.netns(UNDERLAY),
-        ports(Sort.LINK_LOSS),
-        ports(Sort.ETCD_PARTITION),
-        etcd=lab.master.address,
-    )
+    lossy, cut = ports(Sort.LINK_LOSS), ports(Sort.ETCD_PARTITION)
+    return [
+        *faults.rules(netns, lossy, cut, etcd=lab.master.address),
+        *faults.delays(netns, ports(Sort.LINK_DELAY)),
+    ]
 
 
 def machines(lab: Lab) -> list[tuple[str, str]]:

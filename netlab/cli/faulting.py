@@ -114,7 +114,7 @@ def milliseconds(word: str) -> float:
     match = _TIME.fullmatch(word)
     if match is None:
         raise UsageError(f"{word!r} is no time", hint="50ms, 1s, 200us; 0 undoes it")
-    return float(match[1]) * _MILLISECONDS[match[2]]
+    return round(float(match[1]) * _MILLISECONDS[match[2]], 3)
 
 
 def needed(capability: str, what: str) -> None:

@@ -26,6 +26,7 @@ from netlab.objects import (
     IptablesChain,
     IptablesJump,
     Neighbor,
+    Netem,
     Netns,
     Object,
     Route,
@@ -199,7 +200,7 @@ class FakeKernel:
 
 
 def _needed_links(thing: Object) -> list[str]:
-    if isinstance(thing, Address | Route | Neighbor | FdbEntry):
+    if isinstance(thing, Address | Route | Neighbor | FdbEntry | Netem):
         return [thing.link]
     if isinstance(thing, Vxlan):
         return [thing.device]

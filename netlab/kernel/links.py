@@ -22,7 +22,7 @@ NEW_NSID, GET_NSID = 88, 90
 LOOPBACK = 1  # index of lo in every namespace
 
 UP, LOWER_UP = 0x1, 0x10000  # IFF_UP, IFF_LOWER_UP (the far end of a veth is up)
-_ADDRESS, _NAME, _MTU, _LINK, _MASTER, _TXQLEN, _PROTINFO = 1, 3, 4, 5, 10, 13, 12
+_ADDRESS, _NAME, _MTU, _LINK, _QDISC, _MASTER, _TXQLEN, _PROTINFO = 1, 3, 4, 5, 6, 10, 13, 12
 _LINKINFO, _GROUP, _FD, _EXT_MASK, _LINK_NSID, _TARGET_NSID = 18, 27, 28, 29, 37, 46
 _KIND, _DATA, _PORT_KIND, _PORT_DATA = 1, 2, 4, 5  # IFLA_INFO_*
 _PEER = 1  # VETH_INFO_PEER
@@ -203,6 +203,7 @@ class Link(NamedTuple):
     nsid: int | None  # this namespace's number of the one the far end is in; None: the same one
     hairpin: bool
     data: bytes  # attributes of its kind
+    qdisc: str  # the kind of its root queue
 
     @property
     def ours(self) -> bool:
@@ -231,6 +232,7 @@ def link(body: bytes) -> Link:
         number(found[_LINK_NSID]) if _LINK_NSID in found else None,
         number(port) == 1,
         info.get(_DATA, b""),
+        string(found.get(_QDISC, b"")),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from netlab.errors import KernelError
-from netlab.kernel import links, netlink, netns, routes, settings
+from netlab.kernel import links, netem, netlink, netns, routes, settings
 from netlab.kernel.links import Link
 from netlab.kernel.netlink import NetlinkError
 from netlab.objects import (
@@ -51,6 +51,8 @@ def observed(name: str, connection: netlink.Socket, desired: Collection[Object])
     if not wanted or ("Netns", name) in wanted:
         found.append(Netns(name, by_index[links.LOOPBACK].up))
     found += _links(name, connection, by_index, wanted)
+    delayed = [one.name for one in every if one.group == GROUP and one.qdisc == netem.KIND]
+    found += netem.observed(name, delayed)
     families = _families(wanted.values())
     for family in families:
         found += _addresses(name, connection, by_index, wanted, family)

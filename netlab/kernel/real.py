@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 
 from netlab.errors import KernelError
-from netlab.kernel import netlink, netns
+from netlab.kernel import netem, netlink, netns
 from netlab.kernel.batch import Batch
 from netlab.kernel.observed import observed
 from netlab.kernel.rules import RULES, Rules
@@ -45,7 +45,7 @@ class RealKernel:
         batch = Batch()
         with netns.returning():
             batch.run(ops)
-        failures = batch.failures
+        failures = [*batch.failures, *netem.applied(ops)]
         gone = {op.object.netns for op in ops if _is_deleted_netns(op)}
         for name, rule_ops in _by_netns(ops).items():
             nothing_there = _all_deletions(rule_ops) and not netns.exists(name)

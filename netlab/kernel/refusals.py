@@ -14,6 +14,7 @@ from netlab.objects import (
     IptablesChain,
     IptablesJump,
     Neighbor,
+    Netem,
     Netns,
     NftTable,
     Object,
@@ -39,6 +40,7 @@ _NOUNS: dict[type, Callable[[Any], str]] = {
     IptablesChain: lambda it: f"chain {it.name} of table {it.table}",
     IptablesJump: lambda it: f"rule '{it.rule}' in {it.chain} of table {it.table}",
     NftTable: lambda it: f"table {it.family} {it.name}",
+    Netem: lambda it: f"delay of {it.link}",
 }
 
 
@@ -63,6 +65,8 @@ def _hint(thing: Object, number: int) -> str | None:
         return f"a {noun(thing).split(' ')[0]} that is not netlab's is in the way"
     if number == errno.EOPNOTSUPP and isinstance(thing, Bridge | Veth | Vxlan):
         return f"this kernel lacks {type(thing).__name__.lower()}; see `netlab doctor`"
+    if isinstance(thing, Netem):
+        return "this kernel lacks netem, or tc is not there; see `netlab doctor`"
     if number == errno.EPERM:
         return "run it as root"
     if number == errno.ENOENT and isinstance(thing, Sysctl) and thing.name.startswith("net.bridge"):

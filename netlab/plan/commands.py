@@ -21,6 +21,7 @@ from netlab.objects import (
     IptablesChain,
     IptablesJump,
     Neighbor,
+    Netem,
     Netns,
     NftTable,
     Route,
@@ -60,7 +61,7 @@ def _set_link(old: Any, new: Any) -> list[str]:
     ip = f"ip -n {new.netns} link set dev {new.name}"
     lines = [f"{ip} address {new.mac}"] if old.mac != new.mac else []
     lines += [f"{ip} mtu {new.mtu}"] if old.mtu != new.mtu else []
-    return lines + ([f"{ip} up"] if new.up and not old.up else [])
+    return lines + ([f"{ip} {'up' if new.up else 'down'}"] if new.up != old.up else [])
 
 
 def _bridge(op: Op) -> list[str]:
@@ -92,7 +93,7 @@ def _veth(op: Op) -> list[str]:
         )
         made = (
             f"{ip} add name {thing.name} address {thing.mac} mtu {thing.mtu} group {GROUP} "
-            f"{_ONE_QUEUE} up{master} type veth {peer}"
+            f"{_ONE_QUEUE}{' up' if thing.up else ''}{master} type veth {peer}"
         )
         lines = [made, hairpin] if thing.hairpin else [made]
         return [*lines, f"ip -n {thing.peer_netns} link set dev {thing.peer_name} up"]
@@ -218,6 +219,20 @@ def _table(op: Op) -> list[str]:
     return [f"{nft} -f - <<'END'", *gone, f"{named} {{", *thing.body.splitlines(), "}", "END"]
 
 
+def _netem(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Netem)
+    if op.verb is Verb.DELETE:
+        return [f"tc -n {thing.netns} qdisc delete dev {thing.link} root"]
+    return [f"tc -n {thing.netns} qdisc replace dev {thing.link} root {netem_words(thing)}"]
+
+
+def netem_words(thing: Netem) -> str:
+    """Return the queue in tc's words, `netem delay 50ms 5ms`."""
+    jitter = f" {thing.jitter:g}ms" if thing.jitter else ""
+    return f"netem delay {thing.delay:g}ms{jitter}"
+
+
 _WORDS: dict[type, Callable[[Op], list[str]]] = {
     Netns: _netns,
     Bridge: _bridge,
@@ -232,4 +247,5 @@ _WORDS: dict[type, Callable[[Op], list[str]]] = {
     IptablesChain: _chain,
     IptablesJump: _jump,
     NftTable: _table,
+    Netem: _netem,
 }

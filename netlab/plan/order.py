@@ -23,6 +23,7 @@ from netlab.objects import (
     IptablesChain,
     IptablesJump,
     Neighbor,
+    Netem,
     Netns,
     NftTable,
     Object,
@@ -51,6 +52,7 @@ _RANKS = {
     Neighbor: 9,
     FdbEntry: 10,
     NftTable: 12,
+    Netem: 15,
     IptablesChain: 13,
     IptablesJump: 14,
 }
@@ -180,7 +182,7 @@ def _loses_neighbors(
 def _lost(thing: Object, lost: Collection[Place]) -> bool:
     if not lost:
         return False
-    if isinstance(thing, Address | Route | Neighbor | FdbEntry):
+    if isinstance(thing, Address | Route | Neighbor | FdbEntry | Netem):
         return (thing.netns, thing.link) in lost
     if isinstance(thing, Sysctl):
         return (thing.netns, sysctl_link(thing.name)) in lost

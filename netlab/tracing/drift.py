@@ -23,6 +23,7 @@ from netlab.objects import (
     IptablesChain,
     IptablesJump,
     Neighbor,
+    Netem,
     Netns,
     NftTable,
     Object,
@@ -250,6 +251,8 @@ def thing_words(thing: Object) -> str:
             return f"chain {thing.table} {thing.name}"
         case IptablesJump():
             return f"rule {thing.table} {thing.chain}: {thing.rule}"
+        case Netem():
+            return f"delay of {thing.link}"
         case NftTable():
             return f"table {thing.family} {thing.name}"
     return f"namespace {thing.netns}"

@@ -6,15 +6,16 @@ import msgspec
 import pytest
 from fake_lab import DOCUMENTS, LAB, LEASES
 
-from netlab import desired, faults, world
+from netlab import desired, faults, plan, world
 from netlab.cli import faulting
 from netlab.cluster import cluster
 from netlab.errors import InputError, UsageError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
+from netlab.kernel import netem
 from netlab.model.faults import Fault, Sort, told, with_faults
 from netlab.model.lab import Lab
-from netlab.objects import Netns, NftTable, Veth
+from netlab.objects import Bridge, Netem, Netns, NftTable, Veth
 from netlab.topology import growth
 
 
@@ -132,6 +133,60 @@ def test_a_pods_cable_is_pulled_at_its_nodes_bridge_and_loses_there() -> None:
     assert f'iifname "{veth}" counter drop comment "netlab link loss default/pair 100%"' in (
         rules.body
     )
+
+
+def test_a_delay_is_a_queue_of_the_port_that_sends_to_the_machine() -> None:
+    late = lab(Fault(Sort.LINK_DELAY, "node1", delay=50, jitter=5))
+    things = world.objects(late)["notes.underlay"]
+    assert Netem("notes.underlay", "node1", 50, 5) in things
+    seen = cluster(lab(Fault(Sort.LINK_DELAY, "default/pair", delay=7)), DOCUMENTS, leases=LEASES)
+    state = seen.node("node1")
+    own = Lease(state.subnet, state.address, vni=1, vtep_mac=state.vtep_mac)
+    made = desired.node(seen, state, config=resolve(seen.lab.network), own=own, peers=())
+    assert Netem("notes.node1", world.veth_name("default", "pair"), 7) in made
+
+
+DELAYED = Netem("n", "eth0", 50, 5)
+
+
+def test_a_delay_is_set_changed_and_taken_away_in_tcs_words() -> None:
+    words = "tc -n n qdisc replace dev eth0 root netem delay 50ms 5ms"
+    [op] = plan.difference([DELAYED], [])
+    assert plan.words(op) == [words]
+    [op] = plan.difference([DELAYED], [Netem("n", "eth0", 20)])
+    assert plan.words(op) == [words]
+    [op] = plan.difference([], [DELAYED])
+    assert plan.words(op) == ["tc -n n qdisc delete dev eth0 root"]
+
+
+def test_a_delay_goes_with_its_link_and_comes_with_it() -> None:
+    bridge = Bridge("n", "eth0", "02:00:00:00:00:01")
+    verbs = [op.verb.value for op in plan.difference([], [bridge, DELAYED])]
+    assert verbs == ["delete"], "the kernel takes a queue along with its link"
+    broken = Veth("n", "eth0", "02:00:00:00:00:01", "", "", "")
+    ops = plan.difference([bridge, DELAYED], [broken, DELAYED])
+    assert [(op.verb.value, type(op.object).__name__) for op in ops] == [
+        ("delete", "Veth"),
+        ("add", "Bridge"),
+        ("add", "Netem"),
+    ]
+
+
+QUEUE = """[{"kind":"netem","handle":"8001:","root":true,"refcnt":2,
+"options":{"limit":1000,"delay":{"delay":0.05,"jitter":0.005,"correlation":0},"ecn":false}},
+{"kind":"noqueue","handle":"0:"}]"""
+
+
+def test_a_queue_is_read_as_tc_prints_it() -> None:
+    assert [netem.times(one) for one in netem.listed(QUEUE)] == [(50.0, 5.0)]
+    assert netem.listed("") == []
+    assert netem.times({"kind": "netem", "options": {"limit": 1000}}) == (0.0, 0.0)
+
+
+def test_a_pulled_cable_is_told_as_ip_pulls_it() -> None:
+    up = cable_of(lab(), "node1")
+    [op] = plan.difference([msgspec.structs.replace(up, up=False)], [up])
+    assert plan.words(op) == ["ip -n notes.underlay link set dev node1 down"]
 
 
 def test_up_keeps_faults_but_not_those_of_nodes_it_takes_away() -> None:
