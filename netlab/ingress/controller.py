@@ -156,10 +156,11 @@ class Controller:
     def _write(self, etcd: Etcd, objects: Inventory) -> None:
         """Write what others are to know: statuses, and events."""
         routes = [each.document for each in self._routing.attached]
+        wrong = {id(note.about) for note in self._notes}
         synced = [
             Note(one, "Sync", "Scheduled for sync", "Normal")
             for one in (*self._routing.taken, *routes)
-            if one["kind"] in (ROUTE, "Ingress")
+            if one["kind"] in (ROUTE, "Ingress") and id(one) not in wrong
         ]
         changes: list[Change] = [
             *status.changes(self._routing, objects, self.settings),

@@ -121,6 +121,9 @@ class _Attaching:
             if kind != (GATEWAY_GROUP, "Gateway") or key not in self.opened:
                 continue
             verdict = wrong if wrong.problem else self._attach(reference, key, rules)
+            for one in (verdict, self.resolved):
+                if one.problem:
+                    self.gathering.say(self.document, one.problem, one.message)
             found.append(
                 {
                     "parentRef": _parent(reference),

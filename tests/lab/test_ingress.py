@@ -61,7 +61,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
 spec:
-  replicas: 4
+  replicas: 2
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
@@ -201,7 +201,7 @@ def test_pods_come_and_go_under_a_kept_connection(cli: Cli) -> None:
     try:
         for name in sorted(first):
             cli("delete", "pod", name)
-            eventually(lambda: len(ready(cli)) == 4, what="four pods are ready")
+            eventually(lambda: len(ready(cli)) == 2, what="two pods are ready")
         assert not first & {one["metadata"]["name"] for one in ready(cli)}
     finally:
         said = client.communicate("enough", timeout=20)[0].split()

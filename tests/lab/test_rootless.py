@@ -202,3 +202,58 @@ def test_tests_have_labs_without_root(user: User) -> None:
     assert "FLANNEL-POSTRTG" in (kept / "n1.iptables.txt").read_text()
     assert (kept / "capture.pcapng").stat().st_size > 1000
     eventually(lambda: not user.processes(), what="nothing of the user's runs any more")
+
+
+INGRESS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: ingress}
+spec:
+  nodeName: n1
+  containers: [{name: c, image: "netlab/ingress:1", ports: [{containerPort: 80}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: nginx}
+spec: {controller: k8s.io/ingress-nginx}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: i}
+spec:
+  ingressClassName: nginx
+  rules:
+    - host: a.example
+      http:
+        paths: [{path: /, pathType: Prefix, backend: {service: {name: s, port: {number: 80}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: s}
+spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}}
+spec:
+  nodeName: n2
+  containers: [{name: c, image: x, ports: [{containerPort: 8080}]}]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("nginx", path="/usr/sbin:/usr/bin"), reason="needs nginx")
+def test_an_ingress_controller_serves_without_root(user: User) -> None:
+    """The user namespace has one user: nginx's workers are root in it, and nobody outside."""
+    file = user.home / "ingress.yaml"
+    file.write_text(topology("ingress", pods=0, extra=INGRESS))
+    user.netlab("up", str(file))
+    pods = json.loads(user.netlab("get", "pods", "-o", "json").stdout)["items"]
+    address = {one["metadata"]["name"]: one["status"]["podIP"] for one in pods}
+    asking = ("curl", "-sS", "-m", "3", "-H", "Host: a.example", f"http://{address['ingress']}/")
+
+    def answer() -> dict[str, Any]:
+        done = user.netlab("exec", "node/n2", "--", *asking, code=None)
+        return json.loads(done.stdout) if done.stdout.startswith("{") else {}
+
+    eventually(lambda: answer().get("pod") == "a", what="the Ingress is served")
+    assert answer()["client"] == address["ingress"]
