@@ -73,7 +73,7 @@ def test_every_path_of_the_notes_passes_or_is_a_named_skip(notes: Cli) -> None:
         "clusterip-outside", "egress-masquerade", "firewall", "replicas",
         "pod-clusterip", "node-clusterip", "no-endpoints", "nodeport", "affinity", "namespaces",
         "endpoints-follow", "selectors", "proxy-modes", "dns-service", "externalname",
-        "headless", "ingress", "network-policy", "node-lost", "daemonset",
+        "headless", "ingress", "network-policy", "node-lost", "daemonset", "loadbalancer",
     }  # fmt: skip
     for path in found.values():
         assert path["evidence"], path
