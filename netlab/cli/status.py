@@ -94,7 +94,7 @@ def screen(state: dict[str, Any]) -> list[str]:
         if state.get(part):
             lines.append(f"{part}: {process_words(state[part])}")
     if state.get("balancer"):
-        lines.append(f"balancer: {balancer_words(state['balancer'])}")
+        lines.append(f"balancer: {balancer_words(state['balancer'], state['nodes'])}")
     lines += followed(state)
     lines.append("")
     header = ("NODE", "STATE", "ADDRESS", "LEASE", "PODS", "PEERS", "RENEWS IN")
@@ -152,15 +152,18 @@ def process_words(facts: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def balancer_words(facts: dict[str, Any]) -> str:
-    """Return what there is to say of the balancer: `address 192.168.50.5, 2 of 3 nodes well`."""
-    words = [f"address {facts['address']}"]
-    sick = [name for name, well in facts["nodes"].items() if not well]
-    if facts["nodes"]:
-        words.append(f"{len(facts['nodes']) - len(sick)} of {len(facts['nodes'])} nodes well")
-    if sick:
-        words.append(f"not used by all: {', '.join(sick)}")
-    words.append(f"{len(facts['listeners'])} listeners")
+def balancer_words(facts: dict[str, Any], nodes: list[dict[str, Any]]) -> str:
+    """Return what there is to say of the balancer: how many of its listeners use which nodes.
+
+    A node without a pod of its own is not used where the policy is Local, however well it is.
+    """
+    used, every = facts["listeners"].values(), len(facts["listeners"])
+    counts = {node["name"]: sum(node["address"] in one for one in used) for node in nodes}
+    words = [f"address {facts['address']}", f"{every} listener{'s' if every != 1 else ''}"]
+    if every:
+        whole = sum(count == every for count in counts.values())
+        words.append(f"{whole} of {len(nodes)} nodes used by all")
+        words += [f"{name} by {count}" for name, count in counts.items() if count != every]
     return ", ".join([*words, *([facts["lastError"]] if facts["lastError"] else [])])
 
 

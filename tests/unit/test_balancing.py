@@ -19,6 +19,7 @@ from netlab.balancing.listeners import (
     listeners,
     published,
 )
+from netlab.cli.status import balancer_words
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.plan import difference, words
@@ -230,3 +231,19 @@ def test_a_way_to_each_node_in_the_words_of_ip() -> None:
         "ip -n t.balancer rule add priority 110 fwmark 0xc0a8320c lookup 3232248332 protocol 110",
     ]
     assert difference(world.balancer_objects(LAB), world.balancer_objects(LAB)) == []
+
+
+USED = {
+    "all": ({"a:80/tcp": ["1", "2"]}, "address x, 1 listener, 2 of 2 nodes used by all"),
+    "one by none": (
+        {"a:80/tcp": ["1"], "b:80/tcp": ["1"]},
+        "address x, 2 listeners, 1 of 2 nodes used by all, n2 by 0",
+    ),
+    "nothing to use": ({}, "address x, 0 listeners"),
+}
+
+
+@pytest.mark.parametrize(("used", "words"), USED.values(), ids=USED)
+def test_status_tells_how_many_listeners_use_a_node(used: dict[str, list[str]], words: str) -> None:
+    nodes = [{"name": "n1", "address": "1"}, {"name": "n2", "address": "2"}]
+    assert balancer_words({"address": "x", "listeners": used, "lastError": ""}, nodes) == words
