@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from netlab.cluster import PodState
@@ -14,6 +15,7 @@ from netlab.targets import endpoint_addresses
 from netlab.verify.context import Context, Failure, Skip
 from netlab.verify.replicas import document_of
 
+STARTS_WITHIN = 3.0  # seconds that a DNS pod may take to open its port
 DNS = f"{clusterdns.NAMESPACE}/{clusterdns.SERVICE}"
 
 
@@ -28,16 +30,20 @@ class Asker:
 
     def ask(self, name: str, kind: str, *, tcp: bool = False) -> tuple[str, wire.Answer]:
         """Return the name that *name* was completed to, and the answer. Raises Failure."""
-        try:
-            with entered(self.pod.netns):
-                found, answer = stub.resolved(self.resolving, name, wire.TYPES[kind], tcp=tcp)
-        except NetlabError as error:
-            raise Failure(
-                f"{self.pod.title} asks for {name} {kind}: {error}",
-                last_seen=f"{self.pod.title}: /etc/resolv.conf: {self.resolving.text().strip()}",
-                expected_next="an answer",
-            ) from error
-        return wire.text_of(found), answer
+        began = time.monotonic()
+        while True:
+            try:
+                with entered(self.pod.netns):
+                    found, answer = stub.resolved(self.resolving, name, wire.TYPES[kind], tcp=tcp)
+                return wire.text_of(found), answer
+            except NetlabError as error:
+                if time.monotonic() - began > STARTS_WITHIN:
+                    files = self.resolving.text().strip()
+                    raise Failure(
+                        f"{self.pod.title} asks for {name} {kind}: {error}",
+                        last_seen=f"{self.pod.title}: /etc/resolv.conf: {files}",
+                        expected_next="an answer",
+                    ) from error
 
     def told(self, name: str, kind: str, wanted: Sequence[str], *, tcp: bool = False) -> str:
         """Ask, and be told just *wanted*; return that in words. Raises Failure."""

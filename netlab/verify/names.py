@@ -49,6 +49,7 @@ def dns_service(context: Context) -> Checked:
     meta, (port, *_) = service.metadata, service.spec.ports or []
     address, domain = service.cluster_ips[0], asker.domain
     whole = f"{meta.name}.{meta.namespace}.svc.{domain}."
+    asker.ask(whole, "A")  # a DNS pod that was just made is waited for
     for protocol in (Protocol.UDP, Protocol.TCP):
         checked.evidence += _on_the_wire(context, pod, protocol, whole)
     names = [f"{meta.name}.{meta.namespace}", f"{meta.name}.{meta.namespace}.svc", whole]
