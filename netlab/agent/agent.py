@@ -23,6 +23,7 @@ from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.controllers.declaration import as_declared, last_declared
 from netlab.controllers.departure import departures
+from netlab.controllers.scheduler import hopeless
 from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
@@ -293,6 +294,8 @@ class Agent:
             began = time.monotonic()
             problems = self._problems(revision, expected=False)
             if not problems or began > deadline:
+                return self._problems(revision)
+            if all(map(hopeless, problems)):  # it is Kubernetes' state of rest for such a pod
                 return self._problems(revision)
             if not fewest or len(problems) < fewest or self._at_length():
                 fewest, deadline = len(problems), began + patience

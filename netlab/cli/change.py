@@ -45,7 +45,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], wait: bool) -> int:
     live = options.live_lab(ctx)
     from netlab import topology
 
-    topology.check(declared, lab=live.lab, stored=live.documents())
+    told_notes(topology.check(declared, lab=live.lab, stored=live.documents()))
     changes = live.apply(declared.documents)
     told(changes, asked=declared.documents)
     return settled(live) if wait and changes else 0

@@ -177,3 +177,8 @@ def why_waiting(pod: Document) -> str:
         if one.get("type") == SCHEDULED and one.get("reason") == UNSCHEDULABLE:
             return str(one.get("message", ""))
     return ""
+
+
+def hopeless(problem: str) -> bool:
+    """Return whether *problem* is that of a pod no node takes: waiting alone does not help."""
+    return " nodes are available: " in problem

@@ -12,7 +12,7 @@ import msgspec
 from netlab import controllers, world
 from netlab.agent import control
 from netlab.cluster import Cluster, cluster
-from netlab.controllers import Change, podstate
+from netlab.controllers import Change, podstate, scheduler
 from netlab.errors import NetlabError, NotFoundError, StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
@@ -219,10 +219,13 @@ class Live:
         deadline = time.monotonic() + timeout
         while True:
             status = self.status()
+            open_ = list(status["problems"])
             if status["settled"] and status["revision"] >= revision:
                 return []  # or all that is open is what faults do to the nodes they cut off
-            if time.monotonic() > deadline:
-                return list(status["problems"]) or ["the lab is still changing"]
+            known = bool(open_) and status["revision"] >= revision
+            hopeless = known and all(map(scheduler.hopeless, open_))
+            if hopeless or time.monotonic() > deadline:
+                return open_ or ["the lab is still changing"]
             time.sleep(0.02)
 
     def revision(self) -> int:

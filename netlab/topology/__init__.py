@@ -75,30 +75,31 @@ def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
     labs = [piece for piece in found if piece.document["kind"] == LAB]
     others = cross.unique((one for one in found if one.document["kind"] != LAB), mistakes)
     _check_one_lab(labs, mistakes)
-    if labs and whole:
-        _check_between(others, labs[0], mistakes)
+    doubts = _check_between(others, labs[0], mistakes) if labs and whole else []
     if mistakes:
         raise InputError(mistakes.lines())
     return Declaration(
         lab=labdoc.lab_from(labs[0].document) if labs else None,
         documents=tuple(piece.document for piece in others),
-        notes=tuple(_notes(others)),
+        notes=(*_notes(others), *doubts),
         origins=tuple(piece.origin for piece in others),
     )
 
 
-def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()) -> None:
-    """Check what *declaration* declares against a live *lab* and its *stored* objects.
+def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()) -> list[str]:
+    """Check what *declaration* declares against a live *lab* and its *stored* objects; return notes
+    on what it will not come to.
 
     For a declaration without a Lab of its own, as `netlab apply -f` has. Raises InputError.
     """
     mistakes = Mistakes()
     found = [Piece(*pair) for pair in zip(declaration.documents, declaration.origins, strict=True)]
     cross.check_namespaces(found, stored, mistakes)
-    cross.check_placement(found, stored, cross.nodes_of(lab), mistakes)
+    doubts = cross.check_placement(found, stored, cross.nodes_of(lab), mistakes)
     _check_services(found, stored, lab.serviceCIDR, mistakes)
     if mistakes:
         raise InputError(mistakes.lines())
+    return doubts
 
 
 def require_lab(declaration: Declaration, sources: Sequence[str] = ()) -> Lab:
@@ -116,12 +117,14 @@ def _check_one_lab(labs: Sequence[Piece], mistakes: Mistakes) -> None:
         mistakes.at(extra.origin, ("kind",), f"a second Lab document (first at {where})")
 
 
-def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> None:
-    """Check the objects against each other and the Lab, as far as the Lab is sound."""
+def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> list[str]:
+    """Check the objects against each other and the Lab, as far as the Lab is sound; return notes
+    on what they will not come to."""
     own = _own(lab, [piece.document for piece in others])
     cross.check_namespaces(others, (), mistakes)
-    cross.check_placement(others, own, cross.nodes_declared(lab.document), mistakes)
+    doubts = cross.check_placement(others, own, cross.nodes_declared(lab.document), mistakes)
     _check_services(others, own, lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
+    return doubts
 
 
 def _own(lab: Piece, documents: Sequence[Document]) -> list[Document]:

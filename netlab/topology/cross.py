@@ -115,14 +115,18 @@ class _Wanted(NamedTuple):
 
 def check_placement(
     pieces: Sequence[Piece], stored: Iterable[Document], nodes: Nodes, mistakes: Mistakes
-) -> None:
-    """Note pods that no node takes, and more pods than the leases hold."""
+) -> list[str]:
+    """Note pods whose node takes none of them; return a note on those that no node takes now.
+
+    These an API server accepts: they wait, and events tell why.
+    """
+    doubts = Mistakes()
     wanted: list[_Wanted] = []
     declared = set()
     for piece in pieces:
         declared.add(object_key(piece.document))
         if piece.document["kind"] in ("Pod", *TEMPLATED) and kind_of(piece.document):
-            eligible = _eligible(piece, nodes, mistakes)
+            eligible = _eligible(piece, nodes, mistakes, doubts)
             _check_netns_name(piece, eligible, nodes, mistakes)
             wanted.append(_wanted(piece.document, piece, eligible))
     for document in stored:
@@ -131,7 +135,8 @@ def check_placement(
         if makes_pods and not owned and object_key(document) not in declared:
             wanted.append(_wanted(document, None, _candidates(document, nodes)))
     if nodes.pods_each is not None and nodes.pods_each > 0:
-        _check_room(wanted, nodes, mistakes)
+        _check_room(wanted, nodes, mistakes, doubts)
+    return [f"{line}; its pods wait" for line in doubts.lines()]
 
 
 def _candidates(document: Document, nodes: Nodes) -> frozenset[str]:
@@ -141,8 +146,8 @@ def _candidates(document: Document, nodes: Nodes) -> frozenset[str]:
     return frozenset(one for one in names if matches(selector, nodes.labels.get(one, {})))
 
 
-def _eligible(piece: Piece, nodes: Nodes, mistakes: Mistakes) -> frozenset[str]:
-    """Return the nodes that may take the pods of *piece*; none is a mistake."""
+def _eligible(piece: Piece, nodes: Nodes, mistakes: Mistakes, doubts: Mistakes) -> frozenset[str]:
+    """Return the nodes that may take the pods of *piece*; none is a mistake if it names one."""
     spec, path = pod_spec(piece.document)
     found = _candidates(piece.document, nodes)
     name, selector = spec.get("nodeName"), mapping(spec, "nodeSelector")
@@ -156,7 +161,7 @@ def _eligible(piece: Piece, nodes: Nodes, mistakes: Mistakes) -> frozenset[str]:
         mistakes.at(piece.origin, where, f"node {name} has not the labels {pairs}")
     elif not found and nodes.labels:
         where = (*path, "nodeSelector")
-        mistakes.at(piece.origin, where, f"no node has the labels {pairs} (nodes: {known})")
+        doubts.at(piece.origin, where, f"no node has the labels {pairs} (nodes: {known})")
     return found
 
 
@@ -184,7 +189,9 @@ def _wanted(document: Document, piece: Piece | None, eligible: frozenset[str]) -
     return _Wanted(piece, max(0, count), eligible)
 
 
-def _check_room(wanted: Sequence[_Wanted], nodes: Nodes, mistakes: Mistakes) -> None:
+def _check_room(
+    wanted: Sequence[_Wanted], nodes: Nodes, mistakes: Mistakes, doubts: Mistakes
+) -> None:
     """Note sets of nodes that cannot hold the pods confined to them; the smallest sets first."""
     each = nodes.pods_each or 0
     counts: dict[frozenset[str], int] = defaultdict(int)
@@ -198,7 +205,7 @@ def _check_room(wanted: Sequence[_Wanted], nodes: Nodes, mistakes: Mistakes) -> 
             continue
         full.append(group)
         text = _too_many(group, confined, nodes)
-        _blame(group, [one for one in wanted if one.nodes <= group], text, mistakes)
+        _blame(group, [one for one in wanted if one.nodes <= group], text, mistakes, doubts)
 
 
 def _too_many(group: frozenset[str], confined: int, nodes: Nodes) -> str:
@@ -210,8 +217,17 @@ def _too_many(group: frozenset[str], confined: int, nodes: Nodes) -> str:
     return f"{names} get {confined} pods, but hold {len(group) * each} ({each} each: {nodes.lease})"
 
 
-def _blame(group: frozenset[str], wanted: Sequence[_Wanted], text: str, mistakes: Mistakes) -> None:
-    """Note *text* at the last declared object that puts pods on *group*."""
+def _blame(
+    group: frozenset[str],
+    wanted: Sequence[_Wanted],
+    text: str,
+    mistakes: Mistakes,
+    doubts: Mistakes,
+) -> None:
+    """Note *text* at the last declared object that puts pods on *group*.
+
+    It is a mistake where they name their node: nobody would have them wait.
+    """
     piece = next((one.piece for one in reversed(wanted) if one.piece and one.pods), None)
     if piece is None:
         return
@@ -220,4 +236,5 @@ def _blame(group: frozenset[str], wanted: Sequence[_Wanted], text: str, mistakes
         path = ("spec", COUNTED.get(piece.document["kind"], "replicas"))
     else:
         path = (*path, "nodeName") if spec.get("nodeName") else ("metadata", "name")
-    mistakes.at(piece.origin, path, text)
+    pinned = len(group) == 1 and spec.get("nodeName")
+    (mistakes if pinned else doubts).at(piece.origin, path, text)

@@ -26,15 +26,15 @@ HEAD = "apiVersion: netlab/v1\nkind: Lab\nmetadata: {name: t}\n"
 LAB = HEAD + "nodes: [{name: node1}, {name: node2, labels: {disk: ssd}}]\n"
 
 
-def rows() -> Iterator[object]:
-    for path in sorted((DATA / "bad").glob("*.txt")):
+def rows(*paths: Path) -> Iterator[object]:
+    for path in paths or sorted((DATA / "bad").glob("*.txt")):
         for row in path.read_text().split("\n=== ")[1:]:
             name, _, body = row.partition("\n")
             lines = body.splitlines(keepends=True)
             text = "".join(line for line in lines if not line.startswith("!!! "))
             expected = [line[4:].rstrip("\n") for line in lines if line.startswith("!!! ")]
             text = text.removesuffix("\n\n") + "\n" if text.endswith("\n\n") else text
-            if path.stem in ("objects", "services", "policies"):
+            if path.stem in ("objects", "services", "policies", "doubts"):
                 text += "---\n" + LAB
             elif path.stem == "lab" and "kind: Lab" not in text:
                 text += HEAD
@@ -53,6 +53,16 @@ def mistakes(tmp_path: Path, text: str, name: str = "t.yaml") -> list[str]:
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, expected: list[str]) -> None:
     assert expected, "a row without expected mistakes proves nothing"
     assert mistakes(tmp_path, text) == [f"t.yaml:{line}" for line in expected]
+
+
+@pytest.mark.parametrize(("text", "expected"), list(rows(DATA / "doubts.txt")))
+def test_what_will_wait_is_accepted_with_a_note(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    notes = topology.load([str(path)]).notes
+    assert notes == tuple(f"{path}:{line}; its pods wait" for line in expected)
 
 
 def test_a_control_character_is_not_text(tmp_path: Path) -> None:
@@ -196,7 +206,10 @@ def test_live_objects_count_when_a_manifest_is_applied(tmp_path: Path) -> None:
     assert caught.value.mistakes == [
         f"{web}:3: metadata.namespace: Namespace shop is not declared "
         "(known: default, kube-system)",
-        f"{web}:5: spec.replicas: node node1 gets 6 pods, but holds 5 (a lease of /29)",
+    ]
+    assert topology.check(declared, lab=live, stored=[shop, *pods]) == [
+        f"{web}:5: spec.replicas: node node1 gets 6 pods, but holds 5 (a lease of /29); "
+        "its pods wait"
     ]
 
 
