@@ -133,24 +133,24 @@ class Company:
         found = {self._domain(other, term) for other in self._pods if _meant(term, pod, other)}
         return found - {None}
 
-    def preference(self, pod: Document, node: Document) -> int:
+    def preference(self, pod: Document, node: str) -> int:
         """Return the weight that the preferred affinity to other pods gives *node*."""
         affinity = mapping(pod["spec"], "affinity")
         total = 0
         for kind, sign in (("podAffinity", 1), ("podAntiAffinity", -1)):
             for one in mappings(affinity, kind, PREFERRED):
                 term = mapping(one, "podAffinityTerm")
-                here = self._labels[node["metadata"]["name"]].get(_key(term))
+                here = self._labels[node].get(_key(term))
                 if here is not None and here in self._domains(term, pod):
                     total += sign * number(one, "weight")
         return total
 
-    def crowd(self, pod: Document, node: Document) -> int:
+    def crowd(self, pod: Document, node: str) -> int:
         """Return how many pods like *pod* there are where *node* is, for constraints that only
         wish for a spread."""
         total = 0
         for one in mappings(pod["spec"], "topologySpreadConstraints"):
-            here = self._labels[node["metadata"]["name"]].get(str(one.get("topologyKey")))
+            here = self._labels[node].get(str(one.get("topologyKey")))
             total += self._counts(one, pod)[str(here)]
         return total
 

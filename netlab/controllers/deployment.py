@@ -71,6 +71,7 @@ class _Rollout:
         self.olds = [one for one in owned if one is not self.new]
         self.olds.sort(key=lambda one: (one["metadata"].get("creationTimestamp", ""), _name(one)))
         self.size = {_uid(one): _replicas(one) for one in owned}
+        self._serving: dict[str, int] = {}  # available pods by the uid of their ReplicaSet
         if self.new is None and not self.paused and not (self.recreate and self._old_pods()):
             self.new = born(wanted)
             self.size[_uid(self.new)] = 0
@@ -84,8 +85,12 @@ class _Rollout:
         return [pod for pod in self.left.get(_uid(replica_set), ()) if podstate.active(pod)]
 
     def _available(self, replica_set: Document) -> int:
-        pods = self._active(replica_set)
-        return sum(podstate.available(pod, self.seconds, self.clock) for pod in pods)
+        key = _uid(replica_set)
+        if key not in self._serving:
+            pods = self._active(replica_set)
+            found = (podstate.available(pod, self.seconds, self.clock) for pod in pods)
+            self._serving[key] = sum(found)
+        return self._serving[key]
 
     def changes(self) -> list[Change]:
         """Return the next step."""
@@ -111,7 +116,7 @@ class _Rollout:
         """Take pods from former templates: those that do not serve, then those to spare."""
         coming = self.size[_uid(new)] - self._available(new)
         spare = sum(self.size.values()) - self.least - coming
-        if spare <= 0:
+        if spare <= 0 or not self.olds:
             return
         for old in self.olds:
             broken = self.size[_uid(old)] - self._available(old)

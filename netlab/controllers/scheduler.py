@@ -34,21 +34,21 @@ def bindings(
         return []
     load = _Load(pods)
     company = Company(pods, nodes)
-    fixed: dict[int, dict[str, str]] = {}  # by template: what does not depend on other pods
+    templates: dict[int, _Template] = {}
     changes = []
     for pod in waiting:
-        spec = pod["spec"]
-        if id(spec) not in fixed:
-            fixed[id(spec)] = {_name(node): _refusal(spec, node) for node in nodes}
+        template = templates.get(id(pod["spec"]))
+        if template is None:
+            template = templates[id(pod["spec"])] = _Template(pod, nodes)
         refusals = {
-            name: why or _full(pod, name, load, capacity) for name, why in fixed[id(spec)].items()
+            name: why or _full(template, name, load, capacity)
+            for name, why in template.refusals.items()
         }
         open_to_it = [node for node in nodes if not refusals[_name(node)]]
         company.refuse(pod, open_to_it, refusals)
-        open_to_it = [node for node in open_to_it if not refusals[_name(node)]]
-        if open_to_it:
-            rank = _ranking(pod, load, company)
-            place = _name(min(open_to_it, key=rank))
+        names = [name for node in open_to_it if not refusals[name := _name(node)]]
+        if names:
+            place = _best(pod, names, template, load, company)
             load.add(place, pod)
             bound = _bound(pod, place)
             company.add(bound)
@@ -88,9 +88,9 @@ class _Load:
         if not pod["spec"].get("hostNetwork"):
             self.addresses[node] += 1
 
-    def of(self, node: str, pod: Document) -> tuple[int, int]:
-        """Return what makes *node* less attractive for *pod*."""
-        return self._owned[node, _owner(pod)], self._pods[node]
+    def of(self, node: str, owner: str) -> tuple[int, int]:
+        """Return what makes *node* less attractive for a pod of *owner*."""
+        return self._owned[node, owner], self._pods[node]
 
 
 def _owner(pod: Document) -> str:
@@ -122,27 +122,48 @@ def _refusal(spec: Document, node: Document) -> str:
     return ""
 
 
-def _full(pod: Document, node: str, load: _Load, capacity: Mapping[str, int]) -> str:
-    """Return what *node* has run out of, "" if it has all that *pod* needs."""
-    if not pod["spec"].get("hostNetwork") and load.addresses[node] >= capacity.get(node, 0):
+class _Template:
+    """What the nodes are for all pods of one spec, whatever else runs there."""
+
+    def __init__(self, pod: Document, nodes: Sequence[Document]) -> None:
+        spec = pod["spec"]
+        soft = (placement.PREFER_NO,)
+        self.refusals = {_name(node): _refusal(spec, node) for node in nodes}
+        self.wish = {
+            _name(node): (
+                len(placement.untolerated(spec, placement.taints(node), soft)),
+                -placement.preference(spec, node),
+            )
+            for node in nodes
+        }
+        self.ports = host_ports(pod)
+        self.on_host = bool(spec.get("hostNetwork"))
+        self.alone = not (spec.get("affinity") or spec.get("topologySpreadConstraints"))
+
+
+def _full(template: _Template, node: str, load: _Load, capacity: Mapping[str, int]) -> str:
+    """Return what *node* has run out of, "" if it has all that a pod of *template* needs."""
+    if not template.on_host and load.addresses[node] >= capacity.get(node, 0):
         return "Too many pods"
-    if any((node, *port) in load.ports for port in host_ports(pod)):
+    if template.ports and any((node, *port) in load.ports for port in template.ports):
         return "node(s) didn't have free ports for the requested pod ports"
     return ""
 
 
-class _ranking:
-    """The order in which nodes are preferred for a pod."""
+def _best(
+    pod: Document, names: Sequence[str], template: _Template, load: _Load, company: Company
+) -> str:
+    """Return the node that *pod* prefers among *names*, the first of equals."""
+    owner = _owner(pod)
 
-    def __init__(self, pod: Document, load: _Load, company: Company) -> None:
-        self.pod, self.load, self.company = pod, load, company
+    def rank(name: str) -> tuple[int, ...]:
+        soft, wish = template.wish[name]
+        if template.alone:
+            return soft, wish, *load.of(name, owner)
+        wish -= company.preference(pod, name)
+        return soft, wish, company.crowd(pod, name), *load.of(name, owner)
 
-    def __call__(self, node: Document) -> tuple[int, int, int, int, int]:
-        spec = self.pod["spec"]
-        soft = placement.untolerated(spec, placement.taints(node), (placement.PREFER_NO,))
-        owned, all_pods = self.load.of(_name(node), self.pod)
-        wish = placement.preference(spec, node) + self.company.preference(self.pod, node)
-        return len(soft), -wish, self.company.crowd(self.pod, node), owned, all_pods
+    return min(names, key=rank)
 
 
 def _bound(pod: Document, node: str) -> Document:
