@@ -80,7 +80,8 @@ class Controller:
             self._write(etcd, objects)
             if (code := self._ended(ending, pause, watch)) is not None:
                 return code
-            watch.drain()
+            if not watch.drain():
+                self._endpoints = self._server.told()  # somebody else may have told it others
 
     def _ended(self, ending: int, seconds: float, watch: Watch | None = None) -> int | None:
         """Wait; return the exit code once it is over: asked to end (0), or nginx has ended."""

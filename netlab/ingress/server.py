@@ -97,6 +97,13 @@ class Nginx:
         if status != 201:
             raise NetlabError(f"nginx does not take endpoints: {status} {body.decode().strip()}")
 
+    def told(self) -> str:
+        """Return the endpoints that nginx knows; "" if it does not say."""
+        try:
+            return self._told.exchange("GET", "/configuration/backends")[1].decode()
+        except OSError:
+            return ""
+
     def part(self) -> None:
         """Have the answers from now on say that their connections are closed."""
         try:

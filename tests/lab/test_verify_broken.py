@@ -157,6 +157,42 @@ def wrong_server(lab: Broken) -> None:
         )
 
 
+def controllers(script: str) -> Callable[[Broken], object]:
+    """Do *script* in the namespace of each pod of the ingress controller."""
+
+    def do(lab: Broken) -> None:
+        for pod in lab.pods:
+            if pod["metadata"]["namespace"] == "ingress-nginx":
+                inside(lab.netns_of(pod), "sh", "-c", script)
+
+    return do
+
+
+BACKENDS = "http://127.0.0.1:10246/configuration/backends"
+
+
+def others_endpoints(lab: Broken) -> None:
+    """Who asks for the shop is sent to the web pods."""
+    web = [p["status"]["podIP"] for p in lab.pods if p["metadata"]["name"].startswith("web-")]
+    ends = " ".join(f"{address}:80" for address in web)
+    text = f"default/web:http {ends}\\nshop/web:80 {ends}\\n"
+    controllers(f"printf '{text}' | curl -s --data-binary @- {BACKENDS}")(lab)
+
+
+def own_endpoints(lab: Broken) -> None:
+    """As the controllers do within half a minute."""
+    of = {
+        name: [
+            f"{p['status']['podIP']}:{port}"
+            for p in lab.pods
+            if p["metadata"]["name"].startswith(f"{prefix}-")
+        ]
+        for name, prefix, port in (("default/web:http", "web", 80), ("shop/web:80", "cart", 8000))
+    }
+    text = "".join(f"{name} {' '.join(ends)}\\n" for name, ends in of.items())
+    controllers(f"printf '{text}' | curl -s --data-binary @- {BACKENDS}")(lab)
+
+
 class Row(NamedTuple):
     breaks: Callable[[Broken], object]
     heals: Callable[[Broken], object] | None
@@ -367,6 +403,26 @@ ROWS = {
         ),
         scripts("nft delete table netdev t"),
         {"pod-pod-cross-node": ("", "only inside VXLAN there")},
+    ),
+    "ingress refused by the shop's pods": Row(
+        controllers(
+            "iptables-nft -I OUTPUT -p tcp --dport 8000 -j REJECT --reject-with tcp-reset"
+        ),
+        controllers("iptables-nft -F OUTPUT"),
+        {"ingress": ("", "200 from a pod of ['shop/web:80']")},
+    ),
+    "ingress sends to others": Row(
+        others_endpoints,
+        own_endpoints,
+        {"ingress": ("", "200 from a pod of ['shop/web:80']")},
+    ),
+    "ingress behind another proxy": Row(
+        *rule("nat PREROUTING -p tcp --dport 8000 -j DNAT --to-destination 203.0.113.10:80"),
+        {"ingress": ("", "200 from a pod of ['shop/web:80']")},
+    ),
+    "packets to the ingress": Row(
+        *rule("filter FORWARD -p tcp --dport 443 -j DROP"),
+        {"ingress": ("", "eth0")},
     ),
     "agent stopped": Row(
         lambda lab: None,
