@@ -63,6 +63,7 @@ python_packages() {
 missing_packages() {
     if [ "${FOR_TESTS:-}" = yes ]; then
         has sysctl || echo procps
+        has curl || echo curl
         has tshark || echo tshark
         has dot || echo graphviz
         has chromium || has google-chrome || echo chromium
