@@ -15,7 +15,7 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from netlab import paths, world
+from netlab import paths, patience, world
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
 from netlab.packets import Expectation, Flow, Leg, Outcome, Protocol, RuleHit, Sighting, Verdict
@@ -26,7 +26,7 @@ from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
 STALL = 1.1  # seconds; hops take microseconds, but ARP asks again after 1 s (retrans_time_ms)
-PATIENCE = 2.0  # seconds
+PATIENCE = patience.seconds(2.0)  # seconds
 SETTLED = 0.1  # seconds to be refused in; ICMP errors are rationed (icmp_ratelimit), so not always
 LOOK = 0.01  # seconds between two looks when nothing wakes us
 AGAIN = 2.0  # seconds after which a probe is not sent again though the sensors lost frames

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import __version__, processes
+from netlab import __version__, patience, processes
 from netlab.agent.balancer import Balancer
 from netlab.agent.control_plane import ControlPlane, Declaration
 from netlab.agent.heartbeat import Heartbeat
@@ -41,7 +41,7 @@ Say = Callable[[dict[str, Any]], None]
 ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
 LOOPS_END = 3.0  # seconds for the loops to finish what they are at
 LONG_PASS = 1.0  # seconds
-PATIENCE = 15.0  # seconds without progress after which a declaration's problems are told
+PATIENCE = patience.seconds(15.0)  # without progress: then a declaration's problems are told
 
 
 class Agent:

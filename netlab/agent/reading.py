@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
+from netlab import patience
 from netlab.errors import StoreError
 from netlab.kernel import netns
 from netlab.model.inventory import Inventory
@@ -17,7 +18,7 @@ from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd
 from netlab.store.watch import Watch
 
-ETCD_SILENCE = 1.0  # seconds
+ETCD_SILENCE = patience.seconds(1.0)  # seconds
 
 
 class Reading:

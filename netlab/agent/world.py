@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from netlab import processes, world
+from netlab import patience, processes, world
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.kernel import Kernel, Watch, netns
@@ -27,7 +27,7 @@ from netlab.store import server
 from netlab.store.etcd import PORT, Etcd
 
 ETCD = "etcd"  # the role of etcd's process
-ETCD_DEADLINE = 20.0  # seconds for etcd to become healthy
+ETCD_DEADLINE = patience.seconds(20.0)  # seconds for etcd to become healthy
 INTERNET_PORTS = (Port(80), Port(80, "UDP"), Port(53), Port(53, "UDP"))
 
 

@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from struct import pack
 
+from netlab import patience
 from netlab.capabilities import links
 from netlab.kernel import netlink
 from netlab.processes import run
@@ -13,7 +14,7 @@ from netlab.processes import run
 NFTRACE_GROUP = 9  # linux/netfilter/nfnetlink.h: NFNLGRP_NFTRACE
 GENERIC, CONTROL, GETFAMILY, FAMILY_NAME = 16, 16, 3, 2  # linux/genetlink.h
 CHAIN = "NETLAB-TRY"
-PATIENCE = 2.0  # seconds for a trace message
+PATIENCE = patience.seconds(2.0)  # seconds for a trace message
 
 
 def nft() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import controllers, world
+from netlab import controllers, patience, world
 from netlab.agent import control
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change, podstate, scheduler
@@ -24,7 +24,7 @@ from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd, Listing
 
-ANSWER = 1.5  # seconds etcd may take to answer at all
+ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
 LISTING = 10.0  # seconds etcd may take to list all of a large lab: 20,000 objects need one or two
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from netlab import processes
+from netlab import patience, processes
 from netlab.agent import control
 from netlab.errors import NetlabError
 from netlab.lab.directory import lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.topology import Declaration
 
-AGENT_START = 60.0  # seconds for a new agent to listen; one that ends is seen at once
+AGENT_START = patience.seconds(60.0)  # for a new agent to listen; one that ends is seen at once
 AGENT_SILENCE = 180.0  # seconds without a word from the agent before it is given up
 
 

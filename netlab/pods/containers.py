@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netlab import processes
+from netlab import patience, processes
 from netlab.errors import NetlabError
 from netlab.pods import runs, sandbox
 from netlab.pods.logs import Collector, Log, log_path
@@ -34,7 +34,7 @@ from netlab.pods.watching import Watcher
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_MOST = 30.0
 FORGIVEN_AFTER = 60.0  # seconds of running
-EXECUTED_WITHIN = 2.0  # seconds in which a program is either executed or known not to be
+EXECUTED_WITHIN = patience.seconds(2.0)  # then a program is executed, or known not to be
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from netlab import filters, world
+from netlab import filters, patience, world
 from netlab.annotation.blocks import Annotator
 from netlab.annotation.names import Names
 from netlab.errors import NetlabError
@@ -31,7 +31,7 @@ OVERHEAD = 150  # bytes that Python takes for each frame besides its own
 COUNT = 0.5  # seconds between two counts of lost frames: a call per namespace
 LOOK = 1.0  # seconds between two looks for namespaces that came or went
 WAIT = 0.05  # seconds the thread sleeps at most
-PATIENCE = 2.0  # seconds for what was seen before a `dump` to be handed over
+PATIENCE = patience.seconds(2.0)  # seconds for what was seen before a `dump` to be handed over
 
 
 class Recorder:

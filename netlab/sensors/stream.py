@@ -15,12 +15,13 @@ from types import TracebackType
 
 import msgspec
 
+from netlab import patience
 from netlab.packets import Flow
 from netlab.sensors.ports import MANY, Ports
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
-PATIENCE = 1.0  # seconds for an answer
+PATIENCE = patience.seconds(1.0)  # seconds for an answer
 LOOK = 0.005  # seconds between two looks at what is under way
 MARK = b"stream:"
 _ports = Ports(MANY)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import socket
 import time
 
+from netlab import patience
+
 CHUNK = 1 << 18  # bytes asked of the kernel at once
-CONNECT_WITHIN = 0.7  # s; a lost SYN is sent again after 1 s, so a fresh attempt is quicker
+CONNECT_WITHIN = patience.seconds(0.7)  # a lost SYN is sent again after 1 s: a fresh one is quicker
 PROBE_AFTER = 1  # seconds a peer may be silent before the kernel asks whether it lives
 GIVE_UP_AFTER = 1000  # ms of unanswered bytes or probes; with PROBE_AFTER a cut is seen in 1-2 s
 

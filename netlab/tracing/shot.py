@@ -14,7 +14,7 @@ from typing import Protocol as Interface
 
 from msgspec.structs import replace
 
-from netlab import paths, proxy
+from netlab import paths, patience, proxy
 from netlab.cluster import Cluster
 from netlab.journeys import Journey, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
@@ -36,7 +36,7 @@ from netlab.tracing.wires import Wires
 LOOK = 0.002  # seconds between two looks
 QUIET = 0.01  # seconds without news, after which sentinels are sent
 ROUNDS = 40  # hops that a packet may have before it, each through a queue
-THINKING = 2.0  # seconds for a server that was reached
+THINKING = patience.seconds(2.0)  # seconds for a server that was reached
 NEVER_QUIET = 1.0  # seconds more, where others' packets look like the conversation's own
 UNBOUND = "0.0.0.0"  # of a socket whose connect(2) was refused
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from netlab import patience
 from netlab.journeys import (
     Cause,
     Journey,
@@ -23,7 +24,7 @@ from netlab.tracing import ruled, state
 from netlab.tracing.asking import Asking
 from netlab.tracing.stops import Stop, errors, reset
 
-THINKING = 0.4  # seconds for a server that was reached
+THINKING = patience.seconds(0.4)  # seconds for a server that was reached
 _LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net/tcp and udp, include/net/tcp_states.h
 
 

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
-from netlab import world
+from netlab import patience, world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import choice, lease, vxlan
 from netlab.flannel.config import SUBNETS, resolve
@@ -32,7 +32,7 @@ from netlab.processes import run
 from netlab.verify.context import Checked, Context, Failure, Skip, required
 from netlab.verify.leases import in_words, observed, only_vxlan, way_to
 
-WITHIN = 2.0  # seconds, for all nodes to follow
+WITHIN = patience.seconds(2.0)  # seconds, for all nodes to follow
 SENDERS = 8  # nodes at most of which a pod speaks with the stranger
 TTL = 30  # seconds the stranger's lease lives at most
 LOOK = 0.005  # seconds between two looks into the kernels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from netlab import world
+from netlab import patience, world
 from netlab.cluster import NodeState
 from netlab.flannel import lease, vxlan
 from netlab.flannel.config import SUBNETS, resolve
@@ -15,7 +15,7 @@ from netlab.store.etcd import Etcd, KeyValue, Listing
 from netlab.verify.context import Checked, Context, Failure, Skip
 
 SHORT = 1800  # seconds: less than flannel's margin before the end, so a key is renewed at once
-RENEWED_WITHIN = 2.0  # seconds
+RENEWED_WITHIN = patience.seconds(2.0)  # seconds
 LOOK = 0.005  # seconds between two looks into etcd
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from netlab import patience
 from netlab.cluster import Cluster, PodState
 from netlab.controllers import clusterdns
 from netlab.dns import wire
@@ -24,9 +25,9 @@ from netlab.verify.following import holding
 from netlab.verify.replicas import document_of, somebody_replaces
 
 NOBODY = "no-such-service"  # of a Service; and a name outside, below .invalid (RFC 6761)
-WITHIN = 1.0  # seconds until DNS tells what etcd holds
+WITHIN = patience.seconds(1.0)  # seconds until DNS tells what etcd holds
 BACK_WITHIN = 10.0  # seconds until a deleted pod of a StatefulSet runs again
-ANSWERS_WITHIN = 2.0  # seconds
+ANSWERS_WITHIN = patience.seconds(2.0)  # seconds
 LOOK = 0.02  # seconds
 
 

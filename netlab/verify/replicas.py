@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from ipaddress import IPv4Address, IPv4Network
 
+from netlab import patience
 from netlab.agent.endings import LINGER
 from netlab.cluster import Cluster, PodState
 from netlab.errors import NetlabError
@@ -23,7 +24,7 @@ from netlab.verify.context import (
     usable,
 )
 
-WITHIN = 10.0  # seconds for the replacement to run
+WITHIN = patience.seconds(10.0)  # seconds for the replacement to run
 ANSWERS = 2.0  # seconds for the agent to say that it is there
 LOOK = 0.01  # seconds between two looks into etcd
 

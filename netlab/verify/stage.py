@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from netlab import patience
 from netlab.errors import KernelError
 from netlab.kernel import netns
 from netlab.kernel.addresses import has_tentative
@@ -27,7 +28,7 @@ from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysc
 from netlab.plan import Op, Verb, difference
 
 UPLINK = "eth0"
-PATIENCE = 10.0  # seconds for what takes milliseconds
+PATIENCE = patience.seconds(10.0)  # seconds for what takes milliseconds
 PAUSE = 0.002  # seconds
 EVERYWHERE = {4: "default", 6: "::/0"}
 BITS = {4: 32, 6: 128}

@@ -35,6 +35,7 @@ from running import Failed, Run, TimeUp
 CHECKOUT = Path(__file__).resolve().parents[2]
 USAGE, MISSING, LATE, DIED, INTERRUPTED = 2, 3, 124, 125, 130
 MOST = 200  # machines on a wire: their addresses end in 11 to 210
+EMULATED = "10"  # NETLAB_PATIENCE: how much longer things take than on this computer
 LEFT_OUT = ("LD_LIBRARY_PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 # In the guest, which is root already.
 SUDO = """#!/bin/sh
@@ -117,7 +118,7 @@ def prepared(cache: Path, package: str | None) -> kernels.Kernel:
         return kernels.kernel(cache, package)
 
 
-def command_text(words: list[str]) -> str:
+def command_text(words: list[str], *, kvm: bool) -> str:
     """Return the shell script that the guest runs: the caller's environment, directory, words."""
     left_out = (*LEFT_OUT, "PATH", "PWD", "OLDPWD", "_")
     exported = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -127,11 +128,15 @@ def command_text(words: list[str]) -> str:
     path = [str(CHECKOUT / ".venv/bin"), "/run/vm/bin", *inherited, *system]
     exported["PATH"] = ":".join(dict.fromkeys(path))
     exported["NETLAB_VM"] = "1"
+    if not kvm:
+        exported.setdefault("NETLAB_PATIENCE", EMULATED)
     lines = [f"export {n}={shlex.quote(v)}" for n, v in exported.items() if n.isidentifier()]
     return "\n".join([*lines, f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(words)}", ""])
 
 
-def fill(share: Path, chosen: argparse.Namespace, *, cache: Path, kernel: kernels.Kernel) -> None:
+def fill(
+    share: Path, chosen: argparse.Namespace, *, cache: Path, kernel: kernels.Kernel, kvm: bool
+) -> None:
     """Write what the guest reads in /run/vm."""
     (share / "bin").mkdir(parents=True)
     layers = [kernel.layer, *fetched.layers(cache)]
@@ -142,7 +147,7 @@ def fill(share: Path, chosen: argparse.Namespace, *, cache: Path, kernel: kernel
         words = [os.environ.get("SHELL", "/bin/sh")]
         size = shutil.get_terminal_size()
         (share / "shell").write_text(f"rows {size.lines} columns {size.columns}\n")
-    (share / "command").write_text(command_text(words))
+    (share / "command").write_text(command_text(words, kvm=kvm))
     shutil.copy(Path(__file__).parent / "guest", share / "guest")
     (share / "bin/sudo").write_text(SUDO)
     (share / "bin/sudo").chmod(0o755)
@@ -171,7 +176,7 @@ def ran(chosen: argparse.Namespace, cache: Path, kernel: kernels.Kernel, *, kvm:
     mark = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="netlab-vm.") as name:
         directory = Path(name)
-        fill(directory / "share", chosen, cache=cache, kernel=kernel)
+        fill(directory / "share", chosen, cache=cache, kernel=kernel, kvm=kvm)
         deadline = time.monotonic() + chosen.timeout if chosen.timeout else None
         run = Run(directory, shape, mark, fetched.environment(cache), deadline)
 

@@ -97,7 +97,7 @@ def test_without_root_everything_is_tried_in_a_user_namespace(
 
 
 def test_a_try_that_hangs_fails_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "DEADLINE", 0.3)
+    monkeypatch.setattr(trial, "DEADLINE", 2.0)
 
     def hang() -> str:
         time.sleep(60)
@@ -105,7 +105,7 @@ def test_a_try_that_hangs_fails_and_ends(monkeypatch: pytest.MonkeyPatch) -> Non
 
     began = time.monotonic()
     found = trial.outcomes([lambda: "fine", hang, lambda: "never"])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert found == [(True, "fine")] + [(False, "the try did not come to an end")] * 2
 
 

@@ -36,7 +36,7 @@ class Cli:
             input=input,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=max(180, 2 * DEADLINE),
         )
         if code is not None:
             assert done.returncode == code, (

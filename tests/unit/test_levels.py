@@ -9,7 +9,7 @@ import pytest
 
 NETLAB = Path(__file__).parents[2] / "netlab"
 ROOMS = {
-    "data": ["errors", "journeys", "model", "objects", "packets"],
+    "data": ["errors", "journeys", "model", "objects", "packets", "patience"],
     "pure": [
         "topology",
         "world",
