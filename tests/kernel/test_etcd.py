@@ -179,6 +179,18 @@ def test_a_revoked_lease_takes_its_keys_along(etcd: Etcd) -> None:
     assert etcd.time_to_live(lease) == -1
 
 
+def test_a_lease_that_is_kept_alive_writes_nothing(etcd: Etcd) -> None:
+    lease = etcd.grant(60)
+    etcd.put("/leased", b"", lease=lease)
+    before = etcd.range("/leased").revision
+    for _ in range(3):  # over one connection
+        assert etcd.keep_alive(lease) == 60
+    assert etcd.range("/leased").revision == before
+    etcd.revoke(lease)
+    assert etcd.keep_alive(lease) == 0
+    assert etcd.get("/leased") is None
+
+
 def test_a_refusal_names_etcd_and_its_reason(etcd: Etcd) -> None:
     with pytest.raises(StoreError, match=r"etcd 127\.0\.0\.1:\d+: .*lease not found"):
         etcd.revoke(12345)

@@ -327,3 +327,19 @@ def size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # just renamed
         return 0
+
+
+def test_a_program_that_is_to_end_is_told_once_and_not_started_again(
+    containers: Containers, place: Callable[[], str], rundir: Path
+) -> None:
+    script = "trap 'echo told; exit 7' TERM; echo up; while :; do sleep 0.05; done"
+    one = wanted(place(), script)
+    settled(containers, one, lambda status: "running" in status["state"])
+    going = wanted(one.netns, script, ending=True)
+    log = rundir / "logs/shop/web-0/c.log"
+    assert until(lambda: log.exists() and "up" in log.read_text(), within=SOON)
+    ended = settled(containers, going, lambda status: "terminated" in status["state"])
+    assert ended["state"]["terminated"]["exitCode"] == 7
+    assert ended["restartCount"] == 0
+    assert containers.due() is None
+    assert containers.reconcile([going])[going.key] == ended

@@ -278,3 +278,20 @@ def test_replaced_writes_only_over_the_version_read(etcd: Etcd) -> None:
     assert written["metadata"]["name"] == "a"
     assert written == named(etcd, "a")
     assert named(etcd, "b")["status"] == {"phase": "Failed"}
+
+
+def test_an_event_ends_by_itself_in_an_hour_and_nothing_else_does(etcd: Etcd) -> None:
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "e", "namespace": "default", "uid": "u"},
+    }
+    create(etcd, "p")
+    assert registry.write(etcd, [change("create", event)]) == []
+    stored = {item.key: item.lease for item in etcd.range("/registry/").items}
+    assert stored["/registry/pods/default/p"] == 0
+    left = etcd.time_to_live(stored["/registry/events/default/e"])
+    assert registry.EVENT_TTL - 5 < left <= registry.EVENT_TTL + registry.EVENT_LEASE_SHARED
+    assert registry.write(etcd, [change("update", event)]) == []
+    again = etcd.get("/registry/events/default/e")
+    assert again is not None and again.lease == stored["/registry/events/default/e"]
