@@ -74,10 +74,11 @@ def nginx() -> str:
     with TemporaryDirectory() as place:
         temp = "".join(f"{name}_temp_path {place}/{name};" for name in TEMPORARY)
         lua = 'init_by_lua_block { require "ngx.balancer" }'
-        text = f"{modules} pid {place}/pid; events {{}} http {{ {temp} access_log off; {lua} }}"
+        main = f"{modules} error_log stderr; pid {place}/pid; events {{}}"
+        text = f"{main} http {{ {temp} access_log off; {lua} }}"
         file = Path(place, "nginx.conf")
         file.write_text(text)
-        run(["nginx", "-t", "-q", "-e", "stderr", "-c", str(file)])
+        run(["nginx", "-t", "-q", "-c", str(file)])
     return run(["nginx", "-v"]).stderr.strip().removeprefix("nginx version: ")
 
 
