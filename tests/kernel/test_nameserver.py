@@ -94,9 +94,9 @@ class Upstream:
         self._tcp.close()
 
 
-def addressed(query: dns.message.Message) -> list[bytes]:
+def addressed(query: dns.message.Message, address: str = "203.0.113.10") -> list[bytes]:
     reply = dns.message.make_response(query)
-    reply.answer = [dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "203.0.113.10")]
+    reply.answer = [dns.rrset.from_text(query.question[0].name, 60, "IN", "A", address)]
     return [reply.to_wire()]
 
 
@@ -191,9 +191,11 @@ def test_ports_and_numbers_cannot_be_guessed(here: str) -> None:
 def test_an_answer_to_another_question_is_passed_over(here: str) -> None:
     def forged(query: dns.message.Message) -> list[bytes]:
         (right,) = addressed(query)
+        (evil,) = addressed(query, "192.0.2.66")
         other = dns.message.make_query("evil.test", "A", id=query.id)
-        wrong_number = bytes([right[0] ^ 1]) + right[1:]
-        return [addressed(other)[0], wrong_number, query.to_wire(), right]
+        wrong_number = bytes([evil[0] ^ 1]) + evil[1:]
+        not_an_answer = evil[:2] + bytes([evil[2] & 0x7F]) + evil[3:]
+        return [*addressed(other, "192.0.2.66"), wrong_number, not_an_answer, evil[:20], right]
 
     upstream = Upstream("127.0.0.2", forged)
     serving("127.0.0.2")
