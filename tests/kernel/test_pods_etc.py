@@ -22,11 +22,15 @@ from netlab.pods.namespaces import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, mou
 unshare(CLONE_NEWNS)
 mount("none", "/", flags=MS_REC | MS_PRIVATE)
 mount(sys.argv[1], "/etc", flags=MS_BIND)
-if sys.argv[3] == "shared":
-    mount("none", "/", flags=1 << 20)  # MS_SHARED
+mount("none", "/", flags=MS_REC | 1 << 20)  # MS_SHARED
+pid = os.fork()
+if pid == 0 or sys.argv[3] == "inside":
     unshare(CLONE_NEWNS)
-etc.private()
-etc.show(sys.argv[2])
+    etc.private()
+    etc.show(sys.argv[2])
+if pid == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
 for name in ("resolv.conf", "passwd"):
     print(open("/etc/" + name).read().strip())
 """
@@ -41,8 +45,8 @@ def machine(tmp_path: Path) -> Path:
     return place
 
 
-def shown(machine: Path, files: Path, how: str = "private") -> list[str]:
-    argv = [sys.executable, "-c", SHOWN, str(machine), str(files), how]
+def shown(machine: Path, files: Path, who: str = "inside") -> list[str]:
+    argv = [sys.executable, "-c", SHOWN, str(machine), str(files), who]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
@@ -66,6 +70,6 @@ def test_nothing_of_it_is_seen_outside(tmp_path: Path, machine: Path) -> None:
     (machine / "resolv.conf").write_text("nameserver 192.0.2.1\n")
     before = Path("/proc/self/mountinfo").read_text()
     files = etc.write(tmp_path / "pod", {"resolv.conf": "nameserver 10.96.0.10\n"})
-    assert shown(machine, files, "shared")[0] == "nameserver 10.96.0.10"
+    assert shown(machine, files, "outside")[0] == "nameserver 192.0.2.1"
     assert Path("/proc/self/mountinfo").read_text() == before
     assert (machine / "resolv.conf").read_text() == "nameserver 192.0.2.1\n"
