@@ -522,3 +522,11 @@ def test_without_a_service_the_server_names_itself() -> None:
     assert isinstance(found, dns.message.Message)
     assert lines(found.answer) == ["cluster.local. 5 NS ns.dns"]
     assert lines(found.additional) == ["ns.dns 5 A 10.244.1.9"]
+
+
+def test_the_target_of_a_place_is_not_shortened() -> None:
+    asked = dns.message.make_query("_http._tcp.web.shop.svc.cluster.local", "SRV")
+    reply = answers().answer(asked.to_wire())
+    assert isinstance(reply, bytes)
+    whole = b"\3web\4shop\3svc\7cluster\5local\0"
+    assert reply.count(whole) == 2, "in the question, and as the target (RFC 2782)"
