@@ -188,6 +188,7 @@ class State:
         with self.changed:
             if self._balancer != report:
                 self._balancer = report
+                self._notice_agreement()
                 self.changed.notify_all()
 
     def balancer_report(self) -> BalancerReport:
