@@ -200,6 +200,12 @@ def routes_to(cluster: Cluster, name: str) -> str:
     )
 
 
+def taint_words(taint: Document) -> str:
+    """Return a taint as kubectl writes it: `gpu=yes:NoSchedule`."""
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint.get('key')}{value}:{taint.get('effect')}"
+
+
 def node_facts(document: Document, scene: Scene) -> Facts:
     """Return a node's lease, devices and pods."""
     cluster = scene.cluster
@@ -222,6 +228,7 @@ def node_facts(document: Document, scene: Scene) -> Facts:
     pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
     return [
         ("Status", rows.node_status(document, scene)),
+        ("Taints", [taint_words(one) for one in (document.get("spec") or {}).get("taints") or ()]),
         ("Lease", node.subnet),
         (f"Pods ({len(pods)})", pods),
         ("Here", here),

@@ -48,6 +48,20 @@ def born(document: Document) -> Document:
     return whole
 
 
+def generated(old: Document, new: Document) -> Document:
+    """Return *new*, which takes the place of *old*, with the number of its generation.
+
+    As an API server counts them: one more when the spec of what makes pods changes, so that its
+    controller can say which one its status is about.
+    """
+    spec = new.get("spec")
+    if not isinstance(spec, dict) or "template" not in spec or spec == old.get("spec"):
+        return new
+    before = old["metadata"].get("generation")
+    number = (before if isinstance(before, int) else 1) + 1
+    return {**new, "metadata": {**new["metadata"], "generation": number}}
+
+
 def controller(document: Document) -> Mapping[str, Any] | None:
     """Return the reference to the object that made *document*, None if a user declared it."""
     references = document["metadata"].get("ownerReferences")

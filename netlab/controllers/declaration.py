@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from netlab.controllers import clusterdns, podstate
-from netlab.controllers.change import Change, Verb, born
+from netlab.controllers.change import Change, Verb, born, generated
 from netlab.controllers.departure import departed
 from netlab.controllers.inheritance import kept
 from netlab.model.kubernetes import Document, registry_key
@@ -22,6 +22,10 @@ from netlab.model.loose import mapping, mappings
 
 ANNOTATION = "netlab.io/declared"
 NAMESPACES = ("default", "kube-system")  # of every cluster
+SERVERS = (  # fields of metadata that no user declares
+    *("uid", "creationTimestamp", "resourceVersion", "generation"),
+    *("ownerReferences", "finalizers"),
+)
 # A Namespace comes before what is in it and goes after it.
 FIRST = {"Namespace": 0, "Node": 1}
 
@@ -138,7 +142,7 @@ def _changed(document: Document, stored: Document) -> list[Change]:
     last = _loaded(before)
     if document["kind"] == "Pod" and document["spec"] != last.get("spec"):
         return [Change(Verb.DELETE, stored), Change(Verb.CREATE, _new(document))]
-    merged = _merged(document, last, stored)
+    merged = generated(stored, _merged(document, last, stored))
     return [] if merged == stored else [Change(Verb.UPDATE, merged)]
 
 
@@ -149,7 +153,7 @@ def _merged(document: Document, last: Document, stored: Document) -> Document:
     new = merged["metadata"]
     if labels := {**_foreign("labels", last, stored), **new.get("labels", {})}:
         new["labels"] = labels
-    for name in ("uid", "creationTimestamp", "resourceVersion", "ownerReferences", "finalizers"):
+    for name in SERVERS:
         if name in meta:
             new.setdefault(name, meta[name])
     if document["kind"] == "Pod":

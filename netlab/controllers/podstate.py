@@ -121,8 +121,13 @@ def suffixed(prefix: str, taken: Container[str]) -> str:
 
 
 def with_status(document: Document, status: Mapping[str, Any]) -> list[Change]:
-    """Return the update that gives *document* the fields of *status*; none if it has them."""
+    """Return the update that gives *document* the fields of *status*; none if it has them.
+
+    It says of which generation of the spec it is, where these are counted.
+    """
     old = status_of(document)
+    if generation := document["metadata"].get("generation"):
+        status = {**status, "observedGeneration": generation}
     if all(old.get(key) == value for key, value in status.items()):
         return []
     return [Change(Verb.UPDATE, {**document, "status": {**old, **status}})]

@@ -13,6 +13,7 @@ from netlab import controllers, patience, world
 from netlab.agent import control
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change, podstate, scheduler
+from netlab.controllers.change import generated
 from netlab.errors import NetlabError, NotFoundError, StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
@@ -163,7 +164,7 @@ class Live:
             while left:
                 held = {registry_key(d): d for d in registry.documents(self.etcd())[0]}
                 now = {key: held[key] for key in left if key in held}
-                pairs = {key: (old, edited(old)) for key, old in now.items()}
+                pairs = {key: (old, generated(old, edited(old))) for key, old in now.items()}
                 changes = [
                     Change(controllers.Verb.UPDATE, new)
                     for old, new in pairs.values()

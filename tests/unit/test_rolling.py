@@ -131,6 +131,17 @@ def test_pods_count_as_available_once_they_have_been_ready_for_long_enough() -> 
     assert store.of("Deployment")[0]["status"]["availableReplicas"] == 1
 
 
+def test_a_status_says_which_generation_it_is_about() -> None:
+    store = brought_up(deployment(2))
+    store.declare(*nodes(), deployment(3))
+    (before,) = store.of("Deployment")
+    assert before["metadata"]["generation"] == 2
+    assert before["status"].get("observedGeneration", 0) < 2, "nobody has looked yet"
+    store.live()
+    (after,) = store.of("Deployment")
+    assert (after["metadata"]["generation"], after["status"]["observedGeneration"]) == (2, 2)
+
+
 def test_recreate_waits_until_the_old_ones_are_gone() -> None:
     def wanted(image: str) -> Document:
         one = deployment(3, image=image)
