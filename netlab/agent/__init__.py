@@ -4,6 +4,10 @@
     world          underlay, gateway, outside, master; etcd's and the pod servers' processes
     control_plane  objects in etcd: what is declared, the controllers, the scheduler
     node           one node: its lease, its bridge, its pods, its tunnel
+    heartbeat      its sign of life
+    kubelet        its pods: addresses, containers; `podstatus`; `health`: what probes say;
+                   `endings`: how they end
+    liveness       which nodes are heard from
     state          what the loops tell each other, and what `netlab status` reads
     kubeproxy      what serves Services in one namespace; healthchecks, answers: the HTTP servers
     rules          what a node's proxy has programmed, against what it should have

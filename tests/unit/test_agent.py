@@ -13,8 +13,8 @@ import pytest
 
 from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import PODS_PORTION, PORTION, portions
-from netlab.agent.kubelet import pod_status
 from netlab.agent.loop import Loop
+from netlab.agent.podstatus import pod_status
 from netlab.agent.state import (
     NodeReport,
     ServicesReport,
