@@ -13,11 +13,12 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from netlab import patience
 from netlab.errors import NetlabError
 from netlab.pods import namespaces
 
 CLONE_NEWUSER = 0x10000000  # linux/sched.h
-DEADLINE = 30.0  # seconds for one try; an emulated processor takes ten for the slowest
+DEADLINE = patience.seconds(30.0)  # for one try
 
 Outcome = tuple[bool, str]  # whether it worked, and what was seen
 

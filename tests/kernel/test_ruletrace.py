@@ -24,7 +24,7 @@ from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.token import token
 from netlab.sensors.traceswitch import PREFIX, Selector, Switch
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.stock]
 
 NAME = f"nltest{os.getpid()}"
 NODE1, NODE2, POD = f"{NAME}.node1", f"{NAME}.node2", f"{NAME}.node1.default.a"
