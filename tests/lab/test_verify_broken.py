@@ -16,7 +16,7 @@ from ipaddress import IPv4Interface
 from typing import Any, NamedTuple
 
 import pytest
-from labs import ROOT, Cli, inside, namespaces
+from labs import ROOT, Cli, eventually, inside, namespaces
 
 pytestmark = pytest.mark.lab
 
@@ -456,6 +456,21 @@ def proven(cli: Cli, *ids: str) -> dict[str, dict[str, Any]]:
     return {path["path"]: path for path in document["paths"]}
 
 
+def _heals(cli: Cli, *ids: str) -> None:
+    """All is well again, soon: an agent stopped for long has its nodes taken for lost at first."""
+    said: list[dict[str, Any]] = []
+
+    def healed() -> bool:
+        said[:] = [one for one in proven(cli, *ids).values() if one["outcome"] != "pass"]
+        return not said
+
+    try:
+        eventually(healed)
+    except BaseException:
+        print(said)
+        raise
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_false_claim_fails_at_its_hop(notes: Cli, name: str) -> None:
     row, pid, lab = ROWS[name], notes.agent_pid(), Broken(notes)
@@ -474,10 +489,7 @@ def test_a_false_claim_fails_at_its_hop(notes: Cli, name: str) -> None:
         shown = json.dumps({key: said[key] for key in ("evidence", "lastSeen", "expectedNext")})
         assert last in said["lastSeen"], shown
         assert following in said["expectedNext"], shown
-    healed = proven(notes, *row.fails)
-    assert {path: said["outcome"] for path, said in healed.items()} == dict.fromkeys(
-        row.fails, "pass"
-    )
+    _heals(notes, *row.fails)
 
 
 EXPLAINED = {
