@@ -10,7 +10,9 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from netlab.errors import StoreError
@@ -32,27 +34,31 @@ class Follower(threading.Thread):
         where = urlsplit(url)
         self._etcd = Etcd(where.hostname or "", where.port or PORT)
         self._publish = publish
+        self._wait = AGAIN_FIRST
 
     def run(self) -> None:
-        wait, told = AGAIN_FIRST, ""
+        told = ""
         while True:
             try:
                 self._follow()
-                wait = AGAIN_FIRST
             except StoreError as error:
-                if str(error) != told:
-                    told = str(error)
-                    print(told, file=sys.stderr, flush=True)
+                words = str(error)
+            except Exception:  # a defect, or an object like no other: the names known so far stand
+                words = traceback.format_exc()
+            if words != told:
+                told = words
+                print(told, file=sys.stderr, flush=True)
             self._etcd.close()
-            time.sleep(wait)
-            wait = min(2 * wait, AGAIN_MOST)
+            time.sleep(self._wait)
+            self._wait = min(2 * self._wait, AGAIN_MOST)
 
-    def _follow(self) -> None:
+    def _follow(self) -> NoReturn:
         """Publish what changes until etcd goes away. Raises StoreError then."""
         with self._etcd.watch() as watch:
             poll = select.poll()
             poll.register(watch, select.POLLIN)
             while True:
                 self._publish(*registry.objects(self._etcd, watch=watch))
+                self._wait = AGAIN_FIRST
                 if poll.poll(LOOKS * 1000):
                     time.sleep(GATHER)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections import deque
 from collections.abc import Sequence
 
 from netlab.dns import wire
@@ -33,7 +32,7 @@ class Forwarder:
     def __init__(self, loop: Loop, upstreams: Sequence[str]) -> None:
         self.loop = loop
         self.upstreams = tuple(upstreams)
-        self._waiting: deque[tuple[float, Errand, int]] = deque()  # by deadline, with the try
+        self._waiting: dict[Errand, float] = {}  # whose try is late when; the first one first
 
     def ask(self, asked: bytes, forward: Forward, *, stream: bool, say: Say) -> None:
         """Have *say* called with the answer to *asked*, sooner or later."""
@@ -44,22 +43,22 @@ class Forwarder:
 
     def wait(self, errand: Errand) -> None:
         """Have the errand's present try end when its answer has not come in time."""
-        self._waiting.append((self.loop.now() + PATIENCE, errand, errand.tries))
+        self.leave(errand)
+        self._waiting[errand] = self.loop.now() + PATIENCE
+
+    def leave(self, errand: Errand) -> None:
+        """Wait for the errand no more."""
+        self._waiting.pop(errand, None)
 
     def due(self) -> float | None:
         """Return when the next one is late; None: nobody waits."""
-        while self._waiting:
-            deadline, errand, tries = self._waiting[0]
-            if not errand.over and errand.tries == tries:
-                return deadline
-            self._waiting.popleft()
-        return None
+        return next(iter(self._waiting.values()), None)
 
     def sweep(self) -> None:
         """Ask the next upstream for those whose answers are late."""
         now = self.loop.now()
-        while (due := self.due()) is not None and due <= now:
-            self._waiting.popleft()[1].next()
+        for errand in [one for one, late in self._waiting.items() if late <= now]:
+            errand.next()
 
 
 class Errand:
@@ -135,6 +134,7 @@ class Errand:
     def _end(self, said: bytes) -> None:
         self.over = True
         self._leave()
+        self._home.leave(self)
         self._say(said)
 
 

@@ -239,3 +239,21 @@ def test_readiness_is_told_over_http(here: str) -> None:
     server.publish(inventory(OBJECTS), 1)
     assert status("/ready") == b"HTTP/1.1 200 OK"
     assert udp("web.shop.svc.cluster.local.").rcode() == dns.rcode.NOERROR
+
+
+def test_what_is_answered_leaves_room_for_others(
+    here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "WAITING_MAX", 2)
+    monkeypatch.setattr(forwarding, "PATIENCE", SOON)
+
+    def answer(query: dns.message.Message) -> list[bytes]:
+        return [] if "silent" in query.question[0].name.to_text() else addressed(query)
+
+    upstream = Upstream("127.0.0.2", answer)
+    serving("127.0.0.2")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waiting:
+        waiting.sendto(dns.message.make_query("silent.example.com.", "A").to_wire(), (OWN, 53))
+        for number in range(6):
+            assert udp(f"n{number}.example.com.").rcode() == dns.rcode.NOERROR
+    upstream.close()
