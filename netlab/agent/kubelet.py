@@ -92,6 +92,7 @@ class Kubelet:
         current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
         fitting = {uid: d for uid, d in current.items() if _fits(d, subnet, host)}
         self._given = {uid: a for uid, a in self._given.items() if uid in current}
+        self._restarts = {one: n for one, n in self._restarts.items() if one[0] in current}
         if subnet and online:
             used = {d["status"]["podIP"] for d in fitting.values()} | set(self._given.values())
             free = cni.free_addresses(subnet, used)

@@ -142,11 +142,18 @@ class _Asked:
         if self._question is None:
             if now < self._ask_at:
                 return False
-            self._question = _asked(self.gauge.probe, rundir)
+            try:
+                self._question = _asked(self.gauge.probe, rundir)
+            except OSError as error:  # no descriptor is left; the others are asked all the same
+                return self._take(f"cannot ask: {error.strerror}", now)
         trouble = self._question.answer(now)
         if trouble is None:
             return False
         self.end()
+        return self._take(trouble, now)
+
+    def _take(self, trouble: str, now: float) -> bool:
+        """Take the answer, "" or what is wrong; return whether that is news."""
         early = trouble and now < self._counts_from and self._early
         wait = self._early.pop(0) if early else float(self.gauge.probe.period)
         self._ask_at = now + wait
