@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class State:
             self.pace.heard()
 
     def _notice_agreement(self) -> None:
-        if self.pace.moving and not self.problems(expected=False):
+        if self.pace.moving and next(self._problems(expected=False), None) is None:
             self.pace.agreed()
 
     def services_report(self, node: str) -> ServicesReport:
@@ -217,51 +217,51 @@ class State:
         of the nodes they cut off, which no waiting mends.
         """
         with self.changed:
-            if self.lab is None:
-                return ["no lab is declared yet"]
-            if stopped := self.lab.faulted(Sort.ETCD_STOP):
-                return [told(stopped)]
-            if self.cluster is None or self.cluster.lab != self.lab:
-                return ["etcd holds no objects yet"]
-            if self.cluster.revision < revision or not self.stable:
-                return ["the controllers are still at work"]
-            objects = self.cluster.documents
-            stored = {one["metadata"]["name"] for one in objects.of("Node")}
-            if lost := [node.name for node in self.lab.nodes if node.name not in stored]:
-                return [
-                    f"etcd has lost node {lost[0]}, and maybe more: `netlab up` with the lab's "
-                    "files declares all of it again"
-                ]
-            cut = () if expected else self._cut()
-            reports = {
-                node.name: self._reports.get(node.name, NodeReport())
-                for node in self.lab.running
-                if node.name not in cut
-            }
-            problems = [
-                problem
-                for name, report in reports.items()
-                for problem in self._node_problems(name, report)
-            ]
-            problems += [
-                problem
-                for pod in self.cluster.pods
-                if pod.node in reports and (problem := pod_problem(pod))
-            ]
-            if self.lab.balancer is not None:
-                problems += self._balancer_problems()
-            problems += [
-                f"pod {one['metadata']['namespace']}/{one['metadata']['name']}: "
-                + (why_waiting(one) or "no node fits")
-                for one in (objects.of("Pod") if expected or not self._short_of_nodes() else ())
-                if not one.get("spec", {}).get("nodeName")
-            ]
-            problems += [
-                f"service {one['metadata'].get('namespace', '')}/{one['metadata']['name']}: {why}"
-                for one in objects.of("Service")
-                if (why := refusal(one))
-            ]
-            return problems
+            return list(self._problems(revision, expected=expected))
+
+    def _problems(self, revision: int = 0, *, expected: bool) -> Iterator[str]:
+        """Yield the same, what is cheap to find first: every report asks whether there is any."""
+        if self.lab is None:
+            yield "no lab is declared yet"
+        elif stopped := self.lab.faulted(Sort.ETCD_STOP):
+            yield told(stopped)
+        elif self.cluster is None or self.cluster.lab != self.lab:
+            yield "etcd holds no objects yet"
+        elif self.cluster.revision < revision or not self.stable:
+            yield "the controllers are still at work"
+        else:
+            yield from self._problems_of(self.lab, self.cluster, expected=expected)
+
+    def _problems_of(self, lab: Lab, cluster: Cluster, *, expected: bool) -> Iterator[str]:
+        objects = cluster.documents
+        stored = {one["metadata"]["name"] for one in objects.of("Node")}
+        if lost := [node.name for node in lab.nodes if node.name not in stored]:
+            yield (
+                f"etcd has lost node {lost[0]}, and maybe more: `netlab up` with the lab's "
+                "files declares all of it again"
+            )
+            return
+        cut = () if expected else self._cut()
+        reports = {
+            node.name: self._reports.get(node.name, NodeReport())
+            for node in lab.running
+            if node.name not in cut
+        }
+        for name, report in reports.items():
+            yield from self._node_problems(name, report)
+        for pod in cluster.pods:
+            if pod.node in reports and (problem := pod_problem(pod)):
+                yield problem
+        if lab.balancer is not None:
+            yield from self._balancer_problems()
+        for one in objects.of("Pod") if expected or not self._short_of_nodes() else ():
+            if not one.get("spec", {}).get("nodeName"):
+                title = f"{one['metadata']['namespace']}/{one['metadata']['name']}"
+                yield f"pod {title}: {why_waiting(one) or 'no node fits'}"
+        for one in objects.of("Service"):
+            if why := refusal(one):
+                title = f"{one['metadata'].get('namespace', '')}/{one['metadata']['name']}"
+                yield f"service {title}: {why}"
 
     def _node_problems(self, name: str, report: NodeReport) -> list[str]:
         assert self.lab is not None
