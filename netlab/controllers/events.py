@@ -53,10 +53,12 @@ def recorded(facts: Iterable[Fact], objects: Inventory) -> list[Change]:
     made: dict[str, Document] = {}
     for fact in listed:
         event = _event(fact, fact.message)
-        if registry_key(event) not in {**held, **made} and similar[_similar(event)] >= SIMILAR_MAX:
+        key = registry_key(event)
+        new = key not in held and key not in made
+        if new and similar[_similar(event)] >= SIMILAR_MAX:
             event = _event(fact, COMBINED)
             event["message"] = COMBINED + fact.message
-        key = registry_key(event)
+            key = registry_key(event)
         before = made.get(key) or held.get(key)
         if before is None:
             similar[_similar(event)] += 1
@@ -66,11 +68,6 @@ def recorded(facts: Iterable[Fact], objects: Inventory) -> list[Change]:
         for key, one in made.items()
     ]
     return [*_oldest(held, made), *changes]
-
-
-def recorded_one(fact: Fact, objects: Inventory) -> Change:
-    """Return the change that makes *fact* an Event among *objects*."""
-    return recorded([fact], objects)[-1]
 
 
 def _similar(event: Document) -> tuple[str, str]:

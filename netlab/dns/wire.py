@@ -233,10 +233,6 @@ class Answer(NamedTuple):
     def truncated(self) -> bool:
         return bool(self.flags & TC)
 
-    @property
-    def authoritative(self) -> bool:
-        return bool(self.flags & AA)
-
 
 def read_answer(data: bytes) -> Answer:
     """Return what the response *data* says. Raises Malformed."""
