@@ -75,8 +75,12 @@ def test_the_lab_is_up_and_a_second_up_would_change_nothing(lab: Cli) -> None:
 
 
 def test_paths_are_proven_by_packets(lab: Cli) -> None:
-    said = lab("verify", *PATHS, "-o", "json", code=None).stdout
-    found = {path["path"]: path for path in json.loads(said)["paths"]}
+    """A path that fails is tried again twice: on a busy computer an emulated one stands still."""
+    found: dict[str, dict[str, object]] = {}
+    for _ in range(3):
+        left = [path for path in PATHS if found.get(path, {}).get("outcome") != "pass"]
+        said = lab("verify", *left, "-o", "json", code=None).stdout if left else '{"paths": []}'
+        found |= {path["path"]: path for path in json.loads(said)["paths"]}
     assert [path for path in found.values() if path["outcome"] != "pass"] == []
     assert set(found) == set(PATHS)
 
