@@ -77,8 +77,16 @@ def _stateful_set(document: Document) -> tuple[str, bool]:
     wanted, ready = document["spec"].get("replicas", 1), status.get("readyReplicas", 0)
     if ready < wanted:
         return f"Waiting for {wanted - ready} pods to be ready...", False
+    updated = status.get("updatedReplicas", 0)
+    rolling = document["spec"].get("updateStrategy", {}).get("rollingUpdate") or {}
+    if partition := rolling.get("partition"):
+        if updated < (new := max(0, wanted - partition)):
+            return (
+                f"Waiting for partitioned roll out to finish: {updated} out of {new} new pods "
+                "have been updated..."
+            ), False
+        return f"partitioned roll out complete: {updated} new pods have been updated...", True
     if status.get("updateRevision") != status.get("currentRevision"):
-        updated = status.get("updatedReplicas", 0)
         return (
             f"waiting for statefulset rolling update to complete {updated} pods at revision "
             f"{status.get('updateRevision')}..."

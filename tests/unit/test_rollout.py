@@ -18,6 +18,7 @@ def workload(kind: str, spec: dict[str, Any], **status: Any) -> Document:
 
 SEEN = {"observedGeneration": 1}
 REPLICAS = {"replicas": 3}
+PARTITIONED = {**REPLICAS, "updateStrategy": {"rollingUpdate": {"partition": 1}}}
 PROGRESS = [
     (workload("Deployment", REPLICAS), "Waiting for deployment spec update to be observed...", 0),
     (
@@ -70,6 +71,32 @@ PROGRESS = [
     (
         workload("StatefulSet", REPLICAS, readyReplicas=3, currentReplicas=3, **SEEN),
         "statefulset rolling update complete 3 pods at revision None...",
+        1,
+    ),
+    (
+        workload(
+            "StatefulSet",
+            PARTITIONED,
+            readyReplicas=3,
+            updatedReplicas=1,
+            updateRevision="b",
+            currentRevision="a",
+            **SEEN,
+        ),
+        "Waiting for partitioned roll out to finish: 1 out of 2 new pods have been updated...",
+        0,
+    ),
+    (
+        workload(
+            "StatefulSet",
+            PARTITIONED,
+            readyReplicas=3,
+            updatedReplicas=2,
+            updateRevision="b",
+            currentRevision="a",
+            **SEEN,
+        ),
+        "partitioned roll out complete: 2 new pods have been updated...",
         1,
     ),
 ]
