@@ -99,7 +99,7 @@ def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()
     _check_services(found, stored, lab.serviceCIDR, mistakes)
     if mistakes:
         raise InputError(mistakes.lines())
-    return doubts
+    return [*doubts, *cross.check_classes(found, stored)]
 
 
 def require_lab(declaration: Declaration, sources: Sequence[str] = ()) -> Lab:
@@ -124,7 +124,7 @@ def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> l
     cross.check_namespaces(others, (), mistakes)
     doubts = cross.check_placement(others, own, cross.nodes_declared(lab.document), mistakes)
     _check_services(others, own, lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
-    return doubts
+    return [*doubts, *cross.check_classes(others, own)]
 
 
 def _own(lab: Piece, documents: Sequence[Document]) -> list[Document]:

@@ -105,6 +105,23 @@ def check_namespaces(
             mistakes.at(piece.origin, ("metadata", "namespace"), text)
 
 
+def check_classes(pieces: Sequence[Piece], stored: Iterable[Document]) -> list[str]:
+    """Return a note on each Ingress of a class that is neither declared nor stored.
+
+    An API server accepts it, and no controller looks at it: nobody else would tell.
+    """
+    doubts = Mistakes()
+    documents = [*(piece.document for piece in pieces), *stored]
+    known = sorted(one["metadata"]["name"] for one in documents if one["kind"] == "IngressClass")
+    for piece in pieces:
+        if piece.document["kind"] == "Ingress":
+            name = mapping(piece.document, "spec").get("ingressClassName")
+            if isinstance(name, str) and name and name not in known:
+                text = f"there is no IngressClass {name} (known: {', '.join(known) or 'none'})"
+                doubts.at(piece.origin, ("spec", "ingressClassName"), text)
+    return [f"{line}; nobody serves it" for line in doubts.lines()]
+
+
 class _Wanted(NamedTuple):
     """How many pods one object makes, on which nodes."""
 

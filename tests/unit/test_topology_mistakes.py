@@ -259,6 +259,32 @@ def mutated(value: object, rng: random.Random) -> object:
 
 
 EXAMPLES = Path(topology.__file__).parents[2] / "topologies"
+
+
+def test_an_ingress_of_a_class_that_is_not_there_is_accepted_with_a_note(tmp_path: Path) -> None:
+    def ingress(name: str) -> str:
+        return (
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec:\n"
+            f"  ingressClassName: {name}\n"
+            "  defaultBackend: {service: {name: web, port: {number: 80}}}\n"
+        )
+
+    path = tmp_path / "t.yaml"
+    path.write_text(ingress("traefik"))
+    live = topology.load([str(EXAMPLES / "minimal.yaml")]).require_lab()
+    nginx = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass"}
+    stored = [{**nginx, "metadata": {"name": "nginx"}}]
+    line = f"{path}:5: spec.ingressClassName: there is no IngressClass traefik"
+    declared = topology.load([str(path)])
+    assert topology.check(declared, lab=live, stored=stored) == [
+        f"{line} (known: nginx); nobody serves it"
+    ]
+    path.write_text(f"{ingress('traefik')}---\n{(EXAMPLES / 'minimal.yaml').read_text()}")
+    assert topology.load([str(path)]).notes == (f"{line} (known: none); nobody serves it",)
+    path.write_text(ingress("nginx"))
+    assert topology.check(topology.load([str(path)]), lab=live, stored=stored) == []
+
+
 MUTATED = [EXAMPLES / "notes.yaml", EXAMPLES / "two-segments.yaml", DATA / "services.yaml"]
 
 
