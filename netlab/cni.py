@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
-from netlab import world
+from netlab import faults, world
 from netlab.cluster import NodeState, PodState
 from netlab.model.lab import Lab
 from netlab.objects import Address, Bridge, Netns, Object, Route, Sysctl, Veth
@@ -95,4 +95,5 @@ def node_objects(lab: Lab, node: NodeState) -> list[Object]:
         # Without it, packets between two pods on one bridge bypass conntrack and NAT.
         Sysctl(node.netns, "net.bridge.bridge-nf-call-iptables", "1"),
         *world.machine_addressing(lab, node.netns, node.address),
+        *faults.far_queues(lab, node.name, node.netns, world.UPLINK),
     ]

@@ -49,8 +49,9 @@ def node(
     )
     objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
     if cluster.lab.faults:
-        objects += faults.rules(state.netns, _faulted(cluster, pods, Sort.LINK_LOSS), {})
-        objects += faults.delays(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY))
+        lossy = _faulted(cluster, pods, Sort.LINK_LOSS)
+        objects += faults.rules(state.netns, lossy, {})
+        objects += faults.queues(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY), lossy)
     return objects
 
 
@@ -72,4 +73,11 @@ def with_address(cluster: Cluster, state: NodeState) -> list[PodState]:
 
 def pods(cluster: Cluster, state: NodeState) -> dict[str, list[Object]]:
     """Return the objects inside the namespaces of the node's pods, by namespace."""
-    return {pod.netns: cni.pod_objects(state, pod) for pod in with_address(cluster, state)}
+    lab = cluster.lab
+    return {
+        pod.netns: [
+            *cni.pod_objects(state, pod),
+            *faults.far_queues(lab, pod.title, pod.netns, world.UPLINK),
+        ]
+        for pod in with_address(cluster, state)
+    }

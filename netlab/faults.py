@@ -1,9 +1,9 @@
-"""The rules that stand for bad cables: what they lose, and who is kept from etcd.
+"""The rules and queues that stand for bad cables: what they lose, and who is kept from etcd.
 
 1. The table belongs to the bridge a cable is plugged into (the underlay's, or a node's docker0) and
    sees every frame of its port, both ways: what is lost is lost before the machine's own rules.
-2. Loss is by chance, by rules, on every kernel: netem's loss would be seen by nobody but its own
-   counters; a rule has its command in its comment, and counts.
+2. Loss is netem's where the kernel has it: a queue loses what it sends, so there is one at either
+   end of the cable. Else it is a rule that drops by chance, both ways; its comment is the command.
 3. The machine is the only one kept from etcd: its pods' traffic goes on.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from netlab.model.faults import Fault
+from netlab.model.faults import Fault, Sort
 from netlab.model.lab import Lab
 from netlab.objects import Netem, NftTable
 
@@ -35,9 +35,27 @@ def carried(lab: Lab, running: Lab | None) -> Lab:
     return replace(lab, faults=tuple(kept))
 
 
-def delays(netns: str, late: Mapping[str, Fault]) -> list[Netem]:
-    """Return the queues of ports, by device in *netns*, that send late what goes to a machine."""
-    return [Netem(netns, device, one.delay, one.jitter) for device, one in late.items()]
+def queues(netns: str, late: Mapping[str, Fault], lossy: Mapping[str, Fault]) -> list[Netem]:
+    """Return the queues of ports, by device in *netns*, that send late what goes to a machine, or
+    lose it by netem."""
+    sure = Fault(Sort.LINK_LOSS)
+    lossy = {device: one for device, one in lossy.items() if one.netem}
+    return [
+        Netem(
+            netns,
+            device,
+            late.get(device, sure).delay,
+            late.get(device, sure).jitter,
+            share(lossy.get(device, sure).loss),
+        )
+        for device in {**late, **lossy}
+    ]
+
+
+def far_queues(lab: Lab, target: str, netns: str, device: str) -> list[Netem]:
+    """Return the queue of a machine's or pod's own card, which loses by netem what it sends."""
+    lossy = lab.faulted(Sort.LINK_LOSS, target)
+    return [] if lossy is None else queues(netns, {}, {device: lossy})
 
 
 def rules(
@@ -65,6 +83,7 @@ def _losing(match: str, lossy: Mapping[str, Fault]) -> list[str]:
     return [
         f'{match} "{device}" {chance(fault.loss)}counter drop comment "{fault.command}"'
         for device, fault in lossy.items()
+        if not fault.netem
     ]
 
 
@@ -76,7 +95,12 @@ def _cutting(match: str, address: str, port: str, cut: Mapping[str, Fault], etcd
     ]
 
 
+def share(loss: float) -> float:
+    """Return *loss* in percent, rounded to what is counted, and something if it is anything."""
+    return max(100 / SHARES, round(loss, 2)) if loss else 0.0
+
+
 def chance(loss: float) -> str:
     """Return the match that holds for *loss* percent of all frames, none for all of them."""
-    part = max(1, round(loss * SHARES / 100))
+    part = round(share(loss) * SHARES / 100)
     return f"numgen random mod {SHARES} < {part} " if part < SHARES else ""

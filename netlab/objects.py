@@ -192,11 +192,15 @@ class IptablesJump(Object, frozen=True):
 
 
 class Netem(Object, frozen=True):
-    """What a link sends is delayed: its root queue is netem's. Times are in milliseconds."""
+    """What a link sends is delayed or lost: its root queue is netem's.
+
+    Times are in milliseconds, `loss` is in percent.
+    """
 
     link: str
-    delay: float
+    delay: float = 0.0
     jitter: float = 0.0
+    loss: float = 0.0
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -214,7 +214,7 @@ def fault_rules(lab: Lab) -> list[Object]:
     lossy, cut = ports(Sort.LINK_LOSS), ports(Sort.ETCD_PARTITION)
     return [
         *faults.rules(netns, lossy, cut, etcd=lab.master.address),
-        *faults.delays(netns, ports(Sort.LINK_DELAY)),
+        *faults.queues(netns, ports(Sort.LINK_DELAY), lossy),
     ]
 
 
@@ -357,6 +357,7 @@ def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Obj
 
     *published*: the ports of load balancers' addresses.
     """
+    members = (GATEWAY, MASTER, *([BALANCER] if lab.balancer is not None else []))
     groups: list[Iterable[Object]] = [
         node_shells(lab),
         [*outside_objects(lab, INTERNET, lab.outside.internet), *resolver_objects(lab)],
@@ -365,6 +366,7 @@ def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Obj
         balancer_objects(lab),
         gateway_objects(lab, published),
         underlay_objects(lab),
+        *(faults.far_queues(lab, one, lab.netns(one), UPLINK) for one in members),
     ]
     by_netns: dict[str, list[Object]] = {}
     for group in groups:

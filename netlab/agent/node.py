@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from netlab import cni, desired
+from netlab import cni, desired, world
 from netlab.agent.kubelet import Kubelet, Store
 from netlab.agent.loop import Loop
 from netlab.agent.state import NodeReport, Snapshot, State
@@ -31,7 +31,7 @@ from netlab.kernel import Kernel, generation, netns
 from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
-from netlab.objects import Netns, Object
+from netlab.objects import Netem, Netns, Object
 from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
@@ -122,14 +122,10 @@ class Node(Loop):
         self._home = home
 
     def _join_underlay(self, lab: Lab) -> None:
-        """Give the node its address on the underlay, which etcd is asked through; only add."""
+        """Give the node its address on the underlay, which etcd is asked through."""
         name = lab.netns(self.node)
         wanted = cni.node_objects(lab, NodeState(lab.node(self.node), name))
-        operations = [
-            operation
-            for operation in difference(wanted, self.kernel.observe(name, wanted))
-            if operation.verb is not Verb.DELETE
-        ]
+        operations = joining(difference(wanted, self.kernel.observe(name, wanted)))
         self.note(operations, agreed=())
         self.kernel.apply(operations)
 
@@ -343,3 +339,16 @@ class Node(Loop):
         if self.off:
             self.kubelet.cut()
         self.kubelet.containers.close()
+
+
+def joining(operations: Sequence[Op]) -> list[Op]:
+    """Return which of *operations* let a node that knows nothing yet reach etcd: what adds.
+
+    And what lets its card send again all that it lost: etcd cannot tell of that.
+    """
+    return [
+        op
+        for op in operations
+        if op.verb is not Verb.DELETE
+        or (isinstance(op.object, Netem) and op.object.link == world.UPLINK)
+    ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from netlab.cli import names, options, tables
-from netlab.errors import NotFoundError, UsageError
+from netlab.errors import CapabilityError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from netlab.lab import Live
@@ -88,13 +88,17 @@ def spoilt(live: Live, action: str, words: Sequence[str]) -> int:
         loss = percent(words[1])
         if not loss:
             return cleared(live, [Sort.LINK_LOSS], [target], named=True)
-        code = made(live, [Fault(Sort.LINK_LOSS, target, loss=loss)])
-        print("note: by a rule that drops by chance (nft numgen)", file=sys.stderr)
+        netem = not lacking("netem")
+        code = made(live, [Fault(Sort.LINK_LOSS, target, loss=loss, netem=netem)])
+        how = "by netem, the kernel's queue, at either end of the cable"
+        rule = "by a rule that drops by chance (nft numgen): this kernel lacks netem"
+        print(f"note: {how if netem else rule}", file=sys.stderr)
         return code
     delay, jitter = milliseconds(words[1]), milliseconds((*words, "0")[2])
     if not delay:
         return cleared(live, [Sort.LINK_DELAY], [target], named=True)
-    needed("netem", "delay on cables")
+    if remedy := lacking("netem"):
+        raise CapabilityError("delay on cables: this kernel lacks netem", hint=remedy)
     return made(live, [Fault(Sort.LINK_DELAY, target, delay=delay, jitter=jitter)])
 
 
@@ -117,14 +121,12 @@ def milliseconds(word: str) -> float:
     return round(float(match[1]) * _MILLISECONDS[match[2]], 3)
 
 
-def needed(capability: str, what: str) -> None:
-    """Raise CapabilityError when this machine has not got *capability*, which *what* needs."""
+def lacking(capability: str) -> str:
+    """Return what would give this machine *capability*, "" when it has it."""
     from netlab import capabilities
-    from netlab.errors import CapabilityError
 
     (found,) = capabilities.tried(capability)
-    if not found.ok:
-        raise CapabilityError(f"{what}: this kernel lacks {capability}", hint=found.remedy)
+    return "" if found.ok else found.remedy or "netlab doctor"
 
 
 def cable(live: Live, word: str) -> str:
@@ -208,13 +210,29 @@ def shown(live: Live, words: Sequence[str]) -> list[str]:
             [
                 name,
                 "down" if Sort.LINK_DOWN in found else "up",
-                f"{loss.loss:g}% (rule)" if loss else "-",
-                str(lost.get(loss.command, 0)) if loss else "-",
+                f"{loss.loss:g}% ({'netem' if loss.netem else 'rule'})" if loss else "-",
+                str(_lost(live, loss, lost)) if loss else "-",
                 f"{delay.delay:g}ms" if delay else "-",
                 "; ".join(one.undo for one in found.values()) or "-",
             ]
         )
     return tables.aligned(["LINK", "STATE", "LOSS", "LOST", "DELAY", "UNDO"], rows)
+
+
+def _lost(live: Live, loss: Fault, by_rules: Mapping[str, int]) -> int:
+    """Return how many frames a cable's loss has taken, both ways."""
+    from netlab import world
+    from netlab.kernel import faultcounts
+
+    if not loss.netem:
+        return by_rules.get(loss.command, 0)
+    namespace, slash, pod = loss.target.partition("/")
+    port = world.veth_name(namespace, pod) if slash else world.port_name(loss.target)
+    homes = _hosts(live, [loss.target]) if slash else {live.lab.netns(world.UNDERLAY)}
+    own = {f"{home}.{namespace}.{pod}" for home in homes} if slash else {loss.target}
+    return faultcounts.dropped(
+        [*((home, port) for home in homes), *((one, world.UPLINK) for one in own)]
+    )
 
 
 def _hosts(live: Live, pods: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What bad cables have lost, as their rules count it."""
+"""What bad cables have lost, as their rules and queues count it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from netlab.kernel import netem
 from netlab.kernel.chains import OWN
 from netlab.kernel.netns import exists
 from netlab.processes.commands import run
@@ -23,3 +24,14 @@ def lost(names: Iterable[str]) -> Mapping[str, int]:
             for packets, command in _RULE.findall(done.stdout):
                 found[command] += int(packets)
     return found
+
+
+def dropped(ends: Iterable[tuple[str, str]]) -> int:
+    """Return how many frames netem's queues have lost, at links as (namespace, device)."""
+    total = 0
+    for netns, device in ends:
+        if exists(netns):
+            words = ("tc", "-s", "-j", "qdisc", "show", "dev", device, "root")
+            done = run(words, netns=netns, check=False)
+            total += sum(int(queue.get("drops", 0)) for queue in netem.listed(done.stdout))
+    return total

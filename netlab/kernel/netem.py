@@ -1,7 +1,7 @@
-"""Delay on a link, by tc: the only thing here that the kernel's netem is needed for.
+"""Delay and loss on a link, by tc: what the kernel's netem is needed for.
 
 That a link has such a queue is seen in the listing of links; only then is tc asked which.
-Source: iproute2 tc/q_netem.c, netem_print_opt(): times are seconds in JSON.
+Source: iproute2 tc/q_netem.c, netem_print_opt(): in JSON times are seconds, a loss a share of 1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from netlab.processes.commands import run
 
 KIND = "netem"
 ROUNDED = 3  # digits of a millisecond: the kernel counts in ticks of 64 ns
+HUNDREDTH = 2  # digits of a percent: tc prints six in all
 
 
 def observed(netns: str, names: Iterable[str]) -> list[Netem]:
-    """Return the delays of the links *names*, whose queues are netem's."""
+    """Return the queues of the links *names*, which are netem's."""
     found = []
     for name in names:
         done = run(("tc", "-j", "qdisc", "show", "dev", name, "root"), netns=netns, check=False)
-        found += [Netem(netns, name, *times(one)) for one in listed(done.stdout)]
+        found += [Netem(netns, name, *times(one), loss(one)) for one in listed(done.stdout)]
     return found
 
 
@@ -45,8 +46,14 @@ def times(queue: dict[str, Any]) -> tuple[float, float]:
     )
 
 
+def loss(queue: dict[str, Any]) -> float:
+    """Return how many percent of what it is to send a queue loses."""
+    lost = queue.get("options", {}).get("loss-random") or {}
+    return round(float(lost.get("loss", 0.0)) * 100, HUNDREDTH)
+
+
 def applied(ops: Sequence[Op]) -> list[KernelError]:
-    """Do those of *ops* that are about delays; return what failed."""
+    """Do those of *ops* that are about such queues; return what failed."""
     failures = []
     for op in ops:
         thing = op.object

@@ -32,12 +32,14 @@ LINKS = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.LINK_DELAY)
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
     """One fault. `target`: a node or machine, or a pod as NAMESPACE/NAME; "" for the whole lab.
 
-    `loss` is in percent, `delay` and `jitter` in milliseconds, `since` in RFC 3339.
+    `loss` is in percent, `delay` and `jitter` in milliseconds, `since` in RFC 3339. `netem`: the
+    kernel's queue loses what it sends, else a rule that drops by chance.
     """
 
     sort: Sort
     target: str = ""
     loss: float = 0.0
+    netem: bool = False
     delay: float = 0.0
     jitter: float = 0.0
     since: str = ""

@@ -228,9 +228,11 @@ def _netem(op: Op) -> list[str]:
 
 
 def netem_words(thing: Netem) -> str:
-    """Return the queue in tc's words, `netem delay 50ms 5ms`."""
+    """Return the queue in tc's words, `netem delay 50ms 5ms loss 10%`."""
     jitter = f" {thing.jitter:g}ms" if thing.jitter else ""
-    return f"netem delay {thing.delay:g}ms{jitter}"
+    delay = f" delay {thing.delay:g}ms{jitter}" if thing.delay else ""
+    loss = f" loss {thing.loss:g}%" if thing.loss else ""
+    return f"netem{delay}{loss}"
 
 
 _WORDS: dict[type, Callable[[Op], list[str]]] = {

@@ -252,7 +252,7 @@ def thing_words(thing: Object) -> str:
         case IptablesJump():
             return f"rule {thing.table} {thing.chain}: {thing.rule}"
         case Netem():
-            return f"delay of {thing.link}"
+            return f"delay or loss of {thing.link}"
         case NftTable():
             return f"table {thing.family} {thing.name}"
     return f"namespace {thing.netns}"

@@ -74,7 +74,7 @@ def test_any_loss_is_listed_as_it_was_written(kernel: RealKernel, loss: float) -
     assert missing(RealKernel(), [*WHOLE, *rules]) == []
 
 
-def test_a_delay_is_made_changed_and_taken_away(kernel: RealKernel) -> None:
+def test_a_delay_and_a_loss_are_made_changed_and_taken_away(kernel: RealKernel) -> None:
     make(kernel, WHOLE)
     try:
         make(kernel, [*WHOLE, Netem(HERE, "n1", 50.0, 5.0)])
@@ -83,6 +83,8 @@ def test_a_delay_is_made_changed_and_taken_away(kernel: RealKernel) -> None:
             pytest.skip(f"netem: {error.message}")
         raise
     make(kernel, [*WHOLE, Netem(HERE, "n1", 0.2)])
+    make(kernel, [*WHOLE, Netem(HERE, "n1", 20.0, loss=0.01), Netem(FAR, "eth0", loss=12.34)])
+    make(kernel, [*WHOLE, Netem(HERE, "n1", loss=100.0)])
     [op] = missing(RealKernel(), WHOLE)
     assert op.verb is Verb.DELETE
     make(kernel, WHOLE)

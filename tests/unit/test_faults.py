@@ -7,6 +7,7 @@ import pytest
 from fake_lab import DOCUMENTS, LAB, LEASES
 
 from netlab import desired, faults, plan, world
+from netlab.agent.node import joining
 from netlab.cli import faulting
 from netlab.cluster import cluster
 from netlab.errors import InputError, UsageError
@@ -15,7 +16,7 @@ from netlab.flannel.lease import Lease
 from netlab.kernel import netem
 from netlab.model.faults import Fault, Sort, told, with_faults
 from netlab.model.lab import Lab
-from netlab.objects import Bridge, Netem, Netns, NftTable, Veth
+from netlab.objects import Bridge, Netem, Netns, NftTable, Route, Veth
 from netlab.topology import growth
 
 
@@ -146,6 +147,45 @@ def test_a_delay_is_a_queue_of_the_port_that_sends_to_the_machine() -> None:
     assert Netem("notes.node1", world.veth_name("default", "pair"), 7) in made
 
 
+def test_by_netem_either_end_of_the_cable_loses_what_it_sends_and_no_rule_does() -> None:
+    given = (
+        Fault(Sort.LINK_LOSS, "node1", loss=10, netem=True),
+        Fault(Sort.LINK_DELAY, "node1", delay=50),
+        Fault(Sort.LINK_LOSS, "gateway", loss=0.001, netem=True),
+        Fault(Sort.LINK_LOSS, "default/pair", loss=100, netem=True),
+        Fault(Sort.LINK_LOSS, "node2", loss=20),
+    )
+    things = world.objects(lab(*given))
+    ports = [one for one in things["notes.underlay"] if isinstance(one, Netem)]
+    assert ports == [
+        Netem("notes.underlay", "node1", 50, loss=10),
+        Netem("notes.underlay", "gateway", loss=0.01),
+    ]
+    assert Netem("notes.gateway", "eth0", loss=0.01) in things["notes.gateway"]
+    rules = table(lab(*given))
+    assert rules is not None and "node2" in rules.body and "node1" not in rules.body
+    seen = cluster(lab(*given), DOCUMENTS, leases=LEASES)
+    state = seen.node("node1")
+    own = Lease(state.subnet, state.address, vni=1, vtep_mac=state.vtep_mac)
+    made = desired.node(seen, state, config=resolve(seen.lab.network), own=own, peers=())
+    assert [one for one in made if isinstance(one, Netem)] == [
+        Netem("notes.node1", "eth0", loss=10),
+        Netem("notes.node1", world.veth_name("default", "pair"), loss=100),
+    ]
+    assert not [one for one in made if isinstance(one, NftTable) and one.family == "bridge"]
+    assert desired.pods(seen, state)["notes.node1.default.pair"][-1] == Netem(
+        "notes.node1.default.pair", "eth0", loss=100
+    )
+
+
+def test_a_node_that_cannot_reach_etcd_stops_losing_what_it_sends() -> None:
+    lossy, near = Netem("notes.node1", "eth0", loss=100), Netem("notes.node1", "veth1", loss=9)
+    route = Route("notes.node1", "10.244.9.0/24", "flannel.1")
+    new = Netns("notes.node1.default.p")
+    operations = plan.difference([new], [lossy, near, route])
+    assert {op.object for op in joining(operations)} == {new, lossy}
+
+
 DELAYED = Netem("n", "eth0", 50, 5)
 
 
@@ -155,6 +195,10 @@ def test_a_delay_is_set_changed_and_taken_away_in_tcs_words() -> None:
     assert plan.words(op) == [words]
     [op] = plan.difference([DELAYED], [Netem("n", "eth0", 20)])
     assert plan.words(op) == [words]
+    [op] = plan.difference([Netem("n", "eth0", loss=12.5)], [DELAYED])
+    assert plan.words(op) == ["tc -n n qdisc replace dev eth0 root netem loss 12.5%"]
+    [op] = plan.difference([Netem("n", "eth0", 50, 5, 10)], [])
+    assert plan.words(op) == [f"{words} loss 10%"]
     [op] = plan.difference([], [DELAYED])
     assert plan.words(op) == ["tc -n n qdisc delete dev eth0 root"]
 
@@ -180,6 +224,13 @@ QUEUE = """[{"kind":"netem","handle":"8001:","root":true,"refcnt":2,
 def test_a_queue_is_read_as_tc_prints_it() -> None:
     assert [netem.times(one) for one in netem.listed(QUEUE)] == [(50.0, 5.0)]
     assert netem.listed("") == []
+    assert [netem.loss(one) for one in netem.listed(QUEUE)] == [0.0]
+    [both] = netem.listed(
+        """[{"kind":"netem","root":true,"drops":7,"options":{"limit":1000,
+        "delay":{"delay":0.05,"jitter":0,"correlation":0},
+        "loss-random":{"loss":0.12299999,"correlation":0}}}]"""
+    )
+    assert (netem.times(both), netem.loss(both)) == ((50.0, 0.0), 12.3)
     assert netem.times({"kind": "netem", "options": {"limit": 1000}}) == (0.0, 0.0)
 
 
