@@ -30,7 +30,7 @@ def nodeport(context: Context) -> Checked:
         if published(context.lab, one.port, protocol_of(one)) and one.service.reachable
     ]
     everywhere = most_served(one for one in found if not _is_local(one))
-    local = most_served(one for one in found if _is_local(one))
+    local = _telling([one for one in found if _is_local(one)], nodes)
     if not everywhere:
         raise Skip("needs a NodePort Service with an endpoint, its port in gateway.publish")
     client = of_member(context.cluster, world.CLIENT)
@@ -53,9 +53,21 @@ def _is_local(frontend: Frontend) -> bool:
     return bool(frontend.refusal) or bool(outside and outside.policy is Policy.LOCAL)
 
 
+def _telling(found: Sequence[Frontend], nodes: Sequence[NodeState]) -> list[Frontend]:
+    """Return one of each protocol: rather one that a node has no endpoint of, and must drop."""
+    lacking = most_served(one for one in found if len(_networks(one)) < len(nodes))
+    served = {protocol_of(one) for one in lacking}
+    return [*lacking, *most_served(one for one in found if protocol_of(one) not in served)]
+
+
+def _networks(frontend: Frontend) -> set[str]:
+    """Return the leases that endpoints of *frontend* are in, as `10.244.1`."""
+    return {one.address.rpartition(".")[0] for one in frontend.service.known}
+
+
 def _chosen(nodes: list[NodeState], frontend: Frontend) -> list[NodeState]:
     """Return at most NODES nodes, with and without an endpoint among them."""
-    having = {one.address.rpartition(".")[0] for one in frontend.service.known}
+    having = _networks(frontend)
     ordered = sorted(nodes, key=lambda node: node.tunnel_address.rpartition(".")[0] in having)
     return nodes if len(nodes) <= NODES else [*ordered[: NODES // 2], *ordered[-(NODES // 2) :]]
 
