@@ -154,6 +154,11 @@ class Context:
         with self._etcd:
             return self.live.cluster()
 
+    def delete(self, document: Document) -> None:
+        """Delete a stored object, as `netlab delete` does."""
+        with self._etcd:
+            self.live.delete([document])
+
     def leases(self) -> Listing:
         """Return the keys of flannel's subnet leases as etcd has them now."""
         with self._etcd:

@@ -140,7 +140,7 @@ def _died_and_returned(
             context.turn.result()
             remembered = _leading_to(context, victim.ip).keys()
             before, began = context.cluster, time.monotonic()
-            context.live.delete([document_of(before, victim)])
+            context.delete(document_of(before, victim))
             because = f"{victim.title} was deleted"
             gone = until(
                 *(context, victim.ip),

@@ -225,7 +225,7 @@ def _scheduled_again(context: Context, asker: Asker, old: PodState, whole: str) 
     """Delete a pod, and find the one that takes its place by the same name. Raises Failure."""
     name = f"{old.hostname}.{whole}"
     somebody_replaces(context, old)
-    context.live.delete([document_of(context.cluster, old)])
+    context.delete(document_of(context.cluster, old))
     new = _again(context, old)
     began = time.monotonic()
     while True:

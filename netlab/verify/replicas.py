@@ -120,7 +120,7 @@ def _brought_about(context: Context) -> Death:
     old = victim(context)
     somebody_replaces(context, old)
     began = time.monotonic()
-    context.live.delete([document_of(before, old)])
+    context.delete(document_of(before, old))
     _replacement(context, Death(before, old, 0))
     return Death(before, old, time.monotonic() - began)
 

@@ -1,0 +1,51 @@
+"""What the checks of a verification share: one client of etcd, which serves one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fake_lab import FakeLive, pod
+
+from netlab.verify.context import Context
+
+
+class Asked(FakeLive):
+    """Counts how many ask at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._asking = 0
+        self._lock = threading.Lock()
+
+    def _ask(self) -> None:
+        with self._lock:
+            self._asking += 1
+            self.most = max(self.most, self._asking)
+        time.sleep(0.01)  # as etcd's answer takes
+        with self._lock:
+            self._asking -= 1
+
+    def cluster(self) -> Any:
+        self._ask()
+        return super().cluster()
+
+    def leases(self) -> Any:
+        self._ask()
+
+    def delete(self, documents: Any, **_: Any) -> Any:
+        self._ask()
+
+
+def test_checks_side_by_side_ask_etcd_one_after_the_other() -> None:
+    live = Asked()
+    context = Context(live, live.cluster(), None, None)  # type: ignore[arg-type]
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(context.refreshed), pool.submit(context.delete, pod("web"))]
+        asked += [pool.submit(context.leases), pool.submit(context.own().delete, pod("web"))]
+        for each in asked:
+            each.result()
+    assert live.most == 1
