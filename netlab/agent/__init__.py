@@ -1,15 +1,19 @@
 """The agent: one process per lab that keeps every node as it should be.
 
     loop           a thread that compares, acts, and sleeps until something wakes it
-    world          underlay, gateway, outside, master; etcd's and the pod servers' processes
+    world          underlay, gateway, outside, master, balancer; etcd's process, the pod servers
     control_plane  objects in etcd: what is declared, the controllers, the scheduler
     node           one node: its lease, its bridge, its pods, its tunnel
     heartbeat      its sign of life
     kubelet        its pods: addresses, containers; `podstatus`; `health`: what probes say;
                    `endings`: how they end
     liveness       which nodes are heard from
-    state          what the loops tell each other, and what `netlab status` reads
+    services       the loop of a node's rules; `reading`: what it knows of etcd
     kubeproxy      what serves Services in one namespace; healthchecks, answers: the HTTP servers
+    policies       what keeps NetworkPolicies there
+    balancer       the load balancer outside; `probing`: which nodes are well
+    state          what the loops tell each other, and what `netlab status` reads; `pace`: how
+                   long all take to follow a change
     rules          what a node's proxy has programmed, against what it should have
     control        the control socket: declare, status, stop
     __main__       the process: `python -m netlab.agent RUN_DIRECTORY`

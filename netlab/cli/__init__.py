@@ -9,6 +9,8 @@ lifecycle   up, down, plan            status     status
 get         get                       kinds, rows  kinds by their names, and their columns
 describe    describe                  selectors  label selectors
 change      apply, delete             inside     exec, logs
+editing     scale, label, annotate, taint, cordon, uncordon; draining  drain; rolling  rollout
+faulting    node, link, fault         trace      trace, why
 proxy       proxy
 prove       verify, probe             machine    doctor, completion, version
 names       live names for shell completion

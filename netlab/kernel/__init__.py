@@ -5,7 +5,8 @@ netns       namespaces with names: create, delete, enter
 links       messages of links; routes: of addresses, routes, neighbours, forwarding entries
 settings    sysctls; rules, listing: flannel's iptables and nftables, through the tools
 iptables, nftables   a proxy's rules, through the same tools; chains: the names there are
-nft_messages   small changes of nftables, without nft
+nft_messages   small changes of nftables, without nft; nft_names: which chains there are
+netem       delays of ports; faultcounts: how much cables with a fault have lost
 conntrack   the flows the kernel remembers
 generation  whose commits changed the rules: netlab's own, or others'
 owned       rules that go with this process

@@ -8,6 +8,7 @@
 `execution`   a command in a pod or node, with the terminal, signals and exit code; questions
 `containers`  containers with a `command:`: started, watched, restarted
               (`runs` one run of a program, `program` what becomes it, `variables` its `$(NAME)`s)
+`probing`     what a kubelet asks of containers, from the node or in the pod
 `logs`        what those programs print: collected, bounded, read back
 `namespaces`, `apart`, `watching`, `waiting`   system calls and threads they share
 """

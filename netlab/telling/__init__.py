@@ -2,7 +2,7 @@
 
 naming      who is meant by an address or a namespace
 passing     who was asked further, by a proxy that was reached
-meaning     what a rule is for, in Kubernetes' words
+meaning     what a rule is for, in Kubernetes' words; policies: those of NetworkPolicies
 selecting   which sightings and rule traces are of one conversation
 order       what devices and rules saw of one packet, in one order
 passes      which passes through rules are of which packet

@@ -5,6 +5,7 @@
     marks      what `@pytest.mark.netlab(…)` says, and what is wrong with it
     labs       which labs are up, for whom, under names of their own
     lab        a lab as a test sees it; `machines`: its pods, nodes and the world around them
+    changes    what a test does to it while it runs; `commanding`: by the command line's words
     ways       a traced conversation, to be asserted about
     answers    what comes back: plain data
     evidence   what is kept of a failing test

@@ -11,6 +11,7 @@
     policies  both for NetworkPolicies
     ingressfields, ingressrules   the same for Ingresses, Secrets and the Gateway API
     declared  trees into objects
+    growth    a node more, for a lab that runs
     cross     what must agree between objects; `servicecross`: between Services
     mistakes  file:line: field: what is wrong (what would be right)
 

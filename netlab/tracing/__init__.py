@@ -8,7 +8,9 @@ attached  the same for traffic of others; `followed`: which conversations these 
 
 why       what stops a flow; `stops`: where that was
 ruled     causes by rules, `told` by what somebody said, `drift` by what is not as it should be,
-          `state` by the kernel's look-ups, `astray` by what others did to the packet
+          `state` by the kernel's look-ups, `astray` by what others did to the packet,
+          `denied` by NetworkPolicies, `balanced` at the load balancer, `named` by DNS, `faulted`
+          by what was broken on purpose
 """
 
 from typing import TYPE_CHECKING

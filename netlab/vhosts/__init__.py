@@ -4,7 +4,8 @@
     model         virtual hosts, their routes, and what is to be said about objects
     gathering     routes put together by host; who of two wins
     ingresses     Ingresses into routes
-    gateways      Gateways and HTTPRoutes into routes, with their conditions
+    gateways      Gateways and HTTPRoutes into routes, with their conditions; `listeners`: those
+                  of a Gateway
     switches      which of ingress-nginx's annotations have an effect here
     choice        which route a request takes: what nginx must do, said without nginx
     backends      Services and EndpointSlices into the endpoints of a backend
