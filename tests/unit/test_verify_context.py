@@ -1,4 +1,4 @@
-"""What the checks of a verification share: one client of etcd, which serves one thread at a time."""
+"""What checks of a verification share: a client of etcd, which serves one thread at a time."""
 
 from __future__ import annotations
 
