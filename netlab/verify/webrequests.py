@@ -75,7 +75,10 @@ def doors(
 
 
 def wanted_of(context: Context, routing: Routing) -> Iterator[Wanted]:
-    """Yield a request for each of some routes: over both schemes, where it has a certificate."""
+    """Yield a request for each of some routes: over both schemes, where it has a certificate.
+
+    Without a usable one the controller shows one of its own making, which nobody can know before.
+    """
     found = [
         (host, route)
         for host in routing.hosts
@@ -89,9 +92,15 @@ def wanted_of(context: Context, routing: Routing) -> Iterator[Wanted]:
         for scheme in route.schemes:
             if scheme == HTTP:
                 yield Wanted(HTTP, host, route)
-            elif host.secret:
-                given = certificates.pair(context.cluster.documents, host.secret)
+            elif host.secret and (given := _usable(context, host.secret)):
                 yield Wanted(HTTPS, host, route, given.certificate)
+
+
+def _usable(context: Context, secret: str) -> certificates.Pair | None:
+    try:
+        return certificates.pair(context.cluster.documents, secret)
+    except certificates.Unusable:
+        return None
 
 
 def _has_room(path: str) -> bool:
