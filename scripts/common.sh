@@ -1,4 +1,4 @@
-# Shell functions that scripts/lab, scripts/test and scripts/vm-provision share. Source it; it does
+# Shell functions that scripts/lab, scripts/test, scripts/vm and scripts/vm-provision share. Source it; it does
 # nothing by itself. Every function is safe to call again.
 #
 # shellcheck shell=sh
