@@ -1,7 +1,8 @@
 """Ingresses into routes.
 
 Whose an Ingress is, is told by its class: the IngressClass it names has a controller, and that is
-ours; or, older, an annotation. Others are not our business, so nothing is said of them.
+ours; or, older, an annotation. Others are not our business, so nothing is said of them, but for
+those of a class that is not there: nobody else could say it.
 Source: ingress-nginx internal/ingress/controller/store (IngressClass), controller.go
 (getBackendServers, createServers).
 """
@@ -40,6 +41,7 @@ def gather(objects: Inventory, settings: Settings, gathering: Gathering) -> list
             gathering.say(document, "Rejected", f"cannot be read: {error}")
             continue
         if not _is_ours(ingress, classes, settings):
+            _say_unknown_class(document, ingress, objects, settings, gathering)
             continue
         given = ingress.metadata.annotations
         for name in switches.without_effect(given):
@@ -75,6 +77,23 @@ def _is_ours(ingress: Ingress, classes: set[str], settings: Settings) -> bool:
     if ingress.spec.ingressClassName is not None:
         return ingress.spec.ingressClassName in classes
     return settings.without_class
+
+
+def _say_unknown_class(
+    document: Document,
+    ingress: Ingress,
+    objects: Inventory,
+    settings: Settings,
+    gathering: Gathering,
+) -> None:
+    name = ingress.spec.ingressClassName
+    if name is None or OLD_CLASS in ingress.metadata.annotations:
+        return
+    if settings.namespace and ingress.metadata.namespace != settings.namespace:
+        return
+    if all(one["metadata"].get("name") != name for one in objects.of("IngressClass")):
+        text = f"no IngressClass {name}: no controller serves this Ingress"
+        gathering.say(document, "IngressClassNotFound", text)
 
 
 class _Ingress:

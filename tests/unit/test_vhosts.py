@@ -101,11 +101,13 @@ def test_what_is_wrong_is_said_of_the_object_it_is_wrong_with() -> None:
          "AnnotationIgnored: nginx.ingress.kubernetes.io/limit-rps has no effect here"),
         (lambda spec: spec.update(port={"name": "https"}),
          "BackendNotFound: Service default/a has no port https: answered with 503"),
+        (lambda spec: spec.update(klass="typo"),
+         "IngressClassNotFound: no IngressClass typo: no controller serves this Ingress"),
         (lambda spec: spec.update(resource={"kind": "Bucket", "name": "b"}),
          "Rejected: a backend of kind Bucket is not served here (a Service)"),
         (lambda spec: spec.update(paths="x"), "Rejected: cannot be read: "),
     ],
-    ids=["annotation", "port", "resource", "garbled"],
+    ids=["annotation", "port", "class", "resource", "garbled"],
 )  # fmt: skip
 def test_an_ingress_that_cannot_be_served_is_told(
     change: Callable[[dict[str, Any]], None], expected: str
@@ -117,6 +119,8 @@ def test_an_ingress_that_cannot_be_served_is_told(
     one["metadata"]["annotations"] = wanted.get("annotations", {})
     if "port" in wanted:
         backend["service"]["port"] = wanted["port"]
+    if "klass" in wanted:
+        one["spec"]["ingressClassName"] = wanted["klass"]
     if "resource" in wanted:
         del backend["service"]
         backend["resource"] = wanted["resource"]
@@ -125,6 +129,19 @@ def test_an_ingress_that_cannot_be_served_is_told(
     given = vhosts.routing(inventory([*objects("hosts"), one]), Settings())
     (line,) = [text for text in said(given) if text.startswith("one: ")]
     assert line.startswith(f"one: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("klass", "settings"),
+    [("other", {}), ("typo", {"namespace": "elsewhere"})],
+    ids=["of another controller", "outside its namespace"],
+)
+def test_an_ingress_that_is_somebody_elses_is_not_spoken_of(
+    klass: str, settings: dict[str, Any]
+) -> None:
+    one = ingress("one", {"one.example": [path("Prefix", "/", "a")]}, ingressClassName=klass)
+    given = vhosts.routing(inventory([*objects("hosts"), one]), Settings(**settings))
+    assert [text for text in said(given) if text.startswith("one: ")] == []
 
 
 @pytest.mark.parametrize(
