@@ -133,26 +133,28 @@ class Company:
         found = {self._domain(other, term) for other in self._pods if _meant(term, pod, other)}
         return found - {None}
 
-    def preference(self, pod: Document, node: str) -> int:
-        """Return the weight that the preferred affinity to other pods gives *node*."""
+    def preferences(self, pod: Document, nodes: Sequence[str]) -> Counter[str]:
+        """Return the weight that the preferred affinity to other pods gives each of *nodes*."""
         affinity = mapping(pod["spec"], "affinity")
-        total = 0
+        found: Counter[str] = Counter()
         for kind, sign in (("podAffinity", 1), ("podAntiAffinity", -1)):
             for one in mappings(affinity, kind, PREFERRED):
                 term = mapping(one, "podAffinityTerm")
-                here = self._labels[node].get(_key(term))
-                if here is not None and here in self._domains(term, pod):
-                    total += sign * number(one, "weight")
-        return total
+                domains = self._domains(term, pod)
+                for node in nodes:
+                    if self._labels[node].get(_key(term)) in domains:
+                        found[node] += sign * number(one, "weight")
+        return found
 
-    def crowd(self, pod: Document, node: str) -> int:
-        """Return how many pods like *pod* there are where *node* is, for constraints that only
-        wish for a spread."""
-        total = 0
+    def crowds(self, pod: Document, nodes: Sequence[str]) -> Counter[str]:
+        """Return how many pods like *pod* there are where each of *nodes* is, for constraints that
+        only wish for a spread."""
+        found: Counter[str] = Counter()
         for one in mappings(pod["spec"], "topologySpreadConstraints"):
-            here = self._labels[node].get(str(one.get("topologyKey")))
-            total += self._counts(one, pod)[str(here)]
-        return total
+            counts, key = self._counts(one, pod), str(one.get("topologyKey"))
+            for node in nodes:
+                found[node] += counts[str(self._labels[node].get(key))]
+        return found
 
 
 def _terms(pod: Document, kind: str) -> Iterator[Term]:

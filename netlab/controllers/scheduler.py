@@ -155,13 +155,14 @@ def _best(
 ) -> str:
     """Return the node that *pod* prefers among *names*, the first of equals."""
     owner = _owner(pod)
+    liked: Counter[str] = Counter()
+    crowds: Counter[str] = Counter()
+    if not template.alone:
+        liked, crowds = company.preferences(pod, names), company.crowds(pod, names)
 
     def rank(name: str) -> tuple[int, ...]:
         soft, wish = template.wish[name]
-        if template.alone:
-            return soft, wish, *load.of(name, owner)
-        wish -= company.preference(pod, name)
-        return soft, wish, company.crowd(pod, name), *load.of(name, owner)
+        return soft, wish - liked[name], crowds[name], *load.of(name, owner)
 
     return min(names, key=rank)
 
