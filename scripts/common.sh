@@ -1,5 +1,5 @@
-# Shell functions that scripts/lab, scripts/test, scripts/vm and scripts/vm-provision share. Source it; it does
-# nothing by itself. Every function is safe to call again.
+# Shell functions that scripts/lab, scripts/test, scripts/vm and scripts/vm-provision share. Source
+# it; it does nothing by itself. Every function is safe to call again.
 #
 # shellcheck shell=sh
 
