@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from netlab.controllers.change import by_controller
+from netlab.controllers.deployment import HASH_LABEL, REVISION
 from netlab.errors import NetlabError
 from netlab.model.kubernetes import Document
 
-REVISION = "deployment.kubernetes.io/revision"
 CAUSE = "kubernetes.io/change-cause"
-HASH_LABEL = "pod-template-hash"
 
 
 def progress(document: Document) -> tuple[str, bool]:
