@@ -42,11 +42,12 @@ def ingress(context: Context) -> Checked:
     if not doors:
         raise Skip("needs a NodePort of an ingress controller, in gateway.publish")
     routing = vhosts.routing(context.cluster.documents, Settings())
-    wanted = [one for one in webrequests.wanted_of(context, routing) if one.scheme in doors]
-    if not wanted:
-        raise Skip("needs an Ingress or HTTPRoute with a Service behind it")
-    webrequests.await_ready(context, controllers)
     ends = backends.endpoints(context.cluster.documents, routing.backends)
+    asked = webrequests.wanted_of(context, routing, ends)
+    wanted = [one for one in asked if one.scheme in doors]
+    if not wanted:
+        raise Skip("needs an Ingress or HTTPRoute with a Service behind it whose pods answer")
+    webrequests.await_ready(context, controllers)
     held = {address for each in ends.values() for address, _ in each}
     pods = [pod for pod in context.pods if pod.ip in held] + controllers
     members = [context.lab.netns(one) for one in (world.UNDERLAY, world.GATEWAY, world.CLIENT)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,14 +14,16 @@ from netlab.paths.rules import published
 from netlab.proxy import Frontend, Kind
 from netlab.sensors import sieve, web
 from netlab.sensors.token import token
-from netlab.verify.context import Context, Failure
+from netlab.verify.context import Context, Failure, listeners
 from netlab.verify.serving import Decisions
-from netlab.vhosts import certificates
+from netlab.vhosts import backends, certificates
 from netlab.vhosts.model import HTTP, HTTPS, Host, Match, Route, Routing, Settings
 
 IMAGE = "netlab/ingress"
 READY_WITHIN = 10.0  # seconds, of a controller that has just been started
 ROUTES = 4  # at most so many are asked for
+
+Ends = Mapping[str, tuple[backends.Endpoint, ...]]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -74,8 +76,11 @@ def doors(
     return found
 
 
-def wanted_of(context: Context, routing: Routing) -> Iterator[Wanted]:
+def wanted_of(context: Context, routing: Routing, ends: Ends) -> Iterator[Wanted]:
     """Yield a request for each of some routes: over both schemes, where it has a certificate.
+
+    *ends*: the endpoints of its backends. Of routes to nobody, and to programs that do not say who
+    they are, nothing can be asked.
 
     Without a usable one the controller shows one of its own making, which nobody can know before.
     """
@@ -87,6 +92,7 @@ def wanted_of(context: Context, routing: Routing) -> Iterator[Wanted]:
         and route.match is not Match.PLAIN
         and all(target.port is not None for target in route.targets)
         and _has_room(route.path)
+        and _tells(context, route, ends)
     ]
     for host, route in found[:ROUTES]:
         for scheme in route.schemes:
@@ -94,6 +100,14 @@ def wanted_of(context: Context, routing: Routing) -> Iterator[Wanted]:
                 yield Wanted(HTTP, host, route)
             elif host.secret and (given := _usable(context, host.secret)):
                 yield Wanted(HTTPS, host, route, given.certificate)
+
+
+def _tells(context: Context, route: Route, ends: Ends) -> bool:
+    """Return whether *route* leads to somebody, and to nobody whom netlab does not answer for."""
+    found = {end for target in route.targets if target.port for end in ends[target.port.name]}
+    answered = {(one.pod.ip, one.port) for pod in context.pods for one in listeners(pod)}
+    known = {pod.ip for pod in context.cluster.pods}
+    return bool(found) and all(end in answered or end[0] not in known for end in found)
 
 
 def _usable(context: Context, secret: str) -> certificates.Pair | None:
