@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from netlab.errors import NotFoundError
 from netlab.model.faults import Fault, Sort
 from netlab.model.lab import Lab
 from netlab.objects import Netem, NftTable
@@ -33,6 +34,12 @@ def carried(lab: Lab, running: Lab | None) -> Lab:
         if fault.breaks and fault.target not in left
     ]
     return replace(lab, faults=tuple(kept))
+
+
+def require_power(lab: Lab, node: str) -> None:
+    """Raise NotFoundError for a *node* that is switched off: nothing is there."""
+    if fault := lab.faulted(Sort.NODE_STOP, node):
+        raise NotFoundError(f"{fault.words}, by `{fault.command}`", hint=fault.undo)
 
 
 def queues(netns: str, late: Mapping[str, Fault], lossy: Mapping[str, Fault]) -> list[Netem]:

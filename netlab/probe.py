@@ -15,7 +15,7 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from netlab import paths, patience, world
+from netlab import faults, paths, patience, world
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
 from netlab.packets import Expectation, Flow, Leg, Outcome, Protocol, RuleHit, Sighting, Verdict
@@ -57,18 +57,21 @@ def watched(cluster: Cluster, expectation: Expectation) -> list[str]:
     names = [hop.netns for hop in (*expectation.request, *expectation.reply)]
     names += [netns for netns, _ in expectation.forbidden]
     names += [lab.netns(world.UNDERLAY), lab.netns(world.GATEWAY)]
-    names += [node.netns for node in cluster.nodes[:BYSTANDERS]]
+    names += [lab.netns(node.name) for node in lab.running[:BYSTANDERS]]
     return list(dict.fromkeys(names))
 
 
 def ends_of(cluster: Cluster, source: str, destination: str) -> tuple[Place, Place]:
     """Return the places that two words mean; 127.0.0.1 is the source's own.
 
-    Raises NotFoundError; UsageError for a source that is not in the lab, or for its router.
+    Raises NotFoundError, also for a source on a node that is off; UsageError for a source that is
+    not in the lab, or for its router.
     """
     start = paths.place(cluster, source)
     if not start.netns:
         raise UsageError(f"{source} is nobody's address in this lab", hint="name a pod or a node")
+    if start.node:
+        faults.require_power(cluster.lab, start.node.name)
     goal = paths.place(cluster, destination)
     address = IPv4Address(goal.address)
     if address.is_multicast or address.is_unspecified or int(address) == 0xFFFFFFFF:
@@ -254,12 +257,15 @@ def probe(
 
     *source*, *destination*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`,
     or an address. Without a port it is an ICMP echo, without a protocol TCP.
-    Raises NotFoundError for an unknown end, UsageError for a protocol that cannot be sent.
+    Raises NotFoundError for an end that is unknown or off, UsageError for a protocol that cannot
+    be sent.
     """
     began = time.monotonic()
     kind = protocol_of(protocol, port)
     cluster = live.cluster()
     start, goal = ends_of(cluster, source, destination)
+    if goal.node:
+        faults.require_power(cluster.lab, goal.node.name)
     flow = flow_between(cluster, start, goal, protocol=kind, port=port)
     title = f"{start.title} to {goal.title}, {flow}"
     names = watched(cluster, paths.expected(cluster, start, goal, flow))

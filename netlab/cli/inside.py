@@ -76,11 +76,14 @@ def exec_(
         raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
     live = options.live_lab(ctx)
     cluster = live.cluster()
+    from netlab.faults import require_power
     from netlab.pods import execution
 
     if target in MEMBERS or target.startswith("node/"):
+        require_power(live.lab, target.removeprefix("node/"))
         return execution.run_in(machine_target(live.run, cluster, target), words)
     pod = pod_named(cluster, target, namespace, container=container)
+    require_power(live.lab, pod.node)
     chosen = [each for each in pod.containers if each.name == container] or pod.containers[:1]
     return execution.run_in(
         pod_target(live.run, cluster, pod),

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from netlab.errors import CapabilityError, KernelError
+from netlab.kernel.links import Link
 from netlab.kernel.refusals import refusal
-from netlab.objects import Netem
+from netlab.objects import GROUP, PEER_GROUP, Netem
 from netlab.plan import Op, Verb
 from netlab.plan.commands import netem_words
 from netlab.processes.commands import run
@@ -20,6 +21,12 @@ from netlab.processes.commands import run
 KIND = "netem"
 ROUNDED = 3  # digits of a millisecond: the kernel counts in ticks of 64 ns
 HUNDREDTH = 2  # digits of a percent: tc prints six in all
+
+
+def shaped(every: Iterable[Link]) -> list[str]:
+    """Return the names of netlab's links, either end of a cable, whose queues are netem's."""
+    ours = (GROUP, PEER_GROUP)
+    return [one.name for one in every if one.group in ours and one.qdisc == KIND]
 
 
 def observed(netns: str, names: Iterable[str]) -> list[Netem]:

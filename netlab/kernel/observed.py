@@ -51,8 +51,7 @@ def observed(name: str, connection: netlink.Socket, desired: Collection[Object])
     if not wanted or ("Netns", name) in wanted:
         found.append(Netns(name, by_index[links.LOOPBACK].up))
     found += _links(name, connection, by_index, wanted)
-    delayed = [one.name for one in every if one.group == GROUP and one.qdisc == netem.KIND]
-    found += netem.observed(name, delayed)
+    found += netem.observed(name, netem.shaped(every))
     families = _families(wanted.values())
     for family in families:
         found += _addresses(name, connection, by_index, wanted, family)

@@ -74,11 +74,16 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 def usable(cluster: Cluster) -> list[PodState]:
-    """Return the running pods that have an address of their own, and are to stay."""
+    """Return the running pods that have an address of their own, and are to stay.
+
+    Not those of nodes that are switched off, whatever the API still says of them.
+    """
+    on = {node.name for node in cluster.lab.running}
     return [
         pod
         for pod in cluster.pods
         if pod.ip and pod.phase == "Running" and not pod.host_network and not pod.terminating
+        if pod.node in on
     ]
 
 
@@ -207,7 +212,8 @@ def watched_from_the_start(cluster: Cluster) -> list[str]:
     """Return the namespaces nearly every check looks at."""
     members = [world.UNDERLAY, world.GATEWAY, world.INTERNET, world.CLIENT]
     names = [cluster.lab.netns(member) for member in members]
-    names += [node.netns for node in cluster.nodes[: probe.BYSTANDERS]]
+    on = cluster.lab.running[: probe.BYSTANDERS]
+    names += [cluster.lab.netns(node.name) for node in on]
     pods = usable(cluster)
     return names + ([pod.netns for pod in pods] if len(pods) <= WATCHED_PODS else [])
 

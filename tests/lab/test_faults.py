@@ -127,6 +127,11 @@ def test_a_node_whose_power_is_cut_comes_back_as_it_was(small: Cli) -> None:
     assert small("node", "stop", "n2").stdout == "node/n2 already stopped\n"
     assert "switched off" in str(why(small, "node/n1", "node/n2")["what"])
     assert "n2" in {n["metadata"]["name"] for n in small.get("nodes")["items"]}
+    small("probe", "n1-p1", "n1-p2")
+    small("verify", "pod-pod-same-node")
+    for words in (("exec", "n2-p1", "--", "true"), ("probe", "n1-p1", "n2-p1")):
+        said = small(*words, code=4).stderr
+        assert said.endswith("by `netlab node stop n2`\nhint: netlab node start n2\n"), said
     small("node", "start", "n2")
     assert {n["name"]: n["subnet"] for n in small.status()["nodes"]}["n2"] == lease
     assert link(small.netns("n2"), "flannel.1")["address"] == mac

@@ -14,9 +14,10 @@ from netlab.errors import InputError, UsageError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel import netem
+from netlab.kernel.links import Link
 from netlab.model.faults import Fault, Sort, told, with_faults
 from netlab.model.lab import Lab
-from netlab.objects import Bridge, Netem, Netns, NftTable, Route, Veth
+from netlab.objects import GROUP, PEER_GROUP, Bridge, Netem, Netns, NftTable, Route, Veth
 from netlab.topology import growth
 
 
@@ -219,6 +220,19 @@ def test_a_delay_goes_with_its_link_and_comes_with_it() -> None:
 QUEUE = """[{"kind":"netem","handle":"8001:","root":true,"refcnt":2,
 "options":{"limit":1000,"delay":{"delay":0.05,"jitter":0.005,"correlation":0},"ecn":false}},
 {"kind":"noqueue","handle":"0:"}]"""
+
+
+def test_a_queue_is_seen_at_either_end_of_a_cable_and_not_on_others_links() -> None:
+    def link(name: str, group: int, qdisc: str) -> Link:
+        return Link(1, name, True, True, "", 1500, group, "veth", 0, 0, None, False, b"", qdisc)
+
+    every = [
+        link("n1", GROUP, "netem"),
+        link("eth0", PEER_GROUP, "netem"),
+        link("n2", GROUP, "noqueue"),
+        link("theirs", 0, "netem"),
+    ]
+    assert netem.shaped(every) == ["n1", "eth0"]
 
 
 def test_a_queue_is_read_as_tc_prints_it() -> None:
