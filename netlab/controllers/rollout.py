@@ -16,6 +16,7 @@ from netlab.model.kubernetes import Document
 
 DEFAULT = "25%"  # maxSurge and maxUnavailable of a Deployment
 PROGRESS = 600  # seconds: progressDeadlineSeconds
+WHOLE, LATE = "NewReplicaSetAvailable", "ProgressDeadlineExceeded"  # reasons of Progressing
 
 
 def scaled(value: object, total: int, *, up: bool) -> int:
@@ -34,6 +35,15 @@ def both(rolling: Mapping[str, Any], replicas: int) -> tuple[int, int]:
     if not surge and not unavailable:
         unavailable = 1
     return surge, min(unavailable, replicas)
+
+
+def _moved(old: Mapping[str, Any], counts: Mapping[str, int]) -> bool:
+    """Return whether there are more new, ready or available pods than before, or fewer old ones."""
+    held = {key: old.get(key) for key in counts}
+    before = {key: value if isinstance(value, int) else 0 for key, value in held.items()}
+    grown = ("updatedReplicas", "readyReplicas", "availableReplicas")
+    former, left = (one["replicas"] - one["updatedReplicas"] for one in (before, counts))
+    return left < former or any(counts[key] > before[key] for key in grown)
 
 
 def progress(
@@ -56,18 +66,20 @@ def progress(
         counts[key] == replicas for key in ("replicas", "updatedReplicas", "availableReplicas")
     )
     before = podstate.condition(deployment, "Progressing")
-    moved = any(old.get(key, 0) != value for key, value in counts.items())
+    # One that is whole stays so when it loses pods, until there is another template.
+    whole = counts["replicas"] == counts["updatedReplicas"] and before.get("reason") == WHOLE
+    moved = _moved(old, counts)
     updated = before.get("lastUpdateTime") or stamp(clock.now)
     deadline = int(spec.get("progressDeadlineSeconds") or PROGRESS)
     if spec.get("paused") and not done:
         told = ("Unknown", "DeploymentPaused", "Deployment is paused")
-    elif done:
+    elif done or whole:
         words = "has successfully progressed."
-        told = ("True", "NewReplicaSetAvailable", f'ReplicaSet "{name}" {words}')
-    elif not moved and before and clock.after(updated, deadline):
+        told = ("True", WHOLE, f'ReplicaSet "{name}" {words}')
+    elif not moved and before and (before.get("reason") == LATE or clock.after(updated, deadline)):
         told = (
             "False",
-            "ProgressDeadlineExceeded",
+            LATE,
             f'ReplicaSet "{name}" has timed out progressing.',
         )
     else:

@@ -131,6 +131,42 @@ def test_pods_count_as_available_once_they_have_been_ready_for_long_enough() -> 
     assert store.of("Deployment")[0]["status"]["availableReplicas"] == 1
 
 
+def test_a_rollout_that_exceeded_its_deadline_stays_so_until_it_moves() -> None:
+    def declared(image: str) -> Document:
+        one = deployment(3, image=image)
+        one["spec"]["progressDeadlineSeconds"] = 5
+        return one
+
+    def reason(at: float) -> str:
+        objects = Inventory(store.objects)
+        store.make(controllers.changes(objects, capacity=CAPACITY, clock=Clock(at)))
+        return str(podstate.condition(store.of("Deployment")[0], "Progressing")["reason"])
+
+    store = brought_up(declared("a"))
+    (pod, *_) = store.of("Pod")
+    lost = {"type": "Ready", "status": "False", "lastTransitionTime": "2001-09-09T01:46:40Z"}
+    store.objects[registry_key(pod)] = {**pod, "status": {**pod["status"], "conditions": [lost]}}
+    assert reason(2_000_000_000.0) == "NewReplicaSetAvailable", "a pod that fails is no rollout"
+    store.objects[registry_key(pod)] = pod
+    store.declare(*nodes(), declared("b"))
+    for _ in range(5):
+        assert reason(2_000_000_000.0) == "ReplicaSetUpdated"
+        store.run(ready=False)
+    assert reason(2_000_000_004.0) == "ReplicaSetUpdated"
+    assert [reason(2_000_000_000.0 + at) for at in (6, 6, 7, 20)] == [
+        "ProgressDeadlineExceeded"
+    ] * 4
+    for key, one in list(store.objects.items()):
+        if one["kind"] == "Pod" and one["spec"]["containers"][0]["name"] == "b":
+            served = {
+                "type": "Ready",
+                "status": "True",
+                "lastTransitionTime": "2001-09-09T01:46:40Z",
+            }
+            store.objects[key] = {**one, "status": {**one["status"], "conditions": [served]}}
+    assert reason(2_000_000_021.0) == "ReplicaSetUpdated"
+
+
 def test_a_status_says_which_generation_it_is_about() -> None:
     store = brought_up(deployment(2))
     store.declare(*nodes(), deployment(3))
