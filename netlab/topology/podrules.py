@@ -117,6 +117,10 @@ def _check_ports(spec: dict[str, Any], path: Path, say: Say) -> None:
             name = entry.get("name")
             if isinstance(name, str) and names.setdefault(name, here) != here:
                 say((*where, "name"), f"{name} is also the name of {names[name]} (another name)")
+            outer = entry.get("hostPort") or key[0]
+            if spec.get("hostNetwork") is True and isinstance(outer, int) and outer != key[0]:
+                text = f"{outer} is not containerPort {key[0]} (the same: hostNetwork has no other)"
+                say((*where, "hostPort"), text)
 
 
 HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
