@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from netlab import processes, vhosts
@@ -65,7 +66,7 @@ class Nginx:
         new.replace(self.file)
         if self._process is None:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "nginx", "-c", str(self.file)]
+                ["setpriv", "--pdeathsig", "TERM", "nginx", "-c", str(self.file)], process_group=0
             )
             self._wait()
         else:
@@ -112,8 +113,15 @@ class Nginx:
             pass  # it ends without that
 
     def ended(self) -> int | None:
-        """Return the exit code of nginx, None as long as it runs or was not started."""
-        return None if self._process is None else self._process.poll()
+        """Return the exit code of nginx, None as long as it runs or was not started.
+
+        Workers that have lost their master serve on, and keep the ports from the next: they end.
+        """
+        code = None if self._process is None else self._process.poll()
+        if self._process is not None and code is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return code
 
     def end(self, *, within: float) -> None:
         """End nginx when the requests it has are answered, at most after *within* seconds."""

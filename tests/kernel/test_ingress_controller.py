@@ -483,6 +483,20 @@ def test_a_controller_begins_again_after_its_end(
         assert answered("http://paths.example/foo") == "a"
 
 
+def test_no_worker_outlives_the_master(cluster: Cluster) -> None:
+    """They would serve on, and the next nginx would find its ports taken."""
+    with world(cluster, "paths"):
+        process = cluster.process
+        assert process is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        (master,) = map(int, children.split())
+        os.kill(master, signal.SIGKILL)
+        assert process.wait(10) == 1
+        assert not cluster.healthy()
+        cluster.start()
+        assert answered("http://paths.example/foo") == "a"
+
+
 def test_without_nginx_the_pod_is_told_what_to_install(cluster: Cluster, tmp_path: Path) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod",
            "metadata": {"name": "c", "namespace": "default", "uid": "u"},
