@@ -112,7 +112,7 @@ def _pods(ctx: click.Context) -> list[str]:
 
 
 def _members(ctx: click.Context) -> list[str]:
-    declared = _cluster(ctx).lab.balancer is not None
+    declared = options.live_lab(ctx).lab.balancer is not None
     return [one for one in MEMBERS if declared or one != "balancer"]
 
 
@@ -138,8 +138,11 @@ def _etcd_is_up(ctx: click.Context) -> bool:
 def _faults(ctx: click.Context) -> list[str]:
     if ctx.params.get("action") == "etcd-partition":
         return _nodes(ctx)
-    faults = options.live_lab(ctx).lab.faults
-    return [one.sort.value.split()[-1] for one in faults] + [one.target for one in faults]
+    faults = [one for one in options.live_lab(ctx).lab.faults if one.breaks]
+    sorts = {one: one.sort.value.split()[-1] for one in faults}
+    if words := ctx.params.get("words"):
+        return [one.target for one in faults if one.target and sorts[one] == words[0]]
+    return list(dict.fromkeys(sorts.values()))
 
 
 def _in_order(ctx: click.Context, kinds: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from labs import Cli, asked, eventually, inside, ip, namespaces, topology
+from test_commands import completed
 
 pytestmark = pytest.mark.lab
 ETCD = "192.168.50.10"
@@ -105,6 +106,8 @@ def test_etcd_stays_stopped_and_every_command_says_so_at_once(small: Cli) -> Non
         said = small(*words, code=1).stderr
         assert "etcd is stopped" in said and "netlab fault clear etcd-stop" in said
     assert not reaches_etcd(small, "n1")
+    assert completed(small, "fault", "clear", "") == ["etcd-stop"]
+    assert "n1" in completed(small, "link", "up", "")
     small("fault", "clear", "etcd-stop")
     assert len(small.get("pods")["items"]) == 4 and small.status()["converged"]
 
