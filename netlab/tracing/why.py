@@ -181,7 +181,7 @@ def _way(cluster: Cluster, asked: Asking, journey: Journey) -> drift.Way:
     netns = [asked.source.netns, *visited]
     nodes = [one for one in cluster.nodes if one.name in near or one.netns in visited]
     netns += [one.netns for one in nodes]
-    if len(nodes) > 1 or not (asked.source.pod and goal.pod):
+    if len(nodes) > 1 or not (asked.source.node and goal.node):
         netns += [cluster.lab.netns("underlay"), cluster.lab.netns("gateway")]
     balancer = cluster.lab.balancer
     if balancer is not None and balancer.holds(journey.flow.destination):

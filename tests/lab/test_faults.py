@@ -57,13 +57,15 @@ def test_up_keeps_a_fault_says_so_and_does_not_wait_for_what_it_broke(small: Cli
 
 
 def test_a_pods_cable_loses_every_frame_and_what_is_lost_is_counted(small: Cli) -> None:
+    small("link", "loss", "n1", "0.01%")  # which a node's way to its own pod does not meet
     told = small("link", "loss", "n1-p1", "100%").stderr
+    assert why(small, "node/n1", "n1-p1")["repair"] == ["netlab link loss default/n1-p1 0"]
     how = "rule" if "lacks netem" in told else "netem"
     cause = why(small, "n1-p2", "n1-p1")
     assert cause["kind"] == "fault" and cause["repair"] == ["netlab link loss default/n1-p1 0"]
     row = small("link", "show", "n1-p1").stdout.splitlines()[1].split()
     assert row[:4] == ["default/n1-p1", "up", "100%", f"({how})"] and int(row[4]) > 0
-    small("link", "loss", "n1-p1", "0")
+    small("link", "clear")
     gone = subprocess.run(["ip", "netns", "exec", small.netns("n1"), *TABLE], capture_output=True)
     assert gone.returncode, "the table is still there"
 
