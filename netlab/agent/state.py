@@ -394,6 +394,7 @@ def status(state: State, **more: Any) -> dict[str, Any]:
     lab, problems = state.lab, state.problems()
     reports = state.reports()
     cluster = state.cluster
+    leased = {node.name: node.subnet for node in cluster.nodes} if cluster else {}
     nodes = []
     for node in lab.nodes if lab else []:
         report = reports.get(node.name)
@@ -404,7 +405,7 @@ def status(state: State, **more: Any) -> dict[str, Any]:
             {
                 "name": node.name,
                 "address": node.address,
-                "subnet": report.subnet,
+                "subnet": report.subnet or leased.get(node.name, ""),
                 "pods": len(pods),
                 "running": sum(pod.phase == "Running" for pod in pods),
                 "peers": report.peers,

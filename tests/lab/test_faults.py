@@ -130,6 +130,7 @@ def test_a_node_whose_power_is_cut_comes_back_as_it_was(small: Cli) -> None:
     assert small("node", "stop", "n2").stdout == "node/n2 stopped; undo: netlab node start n2\n"
     assert not [name for name in namespaces(small.lab) if ".n2" in name]
     assert small("node", "stop", "n2").stdout == "node/n2 already stopped\n"
+    assert {n["name"]: n["subnet"] for n in small.status()["nodes"]}["n2"] == lease
     assert "switched off" in str(why(small, "node/n1", "node/n2")["what"])
     assert "n2" in {n["metadata"]["name"] for n in small.get("nodes")["items"]}
     small("probe", "n1-p1", "n1-p2")
