@@ -36,7 +36,8 @@ SOON = 5_000_000  # ns: what a packet does, it does in microseconds
 ROOM = 128  # KiB per CPU
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # asm-generic/unistd.h
 _CLOEXEC, _CREATE = 1, 6  # FSOPEN_CLOEXEC, FSCONFIG_CMD_CREATE
-_NAME = re.compile(PREFIX + r"(\d+)-(\d+)-\d+")
+_NAME = re.compile(PREFIX + r"(\d+)-(\d+)-\d+-(\d+)")  # pid, start time, number, PID namespace
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _LINE = re.compile(
     r"-(?P<thread>\d+) +\[\d+\] \S+ +(?P<seconds>\d+)\.(?P<micro>\d+): kfree_skb: .*"
     r"location=(?P<function>\w+)\S* reason: (?P<reason>\w+)"
@@ -75,7 +76,8 @@ class Drops:
         try:
             instances = Path(f"/proc/self/fd/{self._mount}/instances")
             _remove_left_over(instances)
-            own = instances / f"{PREFIX}{os.getpid()}-{start_time(os.getpid())}-{next(_numbers)}"
+            who = f"{os.getpid()}-{start_time(os.getpid())}-{next(_numbers)}"
+            own = instances / f"{PREFIX}{who}-{_pid_namespace()}"
             own.mkdir()
             self._instance = own
             (own / "trace_clock").write_text("mono")
@@ -151,8 +153,32 @@ def _remove(instance: Path) -> None:
         pass  # somebody reads it: the next one removes it
 
 
+def _pid_namespace(pid: str = "self") -> int:
+    """Return the identity of the PID namespace of *pid*, 0 if it has ended or is hidden."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 def _remove_left_over(instances: Path) -> None:
+    """Remove what ended processes left.
+
+    tracefs is the whole machine's, but a pid means something to its namespace only. That nobody is
+    in another any more can be told from the first one alone, which sees all processes.
+    """
+    own, peopled = _pid_namespace(), None
     for name in os.listdir(instances):
         named = _NAME.fullmatch(name)
-        if named and not alive(int(named[1]), int(named[2])):
+        if named is None:
+            continue
+        pid, start, space = int(named[1]), int(named[2]), int(named[3])
+        if space == own:
+            ended = not alive(pid, start)
+        elif own == _FIRST_PID_NAMESPACE:
+            peopled = peopled or {_pid_namespace(one) for one in os.listdir("/proc")}
+            ended = space not in peopled
+        else:
+            ended = False
+        if ended:
             _remove(instances / name)

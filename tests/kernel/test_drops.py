@@ -99,6 +99,24 @@ def test_nothing_is_left_and_what_a_killed_process_left_goes(place: str) -> None
     assert not [name for name in instances() if name.startswith(f"{PREFIX}{os.getpid()}-")]
 
 
+def test_whose_pids_we_do_not_see_is_left_alone(place: str) -> None:
+    """A lab in a container of its own: to us its processes are not there, or are others."""
+    script = (
+        "from netlab.sensors.drops import Drops; import sys\n"
+        "with Drops(): print(flush=True); sys.stdin.read()"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable]
+    before, pipe = set(instances()), subprocess.PIPE
+    with subprocess.Popen([*command, "-c", script], stdin=pipe, stdout=pipe) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        (kept,) = {name for name in instances() if name.startswith(f"{PREFIX}1-")} - before
+        with Drops():
+            assert kept in instances()
+        other.stdin.close()
+    assert kept not in instances()
+
+
 def test_no_mount_is_seen(place: str) -> None:
     with Drops():
         assert PREFIX not in Path("/proc/self/mountinfo").read_text()
