@@ -343,6 +343,18 @@ class Agent:
         with self._lock:
             return list(self._proxies.values())
 
+    def known(self) -> dict[str, Any]:
+        """Return the objects and leases that were last read from etcd, as of which revision."""
+        cluster = self.state.cluster
+        if cluster is None:
+            raise NetlabError("nothing was read from etcd yet")
+        leases = {node.address: (node.subnet, node.vtep_mac) for node in cluster.nodes}
+        return {
+            "documents": list(cluster.documents),
+            "leases": {address: one for address, one in leases.items() if one[0]},
+            "revision": cluster.revision,
+        }
+
     def status(self, *, changes: bool = False) -> dict[str, Any]:
         """Return the lab's state, as `netlab status -o json` prints it; *changes*: with where the
         objects are otherwise than declared, which takes a look at each."""

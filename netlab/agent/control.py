@@ -5,6 +5,7 @@
     {"do": "fault", "add": […], "remove": […]}      progress lines, then {"result": …}
     {"do": "populate", "lab": …}                    progress lines, then {"result": …}
     {"do": "status"}                                {"result": …}
+    {"do": "known"}                                 {"result": …}
     {"do": "stop"}                                  {"result": …}, and the agent ends
 
 Who listens on the socket is asked of the kernel (SO_PEERCRED), so no pid file can lie.
@@ -79,6 +80,8 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             say({"result": agent.populate(request, say)})
         elif request["do"] == "status":
             say({"result": agent.status(changes=request.get("changes", False))})
+        elif request["do"] == "known":
+            say({"result": agent.known()})
         elif request["do"] == "stop":
             stopped.set()
             say({"result": {}})

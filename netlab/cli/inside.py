@@ -74,7 +74,7 @@ def exec_(
     """
     if not words:
         raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, looking=True)
     cluster = live.cluster()
     from netlab.faults import require_power
     from netlab.pods import execution
@@ -119,7 +119,7 @@ def logs(
 
     Containers without a command are netlab's own servers, which write nothing.
     """
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, looking=True)
     state = pod_named(live.cluster(), pod, namespace, container=container)
     chosen = container or only_container(state)
     from netlab.pods import logs as written

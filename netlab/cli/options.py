@@ -173,9 +173,15 @@ def chosen_lab(ctx: click.Context, named: str | None = None) -> str:
     return lab.chosen(named or said.lab)
 
 
-def live_lab(ctx: click.Context, named: str | None = None) -> Live:
-    """Return the chosen lab, connected."""
+def live_lab(ctx: click.Context, named: str | None = None, *, looking: bool = False) -> Live:
+    """Return the chosen lab, connected.
+
+    *looking*: for a command that looks at what goes on, also without etcd; it says so then.
+    """
     name = chosen_lab(ctx, named)
     from netlab import lab
 
-    return lab.connect(name)
+    def note(words: str) -> None:
+        click.echo(f"note: {words}", err=True)
+
+    return lab.connect(name, note=note if looking else None)

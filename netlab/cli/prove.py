@@ -165,7 +165,7 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     Without a port the flow is ICMP echo; without a protocol, TCP.
     """
     target, port, protocol = flow_end(destination)
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, looking=True)
     from netlab import probe as prober
 
     with Progress("probe") as progress:

@@ -29,12 +29,17 @@ ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
 LISTING = 10.0  # seconds etcd may take to list all of a large lab: 20,000 objects need one or two
 
+Note = Callable[[str], None]
+
 
 class Live:
     """A running lab, read and written through its own etcd."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, note: Note | None = None) -> None:
+        """*note* is told when etcd is away and what the agent last knew has to do; None: that is
+        an error."""
         self.name = name
+        self.note = note
         self.run = run_directory(name)
         if not (self.run / "lab.json").exists():
             raise NotFoundError(f"lab {name} was never brought up", hint="netlab up FILE")
@@ -88,7 +93,21 @@ class Live:
             raise StoreError(words, hint=f"`{stopped.undo}` starts it again") from error
 
     def cluster(self) -> Cluster:
-        """Return the lab as etcd has it now."""
+        """Return the lab as etcd has it now; with `note`, while etcd is away, as it was."""
+        try:
+            return self._stored()
+        except StoreError as error:
+            if self.note is None:
+                raise
+            try:
+                known = self._asked({"do": "known"})
+            except NetlabError:
+                raise error from None  # an agent that is gone knows no more
+            self.note(f"{error.message}: objects are as the agent last knew them")
+        leases = {address: (subnet, mac) for address, (subnet, mac) in known["leases"].items()}
+        return cluster(self.lab, known["documents"], leases=leases, revision=known["revision"])
+
+    def _stored(self) -> Cluster:
         with self._inside():
             objects, revision = registry.objects(self.etcd())
             leases, _ = lease.peers(self.etcd().range(SUBNETS).items)
@@ -235,6 +254,6 @@ class Live:
             return self.etcd().range("\0").revision
 
 
-def connect(name: str) -> Live:
-    """Return the live lab called *name*. Raises NotFoundError."""
-    return Live(name)
+def connect(name: str, *, note: Note | None = None) -> Live:
+    """Return the live lab called *name*; *note* as of Live. Raises NotFoundError."""
+    return Live(name, note=note)

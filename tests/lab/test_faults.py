@@ -108,6 +108,10 @@ def test_etcd_stays_stopped_and_every_command_says_so_at_once(small: Cli) -> Non
         said = small(*words, code=1).stderr
         assert "etcd is stopped" in said and "netlab fault clear etcd-stop" in said
     assert not reaches_etcd(small, "n1")
+    looked = small("exec", "n1-p1", "--", "hostname")
+    assert looked.stdout.strip() == "n1-p1"
+    assert "etcd is stopped" in looked.stderr and "last knew" in looked.stderr
+    assert "answered" in small("trace", "n1-p1", "n2-p1").stdout
     assert completed(small, "fault", "clear", "") == ["etcd-stop"]
     assert "n1" in completed(small, "link", "up", "")
     small("fault", "clear", "etcd-stop")
