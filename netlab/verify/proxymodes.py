@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,9 @@ from netlab.model.lab import PROXY_MODES
 from netlab.verify import balancing, nodeports, services
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.replicas import ANSWERS
+
+BALANCED = 3.0  # seconds for the balancer to use the nodes it used before
+LOOK = 0.05  # seconds between two looks
 
 PATHS: dict[str, Callable[[Context], Checked]] = {
     "pod-clusterip": services.pod_clusterip,
@@ -49,7 +53,7 @@ def _changed(context: Context, mode: str) -> Context:
     Without an agent that answers nothing is changed.
     """
     try:
-        context.live.status(timeout=ANSWERS)
+        before = context.live.status(timeout=ANSWERS).get("balancer")
     except NetlabError as error:
         raise Failure(
             f"{mode}: not tried, as nobody would write its rules: {error}",
@@ -58,6 +62,10 @@ def _changed(context: Context, mode: str) -> Context:
     problems = context.live.serve_by(mode)
     if problems:
         raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")
+    # The nodes' answers to the balancer's probes may have paused: its rules follow, and go back.
+    deadline = time.monotonic() + BALANCED
+    while context.live.status().get("balancer") != before and time.monotonic() < deadline:
+        time.sleep(LOOK)
     return Context(context.live, context.refreshed(), context.capture, context.trace)
 
 

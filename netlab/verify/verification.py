@@ -223,6 +223,9 @@ def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
         )
     except (NetlabError, OSError, LookupError) as error:
         verdict = Verdict(path.id, Outcome.FAIL, path.title, (f"cannot be checked: {error}",))
+    except Exception as error:  # a defect of one check: what the others found is told all the same
+        words = f"cannot be checked: {type(error).__name__}: {error}"
+        verdict = Verdict(path.id, Outcome.FAIL, path.title, (words,))
     overflows = insides.arp_overflows() - overflows
     if verdict.outcome is Outcome.FAIL and overflows:
         line = f"meanwhile the kernel's neighbour table was full {overflows} times ({ROOM})"

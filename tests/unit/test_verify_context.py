@@ -9,7 +9,10 @@ from typing import Any
 
 from fake_lab import FakeLive, pod
 
-from netlab.verify.context import Context
+from netlab.packets import Outcome
+from netlab.verify.catalogue import PATHS
+from netlab.verify.context import Checked, Context
+from netlab.verify.verification import verdict_of
 
 
 class Asked(FakeLive):
@@ -49,3 +52,14 @@ def test_checks_side_by_side_ask_etcd_one_after_the_other() -> None:
         for each in asked:
             each.result()
     assert live.most == 1
+
+
+def test_a_check_with_a_defect_fails_its_path_alone() -> None:
+    def spoilt(context: Context) -> Checked:
+        raise ValueError("zip() argument 2 is longer")
+
+    live = Asked()
+    context = Context(live, live.cluster(), None, None)  # type: ignore[arg-type]
+    found = verdict_of(PATHS[0], spoilt, context)
+    assert (found.path, found.outcome) == (PATHS[0].id, Outcome.FAIL)
+    assert found.evidence == ("cannot be checked: ValueError: zip() argument 2 is longer",)
