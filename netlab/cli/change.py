@@ -57,8 +57,8 @@ def apply(ctx: click.Context, files: tuple[str, ...], wait: bool) -> int:
     netlab delete -f web.yaml
     netlab delete pod archive clock
     netlab delete deploy cart -n shop
-    netlab delete pod web-0 --grace-period 5
-    netlab delete pod web-0 --force
+    netlab delete pod db-0 --grace-period 5
+    netlab delete pod db-1 --force
     """,
 )
 @click.argument("kind", metavar="[KIND", required=False, shell_complete=names.kinds)

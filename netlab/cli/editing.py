@@ -32,7 +32,7 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace a value that
     "scale",
     example="""
     netlab scale deployment/web --replicas 3
-    netlab scale sts db --replicas 5 --current-replicas 3
+    netlab scale sts db --replicas 3 --current-replicas 2
     """,
 )
 @click.argument("kind", metavar="KIND[/NAME]", shell_complete=names.scaled)
@@ -174,7 +174,7 @@ annotate = _command(
     example="""
     netlab taint node node1 dedicated=db:NoSchedule
     netlab taint nodes node1 dedicated-
-    netlab taint nodes --all maintenance:NoExecute
+    netlab taint nodes -l disk=ssd slow:PreferNoSchedule
     """,
 )
 @click.argument(
