@@ -186,7 +186,7 @@ class FakeRoom(SimpleNamespace):
             raise NotFoundError(f"no lab called {name}", hint="start it: netlab up FILE")
         return name
 
-    def connect(self, name: str) -> FakeLive:
+    def connect(self, name: str, *, note: object = None) -> FakeLive:
         return self.labs[name]
 
     def up(self, declaration: Any, *, progress: Callable[[str], None], verbose: bool) -> Report:
