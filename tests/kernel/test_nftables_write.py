@@ -423,7 +423,8 @@ def endpoint(family: Family, port: int, *before: str) -> Block:
 def servers(family: Family, *ports: int) -> Iterator[None]:
     word = "-4" if family is IPV4 else "-6"
     bits = "32" if family is IPV4 else "128"
-    run(["ip", word, "addr", "add", f"{SERVER[family]}/{bits}", "dev", "lo"])
+    at_once = () if family is IPV4 else ("nodad",)
+    run(["ip", word, "addr", "add", f"{SERVER[family]}/{bits}", "dev", "lo", *at_once])
     run(["ip", word, "route", "add", "local", f"{CLUSTER_IP[family]}/{bits}", "dev", "lo"])
     kind = socket.AF_INET if family is IPV4 else socket.AF_INET6
     listening = []
