@@ -13,6 +13,7 @@ from netlab.pods.probing import Probing
 from netlab.probes import Probe, Sort, of_pod
 
 Named = tuple[str, str]  # a pod's uid, and one of its containers
+Answers = dict[Sort, tuple[Probe, bool | None, str]]  # None: there is none yet
 
 
 class Health:
@@ -22,7 +23,7 @@ class Health:
         self._run, self._node = run, node
         self._probing: Probing | None = None
         self._netns = ""
-        self._found: dict[Named, dict[Sort, tuple[Probe, bool | None, str]]] = {}
+        self._found: dict[Named, Answers] = {}
         self._told: dict[Probe, str] = {}
         self._started: set[Probe] = set()
 
@@ -69,9 +70,15 @@ class Health:
             here = self._found.setdefault((probe.uid, probe.container), {})
             here[probe.sort] = (probe, passed, trouble)
 
-    def of(self, uid: str, container: str) -> dict[str, Any]:
-        """Return `ready`, `started` and `unready`, the reason, as far as probes decide them."""
-        here = self._found.get((uid, container), {})
+    def of(
+        self, uid: str, container: str, *, past: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """Return `ready`, `started` and `unready`, the reason, as far as probes decide them.
+
+        *past*: the statuses of the pod's containers as last written. What has no answer yet is as
+        it was in the same run: an agent that is started again takes nobody out of service.
+        """
+        here = _known(self._found.get((uid, container), {}), container, past)
         said: dict[str, Any] = {}
         if startup := here.get(Sort.STARTUP):
             said["started"] = bool(startup[1])
@@ -136,6 +143,18 @@ class Health:
         if self._probing is not None:
             self._probing.close()
             self._probing = None
+
+
+def _known(here: Answers, container: str, past: Sequence[Mapping[str, Any]]) -> Answers:
+    """Return the answers *here*, those that are missing from the *past* of the same run."""
+    known = {}
+    for sort, (probe, passed, trouble) in here.items():
+        field = "started" if sort is Sort.STARTUP else "ready"
+        was = next((one for one in past if one.get("name") == container), {})
+        if passed is None and was.get("restartCount") == probe.run and was.get(field):
+            passed = True
+        known[sort] = (probe, passed, trouble)
+    return known
 
 
 def _is_startup(probe: Probe) -> bool:

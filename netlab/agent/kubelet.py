@@ -160,7 +160,8 @@ class Kubelet:
         for uid, items in found.items():
             for item in items:
                 if (uid, item["name"]) in running:
-                    item.update(self._health.of(uid, item["name"]))
+                    past = self._documents[uid]["status"].get("containerStatuses", [])
+                    item.update(self._health.of(uid, item["name"], past=past))
         facts = self._health.facts(self._documents)
         named = {pod.uid: pod for pod in pods}
         for probe in self._health.failed():

@@ -96,7 +96,7 @@ class Node(Loop):
             raise away
         if snapshot is None:
             return  # the control plane has published nothing yet; it will wake this loop
-        store = Store(self._write, self._delete, self._tell) if away is None else None
+        store = Store(self._write, self._take_away, self._tell) if away is None else None
         seen = self._as_leased(snapshot, lab, online=away is None)
         state = seen.node(self.node)
         with self.state.turn:
@@ -189,7 +189,7 @@ class Node(Loop):
         assert self._etcd is not None
         return registry.replaced(self._etcd, documents)
 
-    def _delete(self, documents: Sequence[Document]) -> None:
+    def _take_away(self, documents: Sequence[Document]) -> None:
         assert self._etcd is not None
         registry.write(self._etcd, [Change(Deed.DELETE, one) for one in documents])
 

@@ -21,6 +21,7 @@ from netlab.proxy import Frontend, Mode
 from netlab.proxy.addresses import Family
 from netlab.sensors.stream import Stream
 from netlab.verify.context import Checked, Context, Failure, Skip, open_pods
+from netlab.verify.replicas import somebody_acts
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
 
@@ -39,6 +40,7 @@ def node_lost(context: Context) -> Checked:
     grace = context.lab.nodeLifecycle.gracePeriodSeconds
     gone = [pod for pod in context.pods if pod.node == lost.name and _replaced(pod)]
     before = {pod.uid for pod in context.cluster.pods}
+    somebody_acts(context, f"{lost.name} was not cut off", last_seen=lost.netns)
     began = time.monotonic()
     context.live.fault([Fault(Sort.LINK_DOWN, lost.name, since=now())])
     try:

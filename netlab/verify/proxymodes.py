@@ -32,6 +32,7 @@ def proxy_modes(context: Context) -> Checked:
     """
     own = context.lab.proxyMode
     checked, last = Checked(), []
+    _balancer(context, own)
     try:
         for mode in sorted(PROXY_MODES, key=lambda one: one != own):
             names = [name for name in PATHS if mode != own or name not in context.asked]
@@ -52,13 +53,7 @@ def _changed(context: Context, mode: str) -> Context:
 
     Without an agent that answers nothing is changed.
     """
-    try:
-        before = context.live.status(timeout=ANSWERS).get("balancer")
-    except NetlabError as error:
-        raise Failure(
-            f"{mode}: not tried, as nobody would write its rules: {error}",
-            expected_next="an agent that writes each mode's rules",
-        ) from error
+    before = _balancer(context, mode)
     problems = context.live.serve_by(mode)
     if problems:
         raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")
@@ -67,6 +62,17 @@ def _changed(context: Context, mode: str) -> Context:
     while context.live.status().get("balancer") != before and time.monotonic() < deadline:
         time.sleep(LOOK)
     return Context(context.live, context.refreshed(), context.capture, context.trace)
+
+
+def _balancer(context: Context, mode: str) -> object:
+    """Return what the agent says of the balancer. Raises Failure when none answers."""
+    try:
+        return context.live.status(timeout=ANSWERS).get("balancer")
+    except NetlabError as error:
+        raise Failure(
+            f"{mode}: not tried, as nobody would write its rules: {error}",
+            expected_next="an agent that writes each mode's rules",
+        ) from error
 
 
 def _held(context: Context, mode: str, names: list[str]) -> list[str]:

@@ -103,12 +103,18 @@ def replicas_of(cluster: Cluster, pod: PodState) -> int:
 
 def somebody_replaces(context: Context, old: PodState) -> None:
     """Raise Failure when there is no agent to run the controllers: then nothing is deleted."""
+    words = f"{old.title} was not deleted, as nobody would replace it"
+    somebody_acts(context, words, last_seen=f"{old.owner} with {old.title}")
+
+
+def somebody_acts(context: Context, words: str, *, last_seen: str) -> None:
+    """Raise Failure when no agent answers soon; *words*: what was not done then."""
     try:
         context.live.status(timeout=ANSWERS)
     except NetlabError as silent:
         raise Failure(
-            f"{old.title} was not deleted, as nobody would replace it: {silent}",
-            last_seen=f"{old.owner} with {old.title}",
+            f"{words}: {silent}",
+            last_seen=last_seen,
             expected_next="an agent that runs the controllers",
         ) from silent
 
