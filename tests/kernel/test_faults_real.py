@@ -74,6 +74,7 @@ def test_any_loss_is_listed_as_it_was_written(kernel: RealKernel, loss: float) -
     assert missing(RealKernel(), [*WHOLE, *rules]) == []
 
 
+@pytest.mark.stock
 def test_a_delay_and_a_loss_are_made_changed_and_taken_away(kernel: RealKernel) -> None:
     make(kernel, WHOLE)
     try:
