@@ -88,7 +88,8 @@ def why(
     if not journey.answered:
         found = list(_once(_causes(live, cluster, names, asked, journey)))
         stop = stop_of(journey)
-        found = found or list(astray.untraced(stop, dropped))
+        if stop is None or dropped_by(stop) is None:
+            found = [*astray.untraced(stop, dropped), *found]
         found = found or [_unknown(names, asked, journey, stop, dropped)]
         proof = (*found[0].proof, *astray.rewrites(journey), *dropped)
         found[0] = msgspec.structs.replace(found[0], proof=proof)
