@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from netlab.controllers.change import controller
-from netlab.model.kubernetes import Document
-
-FINISHED = ("Succeeded", "Failed")
+from netlab.model.kubernetes import ENDED, Document
 
 
 class Plan(NamedTuple):
@@ -54,7 +52,7 @@ def _objections(
 ) -> Iterator[tuple[str, str, bool, bool]]:
     """Yield refusal, warning, whether an option allows it, and whether the pod stays then."""
     owner = controller(pod)
-    finished = pod.get("status", {}).get("phase") in FINISHED
+    finished = pod.get("status", {}).get("phase") in ENDED
     by_daemon_set = owner is not None and owner.get("kind") == "DaemonSet"
     if by_daemon_set and owner is not None and owner.get("uid") in daemon_sets:
         yield (

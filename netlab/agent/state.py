@@ -23,13 +23,12 @@ from netlab.controllers.change import controller
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
 from netlab.model.inventory import Inventory
-from netlab.model.kubernetes import Document
+from netlab.model.kubernetes import ENDED, Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
 from netlab.world import BALANCER, GATEWAY, MASTER, Published
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
-ENDED = ("Succeeded", "Failed")
 TURNS = 2  # nodes that compare and apply at once
 
 
@@ -367,7 +366,7 @@ def pod_problem(pod: PodState) -> str:
     """
     if pod.terminating:
         return f"pod {pod.title}: still terminating"
-    ended = pod.phase in ("Succeeded", "Failed")
+    ended = pod.phase in ENDED
     if ended or (pod.phase == "Running" and not pod.message):
         return ""
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"

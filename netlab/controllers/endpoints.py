@@ -15,9 +15,8 @@ import msgspec
 
 from netlab.controllers.change import Change, Verb, controller, owned_by
 from netlab.controllers.declaration import last_declared
-from netlab.controllers.podstate import ENDED
 from netlab.controllers.slices import Group, Ports, PortsKey, fitted, identity, ports_key
-from netlab.model.kubernetes import Document, matches, view
+from netlab.model.kubernetes import ENDED, Document, matches, view
 from netlab.model.services import (
     EXTERNAL_NAME,
     HEADLESS_LABEL,

@@ -14,10 +14,9 @@ from typing import Any
 
 from netlab.controllers.change import Change, Verb, born, owned_by
 from netlab.controllers.clock import Clock, stamp
-from netlab.model.kubernetes import Document
+from netlab.model.kubernetes import ENDED, Document
 
 GRACE = 30  # seconds: terminationGracePeriodSeconds where a pod says nothing
-ENDED = ("Succeeded", "Failed")
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no words; apimachinery pkg/util/rand
 SUFFIX_LENGTH = 5  # apiserver pkg/storage/names/generate.go
 PREFIX_MAX = 58  # so that the name fits a label: 63

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-CLUSTER_FIRST, CLUSTER_FIRST_ANYWHERE = "ClusterFirst", "ClusterFirstWithHostNet"
-DEFAULT, NONE = "Default", "None"
-POLICIES = (CLUSTER_FIRST, CLUSTER_FIRST_ANYWHERE, DEFAULT, NONE)
+CLUSTER_FIRST, DEFAULT, NONE = "ClusterFirst", "Default", "None"
 # What resolvers read and the API server lets in: pkg/apis/core/validation, MaxDNS…
 NAMESERVERS_MAX = 3
 SEARCHES_MAX = 32

@@ -17,6 +17,7 @@ from netlab.model.kinds import Kind as Kind
 from netlab.model.kinds import kind_named as kind_named
 
 Document = dict[str, Any]  # one Kubernetes object, whole, as JSON has it
+ENDED = ("Succeeded", "Failed")  # phases that a pod never leaves
 
 
 class View(msgspec.Struct, omit_defaults=True):

@@ -15,11 +15,10 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from netlab.model.inventory import Inventory
-from netlab.model.kubernetes import Document, Pod, view
+from netlab.model.kubernetes import ENDED, Document, Pod, view
 from netlab.model.policies import NetworkPolicy
 
 NAME_LABEL = "kubernetes.io/metadata.name"  # that an API server gives each namespace
-ENDED = ("Succeeded", "Failed")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 _NAME = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")  # what may stand in a chain's name
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from netlab.model.kubernetes import ContainerPort, Pod
+from netlab.model.kubernetes import ENDED, ContainerPort, Pod
 from netlab.proxy.addresses import address, family
 from netlab.proxy.endpoints import PORTS, Endpoint, Say
 from netlab.proxy.frontend import Clients, Frontend, Kind, Policy, ServicePort, Way
 
-ENDED = ("Succeeded", "Failed")
 WILDCARDS = ("", "0.0.0.0", "::")
 WAYS = (Way(Clients.ALL, Policy.CLUSTER, Clients.LOOPBACK),)
 
