@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from netlab import probe, world
 from netlab.balancing import rules
-from netlab.balancing.listeners import VIP, Listener, listeners
+from netlab.balancing.listeners import HEALTHZ_PORT, VIP, Listener, backends, listeners
 from netlab.cluster import NodeState
+from netlab.controllers.nodes import lost
 from netlab.kernel import owned
 from netlab.model.kubernetes import Document
 from netlab.packets import Direction, Flow, Outcome, Protocol, RuleHit, Sighting
@@ -31,6 +32,7 @@ from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.serving import AGAIN, Decisions
 from netlab.verify.shares import Shares, flows_for, shares
 
+OK = 200  # HTTP: the node is well
 PATIENCE = 5.0  # seconds for the balancer to notice what became of a node; it should take 1.5
 LOOK = 0.05  # seconds between two looks
 TRIES = 3  # of a flow, when the sensors lost frames
@@ -60,13 +62,15 @@ def _served(context: Context) -> tuple[Checked, list[_Flows]]:
     chosen = [one for one in found if one.service in set(_one_of_each(found).values())]
     decisions = Decisions(context)
     flows = [_Flows(context, one, decisions) for one in chosen]
-    flows = [one for one in flows if one.nodes()]
+    flows = [one for one in flows if one.wanted()]
     if not flows:
         raise Skip("needs a Service of type LoadBalancer with an address and an endpoint")
     context.watch(
         *(_watched(context), [context.lab.netns(world.BALANCER), *_netns(context.cluster.nodes)])
     )
     checked = Checked()
+    for one in flows:
+        one.agreed()
     for one in flows:
         one.proven(checked)
         checked.evidence.append(one.fair())
@@ -103,6 +107,35 @@ class _Flows:
         self.client = of_member(context.cluster, world.CLIENT)
         self.where = f"{listener.address}:{listener.port}/{listener.protocol}"
         self.title = f"client -> {listener.service} {self.where}, ipMode {listener.mode}"
+
+    def wanted(self) -> list[str]:
+        """Return the nodes that the balancer is to use: those that may be, and would say so."""
+        one, cluster = self.listener, self.context.cluster
+        declared = cluster.documents.of("Node")
+        alive = [node for node in declared if not lost(node)]
+        fit = {each.name for each in backends(self.context.lab, alive, ip_mode=one.mode)}
+        return [node.name for node in cluster.nodes if node.name in fit and self._says_well(node)]
+
+    def _says_well(self, node: NodeState) -> bool:
+        """Return whether *node* is to answer the balancer's probes with 200."""
+        port = self.listener.check_port
+        checks = self.decisions.of(node).health_checks
+        return port == HEALTHZ_PORT or any(
+            check.status == OK for check in checks if check.port == port
+        )
+
+    def agreed(self) -> None:
+        """Wait until the balancer uses the nodes that it is to. Raises Failure."""
+        wanted = self.wanted()
+
+        def used() -> list[str]:
+            return [node.name for node in self.nodes()]
+
+        if not _until(lambda: used() == wanted, PATIENCE):
+            raise self.failure(
+                f"the balancer uses {', '.join(used()) or 'no node'} after {PATIENCE:.0f} s",
+                expected=f"it uses {', '.join(wanted)}, which answer its probes",
+            )
 
     def nodes(self) -> list[NodeState]:
         """Return the nodes that the balancer uses now."""

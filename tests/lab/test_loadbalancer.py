@@ -80,6 +80,22 @@ def test_every_hop_is_as_it_should_be_in_both_modes(lab: Cli) -> None:
         assert words in " ".join(done.stdout.split()), words
 
 
+def test_a_well_node_that_is_not_used_is_no_pass(lab: Cli) -> None:
+    """Its probes are lost, but nothing says that it is not well."""
+    n2 = lab.netns("n2")
+    hook = "type filter hook input priority 0;"
+    inside(n2, "nft", "add table ip unheard")
+    inside(n2, "nft", f"add chain ip unheard input {{ {hook} ip saddr 192.168.50.5 drop; }}")
+    try:
+        eventually(lambda: nodes_of(lab, ADDRESS["VIP"]) == ["192.168.50.101"], what="n1 alone")
+        done = lab("verify", "loadbalancer", code=1)
+    finally:
+        inside(n2, "nft", "delete table ip unheard")
+    assert "the balancer uses n1 after 5 s" in done.stdout
+    assert "it uses n1, n2, which answer its probes" in " ".join(done.stdout.split())
+    eventually(lambda: len(nodes_of(lab, ADDRESS["VIP"])) == 2, what="n2 is used again")
+
+
 def test_the_pod_sees_the_client_where_packets_come_unchanged(lab: Cli) -> None:
     assert asked(lab.netns("client"), ADDRESS["VIP"])["client"] == "198.51.100.10"
     assert asked(lab.netns("client"), ADDRESS["Proxy"])["client"] != "198.51.100.10"
