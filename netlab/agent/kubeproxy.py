@@ -19,6 +19,7 @@ from netlab.errors import KernelError
 from netlab.kernel import conntrack, generation, iptables, nftables, settings
 from netlab.kernel.addresses import local_addresses
 from netlab.model.kubernetes import Document
+from netlab.model.modes import Mode
 from netlab.model.services import ProxyNode
 from netlab.proxy import iptables as iptables_renderer
 from netlab.proxy import iptables_text, nft_text, staleness
@@ -27,7 +28,7 @@ from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.frontend import Frontend, HealthCheck
 from netlab.proxy.objects import Changed, Objects
-from netlab.proxy.options import Mode, Options
+from netlab.proxy.options import Options
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 from netlab.proxy.service import NOTHING, Served

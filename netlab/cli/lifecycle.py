@@ -14,12 +14,12 @@ import netlab
 from netlab.cli import options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
+from netlab.model.modes import PROXY_MODES
 
 if TYPE_CHECKING:
     from netlab.lab import Report
     from netlab.topology import Declaration
 
-PROXY_MODES = ("iptables", "nftables")
 NOTES = Path(netlab.__file__).parent.parent / "topologies" / "notes.yaml"
 
 

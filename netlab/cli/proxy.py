@@ -14,6 +14,7 @@ import click
 from netlab.cli import options
 from netlab.cli.lifecycle import count
 from netlab.errors import CapabilityError, InputError, NotFoundError, UsageError
+from netlab.model.modes import PROXY_MODES
 
 if TYPE_CHECKING:
     from netlab.agent.kubeproxy import KubeProxy, Pass
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from netlab.model.services import ProxyNode
     from netlab.proxy import DetectLocal, Options
 
-MODES = ("iptables", "nftables")
 DETECTORS = "cluster-cidr=CIDR[,CIDR]|node-cidr[=CIDR]|bridge=NAME|interface-prefix=P|none"
 LOOK = 0.1  # seconds between two looks at the files
 DRIFT_LOOK = 0.5  # seconds between two looks at the namespace's commits
@@ -59,7 +59,7 @@ class Given(NamedTuple):
 @click.option(
     "--netns", metavar="NS", help="Namespace, by name or path; default: the one this runs in."
 )
-@click.option("--proxy-mode", "mode", type=click.Choice(MODES), default="iptables")
+@click.option("--proxy-mode", "mode", type=click.Choice(PROXY_MODES), default="iptables")
 @click.option(
     "--detect-local",
     default="none",

@@ -21,8 +21,6 @@ from netlab.model.kubernetes import Meta
 
 API_VERSION = "netlab/v1"
 SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
-PROXY_MODES = ("iptables", "nftables")
-LATER_PROXY_MODES = ("ipvs", "userspace")  # kube-proxy's, not there yet
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 IP_MODES = ("VIP", "Proxy")  # core/v1 LoadBalancerIPMode; unset is the first
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0

@@ -27,6 +27,7 @@ Nothing above the gap knows a rule's syntax; nothing below it decides.
 
 from __future__ import annotations
 
+from netlab.model.modes import Mode
 from netlab.proxy.endpoints import Endpoint
 from netlab.proxy.frontend import (
     Clients,
@@ -39,7 +40,7 @@ from netlab.proxy.frontend import (
     Way,
 )
 from netlab.proxy.node import Decision, decision, frontends
-from netlab.proxy.options import DetectLocal, Mode, NodePorts, Options, PodTraffic, Situation
+from netlab.proxy.options import DetectLocal, NodePorts, Options, PodTraffic, Situation
 from netlab.proxy.packet import Outcome, Packet, Verdict, outcome
 
 __all__ = [

@@ -9,19 +9,13 @@ import msgspec
 
 from netlab.errors import UsageError
 from netlab.model.lab import Lab
+from netlab.model.modes import Mode
 from netlab.model.services import ZONE_LABEL, ProxyNode
 from netlab.proxy.addresses import ANYWHERE, Family, address, contains, family, network
 
 PRIMARY = "primary"  # nodePortAddresses: the node's primary address of each family
 IPV4_LOOPBACK = "127.0.0.0"
 LONGEST_INTERFACE = 15  # characters of an interface's name; IFNAMSIZ is 16 (linux/if.h)
-
-
-class Mode(StrEnum):
-    """Which renderer the decision is for, where policy depends on what it can do."""
-
-    IPTABLES = "iptables"
-    NFTABLES = "nftables"
 
 
 class DetectLocal(StrEnum):

@@ -11,11 +11,12 @@ from enum import StrEnum
 
 import msgspec
 
+from netlab.model.modes import Mode
 from netlab.proxy.addresses import contains, family, is_loopback
 from netlab.proxy.endpoints import Endpoint
 from netlab.proxy.frontend import Clients, Frontend, Kind, Refusal, Way
 from netlab.proxy.node import Decision
-from netlab.proxy.options import Mode, Situation
+from netlab.proxy.options import Situation
 
 
 class Verdict(StrEnum):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from netlab.model import services as model
+from netlab.model.modes import Mode
 from netlab.model.services import HEADLESS_LABEL, PROXY_NAME_LABEL, EndpointSlice, Service
 from netlab.proxy import endpoints
 from netlab.proxy.addresses import Family, address, contains, family, network
@@ -25,7 +26,7 @@ from netlab.proxy.frontend import (
     ServicePort,
     Way,
 )
-from netlab.proxy.options import Mode, Situation
+from netlab.proxy.options import Situation
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 # The names that get into rules, of one line with blanks between its words and 255 bytes to a

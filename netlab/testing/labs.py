@@ -15,8 +15,8 @@ import msgspec
 
 from netlab import topology
 from netlab.errors import CapabilityError, NetlabError, UsageError
-from netlab.model.lab import LATER_PROXY_MODES, PROXY_MODES
 from netlab.model.lab import Lab as Declared
+from netlab.model.modes import LATER_PROXY_MODES, PROXY_MODES
 from netlab.testing.calls import Keeper
 from netlab.testing.lab import Lab
 

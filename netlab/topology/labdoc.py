@@ -18,14 +18,13 @@ from netlab.dns.zone import PODS
 from netlab.model.lab import (
     API_VERSION,
     IP_MODES,
-    LATER_PROXY_MODES,
-    PROXY_MODES,
     SERVICE_CIDR,
     Backend,
     Lab,
     Outside,
     address_range,
 )
+from netlab.model.modes import LATER_PROXY_MODES, PROXY_MODES
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields, Pairs
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from netlab.errors import NetlabError
-from netlab.model.lab import PROXY_MODES
+from netlab.model.modes import PROXY_MODES
 from netlab.verify import balancing, nodeports, services
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.replicas import ANSWERS
