@@ -3,8 +3,11 @@
 1. A node is well when it answers 200. One answer makes it so, `FAILURES` in a row end it: with a
    period and a timeout of half a second a node that falls silent is given up within 1.5 s, one
    that refuses within 1 s. One that was never heard of is asked more often, and longer.
-2. All that are due are asked at once, so that few wake-ups serve many nodes.
-3. Nothing is asked, and nobody woken, while there is nothing to ask.
+2. Time counts against a node only from what was done here: from the call until it is connected,
+   from the request, once that is sent, until the answer. Whoever looks late so reads what came
+   meanwhile, and blames nobody for his own delay.
+3. All that are due are asked at once, so that few wake-ups serve many nodes.
+4. Nothing is asked, and nobody woken, while there is nothing to ask.
 
 The sockets live where the calling thread is: a probe takes the way that clients' packets will.
 """
@@ -20,7 +23,7 @@ from collections.abc import Collection
 from netlab.balancing.listeners import Probe
 
 PERIOD = 0.5  # seconds from one question to the next
-TIMEOUT = 0.5  # seconds for connection and answer together
+TIMEOUT = 0.5  # seconds for the connection, and for the answer
 FAILURES = 2  # in a row
 SOON = 0.1  # seconds to a question about what may just have changed
 FIRST_FAILURES = 5  # in a row, of a node never heard of: it may just be coming up
@@ -32,14 +35,15 @@ _STARTED = (0, errno.EINPROGRESS)
 class _Asked:
     """One target: its question that goes on, if any, and what is known of it."""
 
-    __slots__ = ("due", "failures", "heard", "sent", "since", "sock", "told", "well")
+    __slots__ = ("began", "due", "failures", "heard", "sent", "since", "sock", "told", "well")
 
     def __init__(self) -> None:
         self.well: bool | None = None  # None: not known yet
         self.due = 0.0  # monotonic seconds
         self.failures = 0
         self.sock: socket.socket | None = None
-        self.since = 0.0
+        self.began = 0.0
+        self.since = 0.0  # when the last thing was done about it
         self.told = 0.0  # when the last question that has ended began
         self.sent = False
         self.heard = b""
@@ -109,7 +113,8 @@ class Probing:
     def _ask(self, target: Probe, asked: _Asked, now: float) -> None:
         sock = asked.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
-        asked.since, asked.due, asked.sent, asked.heard = now, now + PERIOD, False, b""
+        asked.began = asked.since = now
+        asked.due, asked.sent, asked.heard = now + PERIOD, False, b""
         if sock.connect_ex(target) not in _STARTED:  # unreachable at once: no link, no route
             self._told(asked, well=None)
             return
@@ -123,7 +128,7 @@ class Probing:
         try:
             if not asked.sent:
                 sock.send(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
-                asked.sent = True
+                asked.sent, asked.since = True, time.monotonic()
                 self._poll.modify(sock, select.EPOLLIN)
                 return
             data = sock.recv(4096)
@@ -140,7 +145,7 @@ class Probing:
     def _told(self, asked: _Asked, *, well: bool | None) -> None:
         """End the question that goes on, and draw the conclusion; None: there was no answer."""
         self._end(asked)
-        asked.told = asked.since
+        asked.told = asked.began
         asked.failures = 0 if well else asked.failures + 1
         if well:
             asked.well = True
@@ -149,7 +154,7 @@ class Probing:
         elif well is False or asked.failures >= FIRST_FAILURES:
             asked.well = False
         else:
-            asked.due = min(asked.due, asked.since + SOON)
+            asked.due = min(asked.due, asked.began + SOON)
 
     def _end(self, asked: _Asked) -> None:
         if asked.sock is not None:

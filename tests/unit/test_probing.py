@@ -134,3 +134,33 @@ def test_after_a_hurry_nobody_is_known_before_asked_again(asking: Probing, node:
     assert not asking.known
     assert asking.well(node.probe)
     until(asking, lambda: asking.known)
+
+
+def test_who_looks_late_blames_nobody(
+    asking: Probing, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking.want([node.probe])
+    until(asking, lambda: asking.well(node.probe))
+    monkeypatch.setattr(probing, "FAILURES", 1)
+    late = 0.0
+    monkeypatch.setattr(probing.time, "monotonic", lambda: time.perf_counter() + late)
+    asked = asking._targets[node.probe]
+    for stage in (lambda: not asked.sent, lambda: asked.sent):  # connecting, then waiting
+        until(asking, lambda stage=stage: asked.sock is not None and stage())  # type: ignore[misc]
+        select.select([asking], [], [], DEADLINE)  # it is there to be read
+        late += 2 * probing.TIMEOUT
+        assert asking.step() == set()
+    until(asking, lambda: asked.sock is None)
+    assert asking.well(node.probe)
+
+
+def test_who_does_not_answer_for_a_while_is_not_excused(
+    asking: Probing, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking.want([node.probe])
+    until(asking, lambda: asking.well(node.probe))
+    monkeypatch.setattr(probing, "FAILURES", 1)
+    node.deaf()
+    began = time.monotonic()
+    until(asking, lambda: not asking.well(node.probe))
+    assert time.monotonic() - began < probing.PERIOD + 2 * probing.TIMEOUT + 1
