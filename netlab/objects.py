@@ -133,11 +133,15 @@ class RoutingRule(Object, frozen=True):
 
 
 class Neighbor(Object, frozen=True):
-    """A permanent neighbour (ARP) entry."""
+    """A neighbour (ARP) entry: a permanent one, or without `mac` one the kernel asks for itself.
+
+    The latter only has a place that is its own: neither kind counts towards `gc_thresh3`, the room
+    that all network namespaces of a machine share. Somebody else's permanent one does as well.
+    """
 
     link: str
     address: str
-    mac: str
+    mac: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:

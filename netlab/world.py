@@ -25,6 +25,7 @@ from netlab.model.lab import Lab, Segment
 from netlab.objects import (
     Address,
     Bridge,
+    Neighbor,
     Netns,
     NftTable,
     Object,
@@ -128,7 +129,7 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
 
 
 def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
-    """Return the address and routes of a machine on the underlay.
+    """Return the address, routes and neighbours of a machine on the underlay.
 
     Routes to the other segments, to the addresses that the balancer gives, and the default route.
     """
@@ -147,7 +148,21 @@ def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
         balancer_here = lab.segment_of(lab.balancer.address) == home
         via = lab.balancer.address if balancer_here else home.router
         objects += [Route(netns, prefix, UPLINK, via) for prefix in lab.balancer.prefixes]
-    return objects
+    near = [home.router, *_within(lab, home)] if home.router else _within(lab, home)
+    return objects + [Neighbor(netns, UPLINK, one) for one in near if one != address]
+
+
+def _within(lab: Lab, segment: Segment) -> list[str]:
+    """Return the addresses of the machines on a segment, of those too that are switched off.
+
+    Each machine keeps a place for each other as its neighbour: in a lab of 30 nodes all of them
+    would need more than the 1024 that the kernel has for all network namespaces together.
+    """
+    network = IPv4Network(segment.cidr)
+    first, last = int(network.network_address), int(network.broadcast_address)
+    balancer = [lab.balancer.address] if lab.balancer is not None else []
+    every = [lab.gateway.address, lab.master.address, *balancer, *(n.address for n in lab.nodes)]
+    return [one for one in every if first < int(IPv4Address(one)) < last]
 
 
 def cable(lab: Lab, member: str, address: str) -> Veth:
@@ -192,6 +207,7 @@ def underlay_objects(lab: Lab) -> list[Object]:
         if several:
             length = IPv4Network(segment.cidr).prefixlen
             objects.append(Address(netns, name, f"{segment.router}/{length}"))
+            objects += [Neighbor(netns, name, one) for one in _within(lab, segment)]
     if several:
         home = bridge_name(lab.segment_of(lab.gateway.address))
         objects.append(Route(netns, "default", home, lab.gateway.address))

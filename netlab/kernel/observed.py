@@ -13,6 +13,8 @@ import socket
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from netlab.errors import KernelError
 from netlab.kernel import links, netem, netlink, netns, routes, settings
 from netlab.kernel.links import Link
@@ -62,6 +64,7 @@ def observed(name: str, connection: netlink.Socket, desired: Collection[Object])
     for tunnel in by_index.values():
         if tunnel.kind == "vxlan" and tunnel.group == GROUP:
             found += _overlay(name, connection, tunnel, families)
+    found += _places(name, connection, by_index, wanted)
     found += _settings(name, wanted.values())
     return found
 
@@ -242,6 +245,24 @@ def _overlay(
         for each in connection.dump(routes.GET_NEIGHBOR, routes.fdb_body(tunnel.ifindex))
     ]
     found += [thing for thing in near if thing is not None]
+    return found
+
+
+# The neighbours that have a place of their own, on the links where any should; machines of the
+# underlay always have some. A permanent one of somebody else's is as good there.
+def _places(
+    name: str, connection: netlink.Socket, by_index: dict[int, Link], wanted: dict[Key, Object]
+) -> list[Object]:
+    on = {one.link for one in wanted.values() if isinstance(one, Neighbor) and not one.mac}
+    found: list[Object] = []
+    for link in by_index.values():
+        if link.name not in on:
+            continue
+        body = routes.neighbors_body(socket.AF_INET, link.ifindex)
+        for each in connection.dump(routes.GET_NEIGHBOR, body):
+            thing = routes.neighbor(each, name, link.name)
+            if thing is not None and (not thing.mac or thing.key in wanted):
+                found.append(replace(thing, mac=""))
     return found
 
 

@@ -36,8 +36,9 @@ _PRIORITY, _MARK, _RULE_TABLE, _RULE_PROTO = 6, 10, 15, 21  # FRA_*, linux/fib_r
 _TO_TABLE = 1  # FR_ACT_TO_TBL
 _UNIVERSE, _LINK = 0, 253  # RT_SCOPE_*
 _ONLINK = 4  # RTNH_F_ONLINK
-_NEIGHBOR_DST, _LLADDR, _NEIGHBOR_IFINDEX = 1, 2, 8  # NDA_*
+_NEIGHBOR_DST, _LLADDR, _NEIGHBOR_IFINDEX, _NEIGHBOR_PROTO = 1, 2, 8, 12  # NDA_*
 _PERMANENT, _SELF = 0x80, 0x02  # NUD_PERMANENT, NTF_SELF
+_UNASKED, _EXT_LEARNED = 0, 0x10  # NUD_NONE, NTF_EXT_LEARNED
 
 _address_header = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 _route_header = Struct("=BBBBBBBBI")  # rtmsg: family, dst length, src, tos, table, protocol, …
@@ -182,7 +183,16 @@ def rule(body: bytes, netns: str) -> RoutingRule | None:
 
 
 def put_neighbor(thing: Neighbor, index: int) -> bytes:
+    """Return what makes a neighbour permanent, or gives one that ARP is to find a place of its own.
+
+    Since Linux 5.0 the kernel neither counts nor discards what is marked as learned elsewhere.
+    Source: net/core/neighbour.c, neigh_update_gc_list and neigh_add.
+    """
     family, raw = packed(thing.address)
+    if not thing.mac:
+        body = _neighbor_header.pack(family, 0, index, _UNASKED, _EXT_LEARNED, _UNICAST)
+        body += attribute(_NEIGHBOR_DST, raw) + u8(_NEIGHBOR_PROTO, PROTOCOL)
+        return message(NEW_NEIGHBOR, _PUT, body)
     body = _neighbor_header.pack(family, 0, index, _PERMANENT, 0, _UNICAST)
     body += attribute(_NEIGHBOR_DST, raw) + attribute(_LLADDR, mac(thing.mac))
     return message(NEW_NEIGHBOR, _PUT, body)
@@ -200,9 +210,11 @@ def neighbors_body(family: int, index: int) -> bytes:
 
 
 def neighbor(body: bytes, netns: str, link: str) -> Neighbor | None:
-    """Return the permanent neighbour of a message."""
-    family, _pad, _index, state, _flags, _type = _neighbor_header.unpack_from(body)
+    """Return the neighbour of a message, if it is permanent or has a place by netlab's doing."""
+    family, _pad, _index, state, flags, _type = _neighbor_header.unpack_from(body)
     found = netlink.attributes(body, _neighbor_header.size)
+    if flags & _EXT_LEARNED and number(found.get(_NEIGHBOR_PROTO, b"")) == PROTOCOL:
+        return Neighbor(netns, link, words(family, found[_NEIGHBOR_DST]))
     if not state & _PERMANENT or _LLADDR not in found:
         return None
     return Neighbor(netns, link, words(family, found[_NEIGHBOR_DST]), found[_LLADDR].hex(":"))

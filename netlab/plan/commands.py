@@ -166,6 +166,9 @@ def _neighbor(op: Op) -> list[str]:
     ip = f"ip -n {thing.netns} neighbor"
     if op.verb is Verb.DELETE:
         return [f"{ip} delete {thing.address} dev {thing.link}"]
+    if not thing.mac:
+        kept = f"nud none extern_learn protocol {PROTOCOL}"
+        return [f"{ip} replace {thing.address} dev {thing.link} {kept}"]
     return [f"{ip} replace {thing.address} lladdr {thing.mac} dev {thing.link} nud permanent"]
 
 

@@ -234,7 +234,8 @@ def thing_words(thing: Object) -> str:
         case RoutingRule():
             return f"rule for mark {thing.mark:#x}, lookup {thing.table},"
         case Neighbor():
-            return f"neighbour {thing.address} lladdr {thing.mac} of {thing.link}"
+            mac = f" lladdr {thing.mac}" if thing.mac else ""
+            return f"neighbour {thing.address}{mac} of {thing.link}"
         case FdbEntry():
             return f"FDB entry of {thing.link} for {thing.mac} dst {thing.destination}"
         case Address():

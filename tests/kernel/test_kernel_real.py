@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from netlab.objects import (
     Bridge,
     IptablesChain,
     IptablesJump,
+    Neighbor,
     Netns,
     NftTable,
     Object,
@@ -30,6 +33,7 @@ from netlab.objects import (
 )
 from netlab.plan import Op, Verb, words
 from netlab.processes.commands import Completed, run
+from netlab.sensors.insides import arp_overflows
 
 pytestmark = pytest.mark.kernel
 LAB = "nltest-r"
@@ -99,6 +103,11 @@ DRIFTS = {
     " lladdr 02:aa:aa:aa:aa:aa dev flannel.1 nud stale",
     "neighbor-stale": f"ip -n {NODE} neighbor add 10.244.7.0 lladdr 02:aa:aa:aa:aa:aa"
     " dev flannel.1 nud permanent",
+    "place-deleted": f"ip -n {NODE} neighbor delete 192.168.50.12 dev eth0",
+    "place-counted": f"ip -n {NODE} neighbor replace 192.168.50.12 lladdr 02:aa:aa:aa:aa:aa"
+    " dev eth0 nud stale",
+    "place-stale": f"ip -n {NODE} neighbor add 192.168.50.77 dev eth0 nud none extern_learn"
+    " protocol 110",
     "fdb-deleted": f"bridge -n {NODE} fdb delete 02:00:00:00:02:02 dev flannel.1 dst 192.168.50.12",
     "fdb-elsewhere": f"bridge -n {NODE} fdb replace 02:00:00:00:02:02 dev flannel.1"
     " dst 192.168.50.99 self permanent",
@@ -184,6 +193,16 @@ OTHERS = {
         f"ip -n {NODE} neighbor show",
         "10.244.1.77",
     ),
+    "neighbor-on-uplink": (
+        f"ip -n {NODE} neighbor add 192.168.50.77 lladdr 02:aa:aa:aa:aa:aa dev eth0",
+        f"ip -n {NODE} neighbor show",
+        "192.168.50.77",
+    ),
+    "neighbor-in-place": (
+        f"ip -n {NODE} neighbor replace 192.168.50.12 lladdr 02:aa:aa:aa:aa:aa dev eth0",
+        f"ip -n {NODE} neighbor show",
+        "192.168.50.12 dev eth0 lladdr 02:aa:aa:aa:aa:aa PERMANENT",
+    ),
 }
 
 
@@ -199,6 +218,38 @@ def test_what_others_made_is_not_netlabs_business(
     }
     kernel.apply(plan(kernel, changed))
     assert mark in sh(show)
+
+
+def test_neighbours_with_a_place_take_none_from_others(
+    kernel: RealKernel, wanted: dict[str, list[Object]]
+) -> None:
+    limit = int(Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3").read_text())
+    first = int(IPv4Address("10.77.0.0"))
+    many = [Neighbor(NODE, "eth0", str(IPv4Address(first + n))) for n in range(limit + 100)]
+    before = arp_overflows()
+    wanted[NODE] += many
+    kernel.apply(plan(kernel, wanted))
+    assert plan(kernel, wanted) == []
+    assert arp_overflows() == before
+    wanted[NODE] = wanted[NODE][: -len(many)]
+    kernel.apply(plan(kernel, wanted))
+    assert "10.77." not in sh(f"ip -n {NODE} neighbor show nud all")
+
+
+def test_the_mac_of_a_neighbour_with_a_place_is_asked_for(
+    kernel: RealKernel, wanted: dict[str, list[Object]]
+) -> None:
+    sh(
+        f"""ip netns add {LAB}.node2
+        ip -n {UNDERLAY} link add name n2 type veth peer name eth0 netns {LAB}.node2
+        ip -n {UNDERLAY} link set n2 master br0 up
+        ip -n {LAB}.node2 link set eth0 address 02:cc:cc:cc:cc:cc up
+        ip -n {LAB}.node2 address add 192.168.50.12/24 dev eth0
+        ip netns exec {NODE} ping -qc 1 -W 5 192.168.50.12"""
+    )
+    seen = sh(f"ip -n {NODE} neighbor show 192.168.50.12")
+    assert "02:cc:cc:cc:cc:cc extern_learn" in seen
+    assert plan(kernel, wanted) == []
 
 
 def test_a_route_of_others_in_the_way_is_an_error_and_stays(

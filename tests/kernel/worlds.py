@@ -58,6 +58,8 @@ def world(lab: str) -> dict[str, list[Object]]:
             Address(node, "flannel.1", "10.244.1.0/32"),
             Sysctl(node, "net.ipv4.conf.flannel/1.log_martians", "1"),
             Neighbor(node, "flannel.1", "10.244.2.0", "02:00:00:00:02:02"),
+            Neighbor(node, "eth0", "192.168.50.12"),
+            Neighbor(node, "eth0", "192.168.50.13"),
             FdbEntry(node, "flannel.1", "02:00:00:00:02:02", "192.168.50.12"),
             Route(node, "10.244.2.0/24", "flannel.1", "10.244.2.0", True, 3),
             IptablesChain(node, "filter", "FLANNEL-FWD", ACCEPTS),
