@@ -21,6 +21,7 @@ until a watcher hears of it (`pod`, `etcd`), or as what tells of the death: the 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import statistics
 import subprocess
@@ -374,6 +375,7 @@ def bench(nodes: int) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of `down`
     counts = [int(word) for word in sys.argv[1:]] or [3, 30]
     sys.exit(1 if sum(bench(count) for count in counts) else 0)
 
