@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netlab import cni, images
+from netlab.agent.admission import Admission
 from netlab.agent.endings import Endings
 from netlab.agent.health import Health
 from netlab.agent.podstatus import pod_status
@@ -62,6 +63,7 @@ class Kubelet:
         self._pods: Sequence[PodState] = ()
         self._health = Health(run, node)
         self._restarts: dict[tuple[str, str], int] = {}  # of containers without a program
+        self._admission = Admission(node)
 
     def cut(self) -> None:
         """End all that runs on the node at once, asking nobody, as when its power is cut."""
@@ -80,16 +82,27 @@ class Kubelet:
     # -- addresses
 
     def addressed(
-        self, documents: Sequence[Document], *, subnet: str, host: str, online: bool
+        self,
+        documents: Sequence[Document],
+        *,
+        subnet: str,
+        host: str,
+        online: bool,
+        node: Document | None = None,
+        room: int = 0,
     ) -> list[Document]:
         """Return the node's pods, each with its address; `run` writes the new ones.
 
-        *subnet*: the node's lease, "" without one; *host*: the node's own address. While etcd is
-        away, pods that have no address yet are left out. So are those that have ended as they
-        were to.
+        *subnet*: the node's lease, "" without one; *host*: the node's own address; *node*: its
+        object; *room*: for how many pods it has addresses. While etcd is away, pods that have no
+        address yet are left out. So are those that have ended as they were to, and those that the
+        node does not take up.
         """
         documents = self._endings.take(documents)
         current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
+        if subnet and online:
+            self._admission.look(current, self._given.keys(), node, addresses=room)
+        current = {uid: d for uid, d in current.items() if self._admission.takes(uid, d)}
         fitting = {uid: d for uid, d in current.items() if _fits(d, subnet, host)}
         self._given = {uid: a for uid, a in self._given.items() if uid in current}
         self._restarts = {one: n for one, n in self._restarts.items() if one[0] in current}
@@ -143,7 +156,7 @@ class Kubelet:
         found = {pod.uid: self._container_states(pod, states) for pod in pods}
         facts = self._probe(pods, found, netns=node.netns)
         self._write_states(pods, found, store)
-        store.tell([*self._killing(), *facts])
+        store.tell([*self._killing(), *facts, *self._admission.write(store.write)])
 
     def _probe(
         self, pods: Sequence[PodState], found: Mapping[str, list[Document]], *, netns: str

@@ -181,9 +181,18 @@ class Node(Loop):
             leases[address] = (self._held.lease.subnet, self._held.lease.vtep_mac)
         subnet = self._held.lease.subnet if self._held else ""
         pods = self.kubelet.addressed(
-            snapshot.documents, subnet=subnet, host=address, online=online
+            snapshot.documents,
+            subnet=subnet,
+            host=address,
+            online=online,
+            node=self._own_object(snapshot.cluster),
+            room=lab.network.pods_per_node,
         )
         return cluster(lab, tuple(pods), leases=leases, revision=snapshot.cluster.revision)
+
+    def _own_object(self, seen: Cluster) -> Document | None:
+        nodes = seen.documents.of("Node")
+        return next((one for one in nodes if one["metadata"]["name"] == self.node), None)
 
     def _write(self, documents: Sequence[Document]) -> list[Document]:
         assert self._etcd is not None

@@ -20,6 +20,7 @@ from netlab.agent.pace import Pace
 from netlab.balancing.listeners import published
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.change import controller
+from netlab.controllers.podstate import REJECTED
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
 from netlab.model.inventory import Inventory
@@ -362,11 +363,14 @@ def _ready(pod: Document) -> bool:
 def pod_problem(pod: PodState) -> str:
     """Return what keeps a pod from running, an empty text when it does, or has come to its end.
 
-    A container that waits, to be tried again, leaves its reason in the pod's message.
+    A container that waits, to be tried again, leaves its reason in the pod's message. One that its
+    node did not take up is lost to who declared it; where a ReplicaSet or Job made it, these count.
     """
     if pod.terminating:
         return f"pod {pod.title}: still terminating"
     ended = pod.phase in ENDED
+    if pod.message.startswith(REJECTED) and not pod.owner.startswith(("ReplicaSet/", "Job/")):
+        ended = False
     if ended or (pod.phase == "Running" and not pod.message):
         return ""
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"

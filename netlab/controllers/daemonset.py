@@ -114,7 +114,7 @@ class _Set:
         here = self.by_node.get(name, [])
         ended = [pod for pod in here if podstate.ended(pod)]
         active = [pod for pod in here if podstate.active(pod)]
-        changes = [Change(Verb.DELETE, pod) for pod in ended]
+        changes = [Change(Verb.DELETE, pod) for pod in ended if podstate.rested([pod], self.clock)]
         if not right and not self._stays(node):
             return changes + podstate.given_up(active, self.clock)
         if right and not here:

@@ -9,7 +9,7 @@ Source: kubernetes pkg/registry/core/pod/strategy.go, CheckGracefulDelete; pkg/a
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from netlab.controllers.change import Change, Verb, born, owned_by
@@ -20,6 +20,8 @@ GRACE = 30  # seconds: terminationGracePeriodSeconds where a pod says nothing
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no words; apimachinery pkg/util/rand
 SUFFIX_LENGTH = 5  # apiserver pkg/storage/names/generate.go
 PREFIX_MAX = 58  # so that the name fits a label: 63
+REJECTED = "Pod was rejected: "  # begins the message of one that its node did not take up
+RESTS, LONGEST_REST = 10.0, 300.0  # seconds: after the first rejected pod, and at most
 
 
 def status_of(document: Document) -> Mapping[str, Any]:
@@ -39,6 +41,24 @@ def condition(document: Document, kind: str) -> Mapping[str, Any]:
 def ended(pod: Document) -> bool:
     """Return whether *pod* has come to its own end."""
     return status_of(pod).get("phase") in ENDED
+
+
+def rejected(pod: Document) -> bool:
+    """Return whether the node of *pod* did not take it up."""
+    message = str(status_of(pod).get("message") or "")
+    return status_of(pod).get("phase") == "Failed" and message.startswith(REJECTED)
+
+
+def rested(pods: Iterable[Document], clock: Clock) -> bool:
+    """Return whether it is time for another pod, where those of *pods* were rejected that were.
+
+    The next one will be as well, most likely. Kubernetes makes pods without end where a template
+    names a node that does not take them; here each time is twice as long as the one before.
+    """
+    times = [str(one["metadata"].get("creationTimestamp", "")) for one in pods if rejected(one)]
+    if not times:
+        return True
+    return clock.after(max(times), min(RESTS * 2 ** min(len(times) - 1, 10), LONGEST_REST))
 
 
 def terminating(pod: Document) -> bool:

@@ -24,7 +24,7 @@ def pods(
         mine = owned.get(replica_set["metadata"]["uid"], [])
         active = [pod for pod in mine if podstate.active(pod)]
         missing = int(replica_set["spec"].get("replicas", 1)) - len(active)
-        if missing > 0:
+        if missing > 0 and podstate.rested(mine, clock):
             taken = {pod["metadata"]["name"] for pod in pods} if taken is None else taken
             for _ in range(missing):
                 pod = _pod(replica_set, taken)

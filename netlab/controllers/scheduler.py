@@ -8,12 +8,14 @@ Source: kubernetes pkg/scheduler/framework/plugins (v1.34), whose words the refu
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from netlab.controllers import placement
 from netlab.controllers.change import Change, Verb, controller, now
 from netlab.controllers.company import Company
+from netlab.controllers.hostports import HostPorts, host_ports
+from netlab.controllers.podstate import REJECTED, ended, status_of
 from netlab.model.kubernetes import Document
 
 SCHEDULED = "PodScheduled"
@@ -70,11 +72,14 @@ def _name(node: Document) -> str:
 
 
 class _Load:
-    """How many pods there are on each node, how many of each owner, and the host ports taken."""
+    """How many pods there are on each node, how many of each owner, and the host ports taken.
+
+    One that has ended has no ports any more, and an address if it ever had one.
+    """
 
     def __init__(self, pods: Iterable[Document]) -> None:
         self.addresses: Counter[str] = Counter()
-        self.ports: set[tuple[str, int, str]] = set()
+        self.ports: defaultdict[str, HostPorts] = defaultdict(HostPorts)
         self._pods: Counter[str] = Counter()
         self._owned: Counter[tuple[str, str]] = Counter()
         for pod in pods:
@@ -84,7 +89,10 @@ class _Load:
     def add(self, node: str, pod: Document) -> None:
         self._pods[node] += 1
         self._owned[node, _owner(pod)] += 1
-        self.ports.update((node, *port) for port in host_ports(pod))
+        if not ended(pod):
+            self.ports[node].take(pod)
+        elif not status_of(pod).get("podIP"):
+            return
         if not pod["spec"].get("hostNetwork"):
             self.addresses[node] += 1
 
@@ -97,16 +105,6 @@ def _owner(pod: Document) -> str:
     """Return what *pod* is spread with: its controller's other pods, or its namespace's own."""
     reference = controller(pod)
     return str(reference["uid"]) if reference else f"/{pod['metadata'].get('namespace', '')}"
-
-
-def host_ports(pod: Document) -> list[tuple[int, str]]:
-    """Return the ports of its node that *pod* asks for."""
-    return [
-        (port["hostPort"], str(port.get("protocol", "TCP")))
-        for container in pod["spec"].get("containers") or ()
-        for port in container.get("ports") or ()
-        if port.get("hostPort")
-    ]
 
 
 def _refusal(spec: Document, node: Document) -> str:
@@ -145,7 +143,7 @@ def _full(template: _Template, node: str, load: _Load, capacity: Mapping[str, in
     """Return what *node* has run out of, "" if it has all that a pod of *template* needs."""
     if not template.on_host and load.addresses[node] >= capacity.get(node, 0):
         return "Too many pods"
-    if template.ports and any((node, *port) in load.ports for port in template.ports):
+    if template.ports and load.ports[node].conflict(template.ports):
         return "node(s) didn't have free ports for the requested pod ports"
     return ""
 
@@ -203,4 +201,4 @@ def why_waiting(pod: Document) -> str:
 
 def hopeless(problem: str) -> bool:
     """Return whether *problem* is that of a pod no node takes: waiting alone does not help."""
-    return " nodes are available: " in problem
+    return " nodes are available: " in problem or f": {REJECTED}" in problem

@@ -100,7 +100,8 @@ class _Set:
             if pod is None:
                 changes.append(Change(Verb.CREATE, self._pod(ordinal)))
             elif podstate.ended(pod):
-                changes.append(Change(Verb.DELETE, pod))
+                if podstate.rested([pod], self.clock):
+                    changes.append(Change(Verb.DELETE, pod))
             elif self._serves(pod):
                 continue
             waiting = True

@@ -11,6 +11,7 @@ from controlled import CAPACITY, NODES, Store, deployment, name, node, pod
 
 from netlab import controllers, topology
 from netlab.controllers import Change, Verb, replicaset, scheduler
+from netlab.controllers.clock import Clock, stamp
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 
@@ -81,6 +82,40 @@ def test_a_failed_pod_is_replaced_and_kept(store: Store) -> None:
     store.objects[registry_key(failed)] = {**failed, "status": {"phase": "Failed"}}
     assert len(store.settle()) == 1
     assert len(store.of("Pod")) == 7
+
+
+def rejected(one: Document, at: float) -> Document:
+    """Return a pod, made *at* that time, that its node has not taken up."""
+    status = {"phase": "Failed", "reason": "NodePorts", "message": "Pod was rejected: no ports"}
+    meta = {**one["metadata"], "creationTimestamp": stamp(at)}
+    return {**one, "metadata": meta, "status": status}
+
+
+@pytest.mark.parametrize("kind", ["ReplicaSet", "DaemonSet", "StatefulSet"])
+def test_a_pod_that_its_node_rejects_is_not_replaced_at_once(kind: str) -> None:
+    template = {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"nodeName": "node1", "containers": [{"name": "c", "image": "x"}]},
+    }
+    chosen = {"matchLabels": {"app": "web"}}
+    spec = {"replicas": 1, "selector": chosen, "template": template, "serviceName": "web"}
+    meta = {"name": "web", "namespace": "default"}
+    owner: Document = {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, "spec": spec}
+    store = Store()
+    store.declare(*declared_nodes()[:1], owner)
+    store.settle()
+    (pod,) = store.of("Pod")
+    store.objects[registry_key(pod)] = rejected(pod, 1000)
+
+    def later(seconds: float) -> list[str]:
+        clock = Clock(1000 + seconds)
+        changes = controllers.changes(Inventory(store.objects), capacity=CAPACITY, clock=clock)
+        assert seconds > 10 or clock.next == 1010
+        return store.make(changes)
+
+    assert [one for one in later(9) if "Pod" in one] == []
+    done = later(11)
+    assert [one for one in done if one.startswith(("create Pod", "delete Pod"))]
 
 
 def test_more_replicas_add_only_what_is_missing(store: Store) -> None:
