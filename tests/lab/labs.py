@@ -68,7 +68,15 @@ class Cli:
         return str(path)
 
     def agent_pid(self) -> int:
-        return int(self.status()["agent"]["pid"])
+        return self._pid("agent")
+
+    def etcd_pid(self) -> int:
+        return self._pid("etcd")
+
+    def _pid(self, process: str) -> int:
+        pid = int(self.status()[process]["pid"])
+        assert pid > 0, f"no {process} runs"  # a signal to 0 would go to all of this test run
+        return pid
 
     def log(self) -> str:
         return (self.run_directory / "agent.log").read_text()

@@ -140,7 +140,7 @@ def test_an_etcd_outage_leaves_forwarding_alone_and_heals(cli: Cli) -> None:
     cli("up", cli.file(topology(cli.lab)))
     pods = {p["metadata"]["name"]: p["status"]["podIP"] for p in cli.get("pods")["items"]}
     source = cli.netns("n1", "default", "n1-p1")
-    etcd = int(cli.status()["etcd"]["pid"])
+    etcd = cli.etcd_pid()
     os.kill(etcd, signal.SIGSTOP)
     try:
         quiet = cli.status()  # no loop has asked etcd anything since
@@ -163,10 +163,10 @@ def test_an_etcd_outage_leaves_forwarding_alone_and_heals(cli: Cli) -> None:
 
 def test_an_etcd_that_starts_slowly_is_heard_of_when_it_is_there(cli: Cli) -> None:
     cli("up", cli.file(topology(cli.lab)))
-    first = int(cli.status()["etcd"]["pid"])
+    first = cli.etcd_pid()
     os.kill(first, signal.SIGKILL)
     eventually(lambda: cli.status()["etcd"]["pid"] not in (0, first), what="etcd is started again")
-    second = int(cli.status()["etcd"]["pid"])
+    second = cli.etcd_pid()
     os.kill(second, signal.SIGSTOP)
     try:
         time.sleep(1.5)  # longer than a loop waits for etcd at its start
@@ -189,7 +189,7 @@ spec: {nodeName: n1, containers: [{name: c}]}
 def test_a_lab_whose_etcd_lost_everything_says_so_until_it_is_declared_again(cli: Cli) -> None:
     file = cli.file(topology(cli.lab))
     cli("up", file)
-    first = int(cli.status()["etcd"]["pid"])
+    first = cli.etcd_pid()
     shutil.rmtree(cli.run_directory / "etcd")
     os.kill(first, signal.SIGKILL)
     eventually(lambda: cli.status()["etcd"]["pid"] not in (0, first), what="etcd is started again")

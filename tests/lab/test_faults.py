@@ -119,7 +119,7 @@ def test_etcd_stays_stopped_and_every_command_says_so_at_once(small: Cli) -> Non
 
 
 def test_an_etcd_that_hangs_is_told_within_seconds(small: Cli) -> None:
-    pid = small.status()["etcd"]["pid"]
+    pid = small.etcd_pid()
     os.kill(pid, signal.SIGSTOP)
     try:
         assert "timed out" in small("get", "pods", code=1).stderr
