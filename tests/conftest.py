@@ -7,7 +7,9 @@
 3. Where others make namespaces meanwhile (pytest-xdist's other workers, another test session on
    this machine), only the host's own namespace is compared test by test; what the whole run left
    is compared by the run's own process at its end.
-4. The reason of every skip is printed, and added to the file that NETLAB_SKIPS names.
+4. The reason of every skip is printed, and added to the file that NETLAB_SKIPS names. What passed
+   is added to the one that NETLAB_PASSED names: what a capability's want has skipped here is to be
+   among it elsewhere (`proven.py`).
 5. A skip that names a capability which this machine has, as `netlab doctor` tries it, fails the
    run: on a kernel that has everything, nothing may hide behind a skip.
 """
@@ -24,6 +26,7 @@ from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from proven import capabilities_named
 
 MARK = b"NETLAB_PROCESS="
 LABS = "file below /run/netlab"  # each has the name of a lab
@@ -229,19 +232,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def false_skips(reasons: Collection[str]) -> list[str]:
     """Return the reasons that say a capability is missing which this machine has, in words."""
-    if not reasons:
+    named = {(given, name) for given in reasons for name in capabilities_named(given)}
+    if not named:
         return []
     from netlab import capabilities
 
-    optional = [one.name for one in capabilities.TRIES if not one.required]
-    named = {
-        (given, name)
-        for given in reasons
-        for name in optional
-        if re.search(rf"(^|[ :]){re.escape(name)}s?($|[ ,:;])", given)
-    }
-    if not named:
-        return []
     here = {one.name for one in capabilities.tried(*{name for _, name in named}) if one.ok}
     return sorted(
         f"skipped for want of {name}, which is there: {given}"
@@ -255,9 +250,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [
         f"{report.nodeid}: {reason(report)}" for report in terminalreporter.stats.get("skipped", [])
     ]
-    if file and reasons:
-        with open(file, "a") as out:
-            out.writelines(f"{line}\n" for line in reasons)
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    for name, lines in ((file, reasons), (os.environ.get("NETLAB_PASSED"), passed)):
+        if name and lines:
+            with open(name, "a") as out:
+                out.writelines(f"{line}\n" for line in lines)
 
 
 def reason(report: pytest.TestReport) -> str:

@@ -119,6 +119,7 @@ def test_policies_hold_in_another_proxy_mode(ground: Ground) -> None:
         ground.live.serve_by("iptables")
 
 
+@pytest.mark.stock
 def test_packets_of_sctp(ground: Ground) -> None:
     if "SCTP" not in KINDS:
         pytest.skip("this kernel lacks SCTP")
