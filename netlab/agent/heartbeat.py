@@ -43,10 +43,12 @@ class Heartbeat(Loop):
             self._home = (netns.identity(name), lab.master.address)
         if self._etcd is None:
             self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
-        if self._lease and grace == self._grace and self._etcd.keep_alive(self._lease) > 0:
-            return
-        self._lease, self._grace = self._etcd.grant(grace), grace
-        self._etcd.put(ALIVE + self.node, b"", lease=self._lease)
+        alive = self._lease and grace == self._grace and self._etcd.keep_alive(self._lease) > 0
+        if not alive:
+            self._lease, self._grace = self._etcd.grant(grace), grace
+        held = self._etcd.get(ALIVE + self.node) if alive else None
+        if held is None or held.lease != self._lease:  # new, or somebody deleted or replaced it
+            self._etcd.put(ALIVE + self.node, b"", lease=self._lease)
 
     def pause(self) -> float:
         return self._grace / BEATS if self._grace else self.interval

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from netlab import vhosts
 from netlab.controllers.change import Change
-from netlab.errors import StoreError
+from netlab.errors import NetlabError, StoreError
 from netlab.ingress.certificates import Certificates
 from netlab.ingress.server import Nginx
 from netlab.ingress.telling import Telling
@@ -56,16 +56,24 @@ class Controller:
     def run(self, url: str, ending: int) -> int:
         """Follow the etcd at *url* until *ending* is readable; return the exit code."""
         place = urlsplit(url)
-        wait = RETRY_FIRST
+        wait, defect = RETRY_FIRST, ""
         while True:
             etcd = Etcd(place.hostname or "127.0.0.1", place.port or PORT)
             try:
                 with etcd.watch() as watch:
-                    wait = RETRY_FIRST
+                    wait = wait if defect else RETRY_FIRST
                     if (code := self._follow(etcd, watch, ending)) is not None:
                         return code
             except StoreError as error:
                 _log.warning("%s; going on with what is known", error)
+                defect = ""
+            except NetlabError:
+                raise  # nginx cannot serve
+            except Exception as error:
+                # A defect, met by some object: what was served before goes on to be. Told once.
+                if repr(error) != defect:
+                    _log.exception("unexpected failure; going on with what is served")
+                defect = repr(error)
             finally:
                 etcd.close()
             if (code := self._ended(ending, wait)) is not None:

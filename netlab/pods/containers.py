@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -82,6 +83,7 @@ class _Container:
     starts: int = 0
     wait: float = 0.0  # seconds; the present back-off
     due: float = 0.0  # monotonic; not to be started before
+    killed: float = math.inf  # monotonic; when a program that `restart` told to end is made to
 
 
 class Containers:
@@ -115,6 +117,7 @@ class Containers:
                 self._adopt(new)
             # All ends first: a sandbox ends only when every program in it has been waited for.
             for container in self._held.values():
+                self._kill_when_due(container)
                 self._note_end(container)
                 if by_key[container.wanted.key].ending and not container.told:
                     self._tell_to_end(container)
@@ -148,23 +151,24 @@ class Containers:
             self._remove_orphans()
 
     def restart(self, key: Key) -> None:
-        """End a container's program, for it to be started again: SIGTERM, then SIGKILL."""
+        """Tell a container's program to end, for it to be started again. Nobody waits for it:
+        `reconcile` sends SIGKILL to what has not ended `GRACE` later."""
         with self._lock:
             container = self._held.get(key)
-            if container is not None and container.run is not None:
-                run = container.run
-                runs.send(run, signal.SIGTERM)
-                until(lambda: runs.over(run), within=GRACE)
-                runs.send(run, signal.SIGKILL)
+            if container is not None and container.run and container.killed == math.inf:
+                runs.send(container.run, signal.SIGTERM)
+                container.killed = self._clock() + GRACE
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a program ends; then `reconcile`."""
         return self._exits
 
     def due(self) -> float | None:
-        """Return the seconds until a container is to be started again; None: none waits."""
+        """Return the seconds until a container is to be started again, or one that was to end is
+        to be killed; None: none waits."""
         with self._lock:
             waiting = [c.due for c in self._held.values() if c.run is None and _restarts(c)]
+            waiting += [c.killed for c in self._held.values() if c.run and c.killed < math.inf]
             return max(0.0, min(waiting) - self._clock()) if waiting else None
 
     def close(self) -> None:
@@ -223,7 +227,7 @@ class Containers:
         if run is None or (not runs.over(run) and sandbox.is_in(run.pid, container.wanted.netns)):
             return
         runs.kill(run, self._rundir, container.wanted.role)
-        container.run = None
+        container.run, container.killed = None, math.inf
         container.problem = runs.why_not_started(run)
         container.ended = (
             runs.not_started(run, container.problem) if container.problem else runs.terminated(run)
@@ -232,6 +236,12 @@ class Containers:
             container.wait = 0.0
         self._back_off(container)
         self._release(run)
+
+    def _kill_when_due(self, container: _Container) -> None:
+        """Kill a program that was told to end and has not; its end is heard of as any other."""
+        if container.run is not None and self._clock() >= container.killed:
+            runs.send(container.run, signal.SIGKILL)
+            container.killed = math.inf
 
     def _tell_to_end(self, container: _Container) -> None:
         container.told = True

@@ -18,7 +18,7 @@ from podplaces import ROOT, SOON, made, populate
 from netlab import processes
 from netlab.kernel import netns
 from netlab.pods import sandbox
-from netlab.pods.containers import Containers, Wanted
+from netlab.pods.containers import GRACE, Containers, Wanted
 from netlab.pods.logs import logs
 from netlab.pods.waiting import until
 
@@ -186,7 +186,7 @@ def test_end_of_a_program_is_seen_at_once(containers: Containers, place: Callabl
 _DYING_AGENT = """if True:
     import os, signal, sys
     from pathlib import Path
-    from netlab.pods.containers import Containers, Wanted
+    from netlab.pods.containers import GRACE, Containers, Wanted
     containers = Containers(Path(sys.argv[1]))
     containers.reconcile([Wanted('shop', 'web-0', 'c', sys.argv[2], 'web-0',
                                  ['sh', '-c', sys.argv[3]])])
@@ -343,3 +343,32 @@ def test_a_program_that_is_to_end_is_told_once_and_not_started_again(
     assert ended["restartCount"] == 0
     assert containers.due() is None
     assert containers.reconcile([going])[going.key] == ended
+
+
+def test_a_restart_waits_for_nobody_and_ends_who_does_not(
+    rundir: Path, place: Callable[[], str]
+) -> None:
+    now = 1000.0
+    containers = Containers(rundir, clock=lambda: now)
+    stubborn = wanted(place(), "trap 'echo told' TERM; echo up; while :; do sleep 0.05; done")
+    log = rundir / "logs/shop/web-0/c.log"
+    try:
+        settled(containers, stubborn, lambda status: "running" in status["state"])
+        assert until(lambda: log.exists() and "up" in log.read_text(), within=SOON)
+        assert containers.due() is None
+        containers.restart(stubborn.key)
+        containers.restart(stubborn.key)
+        assert containers.due() == GRACE
+        assert until(lambda: "told" in log.read_text(), within=SOON)
+        assert "running" in containers.reconcile([stubborn])[stubborn.key]["state"]
+        now += GRACE
+        ended = settled(containers, stubborn, lambda status: "waiting" in status["state"])
+        assert ended["lastState"]["terminated"]["signal"] == signal.SIGKILL
+        now += 1
+        again = settled(containers, stubborn, lambda status: "running" in status["state"])
+        assert again["restartCount"] == 1
+        assert log.read_text().count("told") == 1
+        assert containers.due() is None
+    finally:
+        containers.reconcile([])
+        containers.close()

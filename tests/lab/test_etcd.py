@@ -128,6 +128,19 @@ def test_an_own_lease_is_taken_back(small: Cli, harm: str) -> None:
     eventually(lambda: small.status()["converged"])
 
 
+@pytest.mark.parametrize("harm", ["deleted", "without a TTL"])
+def test_a_nodes_sign_of_life_is_put_again(small: Cli, harm: str) -> None:
+    key = "/netlab/alive/n2"
+    etcdctl(small, *(("del", key) if harm == "deleted" else ("put", key, "")))
+
+    def restored() -> bool:
+        found = json.loads(etcdctl(small, "get", key, "-w", "json")).get("kvs", [])
+        return bool(found) and found[0].get("lease", 0) != 0
+
+    eventually(restored, what=f"n2 gives its sign of life again after it was {harm}")
+    eventually(lambda: small.status()["converged"])
+
+
 def test_the_vtep_mac_survives_the_device(small: Cli) -> None:
     node = small.netns("n1")
     before = ip(node, "link", "show", "flannel.1")[0]["address"]
