@@ -249,21 +249,25 @@ def probe(
     destination: str,
     *,
     protocol: str = "",
-    port: int = 0,
+    port: int | str = 0,
     count: int = 1,
 ) -> Verdict:
     """Return the verdict on *count* probes of one flow, with every hop of the first (or of the
     first that failed).
 
     *source*, *destination*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`,
-    or an address. Without a port it is an ICMP echo, without a protocol TCP.
+    or an address. Without a port it is an ICMP echo, without a protocol TCP; *port* may be the
+    name that a pod has for one.
     Raises NotFoundError for an end that is unknown or off, UsageError for a protocol that cannot
     be sent.
     """
     began = time.monotonic()
-    kind = protocol_of(protocol, port)
     cluster = live.cluster()
     start, goal = ends_of(cluster, source, destination)
+    if isinstance(port, str):
+        named = paths.named_port(goal, port, protocol=protocol)
+        port, protocol = named.containerPort, named.protocol
+    kind = protocol_of(protocol, port)
     if goal.node:
         faults.require_power(cluster.lab, goal.node.name)
     flow = flow_between(cluster, start, goal, protocol=kind, port=port)

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netlab.cli import eventrows, ingressrows, names, options, policyrows, rows, servicerows
+from netlab.cli import (
+    eventrows,
+    ingressrows,
+    names,
+    options,
+    policyrows,
+    rows,
+    servicerows,
+    tables,
+)
 from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
 from netlab.cli.rows import Scene
 from netlab.controllers.scheduler import why_waiting
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document, Kind
+from netlab.model.loose import mappings
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster
@@ -228,6 +238,7 @@ def node_facts(document: Document, scene: Scene) -> Facts:
     pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
     return [
         ("Status", rows.node_status(document, scene)),
+        *condition_facts(document),
         ("Taints", [taint_words(one) for one in (document.get("spec") or {}).get("taints") or ()]),
         ("Lease", node.subnet),
         (f"Pods ({len(pods)})", pods),
@@ -248,6 +259,17 @@ def lease_facts(document: Document, cluster: Cluster) -> Facts:
     ]
 
 
+def condition_facts(document: Document) -> Facts:
+    """Return the conditions in an object's status: each with its reason, and its message."""
+    cells = [
+        [str(one.get(name) or "") for name in ("type", "status", "reason", "message")]
+        for one in mappings(document, "status", "conditions")
+    ]
+    if not cells:
+        return []
+    return [("Conditions", tables.aligned(("TYPE", "STATUS", "REASON", "MESSAGE"), cells))]
+
+
 def heading_words(heading: str) -> str:
     """Return a heading of `get` as describe writes it: `Up-to-date`, `Cluster-IP`."""
     return heading.capitalize().replace("-ip", "-IP")
@@ -262,7 +284,7 @@ def other_facts(document: Document, scene: Scene) -> Facts:
         for h, c in zip(header, cells, strict=True)
         if h not in ("NAME", "AGE")
     ]
-    found: Facts = [*shown]
+    found: Facts = [*shown, *condition_facts(document)]
     pods = rows.owned_pods(document, scene)
     if pods:
         lines = [

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEADLINE = 1.0  # seconds
 Names = Callable[[click.Context], list[str]]
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
+TYPED = "netlab.typed"  # in a context's `meta`: the word that is being completed
 # What `exec` and `probe` can mean; there is a balancer where one is declared.
 MEMBERS = ("master", "gateway", "balancer", "client", "internet")
 
@@ -30,6 +31,7 @@ def completion(names: Names) -> Completion:
     """Return the completion that offers those of *names* which begin with what is typed."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        ctx.meta[TYPED] = incomplete
         try:
             with deadline(DEADLINE):
                 return [name for name in names(ctx) if name.startswith(incomplete)]
@@ -83,7 +85,8 @@ def _namespaces(ctx: click.Context) -> list[str]:
 def _kinds(ctx: click.Context) -> list[str]:
     from netlab.model.kubernetes import KINDS
 
-    return [*(kind.plural for kind in KINDS), "leases", "rules", "labs", "all"]
+    plurals = (kind.plural for kind in KINDS)  # `leases` is Kubernetes' word, too
+    return list(dict.fromkeys((*plurals, "leases", "rules", "labs", "all")))
 
 
 def _objects(ctx: click.Context) -> list[str]:
@@ -107,8 +110,10 @@ def _named(ctx: click.Context, kind: Kind) -> list[str]:
 
 
 def _pods(ctx: click.Context) -> list[str]:
+    """Return the pods by name, with their namespace where it is another or was typed."""
     namespace = ctx.params.get("namespace") or "default"
-    return [pod.name if pod.namespace == namespace else pod.title for pod in _cluster(ctx).pods]
+    known = "" if ctx.meta.get(TYPED, "").startswith(f"{namespace}/") else namespace
+    return [pod.name if pod.namespace == known else pod.title for pod in _cluster(ctx).pods]
 
 
 def _members(ctx: click.Context) -> list[str]:

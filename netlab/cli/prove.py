@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ COLOURS = {
     Outcome.SKIP: tables.YELLOW,
 }
 PROTOCOLS = ("tcp", "udp", "sctp")  # those with ports
+PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")  # RFC 6335, IANA_SVC_NAME
 
 
 def path_ids() -> list[str]:
@@ -150,6 +152,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     netlab probe pair archive
     netlab probe pair dns-far:53/UDP --count 10
     netlab probe client node/node1:22
+    netlab probe pair default/web-0:http
     netlab probe default/pair internet:80 -o json
     """,
 )
@@ -162,7 +165,7 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     """Send one flow and show its verdict and the way it took; exit 1 when it failed.
 
     SRC and DST: [NS/]POD, node/NAME, master, gateway, client, internet; DST may be an address.
-    Without a port the flow is ICMP echo; without a protocol, TCP.
+    Without a port the flow is ICMP echo; without a protocol, TCP. A pod's port may be named.
     """
     target, port, protocol = flow_end(destination)
     live = options.live_lab(ctx, looking=True)
@@ -180,20 +183,24 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     return 1 if verdict.outcome is Outcome.FAIL else 0
 
 
-def flow_end(words: str) -> tuple[str, int, str]:
+def flow_end(words: str) -> tuple[str, int | str, str]:
     """Return (target, port, protocol) of `DST[:PORT[/PROTO]]`; without a port 0 and an empty text.
 
-    Raises UsageError. A target may hold a slash itself: `node/node1:22`, `shop/cart-1`.
+    A port may be a name, whose protocol is known when its pod is. Raises UsageError. A target may
+    hold a slash itself: `node/node1:22`, `shop/cart-1`.
     """
     target, colon, rest = words.rpartition(":")
     if not colon:
         return words, 0, ""  # ICMP echo
-    number, _, protocol = rest.partition("/")
-    protocol = protocol.lower() or "tcp"
-    if protocol not in PROTOCOLS:
+    number, slash, protocol = rest.partition("/")
+    named = PORT_NAME.fullmatch(number)
+    protocol = protocol.lower() or ("" if named and not slash else "tcp")
+    if protocol and protocol not in PROTOCOLS:
         raise UsageError(f"{words}: no protocol {protocol!r}", hint="TCP, UDP or SCTP")
+    if named:
+        return target, number, protocol
     if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= 65535:
-        raise UsageError(f"{words}: no port {number!r}", hint="a number from 1 to 65535")
+        raise UsageError(f"{words}: no port {number!r}", hint="a number from 1 to 65535, or a name")
     return target, int(number), protocol
 
 

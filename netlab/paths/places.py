@@ -9,6 +9,7 @@ import msgspec
 from netlab import world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NotFoundError, UsageError
+from netlab.model.kubernetes import ContainerPort
 
 INNER_MEMBERS = (world.GATEWAY, world.MASTER, world.BALANCER)
 OUTSIDE = (world.INTERNET, world.CLIENT)
@@ -82,6 +83,22 @@ def place(cluster: Cluster, word: str) -> Place:
     except LookupError as missing:
         raise NotFoundError(str(missing), hint=_nearest(cluster, word)) from missing
     return of_pod(cluster, pod)
+
+
+def named_port(there: Place, name: str, *, protocol: str = "") -> ContainerPort:
+    """Return the port of a pod that its containers call *name*; *protocol*: which it must have.
+
+    Raises UsageError, naming those there are.
+    """
+    if there.pod is None:
+        raise UsageError(f"no port {name!r}", hint="only ports of pods and Services have names")
+    named = [port for one in there.pod.containers for port in one.ports if port.name]
+    for port in named:
+        if port.name == name and protocol.lower() in ("", port.protocol.lower()):
+            return port
+    known = ", ".join(f"{one.name} {one.containerPort}/{one.protocol}" for one in named)
+    words = f"pod {there.pod.title} has no port {name}{f'/{protocol}' if protocol else ''}"
+    raise UsageError(words, hint=f"it has {known}" if known else "none of its ports has a name")
 
 
 def _is_ipv6(word: str) -> bool:

@@ -152,9 +152,10 @@ def _destination(
         return _of_service(service, protocol, port)
     if not word:
         raise UsageError("no destination", hint="netlab trace SRC DST[:PORT[/PROTO]]")
-    if isinstance(port, str):
-        raise UsageError(f"no port {port!r}", hint="only ports of Services have names")
     _, goal = probe.ends_of(cluster, source, word)
+    if isinstance(port, str):
+        named = paths.named_port(goal, port, protocol=protocol)
+        port, protocol = named.containerPort, named.protocol
     kind = probe.protocol_of(protocol, port)
     return Destination(goal, goal.title, port, kind)
 

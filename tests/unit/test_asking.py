@@ -9,10 +9,11 @@ import pytest
 from drawn_labs import pod, service, slice_of
 from fake_lab import DOCUMENTS, FakeLive, FakeRoom
 
+from netlab import probe
 from netlab.cli import trace as command
 from netlab.cluster import Cluster
 from netlab.errors import NetlabError, NotFoundError, UsageError
-from netlab.packets import Flow, Protocol
+from netlab.packets import Expectation, Flow, Protocol
 from netlab.paths import places
 from netlab.sensors.traceswitch import WINDOW
 from netlab.tracing import shot
@@ -22,8 +23,15 @@ from netlab.tracing.named import Looked
 Netlab = Callable[..., "tuple[int, str, str]"]
 PODS = [pod("pair", "node1", "10.244.1.20"), pod("archive", "node2", "10.244.2.20")]
 TWO = [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]
+NAMED = pod("named", "node2", "10.244.2.21")
+PORTS = [
+    {"name": "http", "containerPort": 8080},
+    {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+]
+NAMED["spec"]["containers"] = [{"name": "c", "ports": PORTS}]
 EXTRA = [
     *PODS,
+    NAMED,
     service("two", "10.96.0.20", ports=TWO),
     service("one", "10.96.0.21", "shop", ports=[{"port": 7000}]),
     service("pair", "10.96.0.22"),  # as a pod is called
@@ -57,6 +65,8 @@ def asked(source: str, destination: str, **words: Any) -> Asking:
         ("10.244.2.20", {"port": 80}, "10.244.2.20:80 tcp", "default/archive"),
         ("10.9.9.9", {"port": 80}, "10.9.9.9:80 tcp", "10.9.9.9"),
         ("node/node2", {"port": 30080}, "192.168.50.12:30080 tcp", "node2"),
+        ("named", {"port": "http"}, "10.244.2.21:8080 tcp", "default/named"),
+        ("named", {"port": "dns"}, "10.244.2.21:53 udp", "default/named"),
         ("gateway", {}, "192.168.50.1 icmp", "gateway"),
         ("127.0.0.1", {"port": 80}, "127.0.0.1:80 tcp", "default/pair"),
         ("two", {"port": "http"}, "10.96.0.20:80 tcp", "default/two:http"),
@@ -173,7 +183,10 @@ def test_a_name_that_dns_does_not_know_either_is_no_destination() -> None:
         ("pair", "two", {"port": "http", "protocol": "udp"}, "has no port http", "http 80/TCP"),
         ("pair", "none", {"port": 80}, "default/none has no cluster IP (headless)", "its pods"),
         ("pair", "away", {"port": 80}, "has no cluster IP (ExternalName)", "its pods"),
-        ("pair", "archive", {"port": "http"}, "no port 'http'", "only ports of Services have"),
+        ("pair", "archive", {"port": "http"}, "default/archive has no port http", "none of its"),
+        ("pair", "named", {"port": "htp"}, "default/named has no port htp", "it has http 8080/TCP"),
+        ("pair", "named", {"port": "dns", "protocol": "tcp"}, "has no port dns/tcp", "dns 53/UDP"),
+        ("pair", "node/node2", {"port": "http"}, "no port 'http'", "only ports of pods and"),
         ("pair", "", {}, "no destination", "netlab trace SRC DST[:PORT[/PROTO]]"),
         ("pair", "224.0.0.1", {}, "224.0.0.1 is no single machine's address", ""),
         ("pair", "archive", {"port": 80, "protocol": "icmp"}, "icmp takes no port", ""),
@@ -403,3 +416,21 @@ def test_a_picture_is_of_one_flow(netlab: Callable[..., Any], form: str) -> None
     done = netlab("trace", "--attach", "port 80", "--flows", "2", "-o", form)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: -o {form} tells one flow\nhint: --flows 1")
+
+
+def test_a_probe_asks_a_port_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    flows: list[Flow] = []
+
+    def watched(_: Cluster, expectation: Expectation) -> list[str]:
+        flows.append(expectation.flow)
+        raise InterruptedError
+
+    monkeypatch.setattr(probe, "watched", watched)
+    for port, protocol in (("http", ""), ("dns", "udp"), (8080, "tcp")):
+        with pytest.raises(InterruptedError):
+            probe.probe(FakeLive(documents=MORE), "pair", "named", port=port, protocol=protocol)
+    assert [(one.protocol, one.destination_port) for one in flows] == [
+        (Protocol.TCP, 8080),
+        (Protocol.UDP, 53),
+        (Protocol.TCP, 8080),
+    ]

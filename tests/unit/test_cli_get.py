@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 from fake_lab import DOCUMENTS, FakeLive, FakeRoom, pod, simple
 
 from netlab.cli import tables
+from netlab.cli.program import program
 from netlab.cli.selectors import selector
 from netlab.errors import UsageError
 
@@ -213,6 +215,39 @@ def test_describe_tells_what_a_node_holds(netlab: Netlab) -> None:
         "docker0",
     ):
         assert piece in out
+
+
+def test_describe_tells_the_conditions_of_a_deployment(room: FakeRoom, netlab: Netlab) -> None:
+    (lab,) = room.labs.values()
+    (web,) = (one for one in lab.stored if one["kind"] == "Deployment")
+    available = {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable"}
+    late = {"type": "Progressing", "status": "False", "message": "it has not progressed"}
+    lab.stored[lab.stored.index(web)] = {**web, "status": {"conditions": [available, late]}}
+    out = netlab("describe", "deployment", "web")[1]
+    assert [line.split() for line in out.splitlines() if line.startswith("  ")][:3] == [
+        ["TYPE", "STATUS", "REASON", "MESSAGE"],
+        ["Available", "True", "MinimumReplicasAvailable", "<none>"],
+        ["Progressing", "False", "<none>", "it", "has", "not", "progressed"],
+    ]
+
+
+OFFERED = {
+    "a kind twice": (("get",), "lea", ["leases"]),
+    "the cable of a pod": (("link", "loss"), "we", ["web-1"]),
+    "with its namespace": (("link", "loss"), "default/we", ["default/web-1"]),
+    "of another namespace": (("link", "down"), "sh", ["shop/cart-1"]),
+    "of a node": (("link", "down"), "node1", ["node1"]),
+    "where to execute": (("exec",), "default/we", ["default/web-1"]),
+}
+
+
+@pytest.mark.parametrize(("words", "typed", "offered"), OFFERED.values(), ids=OFFERED)
+def test_names_are_completed_as_they_were_begun(
+    room: FakeRoom, words: tuple[str, ...], typed: str, offered: list[str]
+) -> None:
+    shell = ShellComplete(program, {}, "netlab", "_NETLAB_COMPLETE")
+    found = [one.value for one in shell.get_completions(list(words), typed)]
+    assert found == offered
 
 
 def test_apply_creates_and_then_changes_nothing(netlab: Netlab, tmp_path: Path) -> None:

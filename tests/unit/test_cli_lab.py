@@ -254,6 +254,8 @@ def test_a_probe_that_is_rightly_stopped_says_so(
         ("web:80", ("web", 80, "tcp")),
         ("node/node1:53/UDP", ("node/node1", 53, "udp")),
         ("10.0.0.1:22/tcp", ("10.0.0.1", 22, "tcp")),
+        ("web:http", ("web", "http", "")),
+        ("shop/cart-1:x-8/UDP", ("shop/cart-1", "x-8", "udp")),
     ],
 )
 def test_the_end_of_a_flow_is_read(words: str, end: tuple[str, int, str]) -> None:
