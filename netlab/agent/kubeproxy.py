@@ -4,7 +4,7 @@
    else may have altered (the kernel counts the commits) is read back and compared whole.
 2. Rules first, then conntrack: a flow that begins between the two finds the new rules.
 3. Of the other mode nothing is left: its rules go once this one's are there, so that no connection
-   finds neither.
+   finds neither. A process of userspace mode ends last, and the connections it carries with it.
 
 The calling thread is in the namespace, in every call.
 """
@@ -15,20 +15,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from netlab.agent.healthchecks import HealthChecks, proxy_health
+from netlab.agent.userspace import Userspace
 from netlab.errors import KernelError
 from netlab.kernel import conntrack, generation, iptables, nftables, settings
 from netlab.kernel.addresses import local_addresses
 from netlab.model.kubernetes import Document
 from netlab.model.modes import Mode
 from netlab.model.services import ProxyNode
+from netlab.portals import control as portals
+from netlab.portals.control import Home
 from netlab.proxy import iptables as iptables_renderer
 from netlab.proxy import iptables_text, nft_text, staleness
 from netlab.proxy import nftables as nftables_renderer
+from netlab.proxy import userspace as userspace_renderer
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.frontend import Frontend, HealthCheck
 from netlab.proxy.objects import Changed, Objects
 from netlab.proxy.options import Options
+from netlab.proxy.portals import Portal, Portals
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 from netlab.proxy.service import NOTHING, Served
@@ -45,12 +50,23 @@ class RuleSets(Protocol):
         """Make the steps true, all or none. Raises KernelError."""
 
 
-KERNEL: Mapping[Mode, RuleSets] = {Mode.IPTABLES: iptables, Mode.NFTABLES: nftables}
-RENDERER: Mapping[Mode, Renderer] = {
+KERNEL: Mapping[Mode, RuleSets] = {
+    Mode.IPTABLES: iptables,
+    Mode.NFTABLES: nftables,
+    Mode.USERSPACE: iptables,
+}
+RENDERER: Mapping[Mode, Renderer] = {  # of userspace mode: one for each node
     Mode.IPTABLES: iptables_renderer,
     Mode.NFTABLES: nftables_renderer,
 }
 UDP = "UDP"
+
+
+def renderer(mode: Mode, table: Portals | None) -> Renderer:
+    """Return the renderer of *mode*; that of userspace mode reads the ports in *table*."""
+    if mode is Mode.USERSPACE and table is not None:
+        return userspace_renderer.Userspace(table.port)
+    return RENDERER[mode]
 
 
 class Pass(NamedTuple):
@@ -66,11 +82,24 @@ class Pass(NamedTuple):
 class KubeProxy:
     """The proxy of one node with given options. `close` ends its health checks, no more."""
 
-    def __init__(self, options: Options, *, answering: bool = True, healthz: bool = False) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        answering: bool = True,
+        healthz: bool = False,
+        home: Home | None = None,
+        former: KubeProxy | None = None,
+    ) -> None:
         """*answering*: health checks are answered, by a thread of this process; *healthz*: so are
-        questions about the proxy itself."""
+        questions about the proxy itself. *home*: whose the process of userspace mode is; None: it
+        ends with this proxy. *former*: who served the namespace so far, and is closed now but for
+        its health checks, whose answers a load balancer is not to miss."""
         self.options = options
-        self._health = HealthChecks() if answering else None
+        by_process = options.mode is Mode.USERSPACE
+        self._userspace = Userspace(home or Home()) if by_process else None
+        handed = former._handed_over() if former is not None else None
+        self._health = handed or (HealthChecks() if answering else None)
         self._healthz = healthz
         self._objects: Objects | None = None
         self._programmes: dict[Family, Programme] = {}
@@ -95,16 +124,26 @@ class KubeProxy:
         """The rules as they are wanted."""
         return {key: one for each in self._programmes.values() for key, one in each.blocks.items()}
 
+    @property
+    def portals(self) -> list[Portal]:
+        """What a process of userspace mode is to serve."""
+        return self._userspace.table.all() if self._userspace is not None else []
+
     def wanted(self, documents: Iterable[Document], node: ProxyNode) -> list[Step]:
         """Take all *documents* of the node; return what that changes about the rules wanted.
 
         Nothing is done to the kernel. Raises UsageError: a wrong option.
         """
+        return self._wanted(documents, node, live=False)
+
+    def _wanted(self, documents: Iterable[Document], node: ProxyNode, *, live: bool) -> list[Step]:
         objects, before = self._objects, dict.fromkeys(self._served, NOTHING)
         if objects is None or objects.node != node:
             objects = Objects(node, self.options)
+            if self._userspace is not None:
+                self._userspace.begin()
             self._programmes = {
-                family: Programme(RENDERER[self.options.mode], situation)
+                family: Programme(self._renderer(), situation)
                 for family, situation in objects.situations.items()
             }
             self._seen = None
@@ -114,9 +153,15 @@ class KubeProxy:
         self._objects = None  # should this fail half-way, all is taken anew
         changed = objects.take(documents)
         self._note({**before, **changed})
+        if self._userspace is not None:
+            moved = self._userspace.take(changed, live=live)
+            changed |= {owner: self._served[owner] for owner in moved}
         steps = [step for each in self._programmes.values() for step in each.update(changed)]
         self._objects = objects
         return steps
+
+    def _renderer(self) -> Renderer:
+        return renderer(self.options.mode, self._userspace.table if self._userspace else None)
 
     def _note(self, changed: Changed) -> None:
         """Remember what the *changed* had, until their UDP entries were looked at."""
@@ -138,7 +183,7 @@ class KubeProxy:
 
         Raises UsageError: a wrong option; KernelError, CapabilityError: the kernel refused.
         """
-        steps = self.wanted(documents, node)
+        steps = self._wanted(documents, node, live=True)
         seen, self._seen = self._seen, None  # should this fail, who knows what is there
         kernel = KERNEL[self.options.mode]
         repaired: list[Step] = []
@@ -153,21 +198,25 @@ class KubeProxy:
             kernel.write(steps)
         self._seen = seen
         if not self._alone:
-            self._clear([mode for mode in KERNEL if mode is not self.options.mode])
+            self._clear([one for one in KERNEL.values() if one is not kernel])
             self._alone = True
         written = closed | self._set_settings()
         forgotten = self._sweep()
         problems = [*self._serve_health(), *_hidden()]
+        if self._userspace is not None:
+            problems += self._userspace.problems
         return Pass(steps, repaired, forgotten, written, problems)
 
-    def _clear(self, modes: Iterable[Mode]) -> None:
-        """Remove the rules of other *modes*; what they needed set stays only if this one does."""
+    def _clear(self, others: Iterable[RuleSets]) -> None:
+        """Remove what *others* keep; what it needed set stays only if this mode needs it."""
         assert self._objects is not None
-        found = _there(modes)
+        found = _there(others)
         kept = sysctls(self._objects.situations)
-        needless = after_cleanup(block for mine in found.values() for block in mine)
+        needless = after_cleanup(block for _, mine in found for block in mine)
         _set({name: value for name, value in needless.items() if name not in kept})
         _remove(found)
+        if self._userspace is None:
+            portals.end()
 
     def _set_settings(self) -> dict[str, str]:
         assert self._objects is not None
@@ -182,7 +231,10 @@ class KubeProxy:
         if current or self._former:
             for family, situation in self._objects.situations.items():
                 is_stale = staleness.judge(
-                    current, situation, gone=self._former, local=local_addresses(family)
+                    *(current, situation),
+                    gone=self._former,
+                    local=local_addresses(family),
+                    portal=self._userspace.table.port if self._userspace else None,
                 )
                 ports = staleness.ports([*current, *self._former])
                 deleted += conntrack.entries(family, UDP, ports=ports, only=is_stale)
@@ -197,8 +249,20 @@ class KubeProxy:
         own = proxy_health() if self._healthz else None
         return self._health.set(self.health_checks, self._objects.situations, own=own)
 
+    def watched(self) -> list[int]:
+        """Return descriptors that become readable when something has to be repaired."""
+        fd = self._userspace.fileno() if self._userspace is not None else None
+        return [] if fd is None else [fd]
+
+    def _handed_over(self) -> HealthChecks | None:
+        health, self._health = self._health, None
+        self.close()
+        return health
+
     def close(self) -> None:
-        """Stop answering health checks; the rules stay."""
+        """Stop answering health checks; the rules stay, and a process that has a home."""
+        if self._userspace is not None:
+            self._userspace.close()
         if self._health is not None:
             self._health.close()
 
@@ -242,24 +306,28 @@ def unlike(wanted: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if held[name] not in (None, value)}
 
 
-def _there(modes: Iterable[Mode]) -> dict[Mode, list[Block]]:
-    return {mode: list(KERNEL[mode].read(Family).values()) for mode in modes}
+Found = list[tuple[RuleSets, list[Block]]]
 
 
-def _remove(found: Mapping[Mode, list[Block]]) -> list[Block]:
-    """Remove the blocks *found* of each mode; return them all."""
-    blocks = [block for mine in found.values() for block in mine]
-    for mode, mine in found.items():
+def _there(kernels: Iterable[RuleSets]) -> Found:
+    return [(one, list(one.read(Family).values())) for one in dict.fromkeys(kernels)]
+
+
+def _remove(found: Found) -> list[Block]:
+    """Remove the blocks *found*; return them all."""
+    for kernel, mine in found:
         if mine:
-            KERNEL[mode].write([Step(None, block) for block in mine])
-    return blocks
+            kernel.write([Step(None, block) for block in mine])
+    return [block for _, mine in found for block in mine]
 
 
 def cleanup() -> list[Block]:
     """Remove every rule of a kube-proxy from the namespace, of whichever mode; return which.
 
-    Raises KernelError, CapabilityError.
+    The process of userspace mode ends. Raises KernelError, CapabilityError.
     """
-    found = _there(KERNEL)
-    _set(after_cleanup(block for mine in found.values() for block in mine))
-    return _remove(found)
+    found = _there(KERNEL.values())
+    _set(after_cleanup(block for _, mine in found for block in mine))
+    removed = _remove(found)
+    portals.end()
+    return removed

@@ -14,17 +14,19 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from netlab.agent import policies
-from netlab.agent.kubeproxy import KERNEL, RENDERER, given, unlike
+from netlab.agent.kubeproxy import KERNEL, given, renderer, unlike
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
 from netlab.kernel import iptables, netns, nftables
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
+from netlab.portals import control
 from netlab.proxy import Frontend, HealthCheck, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
 from netlab.proxy.options import options_of
+from netlab.proxy.portals import Portals
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
 from netlab.proxy.settings import sysctls
@@ -78,9 +80,18 @@ class Programmed(NamedTuple):
 
 
 class Desired:
-    """What the proxy of *node* is to programme for *documents*. Raises UsageError."""
+    """What the proxy of *node* is to programme for *documents*. Raises UsageError.
 
-    def __init__(self, documents: Iterable[Document], node: ProxyNode, chosen: Options) -> None:
+    *ports*: those of the portals that a process of userspace mode has, by key.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        node: ProxyNode,
+        chosen: Options,
+        ports: Mapping[str, int] | None = None,
+    ) -> None:
         objects = Objects(node, chosen)
         changed = objects.take(documents)
         self.situations = objects.situations
@@ -93,8 +104,10 @@ class Desired:
         self.owner: dict[Key, Owner] = {}
         self.owners: dict[tuple[Key, str], tuple[Owner, ...]] = {}  # of lines in shared blocks
         self._order: dict[Key, int] = {}
+        portals = Portals(ports)
+        portals.take(changed)
         for situation in objects.situations.values():
-            programme = Programme(RENDERER[chosen.mode], situation)
+            programme = Programme(renderer(chosen.mode, portals), situation)
             programme.update(changed)
             self._take(programme)
 
@@ -140,7 +153,12 @@ def node_of(documents: Iterable[Document], name: str) -> ProxyNode:
 def desired(cluster: Cluster, node: str) -> Desired:
     """Return what the proxy of the *node* of a lab is to programme. Raises NotFoundError."""
     documents = [one for one in cluster.documents if one["kind"] in _KINDS]
-    return Desired(documents, node_of(cluster.documents, node), options_of(cluster.lab))
+    chosen, name = options_of(cluster.lab), cluster.lab.netns(node)
+    ports: Mapping[str, int] = {}
+    if chosen.mode is Mode.USERSPACE and netns.exists(name):
+        with netns.entered(name):
+            ports = control.ports()
+    return Desired(documents, node_of(cluster.documents, node), chosen, ports)
 
 
 def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]]:
@@ -240,26 +258,24 @@ def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
     and what would be done to its policies' table."""
     wanted = desired(cluster, node.name)
     mode = Mode(cluster.lab.proxyMode)
-    steps: dict[Mode, list[Step]] = {}
+    steps: list[tuple[Mode, list[Step]]] = []
     sets: dict[str, str] = {}
     settled = sysctls(wanted.situations)
     if netns.exists(node.netns):
         with netns.entered(node.netns):
-            for each, kernel in KERNEL.items():
-                blocks = wanted.blocks if each is mode else {}
-                steps[each] = list(difference(blocks, kernel.read(Family)))
+            own = KERNEL[mode]
+            steps.append((mode, list(difference(wanted.blocks, own.read(Family)))))
+            others = {kernel: each for each, kernel in KERNEL.items() if kernel is not own}
+            for kernel, each in others.items():
+                steps.append((each, list(difference({}, kernel.read(Family)))))
             sets = unlike(settled)
     else:
-        steps[mode] = list(difference(wanted.blocks, {}))
+        steps.append((mode, list(difference(wanted.blocks, {}))))
         sets = settled
     words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
-    scripts = [
-        one
-        for each in sorted(steps, key=lambda m: m is not mode)
-        for one in given(each, steps[each])
-    ]
+    scripts = [one for each, mine in steps for one in given(each, mine)]
     held = policies.rewriting(cluster, node)
     scripts += given(Mode.NFTABLES, held)
     for argv, text in scripts:
         words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
-    return Rewriting(len(sets) + len(held) + sum(map(len, steps.values())), words)
+    return Rewriting(len(sets) + len(held) + sum(len(mine) for _, mine in steps), words)

@@ -25,6 +25,7 @@ from netlab.kernel import netns, turns
 from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
+from netlab.portals.control import Home
 from netlab.proxy.options import options_of
 from netlab.proxy.ruleset import Step, words
 
@@ -107,10 +108,15 @@ class ServiceProxy(Loop):
         wanted = options_of(lab)
         if self._proxy is None or self._proxy.options != wanted:
             if self._proxy is not None:
-                self._proxy.close()
                 self.log.info("mode %s instead of %s", wanted.mode, self._proxy.options.mode)
-            self._proxy = KubeProxy(wanted, healthz=True)
+            self._proxy = KubeProxy(wanted, healthz=True, home=self._home(lab), former=self._proxy)
         return self._proxy
+
+    def _home(self, lab: Lab) -> Home:
+        """Return whose a process of userspace mode is: the node's, and gone with its namespace."""
+        run, role = self.state.run, f"portals/{self.node}"
+        path = netns.path(lab.netns(self.node))
+        return Home(run, role, path, attached=False, log=run / "portals.log")
 
     def _tell(self, done: Pass, held: Held, warnings: list[str]) -> None:
         repaired, steps = [*done.repaired, *held.repaired], [*done.steps, *held.steps]
@@ -130,7 +136,10 @@ class ServiceProxy(Loop):
     # -- sleeping
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
-        return self._reading.watched()
+        watched = dict(self._reading.watched())
+        if self._proxy is not None:
+            watched |= {fd: lambda: None for fd in self._proxy.watched()}
+        return watched
 
     def _failed(self, message: str) -> None:
         super()._failed(message)

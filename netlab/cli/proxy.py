@@ -126,6 +126,11 @@ def proxy(
         localhost_node_ports=localhost_nodeports,
         service_cidrs=parts(service_cidr),
     )
+    if chosen.mode is Mode.USERSPACE and not (watch or dry_run):
+        raise UsageError(
+            "userspace mode is a process, and would end with this command",
+            hint="add --watch, or --dry-run to see the rules",
+        )
     if watch and "-" in sources:
         raise UsageError("--watch cannot follow standard input", hint="name a file")
     # What is read and made stays: to look through it for garbage, again and again, took as long as
@@ -252,7 +257,7 @@ def _followed(
     """Keep the namespace as the files say until interrupted."""
     from netlab.agent.kubeproxy import KubeProxy
     from netlab.cli.menu import complain
-    from netlab.errors import KernelError
+    from netlab.errors import NetlabError
 
     kube_proxy = KubeProxy(chosen)
     told: set[str] = set()
@@ -285,7 +290,7 @@ def _followed(
                         gc.freeze()
                         gc.enable()
                     first, failing = False, ""
-                except KernelError as error:
+                except NetlabError as error:
                     if str(error) != failing:
                         complain(f"error: {error}")
                     failing = str(error)

@@ -10,7 +10,8 @@ class Mode(StrEnum):
 
     IPTABLES = "iptables"
     NFTABLES = "nftables"
+    USERSPACE = "userspace"  # as history: up to kube-proxy v1.25
 
 
 PROXY_MODES = tuple(map(str, Mode))
-LATER_PROXY_MODES = ("ipvs", "userspace")  # kube-proxy's, not there yet
+LATER_PROXY_MODES = ("ipvs",)  # kube-proxy's, not there yet

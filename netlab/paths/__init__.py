@@ -4,6 +4,7 @@ places      who is meant by a word or an address
 rules       what stops a flow, hides its sender, or keeps it off a device
 ways        the hops from one place to another
 serviceways the hops to a Service's address, whose destination is rewritten on the way
+portalways  the hops to one that a process of the node answers for, and from there (userspace mode)
 balancerways the same by the load balancer outside
 comparison  sightings against hops: the first that is missing or looks wrong
 """

@@ -1,5 +1,7 @@
 """The way of a flow from outside to a load balancer's address: balancer, node, and back.
 
+In userspace mode the node's part is a process: the flow ends there, and another begins.
+
 VIP: the packet keeps its addresses as far as the node, whose own rules for the address rewrite it;
 the node answers the client, and the balancer never sees the answer. Proxy: the balancer rewrites
 both ends, to a NodePort of the node, and undoes that for the answer.
@@ -12,9 +14,9 @@ import msgspec
 from netlab import world
 from netlab.cluster import Cluster
 from netlab.packets import Direction, Expectation, Flow, Hop
-from netlab.paths import rules
+from netlab.paths import portalways, rules
 from netlab.paths.places import Place
-from netlab.paths.serviceways import Rewrite, hiding_address
+from netlab.paths.serviceways import Rewrite, hiding_address, outwards
 from netlab.paths.ways import Way, across_underlay, between, into_pod, out_of_pod
 
 IN, OUT = Direction.IN, Direction.OUT
@@ -22,10 +24,14 @@ Machine = tuple[str, str]  # member and address
 
 
 class Crossing(msgspec.Struct, frozen=True):
-    """How the balancer sends a flow on. *node_port*: where to, 0: unchanged (VIP)."""
+    """How the balancer sends a flow on. *node_port*: where to, 0: unchanged (VIP).
+
+    *portal*: the port of the node's that it is led into there, 0: none (userspace mode).
+    """
 
     service: str
     node_port: int = 0
+    portal: int = 0
 
 
 def expected(
@@ -54,7 +60,7 @@ def expected(
             flow.source_port if kept else 0,
             rewrite.port,
         ),
-        between=(crossing.node_port,) if crossing.node_port else (),
+        between=tuple(port for port in (crossing.node_port, crossing.portal) if port),
     )
 
 
@@ -83,6 +89,12 @@ def _request(
     else:
         way.carried_on(f"the balancer's rules mark it for {node.name}, unchanged")
     across_underlay(way, balancer, (node.name, node.address))
+    if crossing.portal:
+        way.carried_on(
+            f"the rules of {crossing.service} on {node.name} redirect it to port "
+            f"{crossing.portal}; {portalways.words(rewrite)}"
+        )
+        return [*way.hops, *portalways.onward(cluster, flow, rewrite).request]
     way.carried_on(
         f"the rules of {crossing.service} on {node.name} send it to "
         f"{endpoint.address}:{rewrite.port}"
@@ -113,19 +125,23 @@ def _reply(
     proxied = bool(crossing.node_port)
     asker = (balancer[1], None) if proxied else (flow.source, flow.source_port or None)
     way = Way(lab, endpoint.address, seen)
-    way.source_port = rewrite.port
-    way.destination_port = None if rewrite.masquerade else asker[1]
-    out_of_pod(way, endpoint, onto_bridge=False)
-    if endpoint.node == node:
-        way.destination, way.destination_port = asker
-    way.at(endpoint.node.netns, endpoint.node.declared.bridge, IN)
-    if endpoint.node != node:
+    if crossing.portal:
+        way.hops += portalways.onward(cluster, flow, rewrite).reply
+        way.carried_on(f"the userspace proxy of {node.name} sends it back")
+    else:
+        way.source_port = rewrite.port
+        way.destination_port = None if rewrite.masquerade else asker[1]
+        out_of_pod(way, endpoint, onto_bridge=False)
+        if endpoint.node == node:
+            way.destination, way.destination_port = asker
+        way.at(endpoint.node.netns, endpoint.node.declared.bridge, IN)
+        if endpoint.node != node:
+            way.forwarded()
+            between(cluster, way, endpoint, Place(seen, node.netns, node=node))
+        way.carried_on(f"conntrack of {node.name} undoes the rewriting")
         way.forwarded()
-        between(cluster, way, endpoint, Place(seen, node.netns, node=node))
-    way.carried_on(f"conntrack of {node.name} undoes the rewriting")
-    way.forwarded()
     way.destination, way.destination_port = asker
-    here, gateway = (node.name, node.address), (world.GATEWAY, lab.gateway.address)
+    here = (node.name, node.address)
     if proxied:
         way.source, way.source_port = node.address, crossing.node_port
         across_underlay(way, here, balancer)
@@ -134,9 +150,5 @@ def _reply(
         here = balancer
     way.source, way.source_port = flow.destination, flow.destination_port
     way.destination, way.destination_port = flow.source, flow.source_port or None
-    across_underlay(way, here, gateway)
-    way.forwarded()
-    way.carried_on(f"{lab.netns(world.GATEWAY)} forwards it to its cable {source.member}")
-    way.at(lab.netns(world.GATEWAY), source.member, OUT, f"the cable to {source.netns}")
-    way.at(source.netns, world.UPLINK, IN, f"{source.address} is its own address")
+    outwards(way, source, here)
     return way.hops

@@ -78,8 +78,8 @@ def refused(
     cluster: Cluster, source: Place, flow: Flow, node: NodeState, *, why: str
 ) -> Expectation:
     """Return the way of a flow to a Service's address that *node* refuses or drops: *why*."""
-    way = _begun(cluster, flow)
-    _to_node(cluster, way, source, node)
+    way = begun(cluster, flow)
+    to_node(cluster, way, source, node)
     if source.pod:
         way.at(node.netns, node.declared.bridge, IN)
     return Expectation(
@@ -95,15 +95,16 @@ def _tunnel(cluster: Cluster) -> str:
     return f"flannel.{cluster.lab.network.Backend.VNI}"
 
 
-def _begun(cluster: Cluster, flow: Flow) -> Way:
+def begun(cluster: Cluster, flow: Flow) -> Way:
+    """Return a way without hops yet, of *flow* as sent."""
     way = Way(cluster.lab, flow.source, flow.destination)
     way.source_port = flow.source_port or None
     way.destination_port = flow.destination_port
     return way
 
 
-def _to_node(cluster: Cluster, way: Way, source: Place, node: NodeState) -> None:
-    """Follow the request to where *node*'s rules see it."""
+def to_node(cluster: Cluster, way: Way, source: Place, node: NodeState) -> None:
+    """Follow the request of *source* to where *node*'s rules see it."""
     if source.pod:
         out_of_pod(way, source, onto_bridge=False)
     elif source.member in places.OUTSIDE:
@@ -118,8 +119,8 @@ def _request(
     cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite, seen: str, *, switched: bool
 ) -> list[Hop]:
     node, endpoint = rewrite.node, rewrite.endpoint
-    way = _begun(cluster, flow)
-    _to_node(cluster, way, source, node)
+    way = begun(cluster, flow)
+    to_node(cluster, way, source, node)
     way.destination, way.destination_port = endpoint.address, rewrite.port
     way.source = seen
     if rewrite.masquerade:
@@ -183,13 +184,18 @@ def _reply(
     if source.pod:
         into_pod(way, source, from_bridge=True)
         return way.hops
-    gateway = (world.GATEWAY, way.lab.gateway.address)
-    across_underlay(way, (node.name, node.address), gateway)
-    way.forwarded()
-    way.carried_on(f"{way.lab.netns(world.GATEWAY)} forwards it to its cable {source.member}")
-    way.at(way.lab.netns(world.GATEWAY), source.member, OUT, f"the cable to {source.netns}")
-    way.at(source.netns, world.UPLINK, IN, f"{source.address} is its own address")
+    outwards(way, source, (node.name, node.address))
     return way.hops
+
+
+def outwards(way: Way, source: Place, machine: tuple[str, str]) -> None:
+    """Follow an answer from a *machine* on the underlay to *source*, outside."""
+    gateway = way.lab.netns(world.GATEWAY)
+    across_underlay(way, machine, (world.GATEWAY, way.lab.gateway.address))
+    way.forwarded()
+    way.carried_on(f"{gateway} forwards it to its cable {source.member}")
+    way.at(gateway, source.member, OUT, f"the cable to {source.netns}")
+    way.at(source.netns, world.UPLINK, IN, f"{source.address} is its own address")
 
 
 def _to_asker(way: Way, flow: Flow) -> None:

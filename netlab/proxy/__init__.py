@@ -15,6 +15,8 @@
     names      what upstream calls chains
     iptables, nftables   the renderers: from frontends to blocks, in upstream's words
     iptables_frame, iptables_words, hostport_rules   parts of the first
+    userspace   a renderer into portals: ports that a process listens on
+    portals     what that process is to serve
     programme  all blocks of a node, kept as Services change
     nft_text   steps as nft transactions, and its listings as blocks
     nft_tables, nft_portions   tables that go as wholes; transactions that are too big

@@ -43,6 +43,7 @@ class Clients(StrEnum):
     NOT_PODS = "not pods"
     NODE = "node"  # the source is an address of the node
     LOOPBACK = "loopback"  # the source is 127.0.0.1 or its like
+    WIRED = "wired"  # it came in by a card that is no bridge's; all, to an address of the node
     NONE = "none"
 
 
@@ -51,6 +52,7 @@ class Refusal(StrEnum):
 
     REJECT = "reject"  # ICMP port unreachable
     DROP = "drop"  # in silence: another node may well serve it
+    CLOSE = "close"  # a process accepts a connection and closes it; a datagram it forgets
 
 
 class Way(NamedTuple):

@@ -16,7 +16,7 @@ pkg/utils, MustFormatChainNameWithPrefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha512
 
 from netlab.proxy import iptables_frame
@@ -38,10 +38,12 @@ LONGEST_COMMENT = 255
 MOST_PORTS = 15  # in one multiport match
 
 
-def hostport_frame(situation: Situation) -> list[Shared]:
+def hostport_frame(
+    situation: Situation, frame: Callable[[Situation], list[Shared]] = iptables_frame.frame
+) -> list[Shared]:
     """Return the blocks that are there when a pod of the node has a hostPort.
 
-    Its jumps are those of the frame and its own, and stand in their place.
+    Its jumps are those of the *frame* and its own, and stand in their place.
     """
     family = situation.family
     to_mark = f"{comment('CNI portfwd masquerade mark')} -j MARK --set-xmark {MARK}/{MARK}"
@@ -52,12 +54,11 @@ def hostport_frame(situation: Situation) -> list[Shared]:
         chain(family, NAT, SET_MARK, (to_mark,)),
         chain(family, NAT, MASQ, (f"-m mark --mark {MARK}/{MARK} -j MASQUERADE",)),
     ]
-    for shared in iptables_frame.frame(situation):
-        _, sort, table, name = shared.block.key
-        if sort is Sort.JUMPS and table == NAT:
-            theirs = shared.block.lines
-            lines = (to_masq, *theirs) if name == "POSTROUTING" else (*theirs, to_dnat)
-            blocks.append(jumps(family, NAT, name, *lines))
+    held = {one.block.key: one.block.lines for one in frame(situation)}
+    for name in ("PREROUTING", "OUTPUT", "POSTROUTING"):
+        theirs = held.get((family, Sort.JUMPS, NAT, name), ())
+        lines = (to_masq, *theirs) if name == "POSTROUTING" else (*theirs, to_dnat)
+        blocks.append(jumps(family, NAT, name, *lines))
     return [Shared(block) for block in blocks]
 
 

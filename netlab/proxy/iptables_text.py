@@ -30,7 +30,8 @@ EDITS = 16  # lines that may differ then; each costs about 10 ms in so long a ch
 
 # kube-proxy's chains in any of its modes, and netlab's own for hostPorts.
 # kubelet's (KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) and kube-router's (KUBE-ROUTER-...) are not.
-# Source: kubernetes pkg/proxy/iptables/proxier.go and pkg/proxy/ipvs/proxier.go, v1.34.
+# Source: kubernetes pkg/proxy/iptables/proxier.go and pkg/proxy/ipvs/proxier.go, v1.34;
+# pkg/proxy/userspace/proxier.go, v1.25.
 CHAINS = frozenset(
     f"KUBE-{name}"
     for name in (
@@ -38,6 +39,8 @@ CHAINS = frozenset(
         *("FIREWALL", "PROXY-FIREWALL", "PROXY-CANARY"),
         *("NODE-PORT", "LOAD-BALANCER", "SOURCE-RANGES-FIREWALL"),
         *("IPVS-FILTER", "IPVS-OUT-FILTER"),
+        *("PORTALS-CONTAINER", "PORTALS-HOST"),
+        *("NODEPORT-CONTAINER", "NODEPORT-HOST", "NODEPORT-NON-LOCAL"),
     )
 )
 PREFIXES = (

@@ -90,7 +90,8 @@ class Situation(msgspec.Struct, frozen=True):
     @property
     def route_localnet(self) -> bool:
         """Whether 127.0.0.0/8 must be routable, and so be guarded against the neighbours."""
-        return self.family is Family.IPV4 and self.node_ports.loopback
+        opened = self.mode is Mode.IPTABLES and self.node_ports.loopback
+        return opened and self.family is Family.IPV4
 
 
 def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
@@ -175,7 +176,9 @@ def _node_port_networks(options: Options, primary: dict[Family, str]) -> dict[Fa
     Source: kube-proxy's --nodeport-addresses; pkg/proxy/util/nodeport_addresses.go, v1.34.
     """
     given = options.node_port_addresses
-    if not given and options.mode is Mode.NFTABLES:
+    if options.mode is Mode.USERSPACE:
+        given = ()  # that one knows no limit
+    elif not given and options.mode is Mode.NFTABLES:
         given = (PRIMARY,)
     if PRIMARY not in given:
         return _by_family(given, "nodePortAddresses:")
@@ -189,8 +192,11 @@ def _only(canonical: str) -> list[str]:
 
 
 def _on_loopback(options: Options, networks: tuple[str, ...]) -> bool:
-    """Return whether 127.0.0.1 has NodePorts: in iptables mode, IPv4, if asked for and covered."""
-    return (
+    """Return whether 127.0.0.1 has NodePorts: in iptables mode, IPv4, if asked for and covered.
+
+    In userspace mode, both families' have: what the node sends itself is sent on by its address.
+    """
+    return options.mode is Mode.USERSPACE or (
         options.mode is Mode.IPTABLES
         and options.localhost_node_ports
         and any(contains("127.0.0.0/8", one) or contains(one, IPV4_LOOPBACK) for one in networks)

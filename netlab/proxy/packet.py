@@ -1,6 +1,6 @@
 """What becomes of one packet under a decision: the same answer the kernel is to give.
 
-The few points in which rules of the two modes cannot do the same are told apart here.
+The few points in which rules of the modes cannot do the same are told apart here.
 Source: measured, kube-proxy v1.30.5 and v1.34's tests.
 """
 
@@ -27,6 +27,14 @@ class Verdict(StrEnum):
     DROPPED = "dropped"
     NO_MATCH = "no-match"  # nothing: it goes where it was going
     HOST = "host"  # let in to the node's own health-check server
+    CLOSED = "closed"  # accepted by a process that has no endpoint, and closed; UDP: not answered
+
+
+REFUSED = {
+    Refusal.REJECT: Verdict.REJECTED,
+    Refusal.DROP: Verdict.DROPPED,
+    Refusal.CLOSE: Verdict.CLOSED,
+}
 
 
 class Packet(msgspec.Struct, frozen=True):
@@ -37,6 +45,7 @@ class Packet(msgspec.Struct, frozen=True):
     port: int
     protocol: str = "TCP"
     interface: str = ""  # it came in by; "": a process on the node sent it
+    bridged: bool = False  # by a port of a bridge of the node's, as its pods' do
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -58,14 +67,13 @@ def outcome(decision: Decision, packet: Packet, *, local: Collection[str]) -> Ou
         if not _admitted(one, packet):
             return Outcome(Verdict.DROPPED)
         for way in one.ways:
-            if _is_from(way.clients, packet, situation, local):
+            if _is_served(way, packet, situation, local, on_node):
                 return Outcome(Verdict.ENDPOINTS, _targets(one, way, packet, situation, local))
     if _is_martian(packet, situation):
         return Outcome(Verdict.DROPPED)
     for one in candidates:
         if one.refusal and _is_refused(one, packet, situation, on_node):
-            rejected = one.refusal is Refusal.REJECT
-            return Outcome(Verdict.REJECTED if rejected else Verdict.DROPPED)
+            return Outcome(REFUSED[one.refusal])
     return Outcome(_untouched(decision, situation, packet, on_node))
 
 
@@ -85,6 +93,18 @@ def _candidates(
 def _admitted(frontend: Frontend, packet: Packet) -> bool:
     sources = frontend.sources
     return not sources or any(contains(one, packet.source) for one in sources)
+
+
+def _is_served(
+    way: Way, packet: Packet, situation: Situation, local: Collection[str], on_node: bool
+) -> bool:
+    if way.clients is Clients.WIRED:
+        return on_node or _is_wired(packet)
+    return _is_from(way.clients, packet, situation, local)
+
+
+def _is_wired(packet: Packet) -> bool:
+    return bool(packet.interface) and not packet.bridged
 
 
 def _is_from(
@@ -129,6 +149,8 @@ def _is_martian(packet: Packet, situation: Situation) -> bool:
 
 def _is_refused(frontend: Frontend, packet: Packet, situation: Situation, on_node: bool) -> bool:
     """Return whether the rule that refuses sees *packet*, which no way of *frontend* took."""
+    if frontend.refusal is Refusal.CLOSE:  # it takes whoever it would take if it had endpoints
+        return frontend.kind is not Kind.EXTERNAL_IP or on_node or _is_wired(packet)
     if situation.mode is Mode.NFTABLES:
         return frontend.kind is not Kind.NODE_PORT or situation.node_ports.on(packet.address)
     # KUBE-EXTERNAL-SERVICES is in INPUT and FORWARD, not in OUTPUT, and knows local addresses only
@@ -138,11 +160,11 @@ def _is_refused(frontend: Frontend, packet: Packet, situation: Situation, on_nod
 
 def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node: bool) -> Verdict:
     """Return the verdict on a packet that no frontend concerns."""
-    if on_node and packet.protocol == "TCP":
+    if on_node and packet.protocol == "TCP" and situation.mode is not Mode.USERSPACE:
         ports = {one.port for one in decision.health_checks if one.family is situation.family}
         if packet.port in ports:
             return Verdict.HOST
-    if situation.mode is Mode.IPTABLES or (on_node and packet.interface):
+    if situation.mode is not Mode.NFTABLES or (on_node and packet.interface):
         return Verdict.NO_MATCH
     cluster_ips = {one.address for one in decision.frontends if one.kind is Kind.CLUSTER_IP}
     if packet.address in cluster_ips:

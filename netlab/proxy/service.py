@@ -87,7 +87,7 @@ def served(
     for which, situation in situations.items():
         for cluster_ip in cluster_ips.get(which, ())[:1]:
             for port in service.spec.ports or ():
-                if _is_sound(port, where, say):
+                if _is_sound(port, where, say) and _is_spoken(port, where, situation, say):
                     result.frontends.extend(
                         _port_frontends(service, port, cluster_ip, found, outer, situation)
                     )
@@ -107,6 +107,14 @@ def _is_sound(port: model.ServicePort, where: str, say: Say) -> bool:
         number = f"{port.port}/{port.protocol}"
         say(f"{where}: port{name} {number}, node port {port.nodePort}: left out")
     return sound
+
+
+def _is_spoken(port: model.ServicePort, where: str, situation: Situation, say: Say) -> bool:
+    """Return whether the mode serves the protocol of *port*."""
+    spoken = situation.mode is not Mode.USERSPACE or port.protocol != "SCTP"
+    if not spoken:
+        say(f"{where}: port {port.port}/SCTP: left out: userspace mode serves TCP and UDP")
+    return spoken
 
 
 def _by_family(texts: Iterable[str], what: str, say: Say) -> dict[Family, list[str]]:
@@ -179,6 +187,9 @@ def _port_frontends(
 ) -> Iterator[Frontend]:
     """Yield the frontends of one *port* in one family."""
     which = situation.family
+    if situation.mode is Mode.USERSPACE:
+        yield from _portal_frontends(service, port, cluster_ip, found, outer, situation)
+        return
     external, internal = _external_policy(service), _internal_policy(service)
     external_ips = outer.external_ips.get(which, ())
     load_balancers = outer.load_balancers.get(which, ())
@@ -215,6 +226,48 @@ def _port_frontends(
         yield Frontend(mine, Kind.LOAD_BALANCER, one, port.port, ways, refusal, sources)
     if port.nodePort:
         yield Frontend(mine, Kind.NODE_PORT, "", port.nodePort, ways, refusal)
+
+
+def _portal_frontends(
+    service: Service,
+    port: model.ServicePort,
+    cluster_ip: str,
+    found: Found,
+    outer: _Outer,
+    situation: Situation,
+) -> Iterator[Frontend]:
+    """Yield the frontends of one *port* in userspace mode, which knows no policies.
+
+    Every address leads to a process of the node's, and from there to any endpoint that is ready;
+    topology, source ranges and endpoints that end have no say.
+    Source: kubernetes pkg/proxy/userspace/proxier.go and roundrobin.go, v1.25.
+    """
+    which = situation.family
+    known = found.get((which, port.name, port.protocol), ())
+    ready = tuple(one for one in known if one.ready)
+    mine = ServicePort(
+        service.metadata.namespace,
+        service.metadata.name,
+        port.name,
+        port.protocol,
+        which,
+        ready,
+        (),
+        known,
+        service.affinity_timeout,
+    )
+
+    def at(kind: Kind, address: str, number: int, clients: Clients = Clients.ALL) -> Frontend:
+        ways = (Way(clients, Policy.CLUSTER, Clients.ALL),) if ready else ()
+        return Frontend(mine, kind, address, number, ways, None if ready else Refusal.CLOSE)
+
+    yield at(Kind.CLUSTER_IP, cluster_ip, port.port)
+    for one in outer.external_ips.get(which, ()):
+        yield at(Kind.EXTERNAL_IP, one, port.port, Clients.WIRED)
+    for one in outer.load_balancers.get(which, ()):
+        yield at(Kind.LOAD_BALANCER, one, port.port)
+    if port.nodePort:
+        yield at(Kind.NODE_PORT, "", port.nodePort)
 
 
 Ways = tuple[tuple[Way, ...], Refusal | None]

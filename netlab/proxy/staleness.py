@@ -24,7 +24,7 @@ from typing import NamedTuple
 from netlab.packets import Entry, Protocol
 from netlab.proxy.addresses import is_loopback
 from netlab.proxy.endpoints import Endpoint
-from netlab.proxy.frontend import Frontend, Kind
+from netlab.proxy.frontend import Frontend, Kind, ServicePort
 from netlab.proxy.options import Situation
 
 Target = tuple[str, int]  # address and port
@@ -38,6 +38,7 @@ class _Watched(NamedTuple):
     serving: frozenset[Target]
     gone: frozenset[Target]  # endpoints it had
     kind: Kind
+    portal: int = 0  # the node's port that it leads into; 0: none
 
     def is_lost(self, target: Target) -> bool:
         return target not in self.serving if self.serving else target in self.gone
@@ -49,15 +50,18 @@ def judge(
     *,
     gone: Iterable[Frontend] = (),
     local: Collection[str],
+    portal: Callable[[ServicePort], int] | None = None,
 ) -> Callable[[Entry], bool]:
     """Return what tells whether an entry must be forgotten once *frontends* have come to be.
 
     *frontends* are those of the Services (and pods, with hostPorts) that changed, all there are if
     it is not known which; *gone* what the same had before. Those of other protocols or families
-    are passed over. *local* are the node's addresses. What counts of an entry is where it was sent
+    are passed over. *local* are the node's addresses; *portal* tells, in userspace mode, into which
+    port of the node a frontend leads: its own flows go there, and those of another mode before stay
+    with their endpoints. What counts of an entry is where it was sent
     and who answers: who asks, and from which port, makes no difference.
     """
-    watched = _watched(frontends, gone, situation)
+    watched = _watched(frontends, gone, situation, portal)
     return lambda entry: _is_stale(entry, watched, situation, local)
 
 
@@ -93,7 +97,10 @@ def ports(frontends: Iterable[Frontend]) -> frozenset[int]:
 
 
 def _watched(
-    frontends: Iterable[Frontend], gone: Iterable[Frontend], situation: Situation
+    frontends: Iterable[Frontend],
+    gone: Iterable[Frontend],
+    situation: Situation,
+    portal: Callable[[ServicePort], int] | None,
 ) -> dict[Target, _Watched]:
     """Return what is known of each frontend; of one on all of the node's addresses, by ("", port).
 
@@ -108,7 +115,9 @@ def _watched(
     for one in _of_interest(frontends, situation):
         at = (one.address, one.port)
         lost = former[at][0] - _targets(one.service.known) if at in former else NOBODY
-        found[at] = _Watched(_serving(one), lost, one.kind)
+        leads = portal if one.kind is not Kind.HOST_PORT else None
+        port = leads(one.service) if leads is not None else 0
+        found[at] = _Watched(_serving(one), lost, one.kind, port)
     return found
 
 
@@ -147,4 +156,7 @@ def _is_stale(
         unserved = at.kind is Kind.NODE_PORT and not situation.node_ports.on(sent.destination)
         if unserved and not entry.redirected:
             return False
-    return at.is_lost((entry.reply.source, entry.reply.source_port))
+    served_by = (entry.reply.source, entry.reply.source_port)
+    if at.portal and (served_by[0] in local or is_loopback(served_by[0])):
+        return served_by[1] != at.portal
+    return at.is_lost(served_by)

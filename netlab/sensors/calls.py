@@ -46,6 +46,7 @@ class Came(StrEnum):
 
     ANSWER = "answer"
     REFUSAL = "refusal"  # connection refused, port unreachable
+    CLOSED = "closed"  # somebody took the connection, and closed it without a word
     SILENCE = "silence"
     UNSENDABLE = "unsendable"  # the caller's own kernel sends no such packet
     UNREACHABLE = "unreachable"  # no route, told by somebody on the way
@@ -209,7 +210,7 @@ class Calls:
             server, _, client = data.decode().partition(" ")
             reply = Reply(Came.ANSWER, server, client)
         else:
-            reply = Reply(Came.REFUSAL)
+            reply = Reply(Came.CLOSED)
         self._end(number, reply)
         return True
 

@@ -18,6 +18,7 @@ from netlab.cluster import NodeState
 from netlab.controllers.nodes import lost
 from netlab.kernel import owned
 from netlab.model.kubernetes import Document
+from netlab.model.modes import Mode
 from netlab.packets import Direction, Flow, Outcome, Protocol, RuleHit, Sighting
 from netlab.paths import Place, balancerways
 from netlab.paths.places import of_member
@@ -29,6 +30,7 @@ from netlab.sensors.sending import send
 from netlab.sensors.token import token
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+from netlab.verify.serviceprobe import Looking
 from netlab.verify.serving import AGAIN, Decisions
 from netlab.verify.shares import Shares, flows_for, shares
 
@@ -195,7 +197,7 @@ class _Flows:
         rewrite = serviceprobe.rewriting(
             context.cluster, node, endpoint, masquerade=fate.endpoints[endpoint]
         )
-        crossing = balancerways.Crossing(one.service, 0 if one.mode == VIP else one.node_port)
+        crossing = self._crossing(node)
         expectation = balancerways.expected(context.cluster, self.client, flow, rewrite, crossing)
         verdict = probe.judged(expectation, list(sightings), answer, path="probe", title="")
         if verdict.outcome is not Outcome.PASS:
@@ -230,15 +232,30 @@ class _Flows:
 
     def _fate(self, node: NodeState) -> Fate:
         """Return what *node* is to do with what the balancer sends it."""
+        sent = self._sent_on(node, self.client)
+        packet = Packet(
+            sent.source,
+            sent.destination,
+            sent.destination_port,
+            sent.protocol.upper(),
+            world.UPLINK,
+        )
+        return outcome(self.decisions.of(node), packet, local=serviceprobe.own_addresses(node))
+
+    def _sent_on(self, node: NodeState, source: Place) -> Flow:
+        """Return a flow of *source*, outside, as the balancer sends it to *node*."""
         one, balancer = self.listener, self.context.lab.balancer
         assert balancer is not None
-        source, address, port = (
-            (self.client.address, one.address, one.port)
-            if one.mode == VIP
-            else (balancer.address, node.address, one.node_port)
-        )
-        packet = Packet(source, address, port, one.protocol.upper(), world.UPLINK)
-        return outcome(self.decisions.of(node), packet, local=serviceprobe.own_addresses(node))
+        if one.mode == VIP:
+            return Flow(source.address, one.address, self.protocol, 0, one.port)
+        return Flow(balancer.address, node.address, self.protocol, 0, one.node_port)
+
+    def _crossing(self, node: NodeState) -> balancerways.Crossing:
+        one, context = self.listener, self.context
+        made = self.decisions.of(node)
+        looking = Looking(context.cluster, context.capture, context.trace, node, made)
+        portal = looking.portal(self._sent_on(node, self.client))
+        return balancerways.Crossing(one.service, 0 if one.mode == VIP else one.node_port, portal)
 
     def _by_rules(self, flow: Flow, mark: bytes) -> list[str]:
         """Return the rule of the balancer's that chose the node. Raises Failure."""
@@ -302,6 +319,10 @@ class _Flows:
         ranges = self._ranges()
         if not ranges or _within(outsider, ranges) or not _within(self.client, ranges):
             return []
+        if one.mode == VIP and self.context.lab.proxyMode == Mode.USERSPACE:
+            return [
+                f"internet -> {one.service} {self.where}: userspace mode knows no source ranges"
+            ]
         flow = Flow(outsider.address, one.address, self.protocol, 0, one.port)
         mark = token()
         with send(outsider.netns, probe.unbound(flow), mark) as sent:

@@ -1,14 +1,14 @@
 """Services that follow their pods: while these die and return, and when their labels change.
 
 What is asked of the rules is asked of the kernel: whether the address of an endpoint is in any rule
-of a proxy on any node.
+of a proxy on any node; in userspace mode, of the process that has the endpoints.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from netlab import patience
 from netlab.agent.endings import LINGER
@@ -18,6 +18,7 @@ from netlab.kernel import conntrack
 from netlab.kernel.generation import generation
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
+from netlab.portals import control
 from netlab.proxy import Frontend, Mode
 from netlab.proxy.addresses import Family
 from netlab.sensors.stream import Client, Stream, Told
@@ -45,7 +46,7 @@ def holding(context: Context, address: str, held: Held) -> list[NodeState]:
 
     Of what was *held* before, only rules that have changed since are read again.
     """
-    kernel = KERNEL[Mode(context.lab.proxyMode)]
+    mode = Mode(context.lab.proxyMode)
     named = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
 
     def names(line: str) -> bool:
@@ -54,11 +55,22 @@ def holding(context: Context, address: str, held: Held) -> list[NodeState]:
     for node in context.cluster.nodes:
         with entered(node.netns):
             now = generation()
-            if held.get(node.name, (-1, False))[0] != now:
-                blocks = kernel.read([Family.IPV4]).values()
-                found = any(names(line) for one in blocks for line in (one.name, *one.lines))
-                held[node.name] = now, found
+            if mode is Mode.USERSPACE or held.get(node.name, (-1, False))[0] != now:
+                held[node.name] = now, any(map(names, programmed(mode)))
     return [node for node in context.cluster.nodes if held[node.name][1]]
+
+
+def programmed(mode: Mode) -> Iterator[str]:
+    """Yield what a node's proxy has programmed, in the calling thread's namespace: every line.
+
+    In userspace mode, the endpoints that its process knows, which no rule does.
+    """
+    if mode is Mode.USERSPACE:
+        for portal in control.portals():
+            yield from (f"{portal.key} {address}:{port}" for address, port in portal.endpoints)
+        return
+    for one in KERNEL[mode].read([Family.IPV4]).values():
+        yield from (one.name, *one.lines)
 
 
 def until(

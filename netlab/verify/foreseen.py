@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from netlab.model.modes import Mode
 from netlab.proxy import Decision, Outcome, Packet, ServicePort, Situation, Verdict, outcome
 from netlab.proxy.addresses import family, is_loopback
 from netlab.sensors.calls import ICMP, Came
@@ -44,6 +45,8 @@ def foreseen(
             return frozenset({Sight(Came.REFUSAL)}), False
         case Verdict.DROPPED:
             return frozenset({Sight(Came.SILENCE)}), False
+        case Verdict.CLOSED:
+            return frozenset({Sight(Came.CLOSED if way.protocol == "TCP" else Came.SILENCE)}), False
     return frozenset({_untouched(stage, way, caller, on_node)}), False
 
 
@@ -54,7 +57,7 @@ def _outcome(
     pod = caller in (Caller.POD, Caller.OTHER_POD) and node == NODE_OF[caller]
     process = caller in (Caller.NODE, Caller.LOOPBACK)
     by = "" if process else stage.bridge if pod else UPLINK
-    packet = Packet(source, way.address, way.port, way.protocol, by)
+    packet = Packet(source, way.address, way.port, way.protocol, by, bridged=pod)
     return outcome(made[node], packet, local=stage.own(node))
 
 
@@ -77,6 +80,8 @@ def _at_endpoint(
     situation: Situation,
 ) -> Sight:
     """Return what comes of a call that *node* sends to *endpoint*."""
+    if situation.mode is Mode.USERSPACE:  # a process of the node's calls in the caller's place
+        return Sight(Came.ANSWER, endpoint, "node")
     address = endpoint.rpartition(":")[0].strip("[]")
     at_here = address in stage.here.endpoints or address in stage.own("here")
     process = caller in (Caller.NODE, Caller.LOOPBACK)

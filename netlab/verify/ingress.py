@@ -12,9 +12,11 @@ import msgspec
 
 from netlab import paths, probe, vhosts, world
 from netlab.cluster import NodeState, PodState
-from netlab.packets import Flow, Outcome, Protocol, Verdict
-from netlab.paths import serviceways
+from netlab.model.modes import Mode
+from netlab.packets import Direction, Flow, Outcome, Passage, Protocol, Sighting, Verdict
+from netlab.paths import portalways, serviceways
 from netlab.paths.places import Place, of_member, of_pod
+from netlab.portals.control import Relayed
 from netlab.proxy import Frontend, Kind
 from netlab.sensors import sieve, web
 from netlab.sensors.token import token
@@ -148,6 +150,7 @@ def _balanced(
     reply = web.ask(client.netns, flow, target, host=one.name, trusted=one.trusted)
     context.capture.flush()
     seen = context.capture.handshake(reply.flow, netns=client.netns)
+    seen += _onward(context, seen)
     arrived = [
         (pod, sighting.flow.source)
         for sighting in seen
@@ -168,6 +171,25 @@ def _balanced(
     where += f", over {world.BALANCER} and {crossed[0]}"
     door = _Door(of_pod(context.cluster, pod), client_seen)
     _further(context, where, one, door, reply, mark, ends, checked)
+
+
+def _onward(context: Context, seen: Sequence[Sighting]) -> list[Sighting]:
+    """Return the handshake that a node's proxy made for one that was *seen* to come to it."""
+    if context.lab.proxyMode != Mode.USERSPACE:
+        return []
+    for node in context.cluster.nodes:
+        for one in seen:
+            if (one.netns, one.direction) == (node.netns, Direction.IN):
+                relayed = serviceprobe.relayed_by(node, one.flow)
+                return _handshake(context, node, relayed) if relayed else []
+    return []
+
+
+def _handshake(context: Context, node: NodeState, relayed: Relayed) -> list[Sighting]:
+    """Return that of the connection which the proxy of *node* made."""
+    (source, port), (to, to_port) = relayed.source, relayed.endpoint
+    second = Flow(source, to, Protocol.TCP, port, to_port)
+    return context.capture.handshake(second, netns=node.netns)
 
 
 def _further(
@@ -205,13 +227,50 @@ def _first(context: Context, asking: Asking, reply: Reply) -> Asked:
         masquerade=possible[chosen],
         why=f"the rules of Service {asking.frontend.service.text} on {asking.node.name}",
     )
+    hits = tuple(context.trace.hits(flow, within=[asking.node.netns]))
+    if portal := asking.looking.portal(flow):
+        relayed = serviceprobe.relayed_by(asking.node, flow)
+        shot = _by_process(context, asking, reply, portal, relayed)
+        endpoint = "{}:{}".format(*relayed.endpoint) if relayed else ""
+        return Asked(shot, asking.fate, hits, endpoint, portal=portal, relayed=relayed)
     expectation = serviceways.expected(cluster, asking.source, flow, rewrite)
     verdict = paths.compare(
         expectation, sightings, answered=not reply.problem, refused=reply.problem
     )
-    hits = tuple(context.trace.hits(flow, within=[asking.node.netns]))
     shot = probe.Shot(verdict, flow, expectation, tuple(sightings), None)
     return Asked(shot, asking.fate, hits, endpoint)
+
+
+def _by_process(
+    context: Context, asking: Asking, reply: Reply, portal: int, relayed: Relayed | None
+) -> probe.Shot:
+    """Return the two connections of userspace mode, each by its own handshake, as one.
+
+    The client's is answered before the other begins.
+    """
+    cluster, node, flow = context.cluster, asking.node, reply.flow
+    parts = [
+        (
+            portalways.inward(cluster, asking.source, flow, node, portal),
+            context.capture.handshake(flow, netns=asking.source.netns),
+        )
+    ]
+    if relayed is not None:
+        to = "{}:{}".format(*relayed.endpoint)
+        rewrite = serviceprobe.rewriting(cluster, node, to, masquerade=True)
+        seen = _handshake(context, node, relayed)
+        parts.append((portalways.onward(cluster, flow, rewrite), seen))
+    passages: tuple[Passage, ...] = ()
+    for expectation, sightings in parts:
+        verdict = paths.compare(
+            expectation, sightings, answered=not reply.problem, refused=reply.problem
+        )
+        passages += verdict.passages
+        if verdict.outcome is not Outcome.PASS:
+            break
+    whole = msgspec.structs.replace(verdict, flow=flow, passages=passages)
+    sighted = tuple(one for _, seen in parts for one in seen)
+    return probe.Shot(whole, flow, parts[0][0], sighted, None)
 
 
 def _answering(

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from netlab.agent.kubeproxy import KERNEL
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers import nodes
 from netlab.controllers.change import now
@@ -18,9 +17,9 @@ from netlab.kernel.netns import entered
 from netlab.model.faults import Fault, Sort
 from netlab.packets import Flow
 from netlab.proxy import Frontend, Mode
-from netlab.proxy.addresses import Family
 from netlab.sensors.stream import Stream
 from netlab.verify.context import Checked, Context, Failure, Skip, open_pods
+from netlab.verify.following import programmed
 from netlab.verify.replicas import somebody_acts
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
@@ -154,20 +153,18 @@ def _forgotten(
     context: Context, lost: NodeState, gone: Sequence[PodState], *, began: float, within: float
 ) -> float:
     """Return the seconds since *began* until no rule of the other nodes names a lost address."""
-    kernel = KERNEL[Mode(context.lab.proxyMode)]
+    mode = Mode(context.lab.proxyMode)
     addresses = [pod.ip for pod in gone]
     waiting = [node for node in context.cluster.nodes if node.name != lost.name]
     while waiting:
         still = []
         for node in waiting:
             with entered(node.netns):
-                blocks = kernel.read([Family.IPV4]).values()
-            words = {
-                word
-                for one in blocks
-                for line in (one.name, *one.lines)
-                for word in line.replace("/", " ").replace(":", " ").split()
-            }
+                words = {
+                    word
+                    for line in programmed(mode)
+                    for word in line.replace("/", " ").replace(":", " ").split()
+                }
             if words & set(addresses):
                 still.append(node)
         waiting = still

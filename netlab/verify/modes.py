@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from netlab.agent.kubeproxy import KubeProxy
@@ -135,9 +136,10 @@ def _tried(
 ) -> dict[Pair, Sights]:
     """Return what is seen of all *asks* with the nodes programmed as *options* say."""
     stage = given.stage._replace(prefix=f"{given.stage.prefix}{options.mode[:3]}")
-    with built(stage):
+    with built(stage), ExitStack() as proxies:
         for place, node in (("here", given.here), ("there", given.there)):
             proxy = KubeProxy(options, answering=False)
+            proxies.callback(proxy.close)
             with netns.entered(stage.netns(place)):
                 proxy.agree(given.documents, node)
         calls = Calls()

@@ -15,20 +15,27 @@ import msgspec
 from netlab import paths, probe, world
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
+from netlab.kernel.netns import entered
 from netlab.model.kubernetes import Document, view
+from netlab.model.modes import Mode
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.packets import Expectation, Flow, Outcome, Protocol, RuleHit, Sighting
-from netlab.paths import Place, places, serviceways
+from netlab.paths import Place, places, portalways, serviceways
 from netlab.paths.serviceways import Rewrite
+from netlab.portals import control
+from netlab.portals.control import Relayed
 from netlab.proxy import Decision, Frontend, Packet, decision
 from netlab.proxy import Outcome as Fate
 from netlab.proxy import Verdict as Sentence
 from netlab.proxy import outcome as fate_of
 from netlab.proxy.options import options_of
+from netlab.proxy.portals import key
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
+
+CLOSED = "connection closed"  # what a client is told by a proxy that has no endpoint for it
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -39,6 +46,8 @@ class Asked(msgspec.Struct, frozen=True):
     hits: tuple[RuleHit, ...]
     endpoint: str = ""  # `10.244.1.2:80`, "" when it was sent to none
     seconds: float = 0.0  # until it was answered, refused or given up
+    portal: int = 0  # the port of the node's proxy that it was to go into, 0: none (userspace)
+    relayed: Relayed | None = None  # what that proxy says it did with it
 
 
 def decided(cluster: Cluster, node: NodeState) -> Decision:
@@ -71,6 +80,7 @@ def fate(cluster: Cluster, source: Place, flow: Flow, node: NodeState, made: Dec
         flow.destination_port,
         flow.protocol.upper(),
         node.declared.bridge if source.pod else arriving,
+        bridged=source.pod is not None,
     )
     return fate_of(made, packet, local=own_addresses(node))
 
@@ -87,6 +97,21 @@ class Looking(msgspec.Struct, frozen=True):
     trace: RuleTrace
     node: NodeState
     made: Decision
+
+    @property
+    def by_process(self) -> bool:
+        """Whether a process of the node takes flows to Services."""
+        return self.cluster.lab.proxyMode == Mode.USERSPACE
+
+    def portal(self, flow: Flow) -> int:
+        """Return the port of the node that *flow* is led into, 0 if there is none."""
+        if not self.by_process:
+            return 0
+        at = (flow.destination, flow.destination_port, flow.protocol)
+        keys = [key(one.service) for one in self.made.frontends if is_at(one, *at)]
+        with entered(self.node.netns):
+            ports = control.ports()
+        return next((ports[one] for one in keys if one in ports), 0)
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -210,15 +235,26 @@ def _looked_into(
 ) -> Asked:
     """Return what was seen of a call that is over, compared with what was to be seen."""
     sent, flow, capture = call.sent, call.flow, looking.capture
+    if call.possible.verdict is Sentence.CLOSED and answer is not None and not answer.says:
+        answer = Answer(refused=answer.refused or CLOSED)
     answered = bool(answer and not answer.refused)
     sightings = probe.seen(capture, sent.flow, sent.token, netns=source.netns, answered=answered)
     endpoint = sent_to(sightings, flow, call.possible.endpoints)
     expectation = _expected(looking, source, call, endpoint)
+    relayed = relayed_by(looking.node, sent.flow) if looking.by_process else None
     verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
     verdict = msgspec.structs.replace(verdict, seconds=seconds)
     hits = looking.trace.hits(sent.flow, sent.token, within=[looking.node.netns])
     shot = probe.Shot(verdict, flow, expectation, tuple(sightings), answer)
-    return Asked(shot, call.possible, tuple(hits), endpoint, seconds)
+    port = looking.portal(flow)
+    return Asked(shot, call.possible, tuple(hits), endpoint, seconds, port, relayed)
+
+
+def relayed_by(node: NodeState, flow: Flow) -> Relayed | None:
+    """Return what the process of *node* says it did with *flow*, as it was sent."""
+    with entered(node.netns):
+        found = control.flows_of((flow.source, flow.source_port))
+    return found[0] if found else None
 
 
 def sent_to(sightings: Sequence[Sighting], flow: Flow, endpoints: Collection[str]) -> str:
@@ -242,6 +278,8 @@ def _expected(looking: Looking, source: Place, call: _Call, endpoint: str) -> Ex
                 masquerade=possible.endpoints[chosen],
                 why=f"the rules of {_by(made, flow)} on {node.name}",
             )
+            if looking.by_process:
+                return portalways.expected(cluster, source, flow, rewrite, looking.portal(flow))
             return serviceways.expected(cluster, source, flow, rewrite)
         case Sentence.REJECTED:
             why = f"a rule of {_by(made, flow)} refuses it on {node.name}"
@@ -249,6 +287,10 @@ def _expected(looking: Looking, source: Place, call: _Call, endpoint: str) -> Ex
         case Sentence.DROPPED:
             why = f"a rule of {_by(made, flow)} drops it on {node.name}"
             return serviceways.refused(cluster, source, flow, node, why=why)
+        case Sentence.CLOSED:
+            why = f"the userspace proxy of {node.name} has no endpoint of {_by(made, flow)}"
+            portal = looking.portal(flow)
+            return portalways.closed(cluster, source, flow, node, portal, why=why)
     return paths.expected(cluster, source, Place(flow.destination), flow)
 
 
@@ -284,9 +326,14 @@ def watched(cluster: Cluster, sources: Iterable[Place], frontend: Frontend) -> l
 
 
 def rewrite_hit(asked: Asked) -> RuleHit | None:
-    """Return the rule of a proxy's that gave the flow its endpoint, if the kernel named one."""
-    to = (f"--to-destination {asked.endpoint}", f"dnat to {asked.endpoint}")
-    hits = [hit for hit in asked.hits if asked.endpoint and of_proxy(hit)]
+    """Return the rule of a proxy's that gave the flow its endpoint, if the kernel named one.
+
+    In userspace mode, the one that led it to the proxy.
+    """
+    to: tuple[str, ...] = (f"--to-destination {asked.endpoint}", f"dnat to {asked.endpoint}")
+    if asked.portal:
+        to = (f"--to-ports {asked.portal}", f":{asked.portal}")
+    hits = [hit for hit in asked.hits if (asked.endpoint or asked.portal) and of_proxy(hit)]
     return next((hit for hit in hits if hit.rule.endswith(to)), None)
 
 
@@ -320,7 +367,12 @@ def deciding(asked: Asked) -> list[RuleHit]:
 
 
 def ending(asked: Asked) -> RuleHit | None:
-    """Return the rule, of a proxy's by name, that let the flow go no further."""
+    """Return the rule, of a proxy's by name, that let the flow go no further.
+
+    In userspace mode, that led it to a proxy that lets it go.
+    """
+    if asked.fate.verdict is Sentence.CLOSED:
+        return rewrite_hit(asked)
     ended = [hit for hit in asked.hits if hit.rule and hit.verdict == "drop" and of_proxy(hit)]
     return ended[-1] if ended else None
 

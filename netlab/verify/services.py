@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from netlab.cluster import NodeState
-from netlab.packets import Outcome
+from netlab.packets import Outcome, Protocol
 from netlab.paths import Place
 from netlab.paths.places import of_node
 from netlab.proxy import Decision, Frontend, Kind, Policy, Refusal
+from netlab.proxy import Verdict as Sentence
 from netlab.verify import asker, serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.serving import (
@@ -24,6 +25,7 @@ from netlab.verify.serving import (
 )
 
 REFUSED = ("connection refused", "operation not permitted")  # the latter: UDP, from the node itself
+LET_GO = (serviceprobe.CLOSED, "connection reset by peer")  # the latter: what was sent is unread
 UNSERVED = "@no-endpoint-services"  # in nftables mode the map of Services that nobody serves
 REFUSED_TRIES = 4  # pods, until one is told: ICMP errors are rationed for each (icmp_ratelimit)
 STICKY_FLOWS = 50
@@ -116,7 +118,7 @@ def no_endpoints(context: Context) -> Checked:
     found = most_served(
         one
         for one in frontends(context, made, Kind.CLUSTER_IP)
-        if not one.ways and one.refusal is Refusal.REJECT
+        if not one.ways and one.refusal in (Refusal.REJECT, Refusal.CLOSE)
     )
     if not found or not context.pods:
         raise Skip("needs a Service without endpoints, and a pod")
@@ -139,6 +141,9 @@ def _refused_at_once(group: Sequence[Asking], checked: Checked) -> None:
 
     The next of *group* asks when one is not told: the kernel rations ICMP errors for each client.
     """
+    if group[0].fate.verdict is Sentence.CLOSED:
+        _let_go_at_once(group[0], checked)
+        return
     told = ""
     for one in group:
         asked = one.ask()
@@ -164,6 +169,26 @@ def _refused_at_once(group: Sequence[Asking], checked: Checked) -> None:
         "nobody was told, though a rule rejects it" + (f"; instead: {told}" if told else ""),
         expected=f"{REFUSED[0]}, at once",
     )
+
+
+def _let_go_at_once(one: Asking, checked: Checked) -> None:
+    """Ask, be let in by a process and out again; of UDP, hear nothing. Raises Failure, Refuted."""
+    asked = one.ask()
+    if asked.shot.verdict.outcome is not Outcome.PASS:
+        raise Refuted(asked.shot.verdict)
+    told = asked.shot.answer.refused if asked.shot.answer else ""
+    hit = serviceprobe.ending(asked)
+    if hit is None or told not in (LET_GO if one.flow.protocol is Protocol.TCP else ("",)):
+        raise one.failure(
+            f"led by {hit or 'no known rule'}, then: {told or 'nothing'}",
+            expected=f"into port {asked.portal} of {one.node.name}, and {LET_GO[0]}",
+        )
+    what = f"{told} after {asked.seconds * 1000:.0f} ms" if told else "not answered"
+    checked.evidence.append(
+        f"{one.title}: {what}, by the proxy of {one.node.name}, which has no endpoint for it"
+    )
+    checked.evidence += serviceprobe.by_rules(asked)
+    checked.passages += asked.shot.verdict.passages
 
 
 # -- affinity
@@ -266,7 +291,13 @@ def namespaces(context: Context) -> Checked:
         asked, end = one.proven()
         checked.evidence += one.words(asked, end, rules=True)
         checked.passages += asked.shot.verdict.passages
-        ways.append({(hit.chain, hit.verdict) for hit in serviceprobe.deciding(asked)})
+        # In userspace mode all Services share a chain, and each has a rule of its own.
+        ways.append(
+            {
+                (hit.chain, hit.rule if asked.portal else hit.verdict)
+                for hit in serviceprobe.deciding(asked)
+            }
+        )
     # One verdict map leads both to chains of their own; a mark ("continue") is nobody's.
     if shared := [way for way in ways[0] & ways[1] if way[1] != "continue"]:
         raise Failure(

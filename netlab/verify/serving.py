@@ -134,13 +134,14 @@ class Asking:
         return End(text, rewrite.endpoint, masquerade, hidden if masquerade else self.flow.source)
 
     @property
-    def _looking(self) -> Looking:
+    def looking(self) -> Looking:
+        """What its flows are looked at with."""
         context = self.context
         return Looking(context.cluster, context.capture, context.trace, self.node, self.made)
 
     def ask(self) -> Asked:
         """Send one probe and compare; it is being watched and traced."""
-        return serviceprobe.ask(self._looking, self.source, self.flow)
+        return serviceprobe.ask(self.looking, self.source, self.flow)
 
     def proven(self) -> tuple[Asked, End]:
         """Send a probe that is to be answered; return it with its endpoint, if all was seen.
@@ -175,6 +176,9 @@ class Asking:
                 + (f" at {self.hook}, only {hit} at {hit.hook}" if hit else ""),
                 expected=f"a rule at {self.hook} that sends it to {end.text}",
             )
+        if asked.portal:
+            self._by_the_process(asked, end)
+            return
         hidden = serviceprobe.masquerade_hit(asked)
         if (hidden is not None and serviceprobe.of_proxy(hidden)) != end.masquerade:
             raise self.failure(
@@ -182,6 +186,16 @@ class Asking:
                 expected="a rule of a proxy's that masquerades it"
                 if end.masquerade
                 else "its own source kept",
+            )
+
+    def _by_the_process(self, asked: Asked, end: End) -> None:
+        """Have the proxy's process say the same as the packets: where it sent the flow, as whom."""
+        relayed = asked.relayed
+        said = relayed and (relayed.source[0], "{}:{}".format(*relayed.endpoint))
+        if said != (end.client, end.text):
+            raise self.failure(
+                f"{asked.shot.flow}: the proxy of {self.node.name} says of it: {relayed}",
+                expected=f"a flow of its own from {end.client} to {end.text}",
             )
 
     def _right_answer(self, who: str, client: str, end: End) -> None:
@@ -254,15 +268,20 @@ class Asking:
             return at if at in missing else None
 
         return serviceprobe.ask_many(
-            self._looking, self.source, self.flow, count=count, kind=kind, kinds=len(missing)
+            self.looking, self.source, self.flow, count=count, kind=kind, kinds=len(missing)
         )
 
     def words(self, asked: Asked, end: End, *, rules: bool) -> list[str]:
         """Return the evidence of a flow that was proven, with the *rules* that decided about it."""
         hidden = " (masqueraded)" if end.masquerade else ""
+        by = f"by {self.node.name} at {self.hook}"
+        if asked.relayed is not None:
+            port = asked.relayed.source[1]
+            by = f"by the proxy on port {asked.portal} of {self.node.name}"
+            hidden = f", port {port}: a flow of the proxy's own"
         lines = [
             f"{self.title}: sent to {end.place.title} {end.text} ({self._relation(end)}) "
-            f"by {self.node.name} at {self.hook}; it saw {end.client}{hidden}; "
+            f"{by}; it saw {end.client}{hidden}; "
             f"the reply came as from {self.flow.destination}"
         ]
         return lines + (serviceprobe.by_rules(asked) if rules else [])

@@ -43,6 +43,7 @@ ROOMS = {
         "store",
         "sensors",
         "pods",
+        "portals",
         "nameserver",
         "processes",
         "rootless",

@@ -96,6 +96,6 @@ def test_an_affinity_no_tool_would_take_is_the_usual_one(mode: Mode, seconds: in
         config = {"clientIP": {"timeoutSeconds": given}}
         spec = ports("p") | {"sessionAffinity": "ClientIP", "sessionAffinityConfig": config}
         proxy.wanted([service("web", 2, spec=spec), SLICE], NODE)
-        return proxy.blocks
+        return proxy.blocks, proxy.portals
 
     assert blocks(seconds) == blocks(None) != blocks(600)

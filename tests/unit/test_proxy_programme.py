@@ -11,13 +11,17 @@ from flow_cases import cases, documents, node, options, steps
 
 from netlab.model.kubernetes import Document, Pod, view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
-from netlab.proxy import Mode, Options, decision, iptables, nftables
+from netlab.proxy import Mode, Options, decision, iptables, nftables, portals, userspace
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
 from netlab.proxy.programme import LARGE, Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 
-RENDERERS: dict[Mode, Renderer] = {Mode.IPTABLES: iptables, Mode.NFTABLES: nftables}
+RENDERERS: dict[Mode, Renderer] = {
+    Mode.IPTABLES: iptables,
+    Mode.NFTABLES: nftables,
+    Mode.USERSPACE: userspace.Userspace(lambda service: portals.usual(portals.key(service))),
+}
 
 
 def programmes(objects: Objects, mode: Mode) -> list[Programme]:

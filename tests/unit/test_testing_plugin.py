@@ -43,7 +43,10 @@ def test_a_run_without_labs_imports_nothing_of_netlab(pytester: pytest.Pytester)
         ("(3)", "3 is no path (*"),
         ('("lab.yaml", mode="nftables")', "no keyword mode (there are: proxy_mode, scope)"),
         ('("lab.yaml", scope="package")', "scope 'package': not known (function, class, *"),
-        ('("lab.yaml", proxy_mode="fast")', "proxy_mode 'fast': not known (iptables or nftables)"),
+        (
+            '("lab.yaml", proxy_mode="fast")',
+            "proxy_mode 'fast': not known (iptables or nftables or*",
+        ),
         ('("lab.yaml", proxy_mode="ipvs")', "proxy_mode 'ipvs': not there yet (iptables or *"),
         ('("lab.yaml", proxy_mode=[])', "proxy_mode: an empty list (*"),
         ('("lab.yaml", proxy_mode=["nftables", 4])', "proxy_mode 4: not known (*"),
