@@ -1,4 +1,4 @@
-"""diff-modes: where iptables and nftables mode behave differently with the same objects."""
+"""diff-modes: where proxy modes behave differently with the same objects."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from netlab.cli.lifecycle import count
 from netlab.cli.proxy import DETECTORS, detector, parts
 from netlab.cli.servicerows import some
 from netlab.errors import InputError, UsageError
+from netlab.model.modes import PROXY_MODES
 
 if TYPE_CHECKING:
     from netlab.proxy import Mode
@@ -34,6 +35,7 @@ _LAB = re.compile(r"""^\s*["']?kind["']?\s*:\s*["']?Lab["']?\s*,?\s*(#.*)?$""", 
     netlab diff-modes topologies/notes.yaml
     kubectl get svc,endpointslices,nodes -A -o yaml | netlab diff-modes -
     netlab diff-modes services.yaml --detect-local cluster-cidr=10.244.0.0/16 -o json
+    netlab diff-modes services.yaml --modes iptables,userspace
     """,
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR|-...", type=click.Path())
@@ -57,6 +59,12 @@ _LAB = re.compile(r"""^\s*["']?kind["']?\s*:\s*["']?Lab["']?\s*,?\s*(#.*)?$""", 
     help="NodePorts on 127.0.0.1 too (iptables, IPv4).",
 )
 @click.option("--service-cidr", metavar="CIDR,...", help="Where all cluster IPs are (nftables).")
+@click.option(
+    "--modes",
+    default="iptables,nftables",
+    metavar="MODE,MODE[,...]",
+    help=f"What to compare, of {', '.join(PROXY_MODES)}; default: iptables,nftables.",
+)
 @options.output_option("table", "json")
 @click.pass_context
 def diff_modes(
@@ -68,9 +76,10 @@ def diff_modes(
     nodeport_addresses: str | None,
     localhost_nodeports: bool,
     service_cidr: str | None,
+    modes: str,
     output: str | None,
 ) -> int:
-    """Show which behaviour of Services differs between iptables and nftables mode.
+    """Show which behaviour of Services differs between proxy modes.
 
     Every way in to every Service port, from every kind of client, with real packets in throw-away
     namespaces, once in each mode. FILE is a lab's, as `netlab up` takes it, or holds Services,
@@ -84,16 +93,18 @@ def diff_modes(
         "--localhost-nodeports": not localhost_nodeports,
     }
     prefix = f"modes{os.getpid()}"
+    compared_modes = known_modes(modes)
     if _is_lab(files):
         if given_too := [name for name, value in said.items() if value]:
             hint = "the Lab document says it"
             raise UsageError(f"{given_too[0]} beside a lab", hint=hint)
-        given = _of_lab(files, node, prefix)
+        given = _of_lab(files, node, prefix, compared_modes)
     else:
         given = _of_objects(
             files,
             node,
             prefix,
+            compared_modes,
             detect_local=detect_local,
             masquerade_all=masquerade_all,
             node_port_addresses=parts(nodeport_addresses),
@@ -129,6 +140,19 @@ def diff_modes(
     return 1 if differing or surprising else 0
 
 
+def known_modes(text: str) -> list[Mode]:
+    """Return the proxy modes in *text*, `iptables,userspace`. Raises UsageError."""
+    from netlab.proxy import Mode
+
+    named = list(parts(text))
+    hint = f"two or more of {', '.join(PROXY_MODES)}"
+    if unknown := [one for one in named if one not in PROXY_MODES]:
+        raise UsageError(f"--modes {text}: no proxy mode {unknown[0]}", hint=hint)
+    if len(set(named)) < max(2, len(named)):
+        raise UsageError(f"--modes {text}: nothing to compare", hint=hint)
+    return [Mode(one) for one in named]
+
+
 def _is_lab(files: Sequence[str]) -> bool:
     """Return whether a Lab document is among *files*; standard input can be read again then."""
     from netlab.topology.mistakes import Mistakes
@@ -145,16 +169,24 @@ def _is_lab(files: Sequence[str]) -> bool:
     return any(_LAB.search(one.text) for one in found)
 
 
-def _of_lab(files: Sequence[str], node: str | None, prefix: str) -> Given:
+def _of_lab(files: Sequence[str], node: str | None, prefix: str, modes: Sequence[Mode]) -> Given:
     from netlab import topology
     from netlab.verify import trial
 
     declared = topology.load(files, stdin=sys.stdin)
-    return trial.of_lab(declared.require_lab(), declared.documents, node=node, prefix=prefix)
+    return trial.of_lab(
+        *(declared.require_lab(), declared.documents), node=node, prefix=prefix, modes=modes
+    )
 
 
 def _of_objects(
-    files: Sequence[str], node: str | None, prefix: str, *, detect_local: str | None, **said: Any
+    files: Sequence[str],
+    node: str | None,
+    prefix: str,
+    modes: Sequence[Mode],
+    *,
+    detect_local: str | None,
+    **said: Any,
 ) -> Given:
     from netlab.proxy import DetectLocal, Options
     from netlab.topology.stored import stored
@@ -165,7 +197,7 @@ def _of_objects(
         print(f"note: {note}", file=sys.stderr)
     how, pods, interface = detector(detect_local or DetectLocal.NODE_CIDR)
     chosen = Options(detect_local=how, pod_cidrs=pods, interface=interface, **said)
-    return trial.given(documents, chosen, node=node, prefix=prefix)
+    return trial.given(documents, chosen, node=node, prefix=prefix, modes=modes)
 
 
 # -- what is printed
@@ -215,6 +247,7 @@ def words(sights: Sights, beside: Collection[Sights] = ()) -> str:
 _PLAIN: Mapping[tuple[str, bool], str] = {
     ("answer", True): "leaves it alone",
     ("refusal", False): "refuses",
+    ("closed", False): "accepts and closes",
     ("silence", False): "is silent",
     ("unsendable", False): "cannot be sent",
     ("unreachable", False): "is unreachable",

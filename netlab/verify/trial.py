@@ -1,4 +1,4 @@
-"""What is tried in two modes: objects of files, a node and another one, the addresses of all.
+"""What is tried in several modes: objects of files, a node and another one, the addresses of all.
 
 Two kinds of files will do. Objects as `kubectl get -o yaml` prints them are taken as they are, with
 the endpoints their EndpointSlices have. A lab's files, as `netlab up` takes them, are brought to
@@ -29,6 +29,7 @@ from netlab.verify.modes import Given, decided
 from netlab.verify.stage import Host, Stage
 
 BRIDGE = "docker0"
+USUAL = (Mode.IPTABLES, Mode.NFTABLES)  # what is compared unless one says otherwise
 ROUNDS_MAX = 10
 # For whoever the files give none: 192.0.2.0/24 and 2001:db8::/32 are for documentation.
 NODE_ADDRESSES = {"here": ("192.0.2.11",), "there": ("192.0.2.12",)}
@@ -84,14 +85,26 @@ def _run(lab: Lab, objects: dict[str, Document]) -> bool:
     return changed
 
 
-def of_lab(lab: Lab, documents: Sequence[Document], *, node: str | None, prefix: str) -> Given:
+def of_lab(
+    lab: Lab,
+    documents: Sequence[Document],
+    *,
+    node: str | None,
+    prefix: str,
+    modes: Sequence[Mode] = USUAL,
+) -> Given:
     """Return what is tried for a lab's files. Raises UsageError."""
     chosen = options_of(lab)
-    return given(settled(lab, documents), chosen, node=node, prefix=prefix)
+    return given(settled(lab, documents), chosen, node=node, prefix=prefix, modes=modes)
 
 
 def given(
-    documents: Sequence[Document], chosen: Options, *, node: str | None, prefix: str
+    documents: Sequence[Document],
+    chosen: Options,
+    *,
+    node: str | None,
+    prefix: str,
+    modes: Sequence[Mode] = USUAL,
 ) -> Given:
     """Return what is tried: *documents*, seen from *node*, by default the first that has pods.
 
@@ -111,17 +124,21 @@ def given(
         place: _node(named.get(name), name, NODE_ADDRESSES[place])
         for place, name in (("here", here), ("there", there))
     }
-    modes = {mode: msgspec.structs.replace(chosen, mode=mode) for mode in Mode}
-    made = [decided(documents, one, modes[Mode.IPTABLES]) for one in nodes.values()]
+    options = {mode: msgspec.structs.replace(chosen, mode=mode) for mode in modes}
+    made = [
+        (place, decided(documents, one, mine))
+        for mine in options.values()
+        for place, one in nodes.items()
+    ]
     endpoints: dict[str, str] = {}
-    for place, each in zip(nodes, made, strict=True):
+    for place, each in made:
         for port in {id(one.service): one.service for one in each.frontends}.values():
             for one in port.reachable:
                 if place == "here" or one.address not in endpoints:
                     endpoints[one.address] = "here" if one.local and place == "here" else "there"
     served = {
         one.address
-        for each in made
+        for _, each in made
         for one in each.frontends
         if one.address and one.kind is not Kind.NODE_PORT
     }
@@ -145,12 +162,12 @@ def given(
         client=tuple(_last_free(prefix, used) for prefix in OUTSIDE),
         bridge=_bridge(chosen),
     )
-    warnings = [warning for each in made for warning in each.warnings]
-    for protocol in sorted({one.service.protocol for each in made for one in each.frontends}):
+    warnings = [warning for _, each in made for warning in each.warnings]
+    for protocol in sorted({one.service.protocol for _, each in made for one in each.frontends}):
         if not spoken(protocol):
             warnings.append(f"ports of {protocol} are not tried: this kernel has no such sockets")
     notes = tuple(dict.fromkeys(warnings))
-    return Given(documents, nodes["here"], nodes["there"], modes, stage, notes)
+    return Given(documents, nodes["here"], nodes["there"], options, stage, notes)
 
 
 def _own(nodes: Mapping[str, ProxyNode]) -> set[str]:

@@ -100,10 +100,20 @@ def netlab(*words: str, code: int, stdin: str | None = None) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All that differs, as JSON."""
-    file = tmp_path_factory.mktemp("modes") / "objects.yaml"
+    return differing(tmp_path_factory.mktemp("modes"))
+
+
+@pytest.fixture(scope="module")
+def in_userspace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What differs between iptables and userspace mode."""
+    return differing(tmp_path_factory.mktemp("modes"), "--modes", "iptables,userspace")
+
+
+def differing(directory: Path, *words: str) -> dict[str, Any]:
+    file = directory / "objects.yaml"
     file.write_text(OBJECTS + "".join(SLICES))
     before = set(os.listdir("/run/netns"))
-    document = json.loads(netlab(str(file), "-o", "json", code=1).stdout)
+    document = json.loads(netlab(str(file), *words, "-o", "json", code=1).stdout)
     left = set(os.listdir("/run/netns")) - before
     assert not [name for name in left if name.startswith("modes")]
     return dict(document)
@@ -152,6 +162,48 @@ def test_known_differences_are_found(
 def test_what_services_are_for_is_the_same(found: dict[str, Any], way: str) -> None:
     for caller in (Caller.POD, Caller.OTHER_POD, Caller.NODE, Caller.OUTSIDE):
         assert seen(found, way, caller) == []
+
+
+def test_packets_do_as_the_decision_says_in_userspace_mode(in_userspace: dict[str, Any]) -> None:
+    assert in_userspace["surprises"] == []
+    assert in_userspace["modes"] == ["iptables", "userspace"]
+    assert in_userspace["tried"] > 80
+
+
+def test_endpoints_see_the_node_in_userspace_mode(in_userspace: dict[str, Any]) -> None:
+    (one,) = (
+        one["seen"]
+        for one in in_userspace["differences"]
+        if (one["way"], one["from"]) == ("ClusterIP 10.96.0.10:80/TCP", Caller.POD)
+    )
+    found = {mode: {it["seenAs"] for it in one[mode]["outcomes"]} for mode in one}
+    assert found == {"iptables": {"client"}, "userspace": {"node"}}
+
+
+@pytest.mark.parametrize(
+    ("way", "caller", "modes"),
+    [
+        ("ClusterIP 10.96.0.30:80", Caller.POD, ("refuses", "accepts and closes")),
+        ("ClusterIP 10.96.0.10:80", Caller.LOOPBACK, ("answers", "cannot be sent")),
+        ("ExternalIP 203.0.113.5:80", Caller.POD, ("answers", "leaves it alone")),
+        ("ExternalIP 203.0.113.5:80", Caller.NODE, ("answers", "leaves it alone")),
+        ("LoadBalancer 203.0.113.20:80", Caller.OUTSIDE, ("is silent", "answers")),
+    ],
+)
+def test_known_differences_of_userspace_mode_are_found(
+    in_userspace: dict[str, Any], way: str, caller: Caller, modes: tuple[str, ...]
+) -> None:
+    assert seen(in_userspace, way, caller) == [modes]
+
+
+@pytest.mark.parametrize("way", ["NodePort 30080/TCP on", "ExternalIP 203.0.113.5:80"])
+def test_whom_userspace_mode_serves_as_well(in_userspace: dict[str, Any], way: str) -> None:
+    assert seen(in_userspace, way, Caller.OUTSIDE) == []
+
+
+def test_modes_that_cannot_be_compared_are_a_mistake() -> None:
+    for modes in ("iptables", "iptables,iptables", "iptables,fast"):
+        assert "hint: two or more of" in netlab("-", "--modes", modes, code=2, stdin=OBJECTS).stderr
 
 
 def test_the_table_has_a_line_for_a_difference_and_a_sum() -> None:
