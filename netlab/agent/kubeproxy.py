@@ -1,9 +1,10 @@
 """kube-proxy: makes one namespace serve the Services it is told of, pass after pass.
 
 1. Level-triggered: a pass is given all objects there are. It costs what changed; only what somebody
-   else may have altered (the kernel counts the commits) is read back and compared whole.
+   else may have altered (the kernel counts the commits) is read back and compared whole. Of virtual
+   servers, sets and addresses nobody counts the changes: they are read now and then.
 2. Rules first, then conntrack: a flow that begins between the two finds the new rules.
-3. Of the other mode nothing is left: its rules go once this one's are there, so that no connection
+3. Of other modes nothing is left: their rules go once this one's are there, so that no connection
    finds neither. A process of userspace mode ends last, and the connections it carries with it.
 
 The calling thread is in the namespace, in every call.
@@ -11,13 +12,22 @@ The calling thread is in the namespace, in every call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from netlab.agent.healthchecks import HealthChecks, proxy_health
 from netlab.agent.userspace import Userspace
 from netlab.errors import KernelError
-from netlab.kernel import conntrack, generation, iptables, nftables, settings
+from netlab.kernel import (
+    conntrack,
+    generation,
+    iptables,
+    ipvs,
+    nftables,
+    settings,
+    virtual_servers,
+)
 from netlab.kernel.addresses import local_addresses
 from netlab.model.kubernetes import Document
 from netlab.model.modes import Mode
@@ -25,7 +35,8 @@ from netlab.model.services import ProxyNode
 from netlab.portals import control as portals
 from netlab.portals.control import Home
 from netlab.proxy import iptables as iptables_renderer
-from netlab.proxy import iptables_text, nft_text, staleness
+from netlab.proxy import iptables_text, ipvs_text, nft_text, staleness
+from netlab.proxy import ipvs as ipvs_renderer
 from netlab.proxy import nftables as nftables_renderer
 from netlab.proxy import userspace as userspace_renderer
 from netlab.proxy.addresses import Family
@@ -35,7 +46,7 @@ from netlab.proxy.objects import Changed, Objects
 from netlab.proxy.options import Options
 from netlab.proxy.portals import Portal, Portals
 from netlab.proxy.programme import Programme
-from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
+from netlab.proxy.ruleset import Block, Key, Renderer, Sort, Step, difference
 from netlab.proxy.service import NOTHING, Served
 from netlab.proxy.settings import after_cleanup, sysctls, without_guard
 
@@ -50,16 +61,39 @@ class RuleSets(Protocol):
         """Make the steps true, all or none. Raises KernelError."""
 
 
+class Left(NamedTuple):
+    """How to find what a mode that is no more left behind, and to remove it."""
+
+    mode: Mode  # whose tools can say it
+    read: Callable[[Iterable[Family]], dict[Key, Block]]
+    write: Callable[[Sequence[Step]], None]
+
+
 KERNEL: Mapping[Mode, RuleSets] = {
     Mode.IPTABLES: iptables,
     Mode.NFTABLES: nftables,
+    Mode.IPVS: virtual_servers,
     Mode.USERSPACE: iptables,
 }
 RENDERER: Mapping[Mode, Renderer] = {  # of userspace mode: one for each node
     Mode.IPTABLES: iptables_renderer,
     Mode.NFTABLES: nftables_renderer,
+    Mode.IPVS: ipvs_renderer,
+}
+# What there is when a mode is not any more, in the order in which it goes: rules refer to sets.
+_CHAINS = Left(Mode.IPTABLES, iptables.read, iptables.write)
+_TABLES = Left(Mode.NFTABLES, nftables.read, nftables.write)
+_SERVERS = Left(Mode.IPVS, ipvs.left, ipvs.write)
+PARTS: Mapping[Mode, tuple[Left, ...]] = {
+    Mode.IPTABLES: (_CHAINS,),
+    Mode.NFTABLES: (_TABLES,),
+    Mode.IPVS: (_CHAINS, _SERVERS),
+    Mode.USERSPACE: (_CHAINS,),
 }
 UDP = "UDP"
+LOOK = 1.0  # seconds between two looks at what nobody counts the changes of, at least …
+SHARE = 0.05  # … and so that they take no more of the time
+RULES = (Sort.CHAIN, Sort.JUMPS)  # of iptables, whose commits are counted
 
 
 def renderer(mode: Mode, table: Portals | None) -> Renderer:
@@ -105,6 +139,8 @@ class KubeProxy:
         self._programmes: dict[Family, Programme] = {}
         self._served: dict[Owner, Served] = {}
         self._seen: int | None = None  # the generation as of which the rules are known
+        self._local: frozenset[str] | None = None  # the node's addresses, where they matter
+        self._next_look = 0.0  # at what is not counted; monotonic seconds
         self._alone = False  # whether nothing is left of the other modes
         self._unswept: set[Owner] | None = None  # whose UDP entries to look at; None: everybody's
         self._former: list[Frontend] = []  # what those had before
@@ -129,17 +165,32 @@ class KubeProxy:
         """What a process of userspace mode is to serve."""
         return self._userspace.table.all() if self._userspace is not None else []
 
+    @property
+    def look_again(self) -> float | None:
+        """In how many seconds a pass is due though nothing calls for one; None: never."""
+        if self.options.mode is not Mode.IPVS:
+            return None
+        return max(0.0, self._next_look - time.monotonic())
+
     def wanted(self, documents: Iterable[Document], node: ProxyNode) -> list[Step]:
         """Take all *documents* of the node; return what that changes about the rules wanted.
 
         Nothing is done to the kernel. Raises UsageError: a wrong option.
         """
-        return self._wanted(documents, node, live=False)
+        return self._wanted(documents, node, live=False, local=None)
 
-    def _wanted(self, documents: Iterable[Document], node: ProxyNode, *, live: bool) -> list[Step]:
+    def _wanted(
+        self,
+        documents: Iterable[Document],
+        node: ProxyNode,
+        *,
+        live: bool,
+        local: frozenset[str] | None,
+    ) -> list[Step]:
         objects, before = self._objects, dict.fromkeys(self._served, NOTHING)
-        if objects is None or objects.node != node:
-            objects = Objects(node, self.options)
+        if objects is None or objects.node != node or local != self._local:
+            self._local = local
+            objects = Objects(node, self.options, local=local)
             if self._userspace is not None:
                 self._userspace.begin()
             self._programmes = {
@@ -183,22 +234,28 @@ class KubeProxy:
 
         Raises UsageError: a wrong option; KernelError, CapabilityError: the kernel refused.
         """
-        steps = self._wanted(documents, node, live=True)
+        mode = self.options.mode
+        if mode is Mode.IPVS and self._objects is None:
+            ipvs.require()
+        local = ipvs.local_addresses() if mode is Mode.IPVS else None
+        steps = self._wanted(documents, node, live=True, local=local)
         seen, self._seen = self._seen, None  # should this fail, who knows what is there
-        kernel = KERNEL[self.options.mode]
+        kernel = KERNEL[mode]
         repaired: list[Step] = []
         if seen is None or not generation.here().unchanged(seen):
-            news, first = {step.block.key for step in steps}, seen is None
+            first = seen is None
             seen = generation.generation()
-            steps = list(difference(self.blocks, kernel.read(Family)))
-            repaired = [] if first else [step for step in steps if step.block.key not in news]
+            steps, repaired = self._compared(steps, kernel.read(Family))
+            repaired = [] if first else repaired
             self._alone = False  # it may have been a proxy of another mode
+        elif mode is Mode.IPVS and time.monotonic() >= self._next_look:
+            steps, repaired = self._looked(steps)
         closed = _set(without_guard(steps))
         if steps:
             kernel.write(steps)
         self._seen = seen
         if not self._alone:
-            self._clear([one for one in KERNEL.values() if one is not kernel])
+            self._clear()
             self._alone = True
         written = closed | self._set_settings()
         forgotten = self._sweep()
@@ -207,10 +264,37 @@ class KubeProxy:
             problems += self._userspace.problems
         return Pass(steps, repaired, forgotten, written, problems)
 
-    def _clear(self, others: Iterable[RuleSets]) -> None:
-        """Remove what *others* keep; what it needed set stays only if this mode needs it."""
+    def _looked(self, steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+        """Return the same as `_compared`, with iptables' rules taken for what they were."""
+        begun = time.monotonic()
+        there = self._rules_before(steps) | ipvs.read(Family)
+        found = self._compared(steps, there)
+        ended = time.monotonic()
+        self._next_look = ended + max(LOOK, (ended - begun) / SHARE)
+        return found
+
+    def _rules_before(self, steps: Sequence[Step]) -> dict[Key, Block]:
+        """Return iptables' rules as they were before *steps*, which are not done yet."""
+        found = {key: block for key, block in self.blocks.items() if block.sort in RULES}
+        for step in ipvs_text.others(steps):
+            found.pop(step.block.key, None)
+            if step.old is not None:
+                found[step.block.key] = step.old
+        return found
+
+    def _compared(
+        self, steps: Iterable[Step], there: Mapping[Key, Block]
+    ) -> tuple[list[Step], list[Step]]:
+        """Return the steps from what is *there* to what is wanted, and those of them that undo what
+        others did: they are not about what *steps* are."""
+        news = {step.block.key for step in steps}
+        found = list(difference(self.blocks, there))
+        return found, [one for one in found if one.block.key not in news and not _has_ended(one)]
+
+    def _clear(self) -> None:
+        """Remove what other modes have; what they needed set stays only if this one does."""
         assert self._objects is not None
-        found = _there(others)
+        found = left_over(self.options.mode)
         kept = sysctls(self._objects.situations)
         needless = after_cleanup(block for _, mine in found for block in mine)
         _set({name: value for name, value in needless.items() if name not in kept})
@@ -273,7 +357,24 @@ def given(mode: Mode, steps: Sequence[Step]) -> list[tuple[str, str]]:
         return []
     if mode is Mode.NFTABLES:
         return [("nft -f -", nft_text.transaction(steps))]
-    return [(" ".join(one.argv), one.text) for one in iptables_text.transactions(steps)]
+    own = ipvs_text.own(steps)
+    rules = iptables_text.transactions(ipvs_text.others(steps))
+    return [
+        *ipvs_text.ahead(own),
+        *((" ".join(one.argv), one.text) for one in rules),
+        *ipvs_text.behind(own),
+    ]
+
+
+def _has_ended(step: Step) -> bool:
+    """Return whether all that *step* does is to remove real servers whose connections are over."""
+    new, old = step
+    if new is None or old is None or new.sort is not Sort.SERVER or new.head != old.head:
+        return False
+    kept = frozenset(new.lines)
+    return kept <= frozenset(old.lines) and all(
+        line.endswith(" -w 0") for line in old.lines if line not in kept
+    )
 
 
 def _hidden() -> list[str]:
@@ -306,18 +407,21 @@ def unlike(wanted: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if held[name] not in (None, value)}
 
 
-Found = list[tuple[RuleSets, list[Block]]]
+Found = list[tuple[Left, list[Block]]]
 
 
-def _there(kernels: Iterable[RuleSets]) -> Found:
-    return [(one, list(one.read(Family).values())) for one in dict.fromkeys(kernels)]
+def left_over(mode: Mode | None) -> Found:
+    """Return what is there that no proxy of *mode* would have; None: of any."""
+    own = PARTS[mode] if mode else ()
+    parts = dict.fromkeys(part for of in PARTS.values() for part in of if part not in own)
+    return [(part, list(part.read(Family).values())) for part in parts]
 
 
 def _remove(found: Found) -> list[Block]:
     """Remove the blocks *found*; return them all."""
-    for kernel, mine in found:
+    for part, mine in found:
         if mine:
-            kernel.write([Step(None, block) for block in mine])
+            part.write([Step(None, block) for block in mine])
     return [block for _, mine in found for block in mine]
 
 
@@ -326,7 +430,7 @@ def cleanup() -> list[Block]:
 
     The process of userspace mode ends. Raises KernelError, CapabilityError.
     """
-    found = _there(KERNEL.values())
+    found = left_over(None)
     _set(after_cleanup(block for _, mine in found for block in mine))
     removed = _remove(found)
     portals.end()

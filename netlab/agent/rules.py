@@ -3,7 +3,7 @@
 1. What is there comes from the kernel, by the tools' own listings; nothing is remembered.
 2. What should be there comes from the objects in etcd, by the same renderers that the agent uses;
    so whose a rule is, is known from who asks for it, and no rule is parsed.
-3. Rules of the mode that the lab does not have would be shown, as not wanted.
+3. Rules of modes that the lab does not have would be shown, as not wanted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from netlab.agent import policies
-from netlab.agent.kubeproxy import KERNEL, given, renderer, unlike
+from netlab.agent.kubeproxy import KERNEL, given, left_over, renderer, unlike
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
-from netlab.kernel import iptables, netns, nftables
+from netlab.kernel import iptables, ipvs, netns, nftables
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
 from netlab.portals import control
@@ -35,7 +35,10 @@ Counts = Mapping[tuple[Key, int], tuple[int, int]]  # packets and bytes by block
 
 _KINDS = ("Service", "EndpointSlice", "Pod")
 _TABLES = ("nat", "filter", "mangle")  # as packets of Services meet what is done to them
-_SORTS = (Sort.JUMPS, Sort.CHAIN, Sort.MAP, Sort.SET)
+_SORTS = (
+    *(Sort.JUMPS, Sort.CHAIN, Sort.MAP, Sort.SET),
+    *(Sort.IPSET, Sort.ADDRESSES, Sort.SERVER),
+)
 
 
 class State(StrEnum):
@@ -82,7 +85,8 @@ class Programmed(NamedTuple):
 class Desired:
     """What the proxy of *node* is to programme for *documents*. Raises UsageError.
 
-    *ports*: those of the portals that a process of userspace mode has, by key.
+    *ports*: those of the portals that a process of userspace mode has, by key; *local*: the
+    addresses the node's links have, None: that is not known.
     """
 
     def __init__(
@@ -91,8 +95,10 @@ class Desired:
         node: ProxyNode,
         chosen: Options,
         ports: Mapping[str, int] | None = None,
+        *,
+        local: Iterable[str] | None = None,
     ) -> None:
-        objects = Objects(node, chosen)
+        objects = Objects(node, chosen, local=local)
         changed = objects.take(documents)
         self.situations = objects.situations
         self.frontends: dict[Owner, list[Frontend]] = {}
@@ -155,10 +161,14 @@ def desired(cluster: Cluster, node: str) -> Desired:
     documents = [one for one in cluster.documents if one["kind"] in _KINDS]
     chosen, name = options_of(cluster.lab), cluster.lab.netns(node)
     ports: Mapping[str, int] = {}
-    if chosen.mode is Mode.USERSPACE and netns.exists(name):
+    local = None
+    if netns.exists(name):
         with netns.entered(name):
-            ports = control.ports()
-    return Desired(documents, node_of(cluster.documents, node), chosen, ports)
+            if chosen.mode is Mode.USERSPACE:
+                ports = control.ports()
+            if chosen.mode is Mode.IPVS:
+                local = ipvs.local_addresses()
+    return Desired(documents, node_of(cluster.documents, node), chosen, ports, local=local)
 
 
 def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]]:
@@ -171,6 +181,7 @@ def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]
     for kernel in (iptables, nftables):
         blocks.update(kernel.read(Family))
         counts.update(kernel.counters(Family))
+    blocks.update(ipvs.left(Family))
     return blocks, counts
 
 
@@ -259,23 +270,20 @@ def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
     wanted = desired(cluster, node.name)
     mode = Mode(cluster.lab.proxyMode)
     steps: list[tuple[Mode, list[Step]]] = []
-    sets: dict[str, str] = {}
     settled = sysctls(wanted.situations)
     if netns.exists(node.netns):
         with netns.entered(node.netns):
-            own = KERNEL[mode]
-            steps.append((mode, list(difference(wanted.blocks, own.read(Family)))))
-            others = {kernel: each for each, kernel in KERNEL.items() if kernel is not own}
-            for kernel, each in others.items():
-                steps.append((each, list(difference({}, kernel.read(Family)))))
+            steps.append((mode, list(difference(wanted.blocks, KERNEL[mode].read(Family)))))
+            for part, blocks in left_over(mode):
+                steps.append((part.mode, [Step(None, block) for block in blocks]))
             sets = unlike(settled)
     else:
         steps.append((mode, list(difference(wanted.blocks, {}))))
         sets = settled
     words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
-    scripts = [one for each, mine in steps for one in given(each, mine)]
+    scripts = [one for each, todo in steps for one in given(each, todo)]
     held = policies.rewriting(cluster, node)
     scripts += given(Mode.NFTABLES, held)
     for argv, text in scripts:
         words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
-    return Rewriting(len(sets) + len(held) + sum(len(mine) for _, mine in steps), words)
+    return Rewriting(len(sets) + len(held) + sum(len(todo) for _, todo in steps), words)

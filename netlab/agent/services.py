@@ -135,6 +135,10 @@ class ServiceProxy(Loop):
 
     # -- sleeping
 
+    def pause(self) -> float:
+        again = self._proxy.look_again if self._proxy is not None else None
+        return self.interval if again is None else min(self.interval, again)
+
     def watched(self) -> Mapping[int, Callable[[], None]]:
         watched = dict(self._reading.watched())
         if self._proxy is not None:

@@ -6,16 +6,19 @@ returns a short remark; an error means that the machine cannot.
 
     trial   the child process, its namespaces, its report
     links   devices and queueing, by netlink
-    rules   nftables, iptables, tracing, conntrack, ip_vs
+    rules   nftables, iptables, tracing, conntrack, ip_vs, ipsets
     system  namespaces, sockets, programs, limits
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from netlab.capabilities import links, rules, system, trial
+from netlab.errors import CapabilityError
+from netlab.model.modes import Mode
 
 
 class Capability(NamedTuple):
@@ -144,6 +147,13 @@ TRIES: tuple[Try, ...] = (
         required=False,
     ),
     Try(
+        "ip_set",
+        rules.ip_set,
+        "proxyMode ipvs",
+        _module("ip_set", "CONFIG_IP_SET, CONFIG_NETFILTER_XT_SET and _XT_MATCH_IPVS"),
+        required=False,
+    ),
+    Try(
         "netem",
         links.netem,
         "delay and loss on cables",
@@ -151,6 +161,31 @@ TRIES: tuple[Try, ...] = (
         required=False,
     ),
 )
+
+
+# What a proxy mode needs beside what every lab does.
+OF_MODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {Mode.IPVS: ("dummy", "ip_vs", "ip_set")},
+)
+
+
+def require_mode(mode: str) -> None:
+    """Raise CapabilityError unless nodes of this machine can serve by proxy *mode*. See `tried`."""
+    needed = OF_MODE.get(mode, ())
+    missing = [one for one in tried(*needed) if not one.ok] if needed else []
+    if missing:
+        names = ", ".join(one.name for one in missing)
+        raise CapabilityError(
+            f"proxy mode {mode} needs {names}, which this machine lacks",
+            hint="`netlab doctor` tells more; `scripts/vm -- netlab …` runs a kernel that has it",
+        )
+
+
+def available_modes() -> list[Mode]:
+    """Return the proxy modes that nodes of this machine can serve by. See `tried`."""
+    needed = sorted({name for names in OF_MODE.values() for name in names})
+    there = {one.name for one in tried(*needed) if one.ok}
+    return [mode for mode in Mode if there.issuperset(OF_MODE.get(mode, ()))]
 
 
 def tried(*names: str) -> list[Capability]:

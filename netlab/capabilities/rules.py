@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from struct import pack
 
 from netlab import patience
 from netlab.capabilities import links
-from netlab.kernel import netlink
+from netlab.kernel import ipset, ipvs, netlink
 from netlab.processes import run
+from netlab.proxy.addresses import Family
+from netlab.proxy.ipvs_sets import CLUSTER_IP, empty_set
+from netlab.proxy.ruleset import Block, Sort, Step
 
 NFTRACE_GROUP = 9  # linux/netfilter/nfnetlink.h: NFNLGRP_NFTRACE
-GENERIC, CONTROL, GETFAMILY, FAMILY_NAME = 16, 16, 3, 2  # linux/genetlink.h
 CHAIN = "NETLAB-TRY"
 PATIENCE = patience.seconds(2.0)  # seconds for a trace message
 
@@ -67,13 +68,23 @@ def nft_trace() -> str:
 
 
 def ip_vs() -> str:
-    """Ask for ip_vs's own netlink family; the kernel loads the module for it where it may."""
-    body = pack("=BBH", GETFAMILY, 1, 0) + netlink.text(FAMILY_NAME, "IPVS")
-    opened = netlink.Socket(GENERIC)
-    try:
-        (reply,) = opened.ask([netlink.message(CONTROL, 0, body)])
-    finally:
-        opened.close()
-    if isinstance(reply, netlink.NetlinkError):
-        raise reply
+    """Make a virtual server, as kube-proxy does; the kernel loads what it needs where it may."""
+    block = Block(Family.IPV4, Sort.SERVER, "ipvs", "TCP 198.51.100.0:20000", ("-s rr",))
+    ipvs.write([Step(block, None)])
+    return ""
+
+
+def ip_set() -> str:
+    """Make a set, and rules that match it, and what else those of ipvs mode match."""
+    ipset.make([Step(empty_set(Family.IPV4, CLUSTER_IP), None)])
+    rules = [
+        f"-A {CHAIN}-SET {one} -j RETURN"
+        for one in (
+            f"-m set --match-set {CLUSTER_IP} dst,dst",
+            "-m physdev ! --physdev-is-in",
+            "-m ipvs --vproto 6 --vaddr 198.51.100.0 --vport 1",
+        )
+    ]
+    script = "\n".join(["*filter", f":{CHAIN}-SET - [0:0]", *rules, "COMMIT", ""])
+    run(["iptables-nft-restore", "--noflush", "--wait"], input=script)
     return ""

@@ -61,9 +61,9 @@ _LAB = re.compile(r"""^\s*["']?kind["']?\s*:\s*["']?Lab["']?\s*,?\s*(#.*)?$""", 
 @click.option("--service-cidr", metavar="CIDR,...", help="Where all cluster IPs are (nftables).")
 @click.option(
     "--modes",
-    default="iptables,nftables",
     metavar="MODE,MODE[,...]",
-    help=f"What to compare, of {', '.join(PROXY_MODES)}; default: iptables,nftables.",
+    help=f"What to compare, of {', '.join(PROXY_MODES)}; default: all that are no history, and "
+    "that this kernel has.",
 )
 @options.output_option("table", "json")
 @click.pass_context
@@ -76,7 +76,7 @@ def diff_modes(
     nodeport_addresses: str | None,
     localhost_nodeports: bool,
     service_cidr: str | None,
-    modes: str,
+    modes: str | None,
     output: str | None,
 ) -> int:
     """Show which behaviour of Services differs between proxy modes.
@@ -93,7 +93,16 @@ def diff_modes(
         "--localhost-nodeports": not localhost_nodeports,
     }
     prefix = f"modes{os.getpid()}"
-    compared_modes = known_modes(modes)
+    from netlab.capabilities import available_modes, require_mode
+    from netlab.proxy import Mode
+
+    compared_modes: list[Mode]
+    if modes is None:
+        compared_modes = [mode for mode in available_modes() if mode is not Mode.USERSPACE]
+    else:
+        compared_modes = known_modes(modes)
+        for mode in compared_modes:
+            require_mode(mode)
     if _is_lab(files):
         if given_too := [name for name, value in said.items() if value]:
             hint = "the Lab document says it"

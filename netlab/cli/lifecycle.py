@@ -14,7 +14,7 @@ import netlab
 from netlab.cli import options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
-from netlab.model.modes import PROXY_MODES
+from netlab.model.modes import PROXY_MODES, SCHEDULERS
 
 if TYPE_CHECKING:
     from netlab.lab import Report
@@ -24,7 +24,11 @@ NOTES = Path(netlab.__file__).parent.parent / "topologies" / "notes.yaml"
 
 
 def declaration(
-    ctx: click.Context, files: tuple[str, ...], *, proxy_mode: str | None = None
+    ctx: click.Context,
+    files: tuple[str, ...],
+    *,
+    proxy_mode: str | None = None,
+    scheduler: str | None = None,
 ) -> tuple[Declaration, str]:
     """Return what *files* declare, and the lab's name; without files, the notes' own lab.
 
@@ -49,6 +53,10 @@ def declaration(
         )
     if proxy_mode:
         lab = msgspec.structs.replace(lab, proxyMode=proxy_mode)
+    if scheduler:
+        lab = msgspec.structs.replace(
+            lab, ipvs=msgspec.structs.replace(lab.ipvs, scheduler=scheduler)
+        )
     told_notes(declared.notes)
     return msgspec.structs.replace(declared, lab=lab), lab.name
 
@@ -98,16 +106,25 @@ FILES = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]...", type=click.
 )
 @FILES
 @click.option("--proxy-mode", type=click.Choice(PROXY_MODES), help="Instead of the lab's own.")
+@click.option(
+    "--ipvs-scheduler", type=click.Choice(SCHEDULERS), help="Of ipvs mode, instead of the lab's."
+)
 @click.option("--verify", is_flag=True, help="Then prove every path with packets.")
 @click.pass_context
-def up(ctx: click.Context, files: tuple[str, ...], proxy_mode: str | None, verify: bool) -> int:
+def up(
+    ctx: click.Context,
+    files: tuple[str, ...],
+    proxy_mode: str | None,
+    ipvs_scheduler: str | None,
+    verify: bool,
+) -> int:
     """Converge a lab to the files: a Lab document and any Kubernetes manifests.
 
     Whatever differs is created, changed or removed; a second run changes nothing and says so.
     Every mistake in the files is reported at once, and then nothing is changed.
     """
     begun = time.monotonic()
-    declared, name = declaration(ctx, files, proxy_mode=proxy_mode)
+    declared, name = declaration(ctx, files, proxy_mode=proxy_mode, scheduler=ipvs_scheduler)
     options.be_root(create=True)
     from netlab import lab
 

@@ -14,7 +14,7 @@ import click
 from netlab.cli import options
 from netlab.cli.lifecycle import count
 from netlab.errors import CapabilityError, InputError, NotFoundError, UsageError
-from netlab.model.modes import PROXY_MODES
+from netlab.model.modes import PROXY_MODES, SCHEDULERS
 
 if TYPE_CHECKING:
     from netlab.agent.kubeproxy import KubeProxy, Pass
@@ -70,7 +70,7 @@ class Given(NamedTuple):
 @click.option(
     "--nodeport-addresses",
     metavar="CIDR,...|primary",
-    help="Where NodePorts are; default: everywhere (iptables), primary (nftables).",
+    help="Where NodePorts are; default: everywhere (nftables: primary).",
 )
 @click.option(
     "--localhost-nodeports",
@@ -80,7 +80,15 @@ class Given(NamedTuple):
     help="NodePorts on 127.0.0.1 too (iptables, IPv4).",
 )
 @click.option("--service-cidr", metavar="CIDR,...", help="Where all cluster IPs are (nftables).")
-@click.option("--dry-run", is_flag=True, help="Print what iptables-restore or nft would be given.")
+@click.option(
+    "--ipvs-scheduler", type=click.Choice(SCHEDULERS), default=SCHEDULERS[0], help="Of ipvs mode."
+)
+@click.option(
+    "--ipvs-strict-arp",
+    is_flag=True,
+    help="No link answers for addresses that are on another (ipvs).",
+)
+@click.option("--dry-run", is_flag=True, help="Print what the tools would be given.")
 @click.option("--watch", is_flag=True, help="Go on: follow the files, repair what others alter.")
 @click.option("--cleanup", is_flag=True, help="Remove all rules of a kube-proxy.")
 @click.pass_context
@@ -96,6 +104,8 @@ def proxy(
     nodeport_addresses: str | None,
     localhost_nodeports: bool,
     service_cidr: str | None,
+    ipvs_scheduler: str,
+    ipvs_strict_arp: bool,
     dry_run: bool,
     watch: bool,
     cleanup: bool,
@@ -125,6 +135,8 @@ def proxy(
         node_port_addresses=parts(nodeport_addresses),
         localhost_node_ports=localhost_nodeports,
         service_cidrs=parts(service_cidr),
+        scheduler=ipvs_scheduler,
+        strict_arp=ipvs_strict_arp,
     )
     if chosen.mode is Mode.USERSPACE and not (watch or dry_run):
         raise UsageError(

@@ -155,6 +155,12 @@ def set_hairpin(index: int, on: bool) -> bytes:
     return message(SET, 0, body)
 
 
+def new_dummy(name: str) -> bytes:
+    """Return the message that makes a dummy, down, as whoever makes it by hand."""
+    kind = nest(_LINKINFO, text(_KIND, "dummy"))
+    return message(NEW, _MAKE, _pack_header(0, 0, 0, 0, 0) + text(_NAME, name) + kind)
+
+
 def delete(indexes: list[int]) -> list[bytes]:
     """Return the messages that delete links of one namespace.
 

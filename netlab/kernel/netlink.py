@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct, pack, unpack_from
 
-ROUTE, NETFILTER = 0, 12  # linux/netlink.h, NETLINK_*
+ROUTE, NETFILTER, GENERIC = 0, 12, 16  # linux/netlink.h, NETLINK_*
 SOL_NETLINK = 270
 ADD_MEMBERSHIP, LISTEN_ALL_NSID, CAP_ACK, EXT_ACK, STRICT_CHECK = 1, 8, 10, 11, 12
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h; since Linux 5.14
@@ -97,6 +97,17 @@ def attributes(data: bytes, start: int = 0) -> Attributes:
         found[kind & 0x3FFF] = data[start + 4 : start + size]
         start += (size + 3) & ~3
     return found
+
+
+def each(data: bytes) -> Iterator[bytes]:
+    """Yield the values of the attributes of *data*, of whatever type."""
+    start = 0
+    while start + 4 <= len(data):
+        size, _ = _ATTRIBUTE.unpack_from(data, start)
+        if size < 4:
+            break
+        yield data[start + 4 : start + size]
+        start += (size + 3) & ~3
 
 
 def number(value: bytes | bytearray) -> int:

@@ -79,6 +79,11 @@ def new_address(thing: Address, index: int) -> bytes:
     return message(NEW_ADDRESS, _ADD, _address(thing, index) + _OURS)
 
 
+def others_address(thing: Address, index: int) -> bytes:
+    """Return the message that adds an address without netlab's mark: a program's of the node."""
+    return message(NEW_ADDRESS, _ADD, _address(thing, index))
+
+
 def delete_address(thing: Address, index: int) -> bytes:
     return message(DELETE_ADDRESS, 0, _address(thing, index))
 

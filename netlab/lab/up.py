@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import patience, processes
+from netlab import capabilities, patience, processes
 from netlab.agent import control
 from netlab.errors import NetlabError
 from netlab.lab.directory import lock
@@ -29,9 +29,11 @@ def up(
 ) -> Report:
     """Make the lab be what *declaration* says; a second call changes nothing.
 
-    *verbose*: have the report say every kernel change in words of ip(8).
+    *verbose*: have the report say every kernel change in words of ip(8). Raises CapabilityError
+    when this machine lacks what the proxy mode needs; nothing is changed then.
     """
     lab = declaration.require_lab()
+    capabilities.require_mode(lab.proxyMode)
     began = time.monotonic()
     with lock(lab.name) as run:
         started = _ensure_agent(run)

@@ -18,6 +18,7 @@ import msgspec
 
 from netlab.model.faults import Fault, Sort, targets
 from netlab.model.kubernetes import Meta
+from netlab.model.modes import SCHEDULERS
 
 API_VERSION = "netlab/v1"
 SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
@@ -190,6 +191,14 @@ class NodeLifecycle(msgspec.Struct, frozen=True, omit_defaults=True):
     tolerationSeconds: int = 0  # kube-apiserver --default-unreachable-toleration-seconds: 300
 
 
+class Ipvs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of kube-proxies in ipvs mode, in the words of KubeProxyConfiguration."""
+
+    scheduler: str = SCHEDULERS[0]
+    # No link answers for addresses that are on another; None: where the lab has a balancer.
+    strictARP: bool | None = None
+
+
 class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     """A whole lab, as declared."""
 
@@ -202,6 +211,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     outside: Outside = Outside()
     serviceCIDR: str = SERVICE_CIDR
     proxyMode: str = "iptables"
+    ipvs: Ipvs = Ipvs()
     nodeLifecycle: NodeLifecycle = NodeLifecycle()
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
     balancer: Balancer | None = None

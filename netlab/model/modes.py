@@ -1,4 +1,4 @@
-"""kube-proxy's modes: the one list of them, for files, commands and proxies."""
+"""kube-proxy's modes, and the schedulers of one: the lists for files, commands and proxies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ class Mode(StrEnum):
 
     IPTABLES = "iptables"
     NFTABLES = "nftables"
+    IPVS = "ipvs"
     USERSPACE = "userspace"  # as history: up to kube-proxy v1.25
 
 
 PROXY_MODES = tuple(map(str, Mode))
-LATER_PROXY_MODES = ("ipvs",)  # kube-proxy's, not there yet
+
+# Of ipvs mode, as ipvsadm(8) calls them. The first is kube-proxy's default.
+SCHEDULERS = (
+    *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh"),
+    *("dh", "sed", "nq", "fo", "ovf", "mh", "twos"),
+)

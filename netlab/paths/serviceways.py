@@ -8,6 +8,10 @@ What the kernel shows of it, found by watching:
   asked it directly: no TTL is lost. While the endpoint's MAC is not known, docker0 shows it going
   out as well.
 * A packet of a process on the node is rewritten before any device sees it.
+* In ipvs mode what comes in is delivered to the node itself, where ip_vs takes it, rewrites it and
+  sends it on: docker0 still shows the Service's address, one TTL is lost even by a process's own
+  packet, and an endpoint behind the same bridge gets it from docker0. The replies go as in the
+  other modes.
 * The reply is rewritten back where it leaves the deciding node: its destination as it comes in,
   its source as it goes out.
 """
@@ -18,6 +22,7 @@ import msgspec
 
 from netlab import world
 from netlab.cluster import Cluster, NodeState
+from netlab.model.modes import Mode
 from netlab.packets import Direction, Expectation, Flow, Hop
 from netlab.paths import places, rules
 from netlab.paths.places import Place
@@ -54,14 +59,15 @@ def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> E
     """
     node, endpoint = rewrite.node, rewrite.endpoint
     seen = hiding_address(cluster, rewrite) if rewrite.masquerade else flow.source
-    switched = source.pod is not None and source.node == endpoint.node
+    beside = source.pod is not None and source.node == endpoint.node
+    switched = beside and not _delivered(cluster)
     stays = bool(source.node) and endpoint.node == node
     apart = [(node.netns, world.UPLINK), (node.netns, _tunnel(cluster))] if stays else []
     flooded = ((node.netns, node.declared.bridge),) if switched else ()
     return Expectation(
         flow,
         tuple(_request(cluster, source, flow, rewrite, seen, switched=switched)),
-        tuple(_reply(cluster, source, flow, rewrite, seen, switched=switched)),
+        tuple(_reply(cluster, source, flow, rewrite, seen, switched=beside)),
         tuple(apart),
         ports=(*rules.bridge_ports(cluster), *flooded),
         translated=Flow(
@@ -89,6 +95,11 @@ def refused(
         forbidden=((node.netns, _tunnel(cluster)),),
         ports=rules.bridge_ports(cluster),
     )
+
+
+def _delivered(cluster: Cluster) -> bool:
+    """Return whether what comes in for a Service is taken from the node's own input."""
+    return cluster.lab.proxyMode == Mode.IPVS
 
 
 def _tunnel(cluster: Cluster) -> str:
@@ -121,6 +132,9 @@ def _request(
     node, endpoint = rewrite.node, rewrite.endpoint
     way = begun(cluster, flow)
     to_node(cluster, way, source, node)
+    delivered = _delivered(cluster)
+    if delivered and source.pod:
+        way.at(node.netns, node.declared.bridge, IN)
     way.destination, way.destination_port = endpoint.address, rewrite.port
     way.source = seen
     if rewrite.masquerade:
@@ -132,9 +146,10 @@ def _request(
         return way.hops
     if source.pod:
         way.carried_on(done)
-        way.at(node.netns, node.declared.bridge, IN)
+        if not delivered:
+            way.at(node.netns, node.declared.bridge, IN)
         way.forwarded()
-    elif source.member in places.OUTSIDE:
+    elif source.member in places.OUTSIDE or delivered:
         way.forwarded()
     reached = len(way.hops)
     here = Place(node.address, node.netns, node=node)

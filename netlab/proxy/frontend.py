@@ -101,11 +101,14 @@ class Frontend(msgspec.Struct, frozen=True):
 
     service: ServicePort
     kind: Kind
-    address: str  # "": of a NodePort, see Situation.node_ports; of a hostPort, each of the node
+    # "": of a NodePort, see Situation.node_ports (in ipvs mode there is one frontend for each
+    # address instead); of a hostPort, each of the node
+    address: str
     port: int
     ways: tuple[Way, ...]
     refusal: Refusal | None  # for those without a way; None: everybody has one
     sources: tuple[str, ...] = ()  # prefixes the others of which are dropped; (): all may come
+    policy: Policy = Policy.CLUSTER  # what the Service asks for, whoever gets it
 
     @property
     def key(self) -> tuple[Family, str, str, int]:

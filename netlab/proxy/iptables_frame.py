@@ -7,10 +7,12 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from netlab.proxy.addresses import Family, contains
 from netlab.proxy.iptables_words import FILTER, MANGLE, NAT, chain, comment, host, jumps
 from netlab.proxy.options import Situation
-from netlab.proxy.ruleset import Block, Shared
+from netlab.proxy.ruleset import Block, Key, Shared
 
 MARK = "0x4000"  # bit 14: to be masqueraded
 
@@ -37,8 +39,11 @@ _TO_NODE_PORTS = comment(
 )
 
 
-def frame(situation: Situation) -> list[Shared]:
-    """Return the blocks that are there without any Service, in the node's *situation*."""
+def frame(situation: Situation, used: Collection[Key] = ()) -> list[Shared]:
+    """Return the blocks that are there without any Service, in the node's *situation*.
+
+    Whether they are *used* makes no difference.
+    """
     family = situation.family
     blocks = [
         chain(family, MANGLE, CANARY),
@@ -46,7 +51,7 @@ def frame(situation: Situation) -> list[Shared]:
         chain(family, NAT, CANARY),
         chain(family, NAT, NODE_PORTS),
         chain(family, NAT, MARK_MASQ, (f"-j MARK --set-xmark {MARK}/{MARK}",)),
-        chain(family, NAT, POSTROUTING, _postrouting()),
+        chain(family, NAT, POSTROUTING, postrouting()),
         jumps(family, NAT, "PREROUTING", _TO_PORTALS),
         jumps(family, NAT, "OUTPUT", _TO_PORTALS),
         jumps(
@@ -113,7 +118,7 @@ def _guard() -> tuple[str, ...]:
     return (f"! -s 127.0.0.0/8 -d 127.0.0.0/8 {blocked} {state} -j DROP",)
 
 
-def _postrouting() -> tuple[str, ...]:
+def postrouting() -> tuple[str, ...]:
     """Return what masquerades; the mark goes first, lest it count again on another way through."""
     return (
         f"-m mark ! --mark {MARK}/{MARK} -j RETURN",

@@ -72,11 +72,18 @@ def to_from_others(address: str, pods: PodTraffic) -> str | None:
 
     None: there are no such packets, and iptables-nft refuses a rule for them.
     """
+    to = f"-d {host(address)} "
     if not pods.cidr:
-        return f"-d {host(address)} ! -i {_interface(pods)} "
-    if pods.cidr.endswith("/0"):
-        return None
-    return f"! -s {pods.cidr} -d {host(address)} "
+        return f"{to}{from_others(pods)}"
+    others = from_others(pods)
+    return None if others is None else f"{others}{to}"
+
+
+def from_others(pods: PodTraffic) -> str | None:
+    """Return the match of packets that are not from the *pods*, which are `known`; None: none."""
+    if not pods.cidr:
+        return f"! -i {_interface(pods)} "
+    return None if pods.cidr.endswith("/0") else f"! -s {pods.cidr} "
 
 
 def _interface(pods: PodTraffic) -> str:

@@ -18,7 +18,7 @@ Source: kubernetes pkg/proxy/nftables/proxier.go, setupNFTables, v1.34. It diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from netlab.proxy.addresses import Family
@@ -80,8 +80,11 @@ def map_key(family: Family, name: str) -> Key:
     return family, Sort.MAP, TABLE, name
 
 
-def frame(situation: Situation) -> list[Shared]:
-    """Return the blocks that are there without any Service, in the node's *situation*."""
+def frame(situation: Situation, used: Collection[Key] = ()) -> list[Shared]:
+    """Return the blocks that are there without any Service, in the node's *situation*.
+
+    Whether they are *used* makes no difference.
+    """
     family = situation.family
     base = (base_chain(family, TABLE, name, hook, lines) for name, hook, lines in _BASE)
     return [Shared(one) for one in (*_sets(situation), *_maps(family), *base, *_chains(situation))]

@@ -33,12 +33,14 @@ def decision(
     options: Options,
     *,
     pods: Iterable[Pod] = (),
+    local: Iterable[str] | None = None,
 ) -> Decision:
     """Return what a proxy with *options* does on *node*; hostPorts of *pods* come last.
 
-    A slice without its Service has no effect. Raises UsageError when an option is wrong.
+    *local*: the addresses the node's links have; None: that is not known. A slice without its
+    Service has no effect. Raises UsageError when an option is wrong.
     """
-    where = situations(node, options)
+    where = situations(node, options, local=local)
     slices: defaultdict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
     for one in endpoint_slices:
         slices[service_name(one)].append(one)

@@ -25,10 +25,13 @@ Changed = dict[Owner, Served]
 class Objects:
     """The Services, slices and pods a proxy on *node* knows. Raises UsageError: a wrong option."""
 
-    def __init__(self, node: ProxyNode, options: Options) -> None:
+    def __init__(
+        self, node: ProxyNode, options: Options, *, local: Iterable[str] | None = None
+    ) -> None:
+        """*local*: the addresses the node's links have; None: that is not known."""
         self.node = node
         self.options = options
-        self.situations: Mapping[Family, Situation] = situations(node, options)
+        self.situations: Mapping[Family, Situation] = situations(node, options, local=local)
         self._claims = Claims()
         self._documents: dict[int, Document] = {}
         self._services: dict[Owner, Service] = {}

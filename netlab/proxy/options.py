@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 
 from netlab.errors import UsageError
 from netlab.model.lab import Lab
-from netlab.model.modes import Mode
+from netlab.model.modes import SCHEDULERS, Mode
 from netlab.model.services import ZONE_LABEL, ProxyNode
-from netlab.proxy.addresses import ANYWHERE, Family, address, contains, family, network
+from netlab.proxy.addresses import (
+    ANYWHERE,
+    Family,
+    address,
+    contains,
+    family,
+    is_loopback,
+    network,
+)
 
 PRIMARY = "primary"  # nodePortAddresses: the node's primary address of each family
 IPV4_LOOPBACK = "127.0.0.0"
+LINK_LOCAL = "fe80::/10"
 LONGEST_INTERFACE = 15  # characters of an interface's name; IFNAMSIZ is 16 (linux/if.h)
 
 
@@ -40,6 +50,8 @@ class Options(msgspec.Struct, frozen=True):
     localhost_node_ports: bool = True
     tcp_liberal: bool = False  # net.netfilter.nf_conntrack_tcp_be_liberal is set on the node
     service_cidrs: tuple[str, ...] = ()  # where all cluster IPs are; (): that is not known
+    scheduler: str = SCHEDULERS[0]  # of ipvs mode, as is what follows
+    strict_arp: bool = False  # no link answers for addresses that are on another
 
 
 class PodTraffic(msgspec.Struct, frozen=True):
@@ -86,6 +98,9 @@ class Situation(msgspec.Struct, frozen=True):
     node_ports: NodePorts
     tcp_liberal: bool = False  # then what conntrack finds INVALID need not be dropped
     service_cidrs: tuple[str, ...] = ()
+    scheduler: str = SCHEDULERS[0]
+    strict_arp: bool = False
+    local: tuple[str, ...] = ()  # the node's addresses, where they are needed one by one: ipvs mode
 
     @property
     def route_localnet(self) -> bool:
@@ -94,13 +109,19 @@ class Situation(msgspec.Struct, frozen=True):
         return opened and self.family is Family.IPV4
 
 
-def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
-    """Return *node* with *options*, per family. Raises UsageError when an option is wrong."""
+def situations(
+    node: ProxyNode, options: Options, *, local: Iterable[str] | None = None
+) -> dict[Family, Situation]:
+    """Return *node* with *options*, per family. Raises UsageError when an option is wrong.
+
+    *local*: the addresses its links have; None: not known, what its object says will do.
+    """
     primary = _primary_addresses(node)
     theirs = node.pod_cidrs if options.detect_local is DetectLocal.NODE_CIDR else ()
     cidrs = _by_family(options.pod_cidrs or theirs, "pod CIDR")
     services = _by_family(options.service_cidrs, "service CIDR")
     ports = _node_port_networks(options, primary)
+    own = _own_addresses(node, local) if options.mode is Mode.IPVS else {}
     found = {}
     for which in Family:
         networks = tuple(ports[which]) or (ANYWHERE[which],)
@@ -117,8 +138,24 @@ def situations(node: ProxyNode, options: Options) -> dict[Family, Situation]:
             node_ports=NodePorts(networks, _on_loopback(options, networks)),
             tcp_liberal=options.tcp_liberal,
             service_cidrs=tuple(services[which]),
+            scheduler=options.scheduler,
+            strict_arp=options.strict_arp,
+            local=own.get(which, ()),
         )
     return found
+
+
+def _own_addresses(node: ProxyNode, local: Iterable[str] | None) -> dict[Family, tuple[str, ...]]:
+    """Return the node's addresses that others may know, sorted.
+
+    Source: kubernetes pkg/proxy/ipvs/netlink_linux.go, isValidForSet, v1.33.
+    """
+    if local is None:
+        local = [text for one in node.status.addresses or () if (text := address(one.address))]
+    known = [one for one in local if not (is_loopback(one) or contains(LINK_LOCAL, one))]
+    return {
+        which: tuple(sorted({one for one in known if family(one) is which})) for which in Family
+    }
 
 
 def _primary_addresses(node: ProxyNode) -> dict[Family, str]:
@@ -210,4 +247,7 @@ def options_of(lab: Lab) -> Options:
         detect_local=DetectLocal.CLUSTER_CIDR,
         pod_cidrs=(lab.network.Network,),
         service_cidrs=(lab.serviceCIDR,),
+        scheduler=lab.ipvs.scheduler,
+        # Else every node answers for what the balancer has on the same segment.
+        strict_arp=bool(lab.balancer) if lab.ipvs.strictARP is None else lab.ipvs.strictARP,
     )

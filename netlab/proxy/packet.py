@@ -1,7 +1,7 @@
 """What becomes of one packet under a decision: the same answer the kernel is to give.
 
-The few points in which rules of the modes cannot do the same are told apart here.
-Source: measured, kube-proxy v1.30.5 and v1.34's tests.
+The few points in which the modes cannot do the same are told apart here.
+Source: measured, kube-proxy v1.30.5 and v1.34's tests; of ipvs, its rules, v1.33.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from netlab.model.modes import Mode
 from netlab.proxy.addresses import contains, family, is_loopback
 from netlab.proxy.endpoints import Endpoint
-from netlab.proxy.frontend import Clients, Frontend, Kind, Refusal, Way
+from netlab.proxy.frontend import Clients, Frontend, Kind, Policy, Refusal, Way
 from netlab.proxy.node import Decision
 from netlab.proxy.options import Situation
 
@@ -62,13 +62,15 @@ def outcome(decision: Decision, packet: Packet, *, local: Collection[str]) -> Ou
     candidates = list(_candidates(decision, situation, packet, on_node))
     for one in candidates:
         # A NodePort may be matched for refusal at more addresses than for service.
-        if one.kind is Kind.NODE_PORT and not situation.node_ports.on(packet.address):
+        everywhere = one.kind is Kind.NODE_PORT and not one.address
+        if everywhere and not situation.node_ports.on(packet.address):
             continue
-        if not _admitted(one, packet):
+        if not _admitted(one, packet, situation):
             return Outcome(Verdict.DROPPED)
         for way in one.ways:
             if _is_served(way, packet, situation, local, on_node):
-                return Outcome(Verdict.ENDPOINTS, _targets(one, way, packet, situation, local))
+                masquerade = _is_masqueraded(decision, one, way, packet, situation, local)
+                return Outcome(Verdict.ENDPOINTS, _targets(one, way, packet, situation, masquerade))
     if _is_martian(packet, situation):
         return Outcome(Verdict.DROPPED)
     for one in candidates:
@@ -90,8 +92,10 @@ def _candidates(
         yield from (one for one in decision.frontends if one.key == any_own)
 
 
-def _admitted(frontend: Frontend, packet: Packet) -> bool:
+def _admitted(frontend: Frontend, packet: Packet, situation: Situation) -> bool:
     sources = frontend.sources
+    if sources and situation.mode is Mode.IPVS and not packet.interface:
+        return frontend.address in sources  # the node as a whole, whatever address it has
     return not sources or any(contains(one, packet.source) for one in sources)
 
 
@@ -133,12 +137,56 @@ def _is_from_pod(packet: Packet, situation: Situation) -> bool:
     return bool(pods.prefix) and packet.interface.startswith(pods.prefix)
 
 
+def _is_masqueraded(
+    decision: Decision,
+    frontend: Frontend,
+    way: Way,
+    packet: Packet,
+    situation: Situation,
+    local: Collection[str],
+) -> bool:
+    """Return whether *packet* gets the node's address, whichever endpoint it goes to."""
+    if situation.mode is Mode.IPVS and frontend.kind is not Kind.HOST_PORT:
+        if is_loopback(packet.source):
+            return False
+        if frontend.kind is Kind.CLUSTER_IP and way.masquerade is Clients.NONE:
+            # The node's own, that took the address it goes to for its source.
+            source = (situation.family, packet.source, packet.protocol, packet.port)
+            of = (one for one in decision.frontends if one.kind is Kind.CLUSTER_IP)
+            if any(one.key == source for one in of):
+                return True
+        if _has_number_of_node_port(decision, frontend):
+            return True
+    return _is_from(way.masquerade, packet, situation, local)
+
+
+def _has_number_of_node_port(decision: Decision, frontend: Frontend) -> bool:
+    """Return whether KUBE-NODE-PORT takes *frontend* for a NodePort: it looks at ports alone, of
+    packets to any of the node's addresses."""
+    service = frontend.service
+    return (
+        frontend.kind in (Kind.CLUSTER_IP, Kind.LOAD_BALANCER)
+        and service.protocol != "SCTP"
+        and any(
+            one.kind is Kind.NODE_PORT
+            and one.policy is Policy.CLUSTER
+            and one.port == frontend.port
+            and one.service.protocol == service.protocol
+            and one.service.family is service.family
+            for one in decision.frontends
+        )
+    )
+
+
 def _targets(
-    frontend: Frontend, way: Way, packet: Packet, situation: Situation, local: Collection[str]
+    frontend: Frontend, way: Way, packet: Packet, situation: Situation, masquerade: bool
 ) -> dict[str, bool]:
-    masquerade = _is_from(way.masquerade, packet, situation, local)
     of: tuple[Endpoint, ...] = frontend.service.of(way.policy)
-    return {one.text: masquerade or one.address == packet.source for one in of}
+    here_only = situation.mode is Mode.IPVS  # KUBE-LOOP-BACK has the node's own endpoints
+    return {
+        one.text: masquerade or (one.address == packet.source and (one.local or not here_only))
+        for one in of
+    }
 
 
 def _is_martian(packet: Packet, situation: Situation) -> bool:
@@ -153,6 +201,8 @@ def _is_refused(frontend: Frontend, packet: Packet, situation: Situation, on_nod
         return frontend.kind is not Kind.EXTERNAL_IP or on_node or _is_wired(packet)
     if situation.mode is Mode.NFTABLES:
         return frontend.kind is not Kind.NODE_PORT or situation.node_ports.on(packet.address)
+    if situation.mode is Mode.IPVS:
+        return True
     # KUBE-EXTERNAL-SERVICES is in INPUT and FORWARD, not in OUTPUT, and knows local addresses only
     # as such.
     return frontend.kind is Kind.CLUSTER_IP or on_node or bool(packet.interface)
@@ -160,10 +210,14 @@ def _is_refused(frontend: Frontend, packet: Packet, situation: Situation, on_nod
 
 def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node: bool) -> Verdict:
     """Return the verdict on a packet that no frontend concerns."""
-    if on_node and packet.protocol == "TCP" and situation.mode is not Mode.USERSPACE:
+    bound = is_bound(decision, situation, packet.address)
+    healthy = packet.protocol == "TCP" and situation.mode is not Mode.USERSPACE
+    if (on_node or bound) and healthy:
         ports = {one.port for one in decision.health_checks if one.family is situation.family}
         if packet.port in ports:
             return Verdict.HOST
+    if situation.mode is Mode.IPVS:
+        return Verdict.REJECTED if bound else Verdict.NO_MATCH
     if situation.mode is not Mode.NFTABLES or (on_node and packet.interface):
         return Verdict.NO_MATCH
     cluster_ips = {one.address for one in decision.frontends if one.kind is Kind.CLUSTER_IP}
@@ -172,3 +226,16 @@ def _untouched(decision: Decision, situation: Situation, packet: Packet, on_node
     # Nobody has the address, as far as this node has heard.
     unused = any(contains(one, packet.address) for one in situation.service_cidrs)
     return Verdict.DROPPED if unused else Verdict.NO_MATCH
+
+
+def is_bound(decision: Decision, situation: Situation, address: str) -> bool:
+    """Return whether *address* is the node's for its Services' sake, as in ipvs mode."""
+    return (
+        situation.mode is Mode.IPVS
+        and address not in situation.local
+        and any(
+            one.address == address
+            for one in decision.frontends
+            if one.kind not in (Kind.NODE_PORT, Kind.HOST_PORT)
+        )
+    )

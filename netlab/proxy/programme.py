@@ -61,6 +61,10 @@ class Programme:
         dirty: set[Key] = set()
         for owner in again:
             dirty |= self._render(owner, steps, large)
+        # Only now: what one owner has no more (an address and port), another may have.
+        for owner in again:
+            for block in self._parts.get(owner, NO_PART).blocks:
+                self._put(block.key, block, steps)
         if self.needed:
             frame = self._frame()
             dirty |= {key for key in frame if frame[key] != self._shared.get(key)}
@@ -93,7 +97,8 @@ class Programme:
             self._total += count
 
     def _render(self, owner: Owner, steps: dict[Key, Step], large: bool) -> set[Key]:
-        """Give *owner* its blocks; return the shared ones in which its lines differ."""
+        """Render *owner* and take from it what it has no more; return the shared blocks in which
+        its lines differ."""
         old = self._parts.pop(owner, NO_PART)
         new = NO_PART
         if owner in self._served:
@@ -104,8 +109,6 @@ class Programme:
         for block in old.blocks:
             if block.key not in kept:
                 self._put(block.key, None, steps)
-        for block in new.blocks:
-            self._put(block.key, block, steps)
         before, after = dict(old.entries), dict(new.entries)
         dirty = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         for key in dirty:
@@ -117,7 +120,8 @@ class Programme:
         return dirty
 
     def _frame(self) -> dict[Key, Shared]:
-        shared = self.renderer.frame(self.situation)
+        used = {key for key, lines in self._entries.items() if lines}
+        shared = self.renderer.frame(self.situation, used)
         if self._pods:
             shared = [*shared, *self.renderer.hostport_frame(self.situation)]
         return {one.block.key: one for one in shared}

@@ -7,7 +7,7 @@ it adds to blocks that all Services share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,9 @@ class Sort(StrEnum):
     SET = "set"
     MAP = "map"
     JUMPS = "jumps"  # rules at the head of an iptables built-in chain, before others' rules
+    IPSET = "ipset"
+    SERVER = "virtual server"
+    ADDRESSES = "addresses"  # of a link
 
 
 Key = tuple[Family, Sort, str, str]
@@ -36,7 +39,7 @@ class Block(msgspec.Struct, frozen=True):
     iptables: `table` is nat, filter or mangle; `lines` are rules as iptables-save prints them,
     without `-A NAME `. nftables: `table` is the table's name; `head` are the statements before
     rules or elements (`type ...`, `flags ...`, `comment ...`), `lines` rules in their order, or
-    elements (in any order).
+    elements (in any order). What ipvs mode has beside: see `proxy/ipvs`.
     """
 
     family: Family
@@ -88,8 +91,11 @@ class Step(NamedTuple):
 class Renderer(Protocol):
     """A proxy mode's way to write rules: a module of functions."""
 
-    def frame(self, situation: Situation) -> list[Shared]:
-        """Return the blocks that are there without any Service, in the node's *situation*."""
+    def frame(self, situation: Situation, used: Collection[Key] = ()) -> list[Shared]:
+        """Return the blocks that are there without any Service, in the node's *situation*.
+
+        *used*: the keys of those that some Service has lines in, where that makes a difference.
+        """
 
     def hostport_frame(self, situation: Situation) -> list[Shared]:
         """Return the blocks that are there beside when a pod has a hostPort."""
@@ -115,6 +121,8 @@ def difference(wanted: Blocks, there: Blocks) -> Iterator[Step]:
     """Yield the steps that make what is *there* what is *wanted*."""
     for key, block in wanted.items():
         old = there.get(key)
+        if old is None and block.sort is Sort.ADDRESSES and not block.lines:
+            continue  # no link is needed for none
         if old is None or not same(block, old):
             yield Step(block, old)
     for key, block in there.items():
@@ -131,10 +139,17 @@ def same(one: Block, other: Block) -> bool:
     return sorted(one.lines) == sorted(other.lines)
 
 
+_UNIT = {
+    Sort.CHAIN: "rule",
+    Sort.JUMPS: "jump",
+    Sort.SERVER: "real server",
+}
+
+
 def words(step: Step) -> str:
     """Return a step in words: `nat KUBE-SVC-OPUYG6UFM4MDMSCF: 4 rules`."""
     block = step.block
-    what = {Sort.CHAIN: "rule", Sort.JUMPS: "jump"}.get(block.sort, "element")
+    what = _UNIT.get(block.sort, "element")
     title = f"{block.table} {block.name}"
     if block.family is Family.IPV6:
         title = f"{block.family} {title}"

@@ -215,17 +215,25 @@ def _port_frontends(
         service.affinity_timeout,
     )
     ways, refusal = _internal_ways(internal, use, situation)
-    yield Frontend(mine, Kind.CLUSTER_IP, cluster_ip, port.port, ways, refusal)
+    yield Frontend(mine, Kind.CLUSTER_IP, cluster_ip, port.port, ways, refusal, policy=internal)
     if not accessible:
         return
     ways, refusal = _external_ways(external, use, situation)
     for one in external_ips:
-        yield Frontend(mine, Kind.EXTERNAL_IP, one, port.port, ways, refusal)
+        yield Frontend(mine, Kind.EXTERNAL_IP, one, port.port, ways, refusal, policy=external)
     for one in load_balancers:
         sources = _sources(outer.sources.get(which, []), one, use, situation)
-        yield Frontend(mine, Kind.LOAD_BALANCER, one, port.port, ways, refusal, sources)
+        yield Frontend(mine, Kind.LOAD_BALANCER, one, port.port, ways, refusal, sources, external)
     if port.nodePort:
-        yield Frontend(mine, Kind.NODE_PORT, "", port.nodePort, ways, refusal)
+        for one in _node_port_addresses(situation):
+            yield Frontend(mine, Kind.NODE_PORT, one, port.nodePort, ways, refusal, policy=external)
+
+
+def _node_port_addresses(situation: Situation) -> list[str]:
+    """Return where a NodePort is: [""] for whatever addresses the node has."""
+    if situation.mode is not Mode.IPVS:
+        return [""]
+    return [one for one in situation.local if situation.node_ports.on(one)]
 
 
 def _portal_frontends(
@@ -278,7 +286,11 @@ def _internal_ways(policy: Policy, use: Usable, situation: Situation) -> Ways:
     if not use.exist:
         return (), Refusal.REJECT
     if policy is Policy.LOCAL and not use.local:
-        return (), Refusal.DROP
+        if situation.mode is not Mode.IPVS:
+            return (), Refusal.DROP
+        policy = Policy.CLUSTER  # rather than nobody; see `_external_ways`
+        if not use.cluster:
+            return (), Refusal.REJECT
     if situation.masquerade_all:
         masquerade = Clients.ALL
     else:
@@ -293,6 +305,12 @@ def _external_ways(policy: Policy, use: Usable, situation: Situation) -> Ways:
         return (), Refusal.REJECT
     if policy is Policy.CLUSTER:
         return (Way(Clients.ALL, policy, Clients.ALL),), None
+    if situation.mode is Mode.IPVS:
+        # A virtual server has the same real servers for everybody: those that are here, or else
+        # all of them, so that pods and the node are served; who asks from outside gets no answer.
+        # Source: kubernetes pkg/proxy/ipvs/proxier.go, syncEndpoint, v1.33.
+        used = Policy.LOCAL if use.local else Policy.CLUSTER
+        return (Way(Clients.ALL, used, Clients.NONE),), None
     # Pods and the node are served as if they had gone out to the load balancer and come back.
     ways = [Way(Clients.PODS, Policy.CLUSTER, Clients.NONE)] if situation.pods.known else []
     ways.append(Way(Clients.NODE, Policy.CLUSTER, Clients.ALL))

@@ -6,16 +6,22 @@
    is on only where localhost NodePorts are, never without the guard, and goes with it.
 2. Packets that a bridge carries from pod to pod must meet the rules on their way back, or an answer
    keeps the endpoint's address. That is a switch per namespace, there once br_netfilter is.
-3. Conntrack's timeouts hold in both modes and stay when a proxy goes: they are nobody's hole.
+3. Conntrack's timeouts hold in all modes and stay when a proxy goes: they are nobody's hole.
+4. ip_vs has conntrack know its connections, or nobody could masquerade them; one whose real server
+   is gone ends with its next packet, and so does a client's affinity to one that is ending. Ports
+   that are used again (`conn_reuse_mode`) are right as they are since Linux 5.9. Strict ARP: a link
+   answers for its own addresses alone, so that only one node has those of a load balancer.
 
-Source: kubernetes cmd/kube-proxy/app/server_linux.go, pkg/proxy/apis/config/v1alpha1/defaults.go
-and pkg/proxy/iptables/proxier.go, v1.34. The bridge's switch is an installer's there.
+Source: kubernetes cmd/kube-proxy/app/server_linux.go, pkg/proxy/apis/config/v1alpha1/defaults.go,
+pkg/proxy/iptables/proxier.go and pkg/proxy/ipvs/proxier.go, v1.34. The bridge's switch is an
+installer's there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from netlab.model.modes import Mode
 from netlab.proxy.addresses import Family
 from netlab.proxy.iptables_frame import GUARD
 from netlab.proxy.iptables_words import FILTER
@@ -34,6 +40,18 @@ BRIDGE = {
 }
 
 
+VIRTUAL_SERVERS = {
+    "net.ipv4.vs.conntrack": "1",
+    "net.ipv4.vs.expire_nodest_conn": "1",
+    "net.ipv4.vs.expire_quiescent_template": "1",
+    "net.ipv4.ip_forward": "1",
+}
+STRICT_ARP = {
+    "net.ipv4.conf.all.arp_ignore": "1",
+    "net.ipv4.conf.all.arp_announce": "2",
+}
+
+
 def sysctls(situations: Mapping[Family, Situation]) -> dict[str, str]:
     """Return settings by name, with the values a proxy needs; those the kernel has are to be made.
 
@@ -42,6 +60,9 @@ def sysctls(situations: Mapping[Family, Situation]) -> dict[str, str]:
     found = {**CONNTRACK, **BRIDGE}
     if any(one.route_localnet for one in situations.values()):
         found[ROUTE_LOCALNET] = "1"
+    if any(one.mode is Mode.IPVS for one in situations.values()):
+        found.update(VIRTUAL_SERVERS)
+        found.update(STRICT_ARP if any(one.strict_arp for one in situations.values()) else {})
     return found
 
 

@@ -8,7 +8,7 @@ Source: kubernetes pkg/proxy/userspace/proxier.go, openPortal and iptablesInit (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from netlab.proxy import hostport_rules
 from netlab.proxy.addresses import socket_address
@@ -37,7 +37,7 @@ class Userspace:
     def __init__(self, port: Callable[[ServicePort], int]) -> None:
         self._port = port
 
-    def frame(self, situation: Situation) -> list[Shared]:
+    def frame(self, situation: Situation, used: Collection[Key] = ()) -> list[Shared]:
         """Return the blocks that are there without any Service."""
         return frame(situation)
 

@@ -6,16 +6,23 @@ from collections.abc import Iterator
 
 from netlab.errors import NetlabError
 from netlab.lab import Live
+from netlab.model.modes import Mode
 from netlab.processes import run
 from netlab.proxy.addresses import Family
 from netlab.testing.answers import Texts
 
-SAVE = {"iptables": ("iptables-nft-save",), "nftables": ("nft", "list", "ruleset")}
+IPTABLES, NFT = ("iptables-nft-save",), ("nft", "list", "ruleset")
+SAVE = {
+    Mode.IPTABLES: (IPTABLES,),
+    Mode.NFTABLES: (NFT,),
+    Mode.IPVS: (IPTABLES, ("ipset", "save"), ("ipvsadm", "-Sn")),
+    Mode.USERSPACE: (IPTABLES,),
+}
 
 
 def rule_set(netns: str, mode: str) -> str:
-    """Return the rules of *netns* as the tool of proxy *mode* prints them."""
-    return run(SAVE[mode], netns=netns).stdout
+    """Return the rules of *netns* as the tools of proxy *mode* print them."""
+    return "".join(run(argv, netns=netns).stdout for argv in SAVE[Mode(mode)])
 
 
 def texts(live: Live) -> Texts:
@@ -36,7 +43,9 @@ def texts(live: Live) -> Texts:
             found[f"{node.name}.iptables.txt"] = run(
                 ("iptables-nft-save", "-c"), netns=netns
             ).stdout
-            found[f"{node.name}.nft.txt"] = run(("nft", "list", "ruleset"), netns=netns).stdout
+            found[f"{node.name}.nft.txt"] = run(NFT, netns=netns).stdout
+            if live.lab.proxyMode == Mode.IPVS:
+                found[f"{node.name}.ipvs.txt"] = rule_set(netns, Mode.IPVS)
             found[f"{node.name}.conntrack.txt"] = "".join(_connections(netns))
         except (NetlabError, OSError) as error:
             notes.append(f"{node.name}: {error}")

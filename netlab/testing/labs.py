@@ -16,7 +16,7 @@ import msgspec
 from netlab import topology
 from netlab.errors import CapabilityError, NetlabError, UsageError
 from netlab.model.lab import Lab as Declared
-from netlab.model.modes import LATER_PROXY_MODES, PROXY_MODES
+from netlab.model.modes import PROXY_MODES
 from netlab.testing.calls import Keeper
 from netlab.testing.lab import Lab
 
@@ -120,5 +120,4 @@ def known_mode(mode: object) -> str:
     """Return the proxy mode *mode*. Raises UsageError."""
     if mode in PROXY_MODES:
         return str(mode)
-    why = "not there yet" if mode in LATER_PROXY_MODES else "not known"
-    raise UsageError(f"proxy_mode {mode!r}: {why}", hint=" or ".join(PROXY_MODES))
+    raise UsageError(f"proxy_mode {mode!r}: not known", hint=" or ".join(PROXY_MODES))

@@ -24,7 +24,7 @@ from netlab.model.lab import (
     Outside,
     address_range,
 )
-from netlab.model.modes import LATER_PROXY_MODES, PROXY_MODES
+from netlab.model.modes import PROXY_MODES, SCHEDULERS
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields, Pairs
 
@@ -144,7 +144,16 @@ SHAPE = Fields(
                 "tolerationSeconds": values.not_negative,
             }
         ),
-        "proxyMode": values.one_of(PROXY_MODES, later=LATER_PROXY_MODES),
+        "proxyMode": values.one_of(PROXY_MODES),
+        "ipvs": Fields(
+            {"scheduler": values.one_of(SCHEDULERS), "strictARP": values.boolean},
+            later=frozenset(
+                (
+                    *("syncPeriod", "minSyncPeriod", "excludeCIDRs"),
+                    *("tcpTimeout", "tcpFinTimeout", "udpTimeout"),
+                )
+            ),
+        ),
         "balancer": _BALANCER,
         "dns": Fields(
             {

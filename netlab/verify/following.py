@@ -47,6 +47,7 @@ def holding(context: Context, address: str, held: Held) -> list[NodeState]:
     Of what was *held* before, only rules that have changed since are read again.
     """
     mode = Mode(context.lab.proxyMode)
+    counted = mode not in (Mode.USERSPACE, Mode.IPVS)  # else what changes is no rule, or not alone
     named = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
 
     def names(line: str) -> bool:
@@ -55,7 +56,7 @@ def holding(context: Context, address: str, held: Held) -> list[NodeState]:
     for node in context.cluster.nodes:
         with entered(node.netns):
             now = generation()
-            if mode is Mode.USERSPACE or held.get(node.name, (-1, False))[0] != now:
+            if not counted or held.get(node.name, (-1, False))[0] != now:
                 held[node.name] = now, any(map(names, programmed(mode)))
     return [node for node in context.cluster.nodes if held[node.name][1]]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from netlab.model.modes import Mode
 from netlab.proxy import Decision, Outcome, Packet, ServicePort, Situation, Verdict, outcome
 from netlab.proxy.addresses import family, is_loopback
+from netlab.proxy.packet import is_bound
 from netlab.sensors.calls import ICMP, Came
 from netlab.verify.stage import UPLINK, Stage
 from netlab.verify.waysin import NODE_OF, WORLD, Caller, Sight, Sights, Way, source_of
@@ -24,7 +25,8 @@ def foreseen(
     local = stage.own("here")
     situation = made["here"].situations[family(way.address)]
     on_node = way.address in local or is_loopback(way.address)
-    if caller is Caller.LOOPBACK and not on_node and not situation.route_localnet:
+    bound = is_bound(made["here"], situation, way.address)
+    if caller is Caller.LOOPBACK and not (on_node or bound or situation.route_localnet):
         return frozenset({Sight(Came.UNSENDABLE)}), False
     node = NODE_OF[caller]
     found = _outcome(stage, made, node, way, caller, source)
@@ -89,8 +91,10 @@ def _at_endpoint(
         masqueraded = False  # what is delivered here never comes to where sources are replaced
     wired = caller is Caller.LOOPBACK and address not in stage.own("here")
     if wired and not situation.route_localnet:
-        # The kernel sends nothing from 127.0.0.1 over a wire; only of a datagram does it say so.
-        return Sight(Came.UNSENDABLE if way.protocol == "UDP" else Came.SILENCE)
+        # The kernel sends nothing from 127.0.0.1 over a wire; only of a datagram does it say so,
+        # unless ip_vs has it by then.
+        told = way.protocol == "UDP" and situation.mode is not Mode.IPVS
+        return Sight(Came.UNSENDABLE if told else Came.SILENCE)
     if wired and not masqueraded:
         return Sight(Came.SILENCE)  # nor does anybody take it
     back = node in (NODE_OF[caller], "here" if at_here else "there")

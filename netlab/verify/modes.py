@@ -90,8 +90,8 @@ def compared(given: Given) -> list[Row]:
     """
     decisions = {
         mode: {
-            "here": decided(given.documents, given.here, options),
-            "there": decided(given.documents, given.there, options),
+            place: decided(given.documents, node, options, local=given.stage.own(place))
+            for place, node in (("here", given.here), ("there", given.there))
         }
         for mode, options in given.options.items()
     }
@@ -117,14 +117,23 @@ def compared(given: Given) -> list[Row]:
     ]
 
 
-def decided(documents: Iterable[Document], node: ProxyNode, options: Options) -> Decision:
-    """Return what a proxy with *options* is to do on *node*, from stored *documents*."""
+def decided(
+    documents: Iterable[Document],
+    node: ProxyNode,
+    options: Options,
+    *,
+    local: Iterable[str] | None = None,
+) -> Decision:
+    """Return what a proxy with *options* is to do on *node*, from stored *documents*.
+
+    *local*: the addresses its links have; None: that is not known.
+    """
     found: dict[str, list[Document]] = {"Service": [], "EndpointSlice": []}
     for document in documents:
         found.get(document["kind"], []).append(document)
     services = [view(one, Service) for one in found["Service"]]
     slices = [view(one, EndpointSlice) for one in found["EndpointSlice"]]
-    return decision(services, slices, node, options)
+    return decision(services, slices, node, options, local=local)
 
 
 def _tried(

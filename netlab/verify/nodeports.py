@@ -10,7 +10,7 @@ from netlab.packets import Outcome
 from netlab.paths import Place
 from netlab.paths.places import of_member
 from netlab.paths.rules import published
-from netlab.proxy import Frontend, Kind, Policy
+from netlab.proxy import Decision, Frontend, Kind, Policy
 from netlab.proxy import Verdict as Sentence
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Refuted, Skip
@@ -35,7 +35,11 @@ def nodeport(context: Context) -> Checked:
         raise Skip("needs a NodePort Service with an endpoint, its port in gateway.publish")
     client = of_member(context.cluster, world.CLIENT)
     groups = [
-        [_asking(context, decisions, client, frontend, node) for node in _chosen(nodes, frontend)]
+        [
+            _asking(context, decisions, client, frontend, node)
+            for node in _chosen(nodes, frontend)
+            if not _misleads(_of_node(frontend, decisions.of(node), node))
+        ]
         for frontend in (*everywhere, *local)
     ]
     checked = Checked()
@@ -49,8 +53,7 @@ def nodeport(context: Context) -> Checked:
 
 def _is_local(frontend: Frontend) -> bool:
     """Return whether clients from outside are only sent to endpoints of the node they ask."""
-    outside = frontend.ways[-1] if frontend.ways else None
-    return bool(frontend.refusal) or bool(outside and outside.policy is Policy.LOCAL)
+    return frontend.policy is Policy.LOCAL
 
 
 def _telling(found: Sequence[Frontend], nodes: Sequence[NodeState]) -> list[Frontend]:
@@ -77,8 +80,26 @@ def _asking(
 ) -> Asking:
     """Return flows from *client* to *frontend* as *node* has it."""
     made = decisions.of(node)
-    here = next(one for one in made.frontends if one.key == frontend.key)
+    here = _of_node(frontend, made, node)
     return Asking(context, client, here, node=node, made=made, address=node.address)
+
+
+def _of_node(frontend: Frontend, made: Decision, node: NodeState) -> Frontend:
+    """Return the NodePort *frontend* as *node* has it, at its address."""
+    return next(
+        one
+        for one in made.frontends
+        if one.kind is Kind.NODE_PORT
+        and (one.port, one.service.protocol) == (frontend.port, frontend.service.protocol)
+        and one.address in ("", node.address)
+    )
+
+
+def _misleads(frontend: Frontend) -> bool:
+    """Return whether clients from outside are sent where no answer can come back from: without an
+    endpoint here, ipvs mode has all of them, for the pods' sake."""
+    here = frontend.ways[0].policy if len(frontend.ways) == 1 else frontend.policy
+    return here is not frontend.policy
 
 
 def _ask(group: Sequence[Asking], checked: Checked) -> None:

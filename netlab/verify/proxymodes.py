@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from netlab.errors import NetlabError
-from netlab.model.modes import PROXY_MODES
+from netlab.errors import CapabilityError, NetlabError
+from netlab.kernel import ipvs
+from netlab.model.modes import PROXY_MODES, Mode
 from netlab.verify import balancing, nodeports, services
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.replicas import ANSWERS
@@ -35,6 +36,9 @@ def proxy_modes(context: Context) -> Checked:
     _balancer(context, own)
     try:
         for mode in sorted(PROXY_MODES, key=lambda one: one != own):
+            if mode == Mode.IPVS and (why := _without_ipvs()):
+                last.append(f"{mode}: not tried: {why}")
+                continue
             names = [name for name in PATHS if mode != own or name not in context.asked]
             there = context if mode == own else _changed(context, mode)
             checked.evidence += _held(there, mode, names)
@@ -46,6 +50,14 @@ def proxy_modes(context: Context) -> Checked:
         if context.live.lab.proxyMode != own:
             context.live.serve_by(own)
     return checked
+
+
+def _without_ipvs() -> str:
+    try:
+        ipvs.require()
+    except CapabilityError as error:
+        return str(error)
+    return ""
 
 
 def _changed(context: Context, mode: str) -> Context:

@@ -63,6 +63,7 @@ def decided(cluster: Cluster, node: NodeState) -> Decision:
         [view(one, EndpointSlice) for one in of["EndpointSlice"]],
         view(mine[0], ProxyNode),
         options_of(cluster.lab),
+        local=own_addresses(node),
     )
 
 

@@ -47,9 +47,14 @@ class Decisions:
 def frontends(context: Context, made: Decision, kind: Kind) -> list[Frontend]:
     """Return the frontends of *kind* that netlab's own servers answer for: IPv4, TCP or UDP."""
     serving = {(one.pod.ip, one.port, one.protocol) for one in all_listeners(context)}
+    # In ipvs mode a NodePort has a frontend for each of the node's addresses: one will do.
+    every = {
+        (one.service.text, "" if one.kind is Kind.NODE_PORT else one.address, *one.key[2:]): one
+        for one in reversed(made.frontends)
+    }
     return [
         one
-        for one in made.frontends
+        for one in reversed(every.values())
         if one.kind is kind
         and one.service.family is Family.IPV4
         and one.service.protocol.lower() in PROTOCOLS

@@ -195,7 +195,7 @@ BAD = [
     (("-f", "{file}", "--nodeport-addresses", "primary,10.0.0.0/8", "--dry-run"), 2, "primary"),
     (("-f", "{file}", "--nodeport-addresses", "home", "--dry-run"), 2, "home"),
     (("-f", "{file}", "--service-cidr", "10.96/12", "--dry-run"), 2, "10.96/12"),
-    (("-f", "{file}", "--proxy-mode", "ipvs"), 2, "ipvs"),
+    (("-f", "{file}", "--proxy-mode", "userspace"), 2, "userspace"),
     (("-f", "{file}", "--localhost-nodeports", "perhaps"), 2, "perhaps"),
     (("-f", "{file}", "--netns", "nltestnowhere"), 4, "no network namespace nltestnowhere"),
     (("-f", "-", "--watch"), 2, "standard input"),

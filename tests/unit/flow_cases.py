@@ -54,7 +54,7 @@ def cases(table: Path = TABLE) -> list[Words]:
 
 
 def rows(table: Path = TABLE) -> Iterator[Row]:
-    """Yield the table's rows for iptables and nftables, those of the later steps included."""
+    """Yield the table's rows for each mode, those of the later steps included."""
     for case in cases(table):
         modes = [Mode(one) for one in Mode if one in case["modes_verified"] + case["modes_derived"]]
         for given, flows in steps(case):

@@ -21,6 +21,7 @@ from netlab.proxy.ruleset import Block
 
 WITH_ARGUMENT = ("-m", "--comment", "--mode", "--seconds", "--mask")
 ALONE = ("--reap", "--rsource")
+BRIDGED = ("cbr", "cali")  # how interfaces of pods begin, all ports of a bridge
 FIT = {"ACCEPT": Verdict.HOST, "DROP": Verdict.DROPPED, "REJECT": Verdict.REJECTED}
 
 
@@ -38,6 +39,7 @@ class State(NamedTuple):
     to: str = ""  # translated to
     chance: float = 1.0
     noted: tuple[str, ...] = ()  # lists its source is put into
+    virtual: bool = False  # ip_vs took it
 
     def is_local(self, address: str) -> bool:
         return address in self.local or is_loopback(address)
@@ -140,9 +142,18 @@ class Walk(Ways):
         yield state, ""
 
 
+def _alone(option: str, words: Iterator[str]) -> Match:
+    return match_of(option, next(words))
+
+
 @cache
 def parsed(line: str) -> Rule:
     """Return the rule that *line* is. Raises AssertionError: a word nobody knows."""
+    return rule_of(line, _alone)
+
+
+def rule_of(line: str, matching: Callable[[str, Iterator[str]], Match]) -> Rule:
+    """Return the rule that *line* is; *matching* gives what an option, with its words, matches."""
     words = iter(shlex.split(line))
     matches: list[Match] = []
     probability, target, not_, name, checks, notes = 1.0, [], False, "", False, False
@@ -161,8 +172,12 @@ def parsed(line: str) -> Rule:
             checks = True
         elif word == "--set":
             notes = True
+        elif word == "--physdev-is-in":
+            bridged: Match = lambda state: state.interface.startswith(BRIDGED)  # noqa: E731
+            matches.append(_no(bridged) if not_ else bridged)
+            not_ = False
         elif word not in ALONE:
-            found = match_of(word, next(words))
+            found = matching(word, words)
             matches.append(_no(found) if not_ else found)
             not_ = False
     if checks:

@@ -54,8 +54,6 @@ def all_decisions(mode: Mode, **proxy: object) -> Iterator[Decision]:
     """
     number = 0
     for case in flow_cases.cases():
-        if case["modes_verified"] + case["modes_derived"] == ["ipvs"]:
-            continue
         for given, _ in flow_cases.steps(case):
             number += 1
             changed = {**given, "proxy": {**given["proxy"], **proxy}}
@@ -84,8 +82,16 @@ def in_ipv6(decision: Decision) -> Decision:
     def endpoints(given: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         return tuple(replace(one, address=_six(one.address)) for one in given)
 
+    local = tuple(map(_six, decision.situations[Family.IPV4].local))
+    there = replace(decision.situations[Family.IPV6], local=local)
+    situations = {**decision.situations, Family.IPV6: there}
     return _changed(
-        replace(decision, frontends=tuple(here), health_checks=tuple(checks)),
+        replace(
+            decision,
+            situations=situations,
+            frontends=tuple(here),
+            health_checks=tuple(checks),
+        ),
         lambda one: replace(
             one,
             family=Family.IPV6,

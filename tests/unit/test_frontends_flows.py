@@ -47,7 +47,8 @@ def test_every_mode_has_rows(capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\nflows: {len(ROWS)} rows decided, of which live packets are to tell more:")
         print("\n".join(f"  {count} {why}" for why, count in partly.items()))
         print(f"  {sum(len(case.get('entry_facts', ())) for case in cases())} facts of conntrack")
-    assert min(modes[mode] for mode in (Mode.IPTABLES, Mode.NFTABLES)) > 100
+    least = {Mode.IPTABLES: 100, Mode.NFTABLES: 100, Mode.IPVS: 60}  # upstream's tests of it: fewer
+    assert all(modes[mode] > number for mode, number in least.items())
 
 
 HTTP = [row for row in ROWS if row.flow.get("http")]

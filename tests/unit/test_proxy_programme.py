@@ -11,7 +11,7 @@ from flow_cases import cases, documents, node, options, steps
 
 from netlab.model.kubernetes import Document, Pod, view
 from netlab.model.services import EndpointSlice, ProxyNode, Service
-from netlab.proxy import Mode, Options, decision, iptables, nftables, portals, userspace
+from netlab.proxy import Mode, Options, decision, iptables, ipvs, nftables, portals, userspace
 from netlab.proxy.claims import Owner
 from netlab.proxy.objects import Objects
 from netlab.proxy.programme import LARGE, Programme
@@ -20,6 +20,7 @@ from netlab.proxy.ruleset import Block, Key, Renderer, Step, difference
 RENDERERS: dict[Mode, Renderer] = {
     Mode.IPTABLES: iptables,
     Mode.NFTABLES: nftables,
+    Mode.IPVS: ipvs,
     Mode.USERSPACE: userspace.Userspace(lambda service: portals.usual(portals.key(service))),
 }
 

@@ -47,7 +47,6 @@ def test_a_run_without_labs_imports_nothing_of_netlab(pytester: pytest.Pytester)
             '("lab.yaml", proxy_mode="fast")',
             "proxy_mode 'fast': not known (iptables or nftables or*",
         ),
-        ('("lab.yaml", proxy_mode="ipvs")', "proxy_mode 'ipvs': not there yet (iptables or *"),
         ('("lab.yaml", proxy_mode=[])', "proxy_mode: an empty list (*"),
         ('("lab.yaml", proxy_mode=["nftables", 4])', "proxy_mode 4: not known (*"),
         ('("lab.yaml", proxy_mode=["nftables", "nftables"])', "proxy_mode: one of them twice"),

@@ -10,7 +10,8 @@ from typing import Any
 
 from flow_cases import steps
 
-from netlab.kernel import netns
+from netlab.errors import CapabilityError
+from netlab.kernel import ipvs, netns
 from netlab.proxy import Mode
 
 Words = dict[str, Any]
@@ -18,6 +19,8 @@ Words = dict[str, Any]
 
 def lacking(case: Words, mode: Mode) -> str:
     """Return what is missing here for *case* in *mode*, in words; "": nothing."""
+    if mode is Mode.IPVS and (why := without_ipvs()):
+        return why
     services = [one for given, _ in steps(case) for one in given["services"]]
     if any(port["protocol"] == "SCTP" for one in services for port in one["ports"]):
         if not _follows_sctp():
@@ -26,6 +29,16 @@ def lacking(case: Words, mode: Mode) -> str:
             return "xt_sctp"
     if mode is Mode.IPTABLES and any("session_affinity" in one for one in services):
         return "" if _takes("-m", "recent", "--name", "x", "--set") else "xt_recent"
+    return ""
+
+
+@cache
+def without_ipvs() -> str:
+    """Return what of ipvs mode's needs is missing here."""
+    try:
+        ipvs.require()
+    except CapabilityError as error:
+        return str(error)
     return ""
 
 
