@@ -26,6 +26,7 @@ class NodeState(msgspec.Struct, frozen=True):
     netns: str
     subnet: str = ""  # 10.244.1.0/24
     vtep_mac: str = ""
+    overlay: bool = True  # whether it has a device of flannel's
 
     @property
     def name(self) -> str:
@@ -43,8 +44,8 @@ class NodeState(msgspec.Struct, frozen=True):
 
     @property
     def tunnel_address(self) -> str:
-        """The node's address on flannel.1, the first of its lease."""
-        return str(IPv4Network(self.subnet)[0]) if self.subnet else ""
+        """The node's address on flannel.1, the first of its lease; "" without such a device."""
+        return str(IPv4Network(self.subnet)[0]) if self.subnet and self.overlay else ""
 
 
 class PodState(msgspec.Struct, frozen=True):
@@ -153,7 +154,12 @@ def cluster(
     *before*: an earlier cluster, from which the pods whose documents are the same are taken.
     """
     nodes = tuple(
-        NodeState(node, lab.netns(node.name), *leases.get(node.address, ("", "")))
+        NodeState(
+            node,
+            lab.netns(node.name),
+            *leases.get(node.address, ("", "")),
+            overlay=bool(lab.network.tunnel),
+        )
         for node in lab.nodes
     )
     objects = inventory(documents)

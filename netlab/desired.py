@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from netlab import cni, faults, world
 from netlab.cluster import Cluster, NodeState, PodState
-from netlab.flannel import rules, vxlan
+from netlab.flannel import backends, rules
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
 from netlab.model.faults import Fault, Sort
@@ -31,21 +31,21 @@ def node(
     objects = cni.node_objects(cluster.lab, state)
     if own is None:
         return objects
-    mtu = pod_mtu(cluster, config)
+    lab = cluster.lab
+    mtu = backends.mtu(config, lab.underlay.mtu)
     objects += cni.bridge_objects(state, mtu=mtu)
     pods = with_address(cluster, state)
-    objects += [
-        cni.cable(state, pod, mtu=mtu, up=world.plugged_in(cluster.lab, pod.title)) for pod in pods
-    ]
-    objects += vxlan.objects(
+    objects += [cni.cable(state, pod, mtu=mtu, up=world.plugged_in(lab, pod.title)) for pod in pods]
+    objects += backends.objects(
         state.netns,
         config=config,
         own=own,
         peers=peers,
         device=world.UPLINK,
         local=state.address,
-        underlay_mtu=cluster.lab.underlay.mtu,
-        underlay=[segment.cidr for segment in cluster.lab.underlay.segments],
+        home=lab.segment_of(state.address).cidr,
+        underlay_mtu=lab.underlay.mtu,
+        underlay=[segment.cidr for segment in lab.underlay.segments],
     )
     objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
     if cluster.lab.faults:
@@ -59,11 +59,6 @@ def _faulted(cluster: Cluster, pods: Sequence[PodState], sort: Sort) -> dict[str
     """Return the faults of this sort of the cables of *pods*, by the node's end."""
     found = {pod.veth: cluster.lab.faulted(sort, pod.title) for pod in pods}
     return {veth: fault for veth, fault in found.items() if fault is not None}
-
-
-def pod_mtu(cluster: Cluster, config: Config) -> int:
-    """Return the MTU of pods and docker0, bytes: what fits the tunnel."""
-    return vxlan.inner_mtu(config.mtu or cluster.lab.underlay.mtu)
 
 
 def with_address(cluster: Cluster, state: NodeState) -> list[PodState]:

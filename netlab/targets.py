@@ -166,7 +166,8 @@ def _node(cluster: Cluster, node: NodeState) -> Target:
     described[world.UPLINK] = f"cable to the underlay, {node.address}"
     if node.subnet:
         described[node.declared.bridge] = f"bridge of the pods, {node.bridge_address}"
-        described[f"flannel.{cluster.lab.network.Backend.VNI}"] = f"tunnel, {node.tunnel_address}"
+        if tunnel := cluster.lab.network.tunnel:
+            described[tunnel] = f"tunnel, {node.tunnel_address}"
     return Target(node.netns, node.name, node.name, described=described)
 
 

@@ -24,7 +24,7 @@ from netlab.controllers import Change, events
 from netlab.controllers import Verb as Deed
 from netlab.controllers.events import Fact
 from netlab.errors import StoreError
-from netlab.flannel import lease, subnets, vxlan
+from netlab.flannel import backends, lease, subnets, vxlan
 from netlab.flannel.config import SUBNETS, Config, resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel import Kernel, generation, netns
@@ -103,7 +103,7 @@ class Node(Loop):
             self._converge(seen, state, config)
         self.state.follow(self.node, lab)
         self.kubelet.run(seen, state, store, objects=snapshot.cluster.documents)
-        self._report(snapshot.version, away)
+        self._report(snapshot.version, config, away)
         if away is not None:
             raise away
 
@@ -310,14 +310,14 @@ class Node(Loop):
                 self._rules_changed()
         self._suspect |= heard
 
-    def _report(self, version: int, away: StoreError | None) -> None:
+    def _report(self, version: int, config: Config, away: StoreError | None) -> None:
         held = self._held
         self.state.report(
             self.node,
             NodeReport(
                 settled=version,
                 subnet=held.lease.subnet if held else "",
-                peers=len({peer.public_ip for peer in self._peers}),
+                peers=len({p.public_ip for p in backends.followed(config, self._peers)}),
                 online=away is None,
                 renews=held.renews if held else 0.0,
                 error=str(away) if away else "",

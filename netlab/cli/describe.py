@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from netlab import world
 from netlab.cli import (
     eventrows,
     ingressrows,
@@ -23,9 +24,10 @@ from netlab.controllers.scheduler import why_waiting
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document, Kind
 from netlab.model.loose import mappings
+from netlab.paths import places
 
 if TYPE_CHECKING:
-    from netlab.cluster import Cluster
+    from netlab.cluster import Cluster, NodeState
 
 Facts = list[tuple[str, Any]]  # a fact is text, a list of texts, or Facts again
 
@@ -198,15 +200,23 @@ def pod_place(document: Document, cluster: Cluster) -> Facts:
     ]
 
 
-def routes_to(cluster: Cluster, name: str) -> str:
-    """Return how every other node reaches the pods of the node called *name*."""
+def routes_to(cluster: Cluster, name: str) -> str | list[str]:
+    """Return how the other nodes reach the pods of the node called *name*, each way once."""
     node = cluster.node(name)
     if not node.subnet:
         return "no way: the node has no lease"
-    device = f"flannel.{cluster.lab.network.Backend.VNI}"
+    others = [other for other in cluster.nodes if other.name != name]
+    ways = list(dict.fromkeys(way_words(cluster, other, node) for other in others))
+    return ways if len(ways) != 1 else ways[0]
+
+
+def way_words(cluster: Cluster, node: NodeState, peer: NodeState) -> str:
+    """Return how *node* reaches the pods of *peer*: by a route, or by the tunnel."""
+    if places.direct(cluster, node, peer):
+        return f"{peer.subnet} via {peer.address} dev {world.UPLINK}"
     return (
-        f"{node.subnet} via {node.tunnel_address} dev {device} onlink; "
-        f"VTEP {node.vtep_mac} at {node.address}"
+        f"{peer.subnet} via {peer.tunnel_address} dev {cluster.lab.network.tunnel} onlink; "
+        f"VTEP {peer.vtep_mac} at {peer.address}"
     )
 
 
@@ -224,7 +234,7 @@ def node_facts(document: Document, scene: Scene) -> Facts:
     except LookupError:
         return other_facts(document, scene)
     peers = [
-        f"{other.subnet} via {other.tunnel_address}: VTEP {other.vtep_mac} at {other.address}"
+        way_words(cluster, node, other)
         for other in cluster.nodes
         if other.name != node.name and other.subnet
     ]
@@ -232,9 +242,10 @@ def node_facts(document: Document, scene: Scene) -> Facts:
         ("Network namespace", f"/run/netns/{node.netns}"),
         ("eth0", node.address),
         (node.declared.bridge, node.bridge_address),
-        (f"flannel.{cluster.lab.network.Backend.VNI}", f"{node.tunnel_address} {node.vtep_mac}"),
         ("Routes to others", peers),
     ]
+    if tunnel := cluster.lab.network.tunnel:
+        here.insert(-1, (tunnel, f"{node.tunnel_address} {node.vtep_mac}"))
     pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
     return [
         ("Status", rows.node_status(document, scene)),

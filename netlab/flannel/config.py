@@ -21,7 +21,7 @@ CONFIG_KEY = f"{PREFIX}/config"
 SUBNETS = f"{PREFIX}/subnets"
 LONGEST_NETWORK = 28  # prefix lengths
 LONGEST_SUBNET = 30
-VXLAN, UDP = "vxlan", "udp"
+VXLAN, HOST_GW, UDP = "vxlan", "host-gw", "udp"
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -46,6 +46,11 @@ class Config(msgspec.Struct, frozen=True):
             and first % self.size == 0
             and int(IPv4Address(self.subnet_min)) <= first <= int(IPv4Address(self.subnet_max))
         )
+
+    @property
+    def lease_type(self) -> str:
+        """The BackendType of a node's lease: udp leases name none."""
+        return "" if self.backend == UDP else self.backend
 
     @property
     def size(self) -> int:

@@ -23,7 +23,7 @@ import msgspec
 
 from netlab.errors import StoreError
 from netlab.flannel.choice import choose, owner
-from netlab.flannel.config import SUBNETS, UDP, Config
+from netlab.flannel.config import SUBNETS, VXLAN, Config
 from netlab.flannel.lease import KeyValue, Lease, peers
 
 TTL = 86400  # s; flannel's subnetTTL
@@ -75,9 +75,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def own_lease(config: Config, subnet: str, *, public_ip: str, vtep_mac: str) -> Lease:
-    """Return the lease of *subnet* as a node writes it: udp leases name no backend."""
-    kind = "" if config.backend == UDP else config.backend
-    return Lease(subnet, public_ip, kind, config.vni, vtep_mac)
+    """Return the lease of *subnet* as a node writes it: a VTEP is vxlan's alone."""
+    if config.backend != VXLAN:
+        return Lease(subnet, public_ip, config.lease_type)
+    return Lease(subnet, public_ip, VXLAN, config.vni, vtep_mac)
 
 
 def acquire(

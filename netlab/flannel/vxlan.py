@@ -6,18 +6,22 @@ device, the FDB entry sends frames for that MAC to the peer's node.
 
 Differences from flannel, wanted: the device's MAC follows from names and never changes, and what
 no lease calls for any more is removed, because the plan compares with what is there.
+
+With DirectRouting a peer on the node's own segment needs no tunnel: it is the next hop itself, as
+in `hostgw`, and the tunnel leads to those behind a router.
 Source: flannel v0.28 pkg/backend/vxlan/device.go, vxlan_network.go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from netlab import world
-from netlab.flannel import golang
+from netlab.flannel import golang, hostgw
 from netlab.flannel.config import VXLAN, Config
 from netlab.flannel.lease import Lease
+from netlab.flannel.peers import elsewhere, swallows
 from netlab.objects import Address, FdbEntry, Neighbor, Object, Route, Sysctl, Vxlan
 
 VXLAN_OVERHEAD = 50  # bytes over IPv4: IP 20 + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)
@@ -54,13 +58,14 @@ def objects(
     peers: Sequence[Lease],
     device: str,
     local: str,
-    underlay_mtu: int,
-    underlay: Sequence[str] = (),
+    mtu: int,
+    home: str = "",
+    outside: Sequence[IPv4Network] = (),
 ) -> list[Object]:
     """Return the tunnel device of *netns* and the way to every peer that can be reached.
 
-    *device* is the uplink, *local* its address, *underlay_mtu* its MTU in bytes, *underlay* the
-    prefixes of the physical network. The node's own lease may be among *peers*.
+    *device* is the uplink, *local* its address, *home* the prefix of its segment, *mtu* the
+    tunnel's in bytes, *outside* what no way may cover. The own lease may be among *peers*.
     """
     link = device_name(config.vni)
     tunnel: list[Object] = [
@@ -71,20 +76,18 @@ def objects(
             config.vni,
             local,
             device,
-            inner_mtu(config.mtu or underlay_mtu),
+            mtu,
             config.port,
         ),
         Address(netns, link, f"{IPv4Network(own.subnet)[0]}/32"),
         Sysctl(netns, f"net.ipv6.conf.{link.replace('.', '/')}.accept_ra", "0"),
     ]
-    outside = [
-        IPv4Network(prefix) for prefix in (local, *underlay, *(one.public_ip for one in peers))
-    ]
     # By key, the first wins: two subnets of one peer share its FDB entry.
     ways: dict[tuple[object, ...], Object] = {}
     for peer in peers:
         if reachable(peer, own) and not swallows(peer, config, outside):
-            for thing in way(netns, link, peer):
+            direct = config.direct_routing and hostgw.near(peer, home)
+            for thing in [hostgw.way(netns, device, peer)] if direct else way(netns, link, peer):
                 ways.setdefault(thing.key, thing)
     return tunnel + list(ways.values())
 
@@ -95,23 +98,7 @@ def reachable(peer: Lease, own: Lease) -> bool:
         golang.mac(peer.vtep_mac)
     except ValueError:
         return False
-    return (
-        peer.backend_type == VXLAN
-        and peer.public_ip != own.public_ip
-        and not IPv4Network(peer.subnet).subnet_of(IPv4Network(own.subnet))
-    )
-
-
-def swallows(peer: Lease, config: Config, outside: Sequence[IPv4Network]) -> bool:
-    """Return whether the tunnel to *peer* would lead into itself, or cut off the underlay.
-
-    A lease out of the overlay's network is followed, as flannel does, unless it overlaps
-    *outside*: the nodes' addresses, the physical network.
-    """
-    subnet, network = IPv4Network(peer.subnet), IPv4Network(config.network)
-    if IPv4Address(peer.public_ip) in network:
-        return True
-    return not subnet.subnet_of(network) and any(subnet.overlaps(one) for one in outside)
+    return peer.backend_type == VXLAN and elsewhere(peer, own)
 
 
 def way(netns: str, link: str, peer: Lease) -> list[Object]:

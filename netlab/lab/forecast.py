@@ -18,6 +18,7 @@ from netlab.flannel import lease as leases
 from netlab.flannel import vxlan
 from netlab.flannel.config import Config, resolve
 from netlab.flannel.lease import Lease
+from netlab.flannel.subnets import own_lease
 from netlab.kernel import real
 from netlab.lab.live import Live
 from netlab.lab.report import Report
@@ -115,8 +116,15 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
 
 
 def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]:
-    """Return *held* and, for each node without one, the first free subnet."""
-    found = list(held)
+    """Return *held*, those of nodes as they will read, and for each node without one the first
+    free subnet."""
+    nodes = {node.address: vxlan.vtep_mac(lab.name, node.name, config.vni) for node in lab.nodes}
+    found = [
+        own_lease(config, one.subnet, public_ip=one.public_ip, vtep_mac=nodes[one.public_ip])
+        if one.public_ip in nodes
+        else one
+        for one in held
+    ]
     taken = {IPv4Network(item.subnet) for item in held}
     free = (
         subnet
@@ -124,10 +132,10 @@ def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]
         if subnet.network_address >= IPv4Network(config.subnet_min).network_address
         and not any(subnet.overlaps(other) for other in taken)
     )
-    for node in lab.nodes:
-        if node.address not in {item.public_ip for item in held}:
-            mac = vxlan.vtep_mac(lab.name, node.name, config.vni)
-            found.append(Lease(str(next(free)), node.address, vni=config.vni, vtep_mac=mac))
+    for address, mac in nodes.items():
+        if address not in {item.public_ip for item in held}:
+            subnet = str(next(free))
+            found.append(own_lease(config, subnet, public_ip=address, vtep_mac=mac))
     return found
 
 

@@ -92,6 +92,11 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     Backend: Backend = Backend()
 
     @property
+    def tunnel(self) -> str:
+        """The name of flannel's device on each node, "" for a back end that has none."""
+        return f"flannel.{self.Backend.VNI}" if self.Backend.Type == "vxlan" else ""
+
+    @property
     def subnet_length(self) -> int:
         """The prefix length of a node's lease. Source: flannel pkg/subnet/config.go."""
         length = IPv4Network(self.Network).prefixlen

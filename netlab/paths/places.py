@@ -128,8 +128,9 @@ def direct(cluster: Cluster, node: NodeState, peer: NodeState) -> bool:
     backend = lab.network.Backend
     if backend.Type == "host-gw":
         return True
-    same = lab.segment_of(node.address) == lab.segment_of(peer.address)
-    return backend.DirectRouting and same
+    if backend.Type != "vxlan" or not backend.DirectRouting:
+        return False
+    return lab.segment_of(node.address) == lab.segment_of(peer.address)
 
 
 def source_address(cluster: Cluster, source: Place, destination: Place) -> str:

@@ -68,7 +68,7 @@ def bridge_ports(cluster: Cluster) -> tuple[tuple[str, str], ...]:
 def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple[str, str]]:
     """Return the devices on which the flow must not show, as (netns, device)."""
     lab = cluster.lab
-    tunnel = f"flannel.{lab.network.Backend.VNI}"
+    tunnel = lab.network.tunnel
     if source.pod and source.netns == destination.netns:
         node_end = (source.node.netns, source.pod.veth) if source.node else ("", "")
         return [(source.netns, world.UPLINK), node_end]

@@ -103,7 +103,7 @@ def _delivered(cluster: Cluster) -> bool:
 
 
 def _tunnel(cluster: Cluster) -> str:
-    return f"flannel.{cluster.lab.network.Backend.VNI}"
+    return cluster.lab.network.tunnel
 
 
 def begun(cluster: Cluster, flow: Flow) -> Way:

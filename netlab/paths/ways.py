@@ -138,8 +138,7 @@ def into_pod(way: Way, pod: Place, *, from_bridge: bool) -> None:
 
 def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     """Follow a packet from one node's flannel.N to another's (RFC 7348)."""
-    vni = way.lab.network.Backend.VNI
-    device = f"flannel.{vni}"
+    vni, device = way.lab.network.Backend.VNI, way.lab.network.tunnel
     macs = (node.vtep_mac, peer.vtep_mac)
     way.carried_on(
         f"route {peer.subnet} via {peer.tunnel_address} dev {device} onlink, "
@@ -260,6 +259,9 @@ def between(
             f"route to {goal.address} dev {world.UPLINK}, "
             f"FLANNEL-POSTRTG masquerades as {start.node.address}"
         )
+    elif overlay and start.node and goal.node:
+        peer = goal.node
+        way.carried_on(f"route {peer.subnet} via {peer.address} dev {world.UPLINK}, no tunnel")
     else:
         way.carried_on(f"{sender[0]} has a route to {goal.address} dev {world.UPLINK}")
     across_underlay(way, sender, receiver)

@@ -8,7 +8,6 @@ import msgspec
 
 from netlab import world
 from netlab.cluster import Cluster, NodeState, PodState
-from netlab.flannel import vxlan
 from netlab.model.kubernetes import Pod as PodDocument
 from netlab.model.kubernetes import view
 from netlab.picture.services import Service, by_namespace, services_of, serving_of
@@ -219,9 +218,7 @@ def _node(
     limit: int,
 ) -> Node:
     """Return a node; *limit*: its pods are put together into at most so many, 0: they are not."""
-    backend = cluster.lab.network.Backend
     length = state.subnet.partition("/")[2]
-    overlay = backend.Type == "vxlan"
     return Node(
         name=plain(state.name),
         netns=state.netns,
@@ -230,8 +227,8 @@ def _node(
         lease=state.subnet,
         bridge=plain(state.declared.bridge),
         bridge_address=f"{state.bridge_address}/{length}" if state.subnet else "",
-        tunnel=vxlan.device_name(backend.VNI) if overlay else "",
-        tunnel_address=state.tunnel_address if overlay else "",
+        tunnel=cluster.lab.network.tunnel,
+        tunnel_address=state.tunnel_address,
         pods=_together(cluster, pods, serving, limit)
         if limit
         else tuple(_pod(pod, serving) for pod in pods),

@@ -36,8 +36,8 @@ VNI_MAX = 9_999_999  # the protocol has 24 bits, but flannel.<VNI> must fit an i
 TTL_MAX = 3600  # seconds; CoreDNS's plugin kubernetes takes no more
 GRACE_MIN, GRACE_MAX = 2, 3600  # seconds; etcd grants no shorter lease (minLeaseTTL)
 
-BACKENDS = ("vxlan",)
-BACKENDS_LATER = ("host-gw", "udp")
+BACKENDS = ("vxlan", "host-gw")
+BACKENDS_LATER = ("udp",)
 
 _mtu = values.between(MTU_MIN, MTU_MAX)
 
@@ -46,18 +46,13 @@ def _backend_mtu(value: Any) -> str:
     return "" if value == 0 and values.integer(value) == "" else _mtu(value)
 
 
-def _only_false(value: Any) -> str:
-    """Return why a switch that has no effect yet must not be on."""
-    return values.boolean(value) or ("netlab has not got this yet (false)" if value else "")
-
-
 _BACKEND = Fields(
     {
         "Type": values.one_of(BACKENDS, later=BACKENDS_LATER),
         "VNI": values.between(1, VNI_MAX, why="flannel.<VNI> must fit an interface name"),
         "Port": values.between(0, 65535),
         "MTU": _backend_mtu,
-        "DirectRouting": _only_false,
+        "DirectRouting": values.boolean,
     },
     later=frozenset(("GBP", "Learning")),
 )

@@ -35,6 +35,7 @@ def check(lab: dict[str, Any], say: Say) -> None:
     _check_node_names(lab, say)
     _check_bridges(lab, say)
     _check_network(lab, say)
+    _check_backend(lab, say)
     _check_service_cidr(lab, say)
     _check_pool(lab, say)
     _check_dns(lab, say)
@@ -208,6 +209,33 @@ def _check_network(lab: dict[str, Any], say: Say) -> None:
     length = Network(str(net), SubnetLen=length).subnet_length
     if _check_limits(raw, net, length, say):
         _check_room(lab, net, length, say)
+
+
+def _check_backend(lab: dict[str, Any], say: Say) -> None:
+    """Check that the nodes' segments and the keys of the back end fit its kind."""
+    backend = lab["network"]["Backend"]
+    if backend["Type"] != "host-gw":
+        return
+    for key in ("VNI", "Port", "MTU", "DirectRouting"):
+        if key in backend:
+            say(("network", "Backend", key), "means nothing to host-gw (leave it out)")
+    nets = [
+        IPv4Network(segment["cidr"])
+        for _, segment in items(lab["underlay"]["segments"])
+        if not values.network(segment.get("cidr"))
+    ]
+    homes = [
+        (index, net)
+        for index, node in items(lab["nodes"])
+        if not values.address(node.get("address"))
+        for net in nets
+        if IPv4Address(node["address"]) in net
+    ]
+    for index, net in homes:
+        if net != homes[0][1]:
+            address, home = lab["nodes"][index]["address"], homes[0][1]
+            words = f"{address} is not in {home}: host-gw joins the nodes of one segment (vxlan)"
+            say(("nodes", index, "address"), words)
 
 
 def _check_limits(raw: dict[str, Any], net: IPv4Network, length: int, say: Say) -> bool:

@@ -18,19 +18,20 @@ import msgspec
 
 from netlab import patience, world
 from netlab.cluster import Cluster, NodeState, PodState
-from netlab.flannel import choice, lease, vxlan
+from netlab.flannel import backends, choice, lease, vxlan
 from netlab.flannel.config import SUBNETS, resolve
 from netlab.flannel.lease import Lease
+from netlab.flannel.subnets import own_lease
 from netlab.kernel import netns as namespaces
 from netlab.kernel.real import RealKernel
 from netlab.model.lab import LabNode, Segment
-from netlab.objects import Address, Bridge, Netns, Object, Sysctl
+from netlab.objects import Address, Bridge, FdbEntry, Netns, Object, Sysctl
 from netlab.packets import Protocol
 from netlab.paths.places import of_node
 from netlab.plan import Op, Verb
 from netlab.processes import run
 from netlab.verify.context import Checked, Context, Failure, Skip, required
-from netlab.verify.leases import in_words, observed, only_vxlan, way_to
+from netlab.verify.leases import in_words, observed, way_to
 
 WITHIN = patience.seconds(2.0)  # seconds, for all nodes to follow
 SENDERS = 8  # nodes at most of which a pod speaks with the stranger
@@ -62,18 +63,20 @@ def stranger(context: Context) -> tuple[NodeState, Lease]:
         raise Skip("needs a free subnet in flannel's network")
     _, address = free_address(context, {held.public_ip for held in leases})
     mac = vxlan.vtep_mac(context.lab.name, f"{NAME}-{os.getpid()}", config.vni)
-    held = Lease(subnets[-1], address, vni=config.vni, vtep_mac=mac)
+    held = own_lease(config, subnets[-1], public_ip=address, vtep_mac=mac)
     bridge = context.cluster.nodes[0].declared.bridge
     node = LabNode(f"{NAME}-{os.getpid()}", address, bridge=bridge)
-    return NodeState(node, context.lab.netns(node.name), held.subnet, mac), held
+    overlay = bool(context.lab.network.tunnel)
+    return NodeState(node, context.lab.netns(node.name), held.subnet, mac, overlay), held
 
 
 def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
-    """Return what is inside the stranger's namespace: a bridge for its subnet, the tunnel."""
+    """Return what is inside the stranger's namespace: a bridge for its subnet, the ways."""
     lab = context.lab
+    config = resolve(lab.network)
     length = IPv4Network(node.subnet).prefixlen
     peers = [
-        Lease(other.subnet, other.address, vni=own.vni, vtep_mac=other.vtep_mac)
+        own_lease(config, other.subnet, public_ip=other.address, vtep_mac=other.vtep_mac)
         for other in context.cluster.nodes
         if other.subnet
     ]
@@ -85,13 +88,14 @@ def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
         Bridge(node.netns, bridge, world.mac(node.netns, bridge)),
         Address(node.netns, bridge, f"{node.bridge_address}/{length}"),
         *world.machine_addressing(lab, node.netns, node.address),
-        *vxlan.objects(
+        *backends.objects(
             node.netns,
-            config=resolve(lab.network),
+            config=config,
             own=own,
             peers=peers,
             device=world.UPLINK,
             local=node.address,
+            home=lab.segment_of(node.address).cidr,
             underlay_mtu=lab.underlay.mtu,
         ),
     ]
@@ -127,11 +131,10 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
 
 def until_all(context: Context, peer: Lease, *, held: bool) -> float:
     """Return the seconds until every node holds the way to *peer*, or none has any of it."""
-    device = vxlan.device_name(peer.vni)
     began = time.monotonic()
     waiting = list(context.cluster.nodes)
     while waiting:
-        left = {node.name: _differing(node, device, peer, held=held) for node in waiting}
+        left = {node.name: _differing(context, node, peer, held=held) for node in waiting}
         waiting = [node for node in waiting if left[node.name]]
         took = time.monotonic() - began
         if waiting and took > WITHIN:
@@ -154,8 +157,8 @@ def _followed(node: NodeState, thing: Object, *, held: bool) -> str:
     return f"{node.name} {'holds' if held else 'forgets'} {in_words(thing)}"
 
 
-def _differing(node: NodeState, device: str, peer: Lease, *, held: bool) -> list[Object]:
-    wanted = way_to(node, device, peer)
+def _differing(context: Context, node: NodeState, peer: Lease, *, held: bool) -> list[Object]:
+    wanted = way_to(context, node, peer)
     here = observed(node, wanted)
     return [thing for thing in wanted if (thing in here) is not held]
 
@@ -167,20 +170,26 @@ def extended(cluster: Cluster, node: NodeState) -> Cluster:
 
 
 def node_join(context: Context) -> Checked:
-    only_vxlan(context)
     if not context.cluster.nodes or not context.pods:
         raise Skip("needs a node and a running pod")
     node, own = stranger(context)
     with plugged_in(context, node, own):
         joined, left, checked = _joined_and_left(context, node, own)
     nodes = len(context.cluster.nodes)
+    what = what_leads_there(context, own)
     checked.evidence = [
-        f"lease {own.subnet} of {own.public_ip} put in etcd: {nodes} nodes hold its route, "
-        f"neighbour and FDB entry after {joined * 1000:.0f} ms",
+        f"lease {own.subnet} of {own.public_ip} put in etcd: {nodes} nodes hold {what} "
+        f"after {joined * 1000:.0f} ms",
         *checked.evidence,
-        f"lease deleted: all three gone from {nodes} nodes after {left * 1000:.0f} ms",
+        f"lease deleted: all of it gone from {nodes} nodes after {left * 1000:.0f} ms",
     ]
     return checked
+
+
+def what_leads_there(context: Context, own: Lease) -> str:
+    """Return what the first node holds for a lease: `its route, neighbor and FDB entry`."""
+    kinds = {type(thing) for thing in way_to(context, context.cluster.nodes[0], own)}
+    return "its route, neighbour and FDB entry" if FdbEntry in kinds else "its route"
 
 
 def _joined_and_left(context: Context, node: NodeState, own: Lease) -> tuple[float, float, Checked]:

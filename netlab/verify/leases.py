@@ -6,13 +6,13 @@ import time
 
 from netlab import patience, world
 from netlab.cluster import NodeState
-from netlab.flannel import lease, vxlan
-from netlab.flannel.config import SUBNETS, resolve
+from netlab.flannel import backends, lease
+from netlab.flannel.config import SUBNETS, VXLAN, resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel.real import RealKernel
 from netlab.objects import Object, Sysctl
 from netlab.store.etcd import Etcd, KeyValue, Listing
-from netlab.verify.context import Checked, Context, Failure, Skip
+from netlab.verify.context import Checked, Context, Failure
 
 SHORT = 1800  # seconds: less than flannel's margin before the end, so a key is renewed at once
 RENEWED_WITHIN = patience.seconds(2.0)  # seconds
@@ -51,10 +51,17 @@ def lease_in_etcd(context: Context) -> Checked:
         )
     others = max(0, len(leases) - 1)
     checked.evidence.append(
-        f"each of {len(leases)} nodes has the tunnel device of its lease, and route, neighbour "
-        f"and FDB entry for the {others} others"
+        f"each of {len(leases)} nodes has {_device_words(context)} for the {others} others"
     )
     return checked
+
+
+def _device_words(context: Context) -> str:
+    network = context.lab.network
+    if not network.tunnel:
+        return f"a route by {world.UPLINK}"
+    near = ", or a route for those on its segment," if network.Backend.DirectRouting else ""
+    return f"the tunnel device of its lease, and route, neighbour and FDB entry{near}"
 
 
 def renewed(context: Context, keys: dict[str, KeyValue]) -> dict[str, tuple[float, int]]:
@@ -140,19 +147,20 @@ def _flannels_own_form(held: Lease, item: KeyValue) -> None:
 def _of_this_overlay(context: Context, held: Lease, item: KeyValue) -> None:
     """Check what the lease says against the net-conf. Raises Failure."""
     config = resolve(context.lab.network)
-    said, wanted = (held.backend_type, held.vni), (config.backend, config.vni)
-    if said != wanted:
+    vni = config.vni if config.backend == VXLAN else held.vni
+    if (held.backend_type, held.vni) != (config.lease_type, vni):
         raise Failure(
-            f"{item.key} says {said[0]} with VNI {said[1]}, the net-conf {wanted[0]} with VNI "
-            f"{wanted[1]}",
+            f"{item.key} says {held.backend_type} with VNI {held.vni}, the net-conf "
+            f"{config.backend} with VNI {vni}",
             last_seen=f"etcd {item.key}",
-            expected_next=f"BackendType {wanted[0]}, VNI {wanted[1]}",
+            expected_next=f"BackendType {config.backend}, VNI {vni}",
         )
 
 
-def way_to(node: NodeState, device: str, peer: Lease) -> list[Object]:
-    """Return the route, neighbour and FDB entry that *node* holds for *peer*."""
-    return vxlan.way(node.netns, device, peer)
+def way_to(context: Context, node: NodeState, peer: Lease) -> list[Object]:
+    """Return what *node* holds for *peer*: a route, and what a tunnel needs beside it."""
+    config, home = resolve(context.lab.network), context.lab.segment_of(node.address).cidr
+    return backends.way(node.netns, config, peer, device=world.UPLINK, home=home)
 
 
 def observed(node: NodeState, wanted: list[Object]) -> set[Object]:
@@ -165,13 +173,14 @@ def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> lis
     peers = [peer for name, peer in leases.items() if name != node.name]
     wanted = [
         thing
-        for thing in vxlan.objects(
+        for thing in backends.objects(
             node.netns,
             config=resolve(context.lab.network),
             own=leases[node.name],
             peers=peers,
             device=world.UPLINK,
             local=node.address,
+            home=context.lab.segment_of(node.address).cidr,
             underlay_mtu=context.lab.underlay.mtu,
         )
         if not isinstance(thing, Sysctl)
@@ -188,10 +197,3 @@ def in_words(thing: Object) -> str:
         if name not in ("netns", "onlink", "protocol")
     ]
     return f"{type(thing).__name__} {', '.join(fields)}"
-
-
-def only_vxlan(context: Context) -> None:
-    """Raise Skip for a backend that has no tunnel."""
-    backend = context.lab.network.Backend.Type
-    if backend.lower() != "vxlan":
-        raise Skip(f"needs the vxlan backend, the lab has {backend}")

@@ -71,7 +71,7 @@ def _networks(frontend: Frontend) -> set[str]:
 def _chosen(nodes: list[NodeState], frontend: Frontend) -> list[NodeState]:
     """Return at most NODES nodes, with and without an endpoint among them."""
     having = _networks(frontend)
-    ordered = sorted(nodes, key=lambda node: node.tunnel_address.rpartition(".")[0] in having)
+    ordered = sorted(nodes, key=lambda node: node.bridge_address.rpartition(".")[0] in having)
     return nodes if len(nodes) <= NODES else [*ordered[: NODES // 2], *ordered[-(NODES // 2) :]]
 
 

@@ -210,7 +210,7 @@ def test_describe_tells_where_a_pod_lives(netlab: Netlab) -> None:
 def test_describe_tells_what_a_node_holds(netlab: Netlab) -> None:
     out = netlab("describe", "node/node1")[1]
     for piece in (
-        "10.244.2.0/24 via 10.244.2.0: VTEP 02:00:00:00:00:02",
+        "10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink; VTEP 02:00:00:00:00:02 at",
         "default/pair",
         "docker0",
     ):

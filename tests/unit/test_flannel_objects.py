@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from netlab.flannel import rules, vxlan
+from netlab.flannel import backends, rules, vxlan
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
 from netlab.model.lab import Backend, Network
@@ -37,13 +37,14 @@ WAY = [
 
 
 def objects(*peers: Lease, config=CONFIG, **how) -> list[Object]:
-    return vxlan.objects(
+    return backends.objects(
         "demo.n1",
         config=config,
         own=OWN,
         peers=peers,
         device="eth0",
         local="192.168.77.1",
+        home="192.168.77.0/24",
         underlay_mtu=how.pop("underlay_mtu", 1500),
         **how,
     )
@@ -107,6 +108,62 @@ def test_one_mac_at_two_nodes_is_one_entry_and_always_the_same() -> None:
     for thing in objects(PEER, second):
         if isinstance(thing, FdbEntry):
             assert thing.destination == PEER.public_ip
+
+
+HOST_GW = resolve(Network("10.5.0.0/16", Backend=Backend(Type="host-gw")))
+DIRECT = resolve(Network("10.5.0.0/16", Backend=Backend(DirectRouting=True)))
+NEAR = Lease("10.5.80.0/24", "192.168.77.2", "host-gw")
+FAR = Lease("10.5.81.0/24", "192.168.78.2", "host-gw")
+
+
+def test_by_host_gw_a_peer_is_one_route_by_its_own_address() -> None:
+    assert objects(OWN, NEAR, config=HOST_GW) == [
+        Route("demo.n1", "10.5.80.0/24", "eth0", "192.168.77.2")
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(FAR, id="behind-a-router"),
+        pytest.param(PEER, id="other-backend"),
+        pytest.param(msgspec.structs.replace(NEAR, backend_type=""), id="udp"),
+        pytest.param(msgspec.structs.replace(NEAR, public_ip=OWN.public_ip), id="own-public-ip"),
+        pytest.param(msgspec.structs.replace(NEAR, subnet=OWN.subnet), id="own-subnet"),
+        pytest.param(msgspec.structs.replace(NEAR, subnet="192.168.77.0/25"), id="underlay"),
+    ],
+)
+def test_by_host_gw_a_lease_that_cannot_be_a_peer_is_passed_over(bad: Lease) -> None:
+    assert objects(OWN, bad, config=HOST_GW) == []
+
+
+def test_direct_routing_takes_the_tunnel_only_to_other_segments() -> None:
+    far = msgspec.structs.replace(
+        PEER, subnet="10.5.81.0/24", public_ip="192.168.78.2", vtep_mac="02:00:00:00:00:09"
+    )
+    found = objects(OWN, PEER, far, config=DIRECT)
+    assert found == [
+        *TUNNEL,
+        Route("demo.n1", "10.5.80.0/24", "eth0", "192.168.77.2"),
+        *vxlan.way("demo.n1", "flannel.1", far),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "within"),
+    [(CONFIG, 1450), (DIRECT, 1450), (HOST_GW, 1500)],
+    ids=["vxlan", "direct", "host-gw"],
+)
+def test_pods_have_the_mtu_that_fits_the_way_between_nodes(config, within: int) -> None:
+    assert backends.mtu(config, 1500) == within
+
+
+@pytest.mark.parametrize(
+    ("config", "peer", "of_it"),
+    [(CONFIG, PEER, True), (CONFIG, NEAR, False), (HOST_GW, NEAR, True), (HOST_GW, PEER, False)],
+)
+def test_a_node_that_still_has_another_back_end_is_not_followed(config, peer, of_it) -> None:
+    assert (backends.followed(config, [peer]) == [peer]) is of_it
 
 
 @pytest.mark.parametrize(("underlay", "inner"), [(1500, 1450), (9000, 8950), (1330, 1280)])
