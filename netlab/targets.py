@@ -32,6 +32,7 @@ class Target(msgspec.Struct, frozen=True):
     devices: frozenset[str] = frozenset()
     described: dict[str, str] = {}
     pod: bool = False
+    node: str = ""  # whose power it needs
 
     def wants(self, device: str) -> bool:
         """Return whether a device is to be watched."""
@@ -168,14 +169,14 @@ def _node(cluster: Cluster, node: NodeState) -> Target:
         described[node.declared.bridge] = f"bridge of the pods, {node.bridge_address}"
         if tunnel := cluster.lab.network.tunnel:
             described[tunnel] = f"tunnel, {node.tunnel_address}"
-    return Target(node.netns, node.name, node.name, described=described)
+    return Target(node.netns, node.name, node.name, described=described, node=node.name)
 
 
 def _pod(pod: PodState) -> Target:
     described = {world.UPLINK: f"cable to {pod.node}" + (f", {pod.ip}" if pod.ip else "")}
     label = f"{pod.node}/{pod.title}"
     title = f"pod {pod.title} on {pod.node}"
-    return Target(pod.netns, label, title, described=described, pod=True)
+    return Target(pod.netns, label, title, described=described, pod=True, node=pod.node)
 
 
 def _nearest(cluster: Cluster, word: str) -> str:

@@ -14,13 +14,15 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
+from netlab import faults
 from netlab.errors import NotFoundError, UsageError
 from netlab.filters.flows import flows
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
+from netlab.model.lab import Lab
 from netlab.recording.loop import MIB, Recording, Summary
 from netlab.recording.wishes import Follower, Live, Meant, Wish, meant
 from netlab.sensors import pcapfiles
@@ -45,7 +47,8 @@ def record(
     Raises NotFoundError, UsageError before anything is written; CapabilityError; OSError for a
     file that cannot be written, BrokenPipeError when the reader of the stream has gone.
     """
-    first = meant(live.cluster(), wish)
+    cluster = live.cluster()
+    first = meant(cluster, wish)
     for one in first.targets:
         _have_devices(one)
     _raise_open_files()
@@ -53,6 +56,7 @@ def record(
         taps = Taps(first.code, snaplen=wish.snaplen)
         stack.callback(taps.close)
         watch = _rule_watch(first) if wish.rules else None
+        _have_somebody(cluster.lab, first.targets)
         with watch or nullcontext():
             taps.follow(first.targets)
             recording = Recording(taps, _output(wish), wish, first, watch)
@@ -62,6 +66,18 @@ def record(
             recording.run(follower, stopped)
         recording.finish()
     return recording.commented(progress)
+
+
+def _have_somebody(lab: Lab, asked: Sequence[Target]) -> None:
+    """Raise NotFoundError when none of those *asked* for is there, naming a node that is off.
+
+    One of several may be: it is watched when it is back.
+    """
+    if not asked or any(exists(one.netns) for one in asked):
+        return
+    for one in asked:
+        faults.require_power(lab, one.node)
+    raise NotFoundError(f"{asked[0].title} is not there", hint="netlab status")
 
 
 def _have_devices(target: Target) -> None:

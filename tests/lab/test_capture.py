@@ -103,6 +103,21 @@ def test_a_device_that_is_not_there_is_told(lab: Cli, tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_a_node_that_is_off_is_told(lab: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "none.pcapng"
+    lab("node", "stop", "n2")
+    try:
+        for word in ("node/n2", "n2-p1"):
+            told = lab("capture", word, "-w", str(file), "--seconds", "9", code=4)
+            assert "error: node n2 is switched off" in told.stderr
+            assert "hint: netlab node start n2" in told.stderr
+        assert not file.exists()
+        # Beside somebody who is there it is waited for.
+        lab("capture", "node/n2", "node/n1", "-w", str(file), "--seconds", "0.2")
+    finally:
+        lab("node", "start", "n2")
+
+
 def test_all_watches_every_device_of_every_namespace(lab: Cli, tmp_path: Path) -> None:
     file = tmp_path / "all.pcapng"
     running = Running(lab, "--all", "-w", str(file))
