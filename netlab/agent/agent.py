@@ -22,12 +22,13 @@ from netlab.agent.services import ServiceProxy
 from netlab.agent.state import State, status
 from netlab.agent.world import ETCD, World
 from netlab.controllers.declaration import as_declared, last_declared
-from netlab.controllers.departure import departures
+from netlab.controllers.departure import departures, missing
 from netlab.controllers.scheduler import hopeless
 from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
 from netlab.model.faults import Fault, Sort, with_faults
+from netlab.model.inventory import Inventory
 from netlab.model.lab import Lab
 from netlab.plan import Op, words
 from netlab.pods.containers import Containers
@@ -177,7 +178,7 @@ class Agent:
         say({"progress": "underlay and etcd"})
         self._wait(self.state.etcd_ready.is_set, patience)
         clock.lap("underlay and etcd")
-        declaration = Declaration(request["documents"])
+        declaration = Declaration(request["documents"], files=request.get("files", ()))
         self.control_plane.declare(declaration)
         say({"progress": "objects"})
         self._wait(declaration.done.is_set, patience, progress=declaration.changes.__len__)
@@ -380,12 +381,15 @@ class Agent:
         found["converged"] = not found["problems"]
         found["settled"] = not silent and not self._problems(0, expected=False)
         if changes:
-            found["changes"] = [
-                one._asdict()
-                for document in (self.state.cluster.documents if self.state.cluster else ())
+            stored = self.state.cluster.documents if self.state.cluster else Inventory()
+            departed = [
+                one
+                for document in stored
                 if last_declared(document)
                 for one in departures(as_declared(document), document)
             ]
+            gone = missing(self.state.declared, stored) if self.state.cluster else []
+            found["changes"] = [one._asdict() for one in (*departed, *gone)]
         return found
 
     def _etcd_answers(self) -> bool:

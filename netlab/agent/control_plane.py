@@ -17,6 +17,7 @@ from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.cluster import cluster
 from netlab.controllers import Change, Clock, Health, Verb
+from netlab.controllers.departure import Declared
 from netlab.errors import StoreError
 from netlab.flannel import lease
 from netlab.flannel.config import CONFIG_KEY, SUBNETS, Config, resolve
@@ -42,9 +43,16 @@ Made = Callable[[Sequence[Change]], None]
 class Declaration:
     """A request to make etcd hold these objects; `done` is set when it has been written."""
 
-    def __init__(self, documents: Sequence[Document], *, nodes_only: bool = False) -> None:
-        """*nodes_only*: what else is declared stays as it is."""
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        *,
+        nodes_only: bool = False,
+        files: Sequence[str] = (),
+    ) -> None:
+        """*nodes_only*: what else is declared stays as it is; *files*: where it came from."""
         self.documents = documents
+        self.files = files
         self.nodes_only = nodes_only
         self.done = threading.Event()
         self.changes: list[str] = []  # grows while they are made
@@ -189,6 +197,8 @@ class ControlPlane(Loop):
             # What was refused was changed by somebody else meanwhile: look again, decide again.
             stored, revision = self._objects(etcd)
         declaration.revision = revision
+        if not declaration.nodes_only:
+            self.state.declared = Declared.of(wanted, declaration.files)
         return stored, revision
 
     def _drop_lease(self, etcd: Etcd, node: Document) -> None:

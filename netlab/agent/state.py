@@ -20,6 +20,7 @@ from netlab.agent.pace import Pace
 from netlab.balancing.listeners import published
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.change import controller
+from netlab.controllers.departure import Declared
 from netlab.controllers.podstate import REJECTED
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
@@ -81,6 +82,7 @@ class State:
         self.born = time.time()
         self.lab: Lab | None = None
         self.cluster: Cluster | None = None
+        self.declared = Declared()  # by the last `up`
         self.stable = False  # whether the controllers had nothing left to change
         self.etcd_ready = threading.Event()
         # Python runs one thread at a time and the kernel changes links one at a time: nodes that

@@ -3,15 +3,22 @@
 1. `departed` says that `up` has something to bring back: a declared field has another value, as for
    `kubectl apply`. What was only added beside is left alone: labels, taints, a cordon.
 2. `departures` lists all of it, each with the command that undoes it.
+3. What was deleted carries no declaration any more. `Declared` is what the last `up` said, which
+   the agent that it was said to remembers; only `up` starts another agent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from shlex import quote
 from typing import Any, NamedTuple
 
-from netlab.model.kubernetes import Document, kind_named
+import msgspec
 
+from netlab.model.inventory import Inventory
+from netlab.model.kubernetes import Document, kind_named, registry_key
+
+COME_AND_GO = ("Node", "Job")  # that one removes and adds; that goes when its time is over
 GIVEN = ("Pod", "Service")  # whose specs get, field by field, what was left open
 OWN = "node.kubernetes.io/"  # taints that the node controller sets and takes away
 
@@ -21,6 +28,41 @@ class Departure(NamedTuple):
 
     words: str
     undo: str
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """What `up` declared last: the objects, without their specs, and the files they came from."""
+
+    objects: tuple[Document, ...] = ()
+    files: tuple[str, ...] = ()  # absolute paths; () when some of it came from stdin
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], files: Iterable[str]) -> Declared:
+        """Return what is to be kept of *documents*."""
+        named = (
+            {
+                "apiVersion": one["apiVersion"],
+                "kind": one["kind"],
+                "metadata": {
+                    key: one["metadata"][key]
+                    for key in ("name", "namespace")
+                    if key in one["metadata"]
+                },
+            }
+            for one in documents
+        )
+        return cls(tuple(one for one in named if one["kind"] not in COME_AND_GO), tuple(files))
+
+
+def missing(declared: Declared, stored: Inventory) -> list[Departure]:
+    """Return which objects that were *declared* are gone, and how they come back."""
+    undo = f"netlab up {' '.join(map(quote, declared.files)) or 'FILE'}"
+    found = []
+    for one in declared.objects:
+        if stored.get(registry_key(one)) is None:
+            told, _, where = _called(one)
+            found.append(Departure(f"{told}{where} is gone, though declared", undo))
+    return found
 
 
 def departed(declared: Document, stored: Document) -> bool:

@@ -42,6 +42,7 @@ def up(
             "do": "declare",
             "lab": msgspec.to_builtins(lab),
             "documents": list(declaration.documents),
+            "files": list(declaration.files),
             "words": verbose,
         }
         if patience is not None:

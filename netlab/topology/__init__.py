@@ -20,6 +20,7 @@ Every mistake of every file is found in one run and raised as one InputError.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -40,12 +41,14 @@ LAB_EXAMPLE = "apiVersion: netlab/v1, kind: Lab, metadata: {name: demo}, nodes: 
 
 
 class Declaration(msgspec.Struct, frozen=True):
-    """What some sources declare. `origins` has the place of each of `documents`."""
+    """What some sources declare. `origins` has the place of each of `documents`; `files` are the
+    sources, absolute, if none of it came from stdin."""
 
     lab: Lab | None
     documents: tuple[Document, ...]
     notes: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
+    files: tuple[str, ...] = ()
 
     def require_lab(self) -> Lab:
         """Return the Lab. Raises InputError when no Lab document was declared."""
@@ -84,6 +87,7 @@ def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
         documents=tuple(piece.document for piece in others),
         notes=(*_notes(others), *doubts),
         origins=tuple(piece.origin for piece in others),
+        files=() if "-" in sources else tuple(os.path.abspath(one) for one in sources),
     )
 
 

@@ -87,7 +87,7 @@ def test_a_drained_node_keeps_no_pod_and_refuses_naked_ones_first(small: Cli, fi
     assert pods_on(small, "n1") == []
     assert len([name for name in pods_on(small, "n2") if name.startswith("web-")]) == 2
     assert "Ready,SchedulingDisabled" in small("get", "nodes").stdout
-    assert undos(small) == ["netlab uncordon n1"]
+    assert undos(small) == ["netlab uncordon n1", *[f"netlab up {files}"] * 2]
     assert small("uncordon", "node/n1").stdout == "node/n1 uncordoned\n"
     assert small("uncordon", "n1").stdout == "node/n1 already uncordoned\n"
     small("up", files)
@@ -133,3 +133,15 @@ def test_status_in_json_lines_tells_each_change(small: Cli, files: str) -> None:
     took = seen[-1]["convergence"]["seconds"]
     assert took is not None and 0 < took < 20
     small("up", files)
+
+
+def test_what_is_deleted_though_declared_is_listed_and_comes_back(small: Cli, files: str) -> None:
+    small("delete", "pod", "n1-p1", "--grace-period", "0")
+    small("delete", "service", "web")
+    gone = [one["words"] for one in small.status()["changes"]]
+    assert gone == ["pod n1-p1 is gone, though declared", "service web is gone, though declared"]
+    assert undos(small) == [f"netlab up {files}"] * 2
+    small(*undos(small)[0].split()[1:])
+    assert undos(small) == []
+    assert small.get("pod", "n1-p1")["status"]["phase"] == "Running"
+    assert "nothing to change" in small("up", files).stdout

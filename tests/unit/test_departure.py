@@ -8,8 +8,9 @@ import pytest
 
 from netlab import edits
 from netlab.controllers import Verb, declaration_changes
-from netlab.controllers.departure import covers, departures
-from netlab.model.kubernetes import Document
+from netlab.controllers.departure import Declared, covers, departures, missing
+from netlab.model.inventory import Inventory
+from netlab.model.kubernetes import Document, registry_key
 
 WEB: Document = {
     "apiVersion": "apps/v1",
@@ -138,3 +139,32 @@ def test_a_field_that_is_declared_no_more_goes() -> None:
 )
 def test_what_is_null_or_empty_says_nothing(wanted: Any, held: Any, true: bool) -> None:
     assert covers(wanted, held) is true
+
+
+OBJECTS: list[Document] = [
+    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "shop"}, "spec": {}},
+    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}},
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}},
+    {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}},
+    {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "default"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "undo"),
+    [
+        (("/a/lab.yaml", "/b/more files"), "netlab up /a/lab.yaml '/b/more files'"),
+        ((), "netlab up FILE"),
+    ],
+    ids=["files", "stdin"],
+)
+def test_what_is_gone_though_declared_comes_back_by_up(files: tuple[str, ...], undo: str) -> None:
+    declared = Declared.of(OBJECTS, files)
+    whole = Inventory({registry_key(one): one for one in OBJECTS})
+    assert missing(declared, whole) == []
+    # Nodes are removed and added by commands of their own, a Job goes when its time is over.
+    assert missing(declared, Inventory()) == [
+        ("pod p -n shop is gone, though declared", undo),
+        ("service s is gone, though declared", undo),
+        ("namespace shop is gone, though declared", undo),
+    ]
