@@ -138,7 +138,8 @@ class Track(msgspec.Struct, frozen=True):
     """One packet and its steps, in order. `name`: `SYN`, `SYN ACK`, `data 24 bytes`, `query`, …
 
     `flow` is the packet as first seen. `same_as`: the number of an earlier packet of the
-    conversation (from 0) that took the same way over the same devices, -1 if none did.
+    conversation (from 0) that took the same way over the same devices, -1 if none did. `by`: of a
+    flow that a process made for the conversation: which one and why, in words.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Track(msgspec.Struct, frozen=True):
     flow: Flow
     steps: tuple[Step, ...]
     same_as: int = -1
+    by: str = ""
 
     @property
     def sightings(self) -> list[Seen]:

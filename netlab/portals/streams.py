@@ -120,6 +120,7 @@ class Relay:
             _prepare(sock)
             if sock.connect_ex(endpoint) in (0, errno.EINPROGRESS):
                 self.server = End(sock)
+                self._portal.sent(self.peer, sock.getsockname()[:2], endpoint)
                 self.server.watched = True
                 self._loop.watch(sock.fileno(), self._dialled, select.EPOLLOUT)
                 self._timer = self._loop.after(seconds, self._next)
@@ -141,7 +142,6 @@ class Relay:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._next()
             return
-        self._portal.sent(self.peer, sock.getsockname()[:2], sock.getpeername()[:2])
         self.server.events = select.EPOLLIN
         self._loop.rewatch(sock.fileno(), self._from_server, select.EPOLLIN)
         self.client.events = select.EPOLLIN

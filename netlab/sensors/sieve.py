@@ -115,14 +115,17 @@ def _kept(program: Program) -> bytes:
     return assembled([*program, "keep", plain(RETURN, EVERYTHING), "drop", plain(RETURN, 0)])
 
 
-def conversation(window: int | None, opening: bytes, ports: Iterable[int]) -> bytes:
+def conversation(
+    window: int | None, opening: bytes, ports: Iterable[int], further: Iterable[int] = ()
+) -> bytes:
     """Return a filter for one conversation, both ways, in VXLAN too, and for ARP and ICMP.
 
+    With *further*, for all TCP that has one of these ports, as well.
     *window*: what the upper half of its TCP sequence numbers is; None: it is UDP or ICMP, which
     begins with *opening*, and whose other packets have one of *ports*.
     """
     word = int.from_bytes(opening[:4], "big")
-    wanted = sorted(set(ports))
+    wanted = sorted(set(ports if window is None else further))
     return _kept(
         [
             plain(HALF, ETHERNET - 2),
@@ -132,6 +135,15 @@ def conversation(window: int | None, opening: bytes, ports: Iterable[int]) -> by
             *_conversing(INNER, "inner", window, word, wanted, tunnel="drop"),
         ]
     )
+
+
+def _of_ports(ip: int, ports: Sequence[int]) -> Program:
+    """Keep what has one of *ports* at either end, and drop the rest; nothing without any."""
+    found: Program = []
+    for port in ports:
+        for offset in (0, 2):
+            found += [plain(HALF_X, ip + offset), (EQUAL, port, "keep", "")]
+    return [*found, plain(RETURN, 0)] if found else []
 
 
 def _conversing(
@@ -158,7 +170,8 @@ def _conversing(
             plain(HALF_X, ip + 4),
             (EQUAL, window, "keep", ""),
             plain(HALF_X, ip + 8),
-            (EQUAL, window, "keep", "drop"),
+            (EQUAL, window, "keep", "" if ports else "drop"),
+            *_of_ports(ip, ports),
             f"{name} udp",
             (EQUAL, socket.IPPROTO_UDP, "", "drop"),
             plain(HEADER, ip),

@@ -50,6 +50,7 @@ def _track(track: Track) -> dict[str, Any]:
         "flow": _flow(track.flow),
         "nanoseconds": track.nanoseconds,
         "sameAs": track.same_as if track.same_as >= 0 else None,
+        "by": track.by or None,
         "steps": [step_document(step) for step in track.steps],
     }
 

@@ -7,7 +7,7 @@ end (`-j DNAT …`, `masquerade`), and that it is one of session affinity, is to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from netlab import world
@@ -30,6 +30,7 @@ _DOING = (  # how a rule ends, in the words of both tools, and what that is
     ("REJECT", "refuse it"),
     ("reject", "refuse it"),
 )
+_TO_PORTALS = ("KUBE-PORTALS-", "KUBE-NODEPORT-")  # chains of userspace mode
 _AFFINITY = ("--rcheck", "@affinity-")  # how both tools ask whether a client was there before
 
 
@@ -51,8 +52,14 @@ class Meanings:
     """The meanings of the chains that *ports* have, in each mode."""
 
     def __init__(
-        self, ports: Iterable[ServicePort], who: Names, policies: PolicyMeanings | None = None
+        self,
+        ports: Iterable[ServicePort],
+        who: Names,
+        policies: PolicyMeanings | None = None,
+        portals: Mapping[int, str] | None = None,
     ) -> None:
+        """*portals*: of userspace mode, ports of the node that lead to Services, each with its."""
+        self._portals = portals or {}
         self._who = who
         self._policies = policies or PolicyMeanings()
         self._services: dict[str, str] = {}
@@ -120,6 +127,10 @@ class Meanings:
 
     def _done(self, hit: RuleHit) -> str:
         words = hit.rule.split()
+        if words and hit.chain.startswith(_TO_PORTALS):
+            port = words[-1].rpartition(":")[2]
+            service = self._portals.get(int(port)) if port.isdecimal() else None
+            return f"Service {service}, into the proxy's port" if service else ""
         for word in ("--to-destination", "to"):
             if word in words[:-1] and ("DNAT" in words or "dnat" in words):
                 address, _, _port = words[words.index(word) + 1].rpartition(":")

@@ -60,7 +60,11 @@ def lines(
     arrive, step by step; the others have a line each, unless *every* one is asked for."""
     found = heading(journey, width=width, paint=paint)
     brief = False
+    by = ""
     for number, track in enumerate(journey.tracks):
+        if track.by != by:
+            by, brief = track.by, False
+            found += ["", *folded(by, width=width, rest="    ", paint=paint, colour=BOLD)]
         if every or _is_told(journey.tracks, number):
             found += ["", *_track_lines(track, width=width, paint=paint)]
             brief = False
@@ -80,7 +84,8 @@ def _is_told(tracks: Sequence[Track], number: int) -> bool:
     """Return whether a packet's steps are worth their room."""
     track = tracks[number]
     arrived = any(isinstance(one, End) and one.fate is Fate.DELIVERED for one in track.steps)
-    return not arrived or all(one.leg is not track.leg for one in tracks[:number])
+    before = [one for one in tracks[:number] if one.by == track.by]
+    return not arrived or all(one.leg is not track.leg for one in before)
 
 
 def heading(journey: Journey, *, width: int = WIDTH, paint: Paint = plain) -> list[str]:

@@ -3,6 +3,7 @@
 asking    what is sent, from where, to whom
 wires     what is watched for it: devices, rules, connection tracking
 shot      a conversation sent, followed to its end, and put together
+relayed   the flow that a process made for it, in userspace mode
 nexthops  the route, neighbour and forwarding entry that sent it on
 attached  the same for traffic of others; `followed`: which conversations these are
 

@@ -9,7 +9,7 @@ end. Only a server that has been reached is given time to think.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol as Interface
 
 from msgspec.structs import replace
@@ -28,7 +28,7 @@ from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
 from netlab.telling.passing import passed_on
 from netlab.telling.policies import PolicyMeanings, is_of_policies
-from netlab.tracing import nexthops, wires
+from netlab.tracing import nexthops, relayed, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.named import looked_up
 from netlab.tracing.wires import Wires
@@ -56,6 +56,8 @@ class Shot:
         self.answer: Answer | None = None
         self.seconds = 0.0
         self.chosen = selecting.Chosen([], [], set())
+        self.onward: list[relayed.Onward] = []
+        self.portals: dict[int, str] = {}
         self.entries: tuple[NamedEntry, ...] = ()
 
 
@@ -99,6 +101,7 @@ def opened(cluster: Cluster, asked: Asking, names: Names) -> Wires:
         asked.opening,
         asked.flow,
         wires.server_ports(cluster, names, asked),
+        relayed.selectors(cluster, wires.service_of(names, asked.flow), asked.flow.protocol),
     )
 
 
@@ -128,11 +131,17 @@ def fired(
         passings = watch.passings()
         watch.capture.flush()
         port = cluster.lab.network.Backend.Port or VXLAN_PORT
+        caught = watch.caught()
         shot.chosen = selecting.chosen(
-            *(asked.opening, [shot.flow], watch.caught(), passings),
+            *(asked.opening, [shot.flow], caught, passings),
             tunnel_port=port,
             until=until if shot.answer else 0,
         )
+        shot.portals = relayed.portals(cluster, shot.chosen)
+        shot.onward = relayed.onward(
+            *(cluster, shot.chosen, caught, passings, names), tunnel_port=port
+        )
+        shot.chosen = relayed.without(shot.chosen, shot.onward)
         nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
         ids = {one.conntrack for one in shot.chosen.passings} - {0}
         protocol = shot.flow.protocol
@@ -184,7 +193,7 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     """Return what *shot* saw, put together."""
     asked, watch = shot.asked, shot.watch
     hits = [hit for one in shot.chosen.passings for hit in one.hits]
-    meanings = meanings_of(shot.cluster, hits, shot.flow, names)
+    meanings = meanings_of(shot.cluster, hits, shot.flow, names, shot.portals)
     made = nexthops.told(
         assembly.tracks(
             shot.chosen, names, meanings.of, listing=watch.listed if all_rules else None
@@ -194,8 +203,12 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     notes = list(asked.notes)
     if watch.blind:
         notes.append(f"no rules: {watch.blind}")
-    if answer and (further := passed_on(made, answer.says)):
+    second = nexthops.told(relayed.tracks(shot.onward, names, meanings.of))
+    if answer and not second and (further := passed_on(made, answer.says)):
         notes.append(further)
+    behind = [
+        replace(one, same_as=one.same_as + len(made)) if one.same_as >= 0 else one for one in second
+    ]
     asked_of = names.service(shot.flow.destination, shot.flow.destination_port, shot.flow.protocol)
     served = meanings.service_of(hits) or asked_of
     title = asked.destination.title
@@ -203,9 +216,9 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         source=asked.source.title,
         destination=f"Service {served}" if served else title,
         flow=shot.flow,
-        tracks=made,
+        tracks=(*made, *behind),
         service=served,
-        endpoint=endpoint(made) if served else "",
+        endpoint=_sent_to(shot, names, made) if served else "",
         answered=bool(answer and not answer.refused),
         refused=answer.refused if answer else _refused(made, asked.source.netns),
         says=dict(answer.says) if answer else {},
@@ -214,6 +227,10 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         lost=watch.lost,
         notes=tuple(notes),
     )
+
+
+def _sent_to(shot: Shot, names: Names, made: tuple[Track, ...]) -> str:
+    return relayed.endpoint(shot.onward, names) if shot.portals else endpoint(made)
 
 
 def _refused(tracks: tuple[Track, ...], netns: str) -> str:
@@ -248,15 +265,24 @@ def _end_words(flow: Flow) -> str:
     return f"{flow.destination}:{flow.destination_port}"
 
 
-def meanings_of(cluster: Cluster, hits: Sequence[RuleHit], flow: Flow, names: Names) -> Meanings:
-    """Return the meanings of the chains that a conversation met, which began as *flow*."""
+def meanings_of(
+    cluster: Cluster,
+    hits: Sequence[RuleHit],
+    flow: Flow,
+    names: Names,
+    portals: Mapping[int, str] | None = None,
+) -> Meanings:
+    """Return the meanings of the chains that a conversation met, which began as *flow*.
+
+    *portals*: as of `Meanings`.
+    """
     policies = PolicyMeanings()
     if any(map(is_of_policies, hits)):
         policies = PolicyMeanings(cluster.documents, [node.name for node in cluster.nodes])
     netns = next((hit.netns for hit in hits if _leads_to_service(hit)), None)
     node = next((one for one in cluster.nodes if one.netns == netns), None)
     if node is None:
-        return Meanings((), names, policies)
+        return Meanings((), names, policies, portals)
     only = wires.service_of(names, flow)
     made = Meanings(service_ports(cluster, node.name, only), names, policies)
     if only and not made.service_of(hits):

@@ -38,7 +38,18 @@ from netlab.sensors.drops import Drops
 from netlab.store.etcd import Listing
 from netlab.telling.naming import Names
 from netlab.telling.policies import is_of_policies
-from netlab.tracing import astray, balanced, denied, drift, faulted, ruled, shot, state, told
+from netlab.tracing import (
+    astray,
+    balanced,
+    denied,
+    drift,
+    faulted,
+    relayed,
+    ruled,
+    shot,
+    state,
+    told,
+)
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.named import looked_up
 from netlab.tracing.stops import Stop, dropped_by, stop, stop_of
@@ -150,6 +161,7 @@ def _causes(
             yield ruled.cause_of(stop, hit, journey)
     else:
         yield from _nobody(cluster, names, asked, journey)
+        yield from relayed.causes(cluster, names, journey)
         yield from (one for one in looked if one.kind in _EXACT)
         yield from ruled.missing(cluster, names, asked, journey)
     yield from drifted

@@ -85,11 +85,18 @@ class Wires:
     """
 
     def __init__(
-        self, names_of: Sequence[str], opening: Opening, flow: Flow, ports: Collection[int]
+        self,
+        names_of: Sequence[str],
+        opening: Opening,
+        flow: Flow,
+        ports: Collection[int],
+        further: Sequence[Selector] = (),
     ) -> None:
+        """*further*: of what a process may make of the conversation."""
         self.names_of = tuple(names_of)
         window = None if opening.sequence is None else opening.sequence // WINDOW
-        program = sieve.conversation(window, opening.payload, ports)
+        behind = {one.flow.destination_port for one in further}
+        program = sieve.conversation(window, opening.payload, ports, behind)
         self.capture = Capture(self.names_of, frames=FRAMES, program=program)
         traced = [name for name in self.names_of if has_rules(name)]
         selector = Selector(
@@ -97,7 +104,7 @@ class Wires:
             token=opening.payload,
             conversation=opening.sequence or 0,
         )
-        self._trace = RuleTrace(traced, [selector])
+        self._trace = RuleTrace(traced, [selector, *further])
         self.blind = ""  # why no rules are told
 
     def __enter__(self) -> Wires:

@@ -115,7 +115,9 @@ def _on_the_wire(context: Context, pod: PodState, protocol: Protocol, name: str)
             last_seen=_last(asked),
             expected_next="an answer of the cluster's DNS",
         )
-    if sent is None or sent.after.destination not in served or not rules:
+    who, _, end = asked.endpoint.rpartition(" ")
+    to = end.rpartition(":")[0]
+    if sent is None or to not in served or not rules:
         raise Failure(
             f"{what}: answered, but no rule of Service {DNS} was seen to send it on",
             last_seen=_last(asked),
@@ -126,11 +128,10 @@ def _on_the_wire(context: Context, pod: PodState, protocol: Protocol, name: str)
         for track in asked.tracks
         if track.leg is Leg.REQUEST
         for step in track.steps
-        if isinstance(step, Seen) and step.flow.destination == sent.after.destination
+        if isinstance(step, Seen) and step.flow.destination == to
     ]
     return [
-        f"{what}: answered by {sent.means or sent.after.destination}, last seen on "
-        f"{here[-1] if here else sent.place}",
+        f"{what}: answered by {who or to}, last seen on {here[-1] if here else sent.place}",
         *(f"  {rule.hit.chain}: {rule.hit.rule}" for rule in rules if rule.hit.rule),
     ]
 

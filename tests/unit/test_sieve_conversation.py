@@ -19,6 +19,7 @@ TCP = sieve.conversation(WINDOW_OF, b"", [80])
 UDP = sieve.conversation(None, MARK, [53, 5353])
 DNS = sieve.conversation(None, QUERY, [53])
 ECHO = sieve.conversation(None, MARK, [])
+RELAYED = sieve.conversation(WINDOW_OF, b"", [80], [8080, 9090])
 
 
 def segment(sequence: int, acknowledged: int, **more: object) -> bytes:
@@ -39,6 +40,9 @@ KEPT = {
     "answer of DNS": (DNS, udp("10.9.9.9:53", CLIENT, b"\x12\x34\x81\x80")),
     "echo": (ECHO, icmp("10.244.1.2", "10.244.2.2", MARK)),
     "error": (TCP, icmp("10.244.1.1", "10.244.1.2", segment(NUMBER, 0)[:28], kind=(3, 3))),
+    "of a process's own connection": (RELAYED, tcp("10.244.1.0:50000", "10.244.2.2:9090")),
+    "the answer to it": (RELAYED, tcp("10.244.2.2:8080", "10.244.1.0:50000")),
+    "the conversation itself": (RELAYED, segment(5, NUMBER + 1, flags=SYN | ACK)),
     "with IP options": (TCP, ip4("1.1.1.1", "2.2.2.2", numbers=(NUMBER, 0), options=b"\1" * 8)),
 }
 LEFT = {
@@ -49,6 +53,8 @@ LEFT = {
     "another port": (UDP, udp("10.244.2.2:54", CLIENT, b"any")),
     "TCP, for UDP": (UDP, segment(NUMBER, 0)),
     "UDP, for an echo": (ECHO, udp(CLIENT, "10.244.2.2:53", b"hello")),
+    "of neither port": (RELAYED, tcp("10.244.1.0:50000", "10.244.2.2:9091")),
+    "UDP of such a port": (RELAYED, udp("10.244.1.0:50000", "10.244.2.2:9090", b"hello")),
     "SCTP": (TCP, ip4("1.1.1.1", "2.2.2.2", "sctp")),
 }
 

@@ -165,6 +165,20 @@ SYN  10.244.1.100:40001 -> 10.96.0.10:80                              12 hops in
     ]
 
 
+def test_a_flow_that_a_process_made_is_told_behind_it() -> None:
+    journey = with_everything()
+    by = "the userspace proxy of n1 took it and chose default/web-2: a flow of its own"
+    own = [replace(one, by=by) for one in journey.tracks]
+    before = text.lines(journey)
+    found = text.lines(replace(journey, tracks=(*journey.tracks, *own)))
+    assert found.count(by) == 1
+    at = found.index(by)
+    assert found[: at - 1] == before[: at - 1]
+    assert [line for line in found[at:] if line.startswith("SYN")] == [
+        line for line in before if line.startswith("SYN")
+    ]
+
+
 @pytest.mark.parametrize(
     ("says", "words"),
     [
@@ -265,7 +279,7 @@ JOURNEY = {
     *("version", "source", "destination", "flow", "service", "endpoint", "answered", "refused"),
     *("says", "seconds", "packets", "conntrack", "lost", "notes", "attached"),
 }
-TRACK = {"name", "leg", "flow", "nanoseconds", "sameAs", "steps"}
+TRACK = {"name", "leg", "flow", "nanoseconds", "sameAs", "by", "steps"}
 STEPS = {
     "device": {
         *("step", "place", "time", "device", "direction", "flow", "ttl", "length", "mtu"),
