@@ -12,6 +12,7 @@ import click
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
+from netlab.model.modes import PROXY_MODES
 from netlab.packets import Leg, Outcome, Passage, Verdict
 
 if TYPE_CHECKING:
@@ -40,18 +41,30 @@ def path_ids() -> list[str]:
     netlab verify pod-pod-cross-node egress-masquerade
     netlab verify -v firewall
     netlab verify -o junit > paths.xml
+    netlab verify --proxy-mode all
     """,
 )
 @click.argument("ids", nargs=-1, metavar="[PATH-ID]...", shell_complete=names.paths)
+@click.option(
+    "--proxy-mode",
+    "mode",
+    type=click.Choice((*PROXY_MODES, "all")),
+    help="Prove the Services' paths, or those named, in this mode, or in all; then back.",
+)
 @options.output_option("table", "json", "junit", default="table")
 @click.pass_context
-def verify(ctx: click.Context, ids: tuple[str, ...], output: str) -> int:
+def verify(ctx: click.Context, ids: tuple[str, ...], mode: str | None, output: str) -> int:
     """Prove every path of the notes, or those named, with packets; exit 1 on any failure.
 
     A pass shows what was seen, all of it with -v; a failure says at which hop the packet was last
     seen and what was expected next; what the lab lacks is a skip that names it.
     """
     whole = options.settings(ctx).verbose > 0
+    if mode is not None:
+        from netlab.cli import matrix
+
+        live = options.live_lab(ctx)
+        return matrix.proven_in(live, mode, ids=ids, output=output, whole=whole)
     return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
 
 
@@ -74,8 +87,13 @@ def proven(live: Live, *, ids: Sequence[str], output: str, whole: bool) -> int:
     elif output == "junit":
         print(prover.as_junit(verdicts))
     else:
-        print("\n".join(table(verdicts, width=tables.width(), whole=whole)))
+        print("\n".join(proven_words(verdicts, whole=whole)))
     return 1 if any(verdict.outcome is Outcome.FAIL for verdict in verdicts) else 0
+
+
+def proven_words(verdicts: Sequence[Verdict], *, whole: bool) -> list[str]:
+    """Return the verdicts as lines for the terminal there is."""
+    return table(verdicts, width=tables.width(), whole=whole)
 
 
 def table(verdicts: Sequence[Verdict], *, width: int, whole: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 catalogue     every path: its id, what it is, what a pass proves
 verification  runs the checks, in the order and at the time that suits
 context       what the checks share
+matrix        the same in several proxy modes, one after the other
 turns         one verification of a lab at a time
 sharing, pods, flat, leases, joining, outside, replicas, services, nodeports, following,
 selectors, proxymodes, names, policies, balancing, ingress, daemons, losing     the checks
@@ -16,12 +17,20 @@ forms         verdicts as JSON and JUnit
 from typing import TYPE_CHECKING
 
 from netlab.verify.catalogue import PATHS, Path
-from netlab.verify.forms import as_json, as_junit
+from netlab.verify.forms import as_json, as_junit, columns_as_json, columns_as_junit
 
 if TYPE_CHECKING:
     from netlab.verify.verification import verify
 
-__all__ = ["PATHS", "Path", "as_json", "as_junit", "verify"]
+__all__ = [
+    "PATHS",
+    "Path",
+    "as_json",
+    "as_junit",
+    "columns_as_json",
+    "columns_as_junit",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

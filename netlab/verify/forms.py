@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netlab.packets import Flow, Outcome, Passage, Verdict
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from netlab.verify.matrix import Column
 
 VERSION = 1  # of the JSON schema; fields may be added, none is renamed or removed within it
 
@@ -110,14 +115,54 @@ def _printable(text: str) -> str:
     return text.translate(_UNPRINTABLE)
 
 
+def columns_as_json(columns: Sequence[Column]) -> dict[str, Any]:
+    """Return what was found in several proxy modes as JSON's own types."""
+    every = as_json([one for column in columns for one in column.verdicts])
+    return {
+        **{key: value for key, value in every.items() if key != "paths"},
+        "modes": [
+            {"mode": one.mode, "lacking": one.lacking, **as_json(one.verdicts)} for one in columns
+        ],
+    }
+
+
 def as_junit(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts as a JUnit report, one test case per path."""
+    return _printed(_suite(verdicts, "netlab verify"))
+
+
+def columns_as_junit(columns: Sequence[Column]) -> str:
+    """Return a JUnit report with one test suite per proxy mode."""
+    from xml.etree import ElementTree
+
+    every = ElementTree.Element("testsuites", name="netlab verify --proxy-mode")
+    for one in columns:
+        suite = _suite(one.verdicts, f"netlab verify in {one.mode} mode")
+        if one.lacking:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname="netlab.verify", name=one.mode, time="0"
+            )
+            ElementTree.SubElement(case, "skipped", message=_printable(one.lacking))
+            suite.set("tests", "1")
+            suite.set("skipped", "1")
+        every.append(suite)
+    return _printed(every)
+
+
+def _printed(element: Element) -> str:
+    from xml.etree import ElementTree
+
+    ElementTree.indent(element)
+    return ElementTree.tostring(element, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _suite(verdicts: Sequence[Verdict], name: str) -> Element:
     from xml.etree import ElementTree
 
     counts = Counter(verdict.outcome for verdict in verdicts)
     suite = ElementTree.Element(
         "testsuite",
-        name="netlab verify",
+        name=name,
         tests=str(len(verdicts)),
         failures=str(counts[Outcome.FAIL]),
         errors="0",
@@ -144,5 +189,4 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
             ElementTree.SubElement(case, "skipped", message=words)
         else:
             ElementTree.SubElement(case, "system-out").text = words
-    ElementTree.indent(suite)
-    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+    return suite

@@ -10,7 +10,7 @@ from netlab.errors import CapabilityError, NetlabError
 from netlab.kernel import ipvs
 from netlab.model.modes import PROXY_MODES, Mode
 from netlab.verify import balancing, nodeports, services
-from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+from netlab.verify.context import Checked, Context, Failure, Live, Refuted, Skip
 from netlab.verify.replicas import ANSWERS
 
 BALANCED = 3.0  # seconds for the balancer to use the nodes it used before
@@ -33,7 +33,7 @@ def proxy_modes(context: Context) -> Checked:
     """
     own = context.lab.proxyMode
     checked, last = Checked(), []
-    _balancer(context, own)
+    balancer(context.live, own)
     try:
         for mode in sorted(PROXY_MODES, key=lambda one: one != own):
             if mode == Mode.IPVS and (why := _without_ipvs()):
@@ -65,21 +65,25 @@ def _changed(context: Context, mode: str) -> Context:
 
     Without an agent that answers nothing is changed.
     """
-    before = _balancer(context, mode)
-    problems = context.live.serve_by(mode)
+    changed(context.live, mode, balancer(context.live, mode))
+    return Context(context.live, context.refreshed(), context.capture, context.trace)
+
+
+def changed(live: Live, mode: str, before: object) -> None:
+    """Have the lab served by *mode*, and its balancer as it was *before*. Raises Failure."""
+    problems = live.serve_by(mode)
     if problems:
         raise Failure(f"{mode}: {problems[0]}", expected_next=f"every node served by {mode}")
     # The nodes' answers to the balancer's probes may have paused: its rules follow, and go back.
     deadline = time.monotonic() + BALANCED
-    while context.live.status().get("balancer") != before and time.monotonic() < deadline:
+    while live.status().get("balancer") != before and time.monotonic() < deadline:
         time.sleep(LOOK)
-    return Context(context.live, context.refreshed(), context.capture, context.trace)
 
 
-def _balancer(context: Context, mode: str) -> object:
+def balancer(live: Live, mode: str) -> object:
     """Return what the agent says of the balancer. Raises Failure when none answers."""
     try:
-        return context.live.status(timeout=ANSWERS).get("balancer")
+        return live.status(timeout=ANSWERS).get("balancer")
     except NetlabError as error:
         raise Failure(
             f"{mode}: not tried, as nobody would write its rules: {error}",

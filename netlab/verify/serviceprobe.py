@@ -35,6 +35,7 @@ from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
+_MASQUERADE = {"MASQUERADE", "masquerade"}  # what does it, in iptables' words and in nft's
 CLOSED = "connection closed"  # what a client is told by a proxy that has no endpoint for it
 
 
@@ -341,7 +342,8 @@ def rewrite_hit(asked: Asked) -> RuleHit | None:
 def masquerade_hit(asked: Asked) -> RuleHit | None:
     """Return the rule, a proxy's or not, that hid the flow's source, if the kernel named one."""
     hidden = [hit for hit in asked.hits if hit.hook == "postrouting"]
-    return next((hit for hit in hidden if "masquerade" in hit.rule.lower()), None)
+    # The word by itself: a jump's comment may speak of it, too.
+    return next((hit for hit in hidden if _MASQUERADE & {*hit.rule.split()}), None)
 
 
 def of_proxy(hit: RuleHit) -> bool:

@@ -117,6 +117,44 @@ def _declared(cli: Cli, mode: str = "userspace") -> str:
     return declared(cli.lab, mode=mode)
 
 
+def test_a_trace_goes_on_behind_the_process(served: Cli) -> None:
+    found = json.loads(served("trace", "default/client", "svc/web:80", "-o", "json").stdout)
+    assert found["answered"]
+    first = [one for one in found["packets"] if not one["by"]]
+    second = [one for one in found["packets"] if one["by"]]
+    into, out = first[0], second[0]
+    (rule,) = (one for one in into["steps"] if one.get("means", "").startswith("Service"))
+    assert rule["chain"] == "KUBE-PORTALS-CONTAINER" and "default/web" in rule["means"]
+    assert (into["steps"][-1]["place"]["name"], into["steps"][-1]["fate"]) == ("n1", "delivered")
+    assert out["by"].startswith("the userspace proxy of n1 took it and chose default/web-")
+    assert out["flow"]["destination"] in found["endpoint"]
+    assert out["steps"][-1]["place"]["name"] == f"default/{found['says']['pod']}"
+    assert {one["leg"] for one in second} == {"request", "reply"}
+    said = served("trace", "default/client", "svc/web:80").stdout
+    assert said.count("the userspace proxy of n1 took it") == 1
+
+
+def test_of_udp_too(served: Cli) -> None:
+    found = json.loads(served("trace", "default/client", "svc/echo:53/UDP", "-o", "json").stdout)
+    second = [one for one in found["packets"] if one["by"]]
+    assert [one["leg"] for one in second] == ["request", "reply"]
+    assert [one["leg"] for one in found["packets"] if not one["by"]] == ["request", "reply"]
+    assert second[0]["steps"][-1]["place"]["name"] == f"default/{found['says']['pod']}"
+
+
+def test_why_tells_what_stops_the_flow_that_the_process_makes(served: Cli) -> None:
+    rule = ("OUTPUT", "-p", "tcp", "-d", "10.244.0.0/16", "--dport", "80", "-j", "DROP")
+    inside(served.netns("n1"), "iptables-nft", "-I", *rule)
+    try:
+        said = served("why", "default/client", "svc/web:80", code=1).stdout
+        assert "a rule drops it: filter OUTPUT" in said
+        assert "verdict drop at output of n1" in said
+    finally:
+        inside(served.netns("n1"), "iptables-nft", "-D", *rule)
+    said = served("why", "default/client", "svc/nobody:80", code=1).stdout
+    assert "kind:     no-endpoints" in said and "the userspace proxy of n1" in said
+
+
 TALK = """
 import socket, sys
 s = socket.create_connection((%r, 80), 3); f = s.makefile()
@@ -224,3 +262,24 @@ def test_the_mode_is_changed_there_and_back_under_load(cli: Cli) -> None:
     for found in (told, told_node):
         assert len(found) > 100
         assert longest_without(found) < LONGEST
+
+
+def test_verification_in_every_mode_is_one_table(cli: Cli) -> None:
+    cli("up", cli.file(_declared(cli, "nftables")))
+    paths = ("pod-clusterip", "node-clusterip", "nodeport", "no-endpoints")
+    done = cli("verify", *paths, "--proxy-mode", "all")
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["PATH", "IPTABLES", "NFTABLES", "IPVS", "USERSPACE"]
+    rows = {line.split()[0]: line.split() for line in lines[: len(paths)]}
+    assert set(rows) == set(paths)
+    assert all(row.count("pass") >= 3 and "fail" not in row for row in rows.values())
+    if {"skip"} & {word for row in rows.values() for word in row}:
+        assert "skip  proxy mode ipvs needs " in done.stdout
+    assert cli.status()["converged"]
+    there = "\n".join(rules(cli, "n1"))
+    assert "kube-proxy" in there and "KUBE-" not in there, "it is in its own mode again"
+    assert "pass" in cli("verify", "nodeport", "--proxy-mode", "userspace").stdout
+    assert (
+        "changes the mode itself"
+        in cli("verify", "proxy-modes", "--proxy-mode", "all", code=2).stderr
+    )
