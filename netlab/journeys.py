@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from netlab.packets import Direction, Entry, Flow, Leg, Outer, RuleHit
+from netlab.packets import Direction, Entry, Flow, Leg, Outer, RuleHit, VirtualConnection
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -167,6 +167,13 @@ class NamedEntry(msgspec.Struct, frozen=True):
     entry: Entry
 
 
+class NamedConnection(msgspec.Struct, frozen=True):
+    """What ip_vs of *place* remembers of the flow."""
+
+    place: Place
+    connection: VirtualConnection
+
+
 class Journey(msgspec.Struct, frozen=True):
     """One conversation: what was sent, whom it reached, its packets in order.
 
@@ -188,6 +195,7 @@ class Journey(msgspec.Struct, frozen=True):
     says: dict[str, Any] = {}
     seconds: float = 0.0
     entries: tuple[NamedEntry, ...] = ()
+    virtual: tuple[NamedConnection, ...] = ()  # in ipvs mode
     lost: int = 0
     notes: tuple[str, ...] = ()
     attached: bool = False

@@ -137,6 +137,38 @@ class Sighting(msgspec.Struct, frozen=True):
         return f"{self.netns} {self.device} {self.direction}"
 
 
+class VirtualConnection(msgspec.Struct, frozen=True):
+    """A connection that ip_vs remembers: what was asked, and the real server it has."""
+
+    flow: Flow
+    address: str  # of the real server
+    port: int
+    state: str  # ESTABLISHED, SYN_RECV, UDP, …
+    timeout: int  # seconds it is remembered without a packet
+    scheduler: str = ""  # of its virtual server; "": not known
+
+    @property
+    def server(self) -> str:
+        """The virtual server: `TCP 10.96.0.10:80`."""
+        host = f"[{self.flow.destination}]" if ":" in self.flow.destination else ""
+        return (
+            f"{self.flow.protocol.upper()} {host or self.flow.destination}"
+            f":{self.flow.destination_port}"
+        )
+
+    @property
+    def real(self) -> str:
+        """The real server: `10.244.1.2:80`."""
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else (f"{self.address}:{self.port}")
+        )
+
+    def with_scheduler(self, scheduler: str) -> VirtualConnection:
+        return msgspec.structs.replace(self, scheduler=scheduler)
+
+
 class RuleHit(msgspec.Struct, frozen=True):
     """One rule that a packet fitted: where, which, what it did with it.
 

@@ -9,6 +9,7 @@ from netlab.journeys import (
     End,
     Envelope,
     Journey,
+    NamedConnection,
     NextHop,
     Place,
     Rewrite,
@@ -38,6 +39,7 @@ def document(journey: Journey) -> dict[str, Any]:
         "seconds": round(journey.seconds, 6),
         "packets": [_track(track) for track in journey.tracks],
         "conntrack": [{"place": _place(one.place), **_entry(one.entry)} for one in journey.entries],
+        "ipvs": [{"place": _place(one.place), **_connection(one)} for one in journey.virtual],
         "lost": journey.lost,
         "notes": list(journey.notes),
     }
@@ -156,6 +158,18 @@ def _outer(outer: Outer) -> dict[str, Any]:
         "destinationPort": outer.destination_port,
         "vni": outer.vni,
         "ttl": outer.ttl,
+    }
+
+
+def _connection(one: NamedConnection) -> dict[str, Any]:
+    of = one.connection
+    return {
+        "virtualServer": of.server,
+        "scheduler": of.scheduler,
+        "realServer": of.real,
+        "client": f"{of.flow.source}:{of.flow.source_port}",
+        "state": of.state,
+        "timeout": of.timeout,
     }
 
 

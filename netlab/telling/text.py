@@ -77,7 +77,8 @@ def lines(
             way = f"the same way as {journey.tracks[track.same_as].name}"
         words = f"{track.leg}: {way}, {_micro(track.nanoseconds)}, delivered"
         found += folded(words, width=width, first=f"{track.name:<16}  ", rest=" " * 18)
-    return found + _remembered(journey, width=width, paint=paint)
+    found += _remembered(journey, width=width, paint=paint)
+    return found + _virtual(journey, width=width, paint=paint)
 
 
 def _is_told(tracks: Sequence[Track], number: int) -> bool:
@@ -317,6 +318,19 @@ def _remembered(journey: Journey, *, width: int, paint: Paint) -> list[str]:
         found += folded(asked, width=width, first="  ", rest=" " * 6)
         answered = f"answered {_ends(entry.reply)}, id {entry.id}"
         found += folded(answered, width=width, first=" " * 6)
+    return found
+
+
+def _virtual(journey: Journey, *, width: int, paint: Paint) -> list[str]:
+    """Return what ip_vs remembers: virtual server, how it chose, real server, connection."""
+    if not journey.virtual:
+        return []
+    found = ["", paint("ip_vs remembers", BOLD)]
+    for place, one in ((each.place, each.connection) for each in journey.virtual):
+        chosen = f"{place}: virtual server {one.server} {one.scheduler} -> real server {one.real}"
+        found += folded(chosen, width=width, first="  ", rest=" " * 6)
+        kept = f"connection from {_end(one.flow, source=True)}: {one.state}, {one.timeout} s left"
+        found += folded(kept, width=width, first=" " * 6)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from netlab.agent.rules import State, programmed
 from netlab.balancing import rules as balancing
@@ -17,6 +17,8 @@ from netlab.journeys import (
     Rewrite,
     RewriteKind,
 )
+from netlab.kernel import ipvs
+from netlab.kernel.netns import entered
 from netlab.packets import RuleHit
 from netlab.proxy.claims import Owner
 from netlab.telling.naming import Names
@@ -112,6 +114,29 @@ def _no_endpoints(
         proof,
         (f"netlab describe service {service.partition(':')[0]}",),
     )
+
+
+def unserved(names: Names, journey: Journey, nodes: Iterable[str]) -> Iterator[Cause]:
+    """Yield that a virtual server without real ones refused it: no rule does, in ipvs mode."""
+    flow = journey.flow
+    name = f"{flow.protocol.upper()} {flow.destination}:{flow.destination_port}"
+    for netns in dict.fromkeys(nodes):
+        with entered(netns):
+            found = next((one for one in ipvs.servers() if one.name == name), None)
+        if found is None or any(one.weight for one in found.reals):
+            continue
+        place, service = names.place(netns), journey.service or "the Service"
+        ending = f", but for {len(found.ending)} that end" if found.ending else ""
+        said = f"ipvsadm -Ln: {name} {found.scheduler}, without real servers{ending}"
+        told = (f"the sender was told: {journey.refused}",) if journey.refused else ()
+        yield Cause(
+            Kind.NO_ENDPOINTS,
+            place,
+            f"Service {service} has no ready endpoint: virtual server {name} of {place} refuses",
+            (said, *told),
+            (f"netlab describe service {service.partition(':')[0]}",),
+        )
+        return
 
 
 def rule_repair(place: Place, hit: RuleHit) -> tuple[str, ...]:

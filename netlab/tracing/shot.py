@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from netlab import paths, patience, proxy
 from netlab.cluster import Cluster
-from netlab.journeys import Journey, NamedEntry, Rewrite, Track
+from netlab.journeys import Journey, NamedConnection, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
+from netlab.model.modes import Mode
 from netlab.model.services import SERVICE_NAME_LABEL, EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
 from netlab.paths.ways import VXLAN_PORT
@@ -59,6 +60,7 @@ class Shot:
         self.onward: list[relayed.Onward] = []
         self.portals: dict[int, str] = {}
         self.entries: tuple[NamedEntry, ...] = ()
+        self.virtual: tuple[NamedConnection, ...] = ()  # in ipvs mode
 
 
 def trace(
@@ -146,6 +148,8 @@ def fired(
         ids = {one.conntrack for one in shot.chosen.passings} - {0}
         protocol = shot.flow.protocol
         shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, protocol, ids=ids))
+        if cluster.lab.proxyMode == Mode.IPVS:
+            shot.virtual = tuple(wires.carried(names, nodes, shot.chosen.flows))
     return shot
 
 
@@ -224,6 +228,7 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
         says=dict(answer.says) if answer else {},
         seconds=_answered_after(made) or shot.seconds,
         entries=shot.entries,
+        virtual=shot.virtual,
         lost=watch.lost,
         notes=tuple(notes),
     )

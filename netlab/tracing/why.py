@@ -32,6 +32,7 @@ from netlab.journeys import (
     Rewrite,
     Track,
 )
+from netlab.model.modes import Mode
 from netlab.packets import Leg, Protocol
 from netlab.paths import places
 from netlab.sensors.drops import Drops
@@ -162,6 +163,8 @@ def _causes(
     else:
         yield from _nobody(cluster, names, asked, journey)
         yield from relayed.causes(cluster, names, journey)
+        if cluster.lab.proxyMode == Mode.IPVS:
+            yield from ruled.unserved(names, journey, (one.netns for one in way.nodes))
         yield from (one for one in looked if one.kind in _EXACT)
         yield from ruled.missing(cluster, names, asked, journey)
     yield from drifted

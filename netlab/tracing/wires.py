@@ -14,8 +14,9 @@ from types import TracebackType
 from netlab import world
 from netlab.cluster import Cluster
 from netlab.errors import CapabilityError, NetlabError
-from netlab.journeys import NamedEntry
+from netlab.journeys import NamedConnection, NamedEntry
 from netlab.kernel import conntrack
+from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered, exists
 from netlab.packets import Flow, Passing, Protocol, RuleHit
 from netlab.paths.places import OUTSIDE
@@ -223,6 +224,20 @@ def remembered(
             for one in entries
             if one.original in flows and (not told or one.id in told)
         ]
+    return found
+
+
+def carried(
+    names: Names, netns_names: Iterable[str], flows: Collection[Flow]
+) -> list[NamedConnection]:
+    """Return what ip_vs of these namespaces remembers of *flows*."""
+    found: list[NamedConnection] = []
+    for netns in netns_names:
+        try:
+            with entered(netns):
+                found += [NamedConnection(names.place(netns), one) for one in connections(flows)]
+        except NetlabError:
+            continue
     return found
 
 

@@ -8,13 +8,15 @@ the kernel must name the rule that did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
 from netlab import paths, probe, world
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
+from netlab.kernel import ipvs
+from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered
 from netlab.model.kubernetes import Document, view
 from netlab.model.modes import Mode
@@ -28,13 +30,16 @@ from netlab.proxy import Decision, Frontend, Packet, decision
 from netlab.proxy import Outcome as Fate
 from netlab.proxy import Verdict as Sentence
 from netlab.proxy import outcome as fate_of
+from netlab.proxy.addresses import family
 from netlab.proxy.options import options_of
+from netlab.proxy.packet import is_bound
 from netlab.proxy.portals import key
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
+IPVS = "ipvs"  # the table of what virtual servers do
 _MASQUERADE = {"MASQUERADE", "masquerade"}  # what does it, in iptables' words and in nft's
 CLOSED = "connection closed"  # what a client is told by a proxy that has no endpoint for it
 
@@ -99,6 +104,11 @@ class Looking(msgspec.Struct, frozen=True):
     trace: RuleTrace
     node: NodeState
     made: Decision
+
+    @property
+    def virtual(self) -> bool:
+        """Whether virtual servers of the node take flows to Services."""
+        return self.cluster.lab.proxyMode == Mode.IPVS
 
     @property
     def by_process(self) -> bool:
@@ -181,6 +191,9 @@ def _asked(
 
 def _called(looking: Looking, source: Place, target: Flow) -> _Call:
     address = paths.source_address(looking.cluster, source, Place(target.destination))
+    here, at = source.netns == looking.node.netns, target.destination
+    if looking.virtual and here and is_bound(looking.made, looking.made.situations[family(at)], at):
+        address = at  # an address of the node's own, which is taken for the source then
     flow = msgspec.structs.replace(target, source=address)
     possible = fate(looking.cluster, source, flow, looking.node, looking.made)
     sent = send(source.netns, probe.unbound(flow), token())
@@ -247,9 +260,35 @@ def _looked_into(
     verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
     verdict = msgspec.structs.replace(verdict, seconds=seconds)
     hits = looking.trace.hits(sent.flow, sent.token, within=[looking.node.netns])
+    if looking.virtual:
+        refused = answer.refused if answer else ""
+        hook = "output" if source.netns == looking.node.netns else "input"
+        hits = [*hits, *by_virtual_server(looking.node, flow, hook, refused=refused)]
     shot = probe.Shot(verdict, flow, expectation, tuple(sightings), answer)
     port = looking.portal(flow)
     return Asked(shot, call.possible, tuple(hits), endpoint, seconds, port, relayed)
+
+
+def by_virtual_server(node: NodeState, flow: Flow, hook: str, *, refused: str) -> Iterator[RuleHit]:
+    """Yield what ip_vs of *node* did with *flow* as if it were a rule: no trace tells of it.
+
+    That is the real server it gave it, by the connection it remembers; or, of a flow that was
+    *refused*, that its virtual server has none.
+    """
+    with entered(node.netns):
+        found = connections([flow])
+        name = f"{flow.protocol.upper()} {flow.destination}:{flow.destination_port}"
+        none = refused and not found and _is_bare(name)
+    words = [(one.server, f"-s {one.scheduler} -r {one.real} -m", "continue") for one in found]
+    if none:
+        words.append((name, "no real server: reject", "drop"))
+    for chain, rule, verdict in words:
+        yield RuleHit(node.netns, "ip", IPVS, hook, hook.upper(), chain, rule, verdict, flow)
+
+
+def _is_bare(name: str) -> bool:
+    """Return whether the virtual server *name* is here, and has no real ones."""
+    return any(one.name == name and not one.reals for one in ipvs.servers())
 
 
 def relayed_by(node: NodeState, flow: Flow) -> Relayed | None:
@@ -332,7 +371,11 @@ def rewrite_hit(asked: Asked) -> RuleHit | None:
 
     In userspace mode, the one that led it to the proxy.
     """
-    to: tuple[str, ...] = (f"--to-destination {asked.endpoint}", f"dnat to {asked.endpoint}")
+    to: tuple[str, ...] = (
+        f"--to-destination {asked.endpoint}",
+        f"dnat to {asked.endpoint}",
+        f"-r {asked.endpoint} -m",
+    )
     if asked.portal:
         to = (f"--to-ports {asked.portal}", f":{asked.portal}")
     hits = [hit for hit in asked.hits if (asked.endpoint or asked.portal) and of_proxy(hit)]
@@ -348,7 +391,7 @@ def masquerade_hit(asked: Asked) -> RuleHit | None:
 
 def of_proxy(hit: RuleHit) -> bool:
     """Return whether a rule is a proxy's by name."""
-    return hit.chain.startswith("KUBE-") or hit.table == "kube-proxy"
+    return hit.chain.startswith("KUBE-") or hit.table in ("kube-proxy", IPVS)
 
 
 def deciding(asked: Asked) -> list[RuleHit]:

@@ -150,7 +150,10 @@ def _refused_at_once(group: Sequence[Asking], checked: Checked) -> None:
         if asked.shot.verdict.outcome is not Outcome.PASS:
             raise Refuted(asked.shot.verdict)
         refusing, text = serviceprobe.ending(asked), one.frontend.service.text
-        led = any(text in hit.rule or UNSERVED in hit.rule for hit in serviceprobe.deciding(asked))
+        led = any(
+            text in hit.rule or UNSERVED in hit.rule or hit.table == serviceprobe.IPVS
+            for hit in serviceprobe.deciding(asked)
+        )
         if refusing is None or "reject" not in refusing.rule.lower() or not led:
             raise one.failure(
                 f"ended by {refusing or 'no known rule'}" + ("" if led else f", not as {text}"),

@@ -10,6 +10,7 @@ import msgspec
 
 from netlab import paths
 from netlab.cluster import NodeState, PodState
+from netlab.model.modes import Mode
 from netlab.packets import Flow, Outcome, Protocol
 from netlab.paths import Place, serviceways
 from netlab.proxy import Decision, Frontend, Kind
@@ -126,7 +127,9 @@ class Asking:
         own = paths.source_address(context.cluster, source, to)
         self.flow = Flow(own, to.address, protocol, 0, frontend.port)
         self.fate = serviceprobe.fate(context.cluster, source, self.flow, node, made)
-        self.hook = "output" if source.netns == node.netns else "prerouting"
+        virtual = context.lab.proxyMode == Mode.IPVS  # it takes what is delivered to the node
+        arriving = "input" if virtual else "prerouting"
+        self.hook = "output" if source.netns == node.netns else arriving
         self.ends = {text: self._end(text, hide) for text, hide in self.fate.endpoints.items()}
         self.title = (
             f"{source.title} -> {frontend.service.text} {to.address}:{frontend.port}/{protocol}"

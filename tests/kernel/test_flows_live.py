@@ -25,14 +25,28 @@ pytestmark = pytest.mark.kernel
 Words = dict[str, Any]
 IPV4 = [*cases(), *cases(MORE)]
 EVERY = [*IPV4, *(two for one in IPV4 if (two := twin(one)))]
-CASES = [(case, mode) for case in EVERY for mode in table.modes(case)]
+# In ipvs mode, which only a stock kernel has (emulated, and slow), a few speak for IPv6.
+SIX_OF_IPVS = {
+    f"{one}-v6"
+    for one in (
+        "clusterip-hairpin-two-endpoints",
+        "no-endpoints-reject-everywhere",
+        "nodeport-via-other-node",
+        "lb-etp-local-client-ip",
+    )
+}
+CASES = [
+    (case, mode)
+    for case in EVERY
+    for mode in table.modes(case)
+    if mode is not Mode.IPVS or case in IPV4 or case["id"] in SIX_OF_IPVS
+]
 
 
 def params() -> Iterator[ParameterSet]:
-    """Yield the cases; those of ipvs mode also for a stock kernel, in IPv4: it is slow there."""
+    """Yield the cases; those of ipvs mode also for a stock kernel."""
     for case, mode in CASES:
-        stock = mode is Mode.IPVS and case in IPV4
-        marks = [pytest.mark.stock] if stock else []
+        marks = [pytest.mark.stock] if mode is Mode.IPVS else []
         yield pytest.param(case, mode, id=f"{case['id']}-{mode}", marks=marks)
 
 
@@ -58,5 +72,5 @@ def test_no_row_is_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
         print(
             "\nlive flows:", ", ".join(f"{number} in {mode} mode" for mode, number in rows.items())
         )
-    least = {Mode.IPTABLES: 400, Mode.NFTABLES: 400, Mode.IPVS: 100}  # upstream tests it less
+    least = {Mode.IPTABLES: 400, Mode.NFTABLES: 400, Mode.IPVS: 60}  # upstream tests it less
     assert all(rows[mode] > number for mode, number in least.items())

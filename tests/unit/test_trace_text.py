@@ -277,7 +277,7 @@ FLOW = {"protocol", "source", "sourcePort", "destination", "destinationPort"}
 VXLAN = {"source", "sourcePort", "destination", "destinationPort", "vni", "ttl"}
 JOURNEY = {
     *("version", "source", "destination", "flow", "service", "endpoint", "answered", "refused"),
-    *("says", "seconds", "packets", "conntrack", "lost", "notes", "attached"),
+    *("says", "seconds", "packets", "conntrack", "ipvs", "lost", "notes", "attached"),
 }
 TRACK = {"name", "leg", "flow", "nanoseconds", "sameAs", "by", "steps"}
 STEPS = {

@@ -1,0 +1,300 @@
+"""Ipvs mode in a kernel: written, read back, repaired, left; connections meanwhile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any, NamedTuple
+
+import pytest
+from flows.capability import without_ipvs
+
+from netlab import patience
+from netlab.agent.kubeproxy import KubeProxy, Pass
+from netlab.kernel import ipset, ipvs, netns, nftables, virtual_servers
+from netlab.kernel.ipvs_connections import connections
+from netlab.kernel.netns import entered
+from netlab.model.kubernetes import view
+from netlab.model.services import ProxyNode
+from netlab.packets import Flow, Protocol
+from netlab.proxy import DetectLocal, Mode, Options
+from netlab.proxy.addresses import Family
+from netlab.proxy.ruleset import difference
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.stock,
+    pytest.mark.skipif(bool(without_ipvs()), reason=f"capability missing: {without_ipvs()}"),
+]
+
+PREFIX = f"nltest{os.getpid()}ipvs"
+VIP, PORT = "10.96.0.10", 80
+WITHIN = patience.seconds(20.0)  # seconds; a deadline
+NODE = view(
+    {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "n"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.7.1"}]},
+    },
+    ProxyNode,
+)
+
+
+def options(mode: Mode = Mode.IPVS, **words: Any) -> Options:
+    return Options(
+        mode=mode, detect_local=DetectLocal.CLUSTER_CIDR, pod_cidrs=("10.1.0.0/16",), **words
+    )
+
+
+def objects(*pods: str, affinity: int = 0, port: int = PORT) -> list[dict[str, Any]]:
+    """Return a Service and its slice, of new documents: pods are told by their last number."""
+    spec: dict[str, Any] = {
+        "type": "NodePort",
+        "clusterIP": VIP,
+        "ports": [{"name": "p", "port": port, "nodePort": 30080, "targetPort": 8080}],
+    }
+    if affinity:
+        spec["sessionAffinity"] = "ClientIP"
+        spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": affinity}}
+    meta = {"name": "web", "namespace": "default"}
+    ends = [{"addresses": [f"10.1.0.{one}"], "nodeName": "n"} for one in pods]
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**meta, "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "p", "port": 8080, "protocol": "TCP"}],
+            "endpoints": ends,
+        },
+    ]
+
+
+def shell(words: str) -> None:
+    subprocess.run(words, shell=True, check=True, stdout=subprocess.DEVNULL)
+
+
+class Node(NamedTuple):
+    """A node's namespace, with pods whose servers say their number."""
+
+    netns: str
+
+    def agree(self, proxy: KubeProxy, *pods: str, **words: Any) -> Pass:
+        with entered(self.netns):
+            return proxy.agree(objects(*pods, **words), NODE)
+
+    def connect(self, *, within: float = WITHIN) -> socket.socket:
+        """Return a connection from the node to the Service."""
+        with entered(self.netns):
+            return socket.create_connection((VIP, PORT), timeout=within)
+
+    def ask(self, *, within: float = WITHIN) -> str:
+        with closing(self.connect(within=within)) as sock:
+            return answer(sock)
+
+
+def answer(sock: socket.socket) -> str:
+    sock.sendall(b"?")
+    return sock.recv(16).decode()
+
+
+def serve(name: str, stop: threading.Event, number: str) -> socket.socket:
+    with entered(name):
+        listening = socket.create_server(("0.0.0.0", 8080))
+
+    def carry(sock: socket.socket) -> None:
+        with closing(sock), suppress(OSError):
+            while sock.recv(16):
+                sock.sendall(number.encode())
+
+    def accept() -> None:
+        while not stop.is_set():
+            try:
+                sock, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=carry, args=(sock,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listening
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A node with the pods 2 and 3, each behind a cable of its own."""
+    names = [f"{PREFIX}{one}" for one in ("", "2", "3")]
+    stop = threading.Event()
+    listening = []
+    for name in names:
+        netns.create(name)
+    here = names[0]
+    try:
+        shell(f"ip -n {here} link set lo up; ip -n {here} addr add 192.168.7.1/32 dev lo")
+        shell(f"ip -n {here} route add {VIP} dev lo src 192.168.7.1")
+        for number, name in zip("23", names[1:], strict=True):
+            shell(
+                f"ip -n {here} link add p{number} type veth peer name eth0 netns {name};"
+                f"ip -n {here} link set p{number} up;"
+                f"ip -n {here} route add 10.1.0.{number} dev p{number};"
+                f"ip -n {name} link set lo up; ip -n {name} link set eth0 up;"
+                f"ip -n {name} addr add 10.1.0.{number}/32 dev eth0;"
+                f"ip -n {name} route add default dev eth0 onlink via 192.168.7.1"
+            )
+            listening.append(serve(name, stop, number))
+        yield Node(here)
+    finally:
+        stop.set()
+        for one in listening:
+            one.close()
+        for name in names:
+            netns.delete(name)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def reals(node: Node) -> dict[str, int]:
+    """Return the real servers of the Service's address with their weights."""
+    with entered(node.netns):
+        (found,) = (one for one in ipvs.servers() if one.address == VIP)
+    return {one.text: one.weight for one in found.reals}
+
+
+def test_what_is_written_is_read_back_and_a_second_pass_changes_nothing(node: Node) -> None:
+    proxy = KubeProxy(options(scheduler="lc", strict_arp=True), answering=False)
+    assert node.agree(proxy, "2", "3", affinity=600).steps
+    assert node.agree(proxy, "2", "3", affinity=600).steps == []
+    again = KubeProxy(options(scheduler="lc", strict_arp=True), answering=False)
+    done = node.agree(again, "2", "3", affinity=600)
+    assert (done.steps, done.settings) == ([], {})
+    with entered(node.netns):
+        listed = subprocess.run(("ipvsadm", "-Sn"), capture_output=True, text=True).stdout
+    assert f"-A -t {VIP}:80 -s lc -p 600" in listed
+    assert "-A -t 192.168.7.1:30080 -s lc -p 600" in listed
+
+
+def test_what_others_alter_is_put_right(node: Node) -> None:
+    proxy = KubeProxy(options(), answering=False)
+    node.agree(proxy, "2", "3")
+    for words in (
+        (f"ipvsadm -D -t {VIP}:80",),
+        (
+            f"ipvsadm -E -t {VIP}:80 -s wrr -p 3",
+            f"ipvsadm -e -t {VIP}:80 -r 10.1.0.2:8080 -m -w 0",
+            f"ipvsadm -d -t {VIP}:80 -r 10.1.0.3:8080",
+            "ipvsadm -A -t 192.0.2.9:9 -s rr",
+            f"ipset del KUBE-CLUSTER-IP {VIP},tcp:80",
+            "ipset add KUBE-CLUSTER-IP 192.0.2.9,tcp:9",
+            f"ip addr del {VIP}/32 dev kube-ipvs0",
+            "ip addr add 192.0.2.9/32 dev kube-ipvs0",
+        ),
+        ("ip link del kube-ipvs0", "ipset flush", "iptables -t nat -F KUBE-SERVICES"),
+    ):
+        shell("; ".join(f"ip netns exec {node.netns} {one}" for one in words))
+        until(lambda: bool(node.agree(proxy, "2", "3").repaired))
+        node.agree(proxy, "2", "3")
+        with entered(node.netns):
+            left = list(difference(proxy.blocks, virtual_servers.read(Family)))
+        assert left == [], words
+
+
+def test_an_endpoint_with_connections_is_left_when_they_end(node: Node) -> None:
+    proxy = KubeProxy(options(), answering=False)
+    node.agree(proxy, "2")
+    with closing(node.connect()) as held:
+        assert answer(held) == "2"
+        node.agree(proxy, "3")
+        assert reals(node) == {"10.1.0.2:8080": 0, "10.1.0.3:8080": 1}
+        assert {node.ask() for _ in range(4)} == {"3"}
+        assert answer(held) == "2"
+        # Wanted again, it is one of them again.
+        node.agree(proxy, "2", "3")
+        assert reals(node) == {"10.1.0.2:8080": 1, "10.1.0.3:8080": 1}
+        node.agree(proxy, "3")
+        assert node.agree(proxy, "3").repaired == []
+        source = held.getsockname()
+        asked = Flow(source[0], VIP, Protocol.TCP, source[1], PORT)
+        with entered(node.netns):
+            (one,) = connections([asked])
+        assert (one.server, one.scheduler, one.real) == (f"TCP {VIP}:80", "rr", "10.1.0.2:8080")
+        assert one.state == "ESTABLISHED"
+        # Reset, it is remembered for ten seconds; ended in peace, for two minutes.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def gone() -> bool:
+        assert node.agree(proxy, "3").repaired == []
+        return reals(node) == {"10.1.0.3:8080": 1}
+
+    until(gone)
+
+
+@contextmanager
+def asking(node: Node) -> Iterator[list[OSError]]:
+    """Ask again and again meanwhile; gives the errors."""
+    failed: list[OSError] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                node.ask(within=patience.seconds(1.0))
+            except OSError as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield failed
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("other", [Mode.IPTABLES, Mode.NFTABLES])
+def test_another_mode_leaves_nothing_of_it_and_it_leaves_nothing_of_another(
+    node: Node, other: Mode
+) -> None:
+    node.agree(KubeProxy(options(other), answering=False), "2", "3")
+    with closing(node.connect()) as held, asking(node) as failed:
+        first = answer(held)
+        node.agree(KubeProxy(options(), answering=False), "2", "3")
+        with entered(node.netns):
+            assert not nftables.read(Family)
+            assert ipvs.device() is not None
+        assert answer(held) == first, "what another mode translated goes on"
+        node.agree(KubeProxy(options(other), answering=False), "2", "3")
+        with entered(node.netns):
+            assert (ipvs.servers(), ipset.read(), ipvs.device()) == ([], {}, None)
+            saved = subprocess.run(("iptables-nft-save",), capture_output=True, text=True).stdout
+        assert "match-set" not in saved
+        assert "IPVS" not in saved
+        assert answer(held) == first
+    # A connection through ip_vs ends with its virtual server; new ones do not fail.
+    assert len(failed) <= 1, failed
+
+
+def test_no_virtual_server_is_overlooked_beside_those_of_other_namespaces(node: Node) -> None:
+    beside = f"{PREFIX}2"
+    for name in (node.netns, beside):
+        lines = [f"-A -t 10.96.{one // 200}.{one % 200 + 1}:80 -s rr" for one in range(300)]
+        lines += [
+            f"{one.replace('-A', '-a').removesuffix(' -s rr')} -r 10.1.0.2:80 -m" for one in lines
+        ]
+        command = ("ip", "netns", "exec", name, "ipvsadm", "-R")
+        subprocess.run(command, input="\n".join(lines) + "\n", text=True, check=True)
+    with entered(node.netns):
+        found = ipvs.servers()
+    assert len(found) == 300
+    assert all(len(one.reals) == 1 for one in found)
