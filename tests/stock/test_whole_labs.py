@@ -13,7 +13,17 @@ from labs import Cli, eventually, inside, namespaces
 pytestmark = pytest.mark.lab
 DELAY = 500.0  # ms; an emulated machine's own round trip takes up to a few tens
 # What a development kernel may lack, and a distribution's must have.
-MODULES = {"dummy", "ip_vs", "netem", "vxlan", "br_netfilter", "SCTP", "nft trace", "conntrack"}
+MODULES = {
+    "dummy",
+    "ip_vs",
+    "ip_set",
+    "netem",
+    "vxlan",
+    "br_netfilter",
+    "SCTP",
+    "nft trace",
+    "conntrack",
+}
 
 
 LAB = """
@@ -83,6 +93,24 @@ def test_paths_are_proven_by_packets(lab: Cli) -> None:
         found |= {path["path"]: path for path in json.loads(said)["paths"]}
     assert [path for path in found.values() if path["outcome"] != "pass"] == []
     assert set(found) == set(PATHS)
+
+
+def test_services_are_served_by_virtual_servers_and_nothing_of_them_stays(lab: Cli) -> None:
+    file = str(lab.directory / "lab.yaml")
+    lab("up", file, "--proxy-mode", "ipvs", "--ipvs-scheduler", "lc")
+    listed = lab("exec", "node/node1", "--", "ipvsadm", "-Ln").stdout
+    assert re.search(r"^TCP +[\d.]+:80 lc", listed, re.MULTILINE)
+    paths = ("pod-clusterip", "nodeport")
+    found: dict[str, str] = {}
+    for _ in range(3):
+        left = [path for path in paths if found.get(path) != "pass"]
+        said = lab("verify", *left, "-o", "json", code=None).stdout if left else '{"paths": []}'
+        found |= {path["path"]: path["outcome"] for path in json.loads(said)["paths"]}
+    assert found == dict.fromkeys(paths, "pass")
+    lab("up", file)
+    for words in (("ipset", "list", "-n"), ("ip", "link", "show", "kube-ipvs0")):
+        assert lab("exec", "node/node1", "--", *words, code=None).stdout == ""
+    assert "TCP" not in lab("exec", "node/node1", "--", "ipvsadm", "-Ln").stdout
 
 
 def test_a_delayed_cable_delays_nodes_and_pods_until_it_is_undone(lab: Cli) -> None:
