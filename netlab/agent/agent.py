@@ -29,7 +29,7 @@ from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
 from netlab.model.faults import Fault, Sort, with_faults
 from netlab.model.inventory import Inventory
-from netlab.model.lab import Lab
+from netlab.model.lab import Backend, Lab
 from netlab.plan import Op, words
 from netlab.pods.containers import Containers
 from netlab.pods.control import Servers
@@ -265,6 +265,20 @@ class Agent:
             if self.state.lab is None:
                 raise NetlabError("no lab is declared yet")
             self._adopt(msgspec.structs.replace(self.state.lab, proxyMode=request["mode"]))
+            self.control_plane.wake()
+            problems = self._converged(0, request.get("patience", PATIENCE), say)
+            return {"converged": not problems, "problems": problems}
+
+    def carry_by(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Make the nodes reach each other by another back end; return the problems left.
+
+        *request*: `backend`, as the Lab document has it; `patience` as of `declare`.
+        """
+        with self._declaring:
+            lab = self._declared_lab()
+            backend = msgspec.convert(request["backend"], Backend)
+            network = msgspec.structs.replace(lab.network, Backend=backend)
+            self._adopt(msgspec.structs.replace(lab, network=network))
             self.control_plane.wake()
             problems = self._converged(0, request.get("patience", PATIENCE), say)
             return {"converged": not problems, "problems": problems}

@@ -74,6 +74,8 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             say({"result": agent.declare(request, say)})
         elif request["do"] == "serve":
             say({"result": agent.serve_by(request, say)})
+        elif request["do"] == "carry":
+            say({"result": agent.carry_by(request, say)})
         elif request["do"] == "fault":
             say({"result": agent.fault(request, say)})
         elif request["do"] == "populate":

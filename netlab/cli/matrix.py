@@ -1,4 +1,5 @@
-"""verify --proxy-mode: the same paths in several proxy modes, as one table."""
+"""verify --proxy-mode, --backend: the same paths in several modes or by several back ends, as one
+table."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from netlab.cli import tables
 from netlab.cli.progress import Progress
 from netlab.cli.prove import COLOURS, pieces, proven_words, summary
-from netlab.errors import CapabilityError
+from netlab.errors import CapabilityError, UsageError
+from netlab.model.backends import BACKENDS
 from netlab.model.modes import PROXY_MODES
 from netlab.packets import Outcome, Verdict
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from netlab.verify.matrix import Column
 
 ALL = "all"
+MODE, BACKEND = "mode", "backend"  # kinds of columns
+_WHOLE = {MODE: "{} mode", BACKEND: "{}"}  # a column in words
+_ONE = {MODE: "{} in {}", BACKEND: "{} by {}"}  # a path in a column
 _OUTCOME = re.compile(rf"(?<=  )({'|'.join(Outcome)})(?= |$)")
 
 
@@ -40,7 +45,6 @@ def lacking(modes: Sequence[str]) -> dict[str, str]:
 
 def proven_in(live: Live, mode: str, *, ids: Sequence[str], output: str, whole: bool) -> int:
     """Verify *ids* in *mode*, or in all there are; print what was found; return the exit code."""
-    from netlab import verify as prover
     from netlab.capabilities import require_mode
     from netlab.verify import matrix
 
@@ -71,36 +75,72 @@ def proven_in(live: Live, mode: str, *, ids: Sequence[str], output: str, whole: 
             on_result=on_result,
             on_wait=progress,
         )
+    return _printed(columns, MODE, output=output, whole=whole, one=mode != ALL)
+
+
+def proven_by(live: Live, backend: str, *, ids: Sequence[str], output: str, whole: bool) -> int:
+    """Verify *ids* by *backend*, or by all; print what was found; return the exit code."""
+    from netlab.verify import backends, matrix
+
+    names = list(BACKENDS) if backend == ALL else [backend]
+    matrix.paths(ids)  # before anything is changed
+    missing = backends.lacking(live, names)
+    if backend in missing:
+        raise UsageError(f"{live.lab.name} cannot have {backend}: {missing[backend]}")
+    with Progress("verify") as progress:
+        done: list[Verdict] = []
+
+        def on_result(verdict: Verdict) -> None:
+            done.append(verdict)
+            if progress.live:
+                progress(f"{len(done)} done", f"{verdict.path} {verdict.outcome}")
+
+        columns = matrix.by_backends(
+            *(live, names, ids),
+            lacking=missing,
+            on_name=lambda name: progress("sending packets", name),
+            on_result=on_result,
+            on_wait=progress,
+        )
+    return _printed(columns, BACKEND, output=output, whole=whole, one=backend != ALL)
+
+
+def _printed(columns: Sequence[Column], kind: str, *, output: str, whole: bool, one: bool) -> int:
+    """Print what was found, as a table only where it is not *one* column; return the exit code."""
+    from netlab import verify as prover
+
     if output == "json":
-        print(json.dumps(prover.columns_as_json(columns), indent=2))
+        print(json.dumps(prover.columns_as_json(columns, kind), indent=2))
     elif output == "junit":
-        print(prover.columns_as_junit(columns))
-    elif mode == ALL:
-        print("\n".join(table(columns, width=tables.width(), whole=whole)))
-    else:
+        print(prover.columns_as_junit(columns, kind))
+    elif one:
         print("\n".join(proven_words(columns[0].verdicts, whole=whole)))
+    else:
+        print("\n".join(table(columns, kind, width=tables.width(), whole=whole)))
     found = [verdict for column in columns for verdict in column.verdicts]
     return 1 if any(verdict.outcome is Outcome.FAIL for verdict in found) else 0
 
 
-def table(columns: Sequence[Column], *, width: int, whole: bool = False) -> list[str]:
-    """Return paths by modes; below, what was seen of those that failed, and why others were not
-    tried. *whole*: what was seen of those that passed, too."""
+def table(
+    columns: Sequence[Column], kind: str = MODE, *, width: int, whole: bool = False
+) -> list[str]:
+    """Return paths by modes, or another *kind* of columns; below, what was seen of those that
+    failed, and why others were not tried. *whole*: what was seen of those that passed, too."""
     tried = [column for column in columns if not column.lacking]
     by_path: dict[str, list[Verdict]] = {}
     for column in tried:
         for verdict in column.verdicts:
             by_path.setdefault(verdict.path, []).append(verdict)
-    head = ["PATH", *(column.mode.upper() for column in columns)]
+    head = ["PATH", *(column.name.upper() for column in columns)]
     rows = []
     for path, verdicts in by_path.items():
-        found = dict(zip((column.mode for column in tried), verdicts, strict=True))
-        rows.append([path, *(_cell(found.get(column.mode)) for column in columns)])
+        found = dict(zip((column.name for column in tried), verdicts, strict=True))
+        rows.append([path, *(_cell(found.get(column.name)) for column in columns)])
     lines = [_OUTCOME.sub(_in_colour, line) for line in tables.aligned(head, rows, gap="  ")]
     for column in tried:
         for verdict in column.verdicts:
-            lines += _told(column.mode, verdict, width=width, whole=whole)
-    lines += [*_skips(columns, width=width), ""]
+            lines += _told(column.name, verdict, width=width, whole=whole)
+    lines += [*_skips(columns, kind, width=width), ""]
     return [*lines, summary([one for column in columns for one in column.verdicts])]
 
 
@@ -128,15 +168,15 @@ def _told(mode: str, verdict: Verdict, *, width: int, whole: bool) -> list[str]:
     return ["", f"{mode}: {verdict.path}: {verdict.outcome}", *below]
 
 
-def _skips(columns: Sequence[Column], *, width: int) -> list[str]:
+def _skips(columns: Sequence[Column], kind: str, *, width: int) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for column in columns:
         if column.lacking:
-            reasons.setdefault(column.lacking, []).append(f"{column.mode} mode")
+            reasons.setdefault(column.lacking, []).append(_WHOLE[kind].format(column.name))
         for verdict in column.verdicts:
             if verdict.outcome is Outcome.SKIP:
                 reason = "; ".join(verdict.evidence) or verdict.title
-                reasons.setdefault(reason, []).append(f"{verdict.path} in {column.mode}")
+                reasons.setdefault(reason, []).append(_ONE[kind].format(verdict.path, column.name))
     lines: list[str] = []
     for reason, what in reasons.items():
         wrapped = tables.wrapped(f"skip  {reason}: {', '.join(what)}", indent=6, width=width)

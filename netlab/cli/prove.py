@@ -12,6 +12,7 @@ import click
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
+from netlab.model.backends import BACKENDS
 from netlab.model.modes import PROXY_MODES
 from netlab.packets import Leg, Outcome, Passage, Verdict
 
@@ -42,6 +43,7 @@ def path_ids() -> list[str]:
     netlab verify -v firewall
     netlab verify -o junit > paths.xml
     netlab verify --proxy-mode all
+    netlab verify --backend all
     """,
 )
 @click.argument("ids", nargs=-1, metavar="[PATH-ID]...", shell_complete=names.paths)
@@ -51,20 +53,34 @@ def path_ids() -> list[str]:
     type=click.Choice((*PROXY_MODES, "all")),
     help="Prove the Services' paths, or those named, in this mode, or in all; then back.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice((*BACKENDS, "all")),
+    help="Prove the pods' paths, or those named, by this back end, or by all; then back.",
+)
 @options.output_option("table", "json", "junit", default="table")
 @click.pass_context
-def verify(ctx: click.Context, ids: tuple[str, ...], mode: str | None, output: str) -> int:
+def verify(
+    ctx: click.Context, ids: tuple[str, ...], mode: str | None, backend: str | None, output: str
+) -> int:
     """Prove every path of the notes, or those named, with packets; exit 1 on any failure.
 
     A pass shows what was seen, all of it with -v; a failure says at which hop the packet was last
     seen and what was expected next; what the lab lacks is a skip that names it.
     """
     whole = options.settings(ctx).verbose > 0
+    if mode is not None and backend is not None:
+        raise UsageError("--proxy-mode and --backend at once", hint="one after the other")
     if mode is not None:
         from netlab.cli import matrix
 
         live = options.live_lab(ctx)
         return matrix.proven_in(live, mode, ids=ids, output=output, whole=whole)
+    if backend is not None:
+        from netlab.cli import matrix
+
+        live = options.live_lab(ctx)
+        return matrix.proven_by(live, backend, ids=ids, output=output, whole=whole)
     return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
 
 

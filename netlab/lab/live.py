@@ -21,7 +21,7 @@ from netlab.kernel import netns
 from netlab.lab.directory import lock, run_directory
 from netlab.model.faults import Fault, Sort
 from netlab.model.kubernetes import Document, registry_key
-from netlab.model.lab import Lab
+from netlab.model.lab import Backend, Lab
 from netlab.store import registry
 from netlab.store.etcd import PORT, Etcd, Listing
 
@@ -230,6 +230,18 @@ class Live:
             for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
                 if "result" in message:
                     self.lab = msgspec.structs.replace(self.lab, proxyMode=mode)
+                    return list(message["result"]["problems"])
+        raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
+
+    def carry_by(self, backend: Backend, *, timeout: float = 60.0) -> list[str]:
+        """Have the nodes reach each other by *backend* until told otherwise; return what is left
+        to do. As with `serve_by`, the next `up` sets the files' own again."""
+        with lock(self.name):
+            request = {"do": "carry", "backend": msgspec.to_builtins(backend)}
+            for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
+                if "result" in message:
+                    network = msgspec.structs.replace(self.lab.network, Backend=backend)
+                    self.lab = msgspec.structs.replace(self.lab, network=network)
                     return list(message["result"]["problems"])
         raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
 

@@ -127,13 +127,18 @@ class RuleTrace:
         *flow* and *token* tell the probe from others that the selectors fit as well; its source
         port, say, which nobody knew before it was sent. It is looked for by them in every
         namespace, and by its fingerprint in those that see it rewritten. *within*: only what it
-        met in these namespaces, when it is not to be told of all.
+        met in these namespaces, when it is not to be told of all. A namespace that is gone has
+        nothing to tell: its rules went with it.
         """
         found: list[RuleHit] = []
         for name, runs in self._runs(flow, token).items():
-            if runs and (not within or name in within):
+            if not runs or (within and name not in within):
+                continue
+            try:
                 with entered(name):
                     found += self._places[name].hits(name, runs)
+            except KernelError:
+                continue
         return found
 
     def dropped(self, flow: Flow, token: bytes) -> bool:

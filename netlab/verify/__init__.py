@@ -3,10 +3,11 @@
 catalogue     every path: its id, what it is, what a pass proves
 verification  runs the checks, in the order and at the time that suits
 context       what the checks share
-matrix        the same in several proxy modes, one after the other
+matrix        the same in several proxy modes, or by several back ends, one after the other
+variants      checks made under one of these
 turns         one verification of a lab at a time
 sharing, pods, flat, leases, joining, outside, replicas, services, nodeports, following,
-selectors, proxymodes, names, policies, balancing, ingress, daemons, losing     the checks
+selectors, proxymodes, backends, names, policies, balancing, ingress, daemons, losing     the checks
 serving       what these know of Services; `serviceprobe`, `shares`; `asker`: questions asked as a
               pod's program asks, `webrequests`: over HTTP; `explaining`: why one failed
 modes         where two proxy modes differ; trial: what is tried, stage: the namespaces for it,

@@ -171,8 +171,7 @@ PATHS: tuple[Path, ...] = (
     Path(
         "backends",
         "other ways between the nodes",
-        "all pod paths hold",
-        "backends other than vxlan: not there yet",
+        "the pods' paths by vxlan, with DirectRouting, and by host-gw; the lab changes, and back",
     ),
     Path(
         "kubectl-way",

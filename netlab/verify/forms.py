@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from netlab.verify.matrix import Column
 
+_OPTIONS = {"mode": "--proxy-mode", "backend": "--backend"}
+_WORDS = {"mode": "in {} mode", "backend": "by {}"}
 VERSION = 1  # of the JSON schema; fields may be added, none is renamed or removed within it
 
 
@@ -115,13 +117,14 @@ def _printable(text: str) -> str:
     return text.translate(_UNPRINTABLE)
 
 
-def columns_as_json(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return what was found in several proxy modes as JSON's own types."""
+def columns_as_json(columns: Sequence[Column], kind: str = "mode") -> dict[str, Any]:
+    """Return what was found in several proxy modes as JSON's own types, or by several variants of
+    another *kind*: `backend`."""
     every = as_json([one for column in columns for one in column.verdicts])
     return {
         **{key: value for key, value in every.items() if key != "paths"},
-        "modes": [
-            {"mode": one.mode, "lacking": one.lacking, **as_json(one.verdicts)} for one in columns
+        f"{kind}s": [
+            {kind: one.name, "lacking": one.lacking, **as_json(one.verdicts)} for one in columns
         ],
     }
 
@@ -131,16 +134,16 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
     return _printed(_suite(verdicts, "netlab verify"))
 
 
-def columns_as_junit(columns: Sequence[Column]) -> str:
-    """Return a JUnit report with one test suite per proxy mode."""
+def columns_as_junit(columns: Sequence[Column], kind: str = "mode") -> str:
+    """Return a JUnit report with one test suite per proxy mode, or variant of another *kind*."""
     from xml.etree import ElementTree
 
-    every = ElementTree.Element("testsuites", name="netlab verify --proxy-mode")
+    every = ElementTree.Element("testsuites", name=f"netlab verify {_OPTIONS[kind]}")
     for one in columns:
-        suite = _suite(one.verdicts, f"netlab verify in {one.mode} mode")
+        suite = _suite(one.verdicts, f"netlab verify {_WORDS[kind].format(one.name)}")
         if one.lacking:
             case = ElementTree.SubElement(
-                suite, "testcase", classname="netlab.verify", name=one.mode, time="0"
+                suite, "testcase", classname="netlab.verify", name=one.name, time="0"
             )
             ElementTree.SubElement(case, "skipped", message=_printable(one.lacking))
             suite.set("tests", "1")

@@ -8,6 +8,7 @@ alone and `netlab down` removes: a kill -9 in between leaves nothing for long.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ SENDERS = 8  # nodes at most of which a pod speaks with the stranger
 TTL = 30  # seconds the stranger's lease lives at most
 LOOK = 0.005  # seconds between two looks into the kernels
 NAME = f"{world.GUEST}join"
+# A namespace of its own each time: who watched the one before would not notice another of its name.
+_numbers = itertools.count(1)
 
 
 def free_address(context: Context, listing_ips: set[str]) -> tuple[Segment, str]:
@@ -62,10 +65,11 @@ def stranger(context: Context) -> tuple[NodeState, Lease]:
     if not subnets:
         raise Skip("needs a free subnet in flannel's network")
     _, address = free_address(context, {held.public_ip for held in leases})
-    mac = vxlan.vtep_mac(context.lab.name, f"{NAME}-{os.getpid()}", config.vni)
+    name = f"{NAME}{next(_numbers)}-{os.getpid()}"
+    mac = vxlan.vtep_mac(context.lab.name, name, config.vni)
     held = own_lease(config, subnets[-1], public_ip=address, vtep_mac=mac)
     bridge = context.cluster.nodes[0].declared.bridge
-    node = LabNode(f"{NAME}-{os.getpid()}", address, bridge=bridge)
+    node = LabNode(name, address, bridge=bridge)
     overlay = bool(context.lab.network.tunnel)
     return NodeState(node, context.lab.netns(node.name), held.subnet, mac, overlay), held
 

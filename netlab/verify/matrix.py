@@ -1,4 +1,4 @@
-"""Paths by proxy mode: the lab changes its mode, is verified in it, and changes back at the end."""
+"""Paths by proxy mode, or by back end: the lab changes, is verified so, and changes back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from netlab.errors import NetlabError, UsageError
+from netlab.model import backends as titles
 from netlab.packets import Outcome, Verdict
-from netlab.verify import proxymodes
+from netlab.verify import backends, proxymodes
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import Failure, Live
 from netlab.verify.verification import verify
@@ -19,22 +20,24 @@ SERVICE_PATHS = (
     *("dns-service", "endpoints-follow", "selectors", "namespaces", "affinity", "no-endpoints"),
     *("ingress", "network-policy"),
 )
-ITSELF = "proxy-modes"  # the path that changes the mode, too
+# The paths that change the lab so, too: what, and the option for it.
+ITSELF = {"proxy-modes": ("mode", "--proxy-mode"), "backends": ("back end", "--backend")}
 
 
 class Column(NamedTuple):
-    """What was found in one mode; *lacking*: why nothing was tried, in words."""
+    """What was found in one mode or by one back end; *lacking*: why nothing was tried, in words."""
 
-    mode: str
+    name: str
     verdicts: Sequence[Verdict] = ()
     lacking: str = ""
 
 
-def paths(ids: Sequence[str]) -> list[Path]:
-    """Return the paths to be proven in each mode: *ids*, or the Services'. Raises UsageError."""
-    if ITSELF in ids:
-        raise UsageError(f"{ITSELF} changes the mode itself", hint="leave --proxy-mode out for it")
-    return chosen(ids or SERVICE_PATHS)
+def paths(ids: Sequence[str], without: Sequence[str] = SERVICE_PATHS) -> list[Path]:
+    """Return the paths to be proven in each: *ids*, or *without* any these. Raises UsageError."""
+    for path, (what, option) in ITSELF.items():
+        if path in ids:
+            raise UsageError(f"{path} changes the {what} itself", hint=f"leave {option} out for it")
+    return chosen(ids or without)
 
 
 def in_modes(
@@ -54,23 +57,73 @@ def in_modes(
     `verify`. Raises as `verify` does.
     """
     wanted = paths(ids)
-    columns = {mode: Column(mode, (), why) for mode, why in (lacking or {}).items()}
-    tried = [mode for mode in modes if mode not in columns]
-    own = live.lab.proxyMode
     with _kept(live):
-        for mode in sorted(tried, key=lambda one: one != own):
-            on_mode(mode)
-            try:
-                _serve(live, mode)
-            except (Failure, NetlabError) as error:
-                columns[mode] = Column(mode, [_never(path, mode, error) for path in wanted])
-                for verdict in columns[mode].verdicts:
-                    on_result(verdict)
-                continue
-            names = [path.id for path in wanted]
-            found = verify(live, names, on_result=on_result, on_wait=on_wait)
-            columns[mode] = Column(mode, found)
-    return [columns[mode] for mode in modes if mode in columns]
+        return _columns(
+            *(live, modes, wanted),
+            own=live.lab.proxyMode,
+            become=lambda mode: _serve(live, mode),
+            lacking=lacking or {},
+            on_name=on_mode,
+            on_result=on_result,
+            on_wait=on_wait,
+        )
+
+
+def by_backends(
+    live: Live,
+    names: Sequence[str],
+    ids: Sequence[str] = (),
+    *,
+    lacking: Mapping[str, str] | None = None,
+    on_name: Callable[[str], None],
+    on_result: Callable[[Verdict], None],
+    on_wait: Callable[[str], None],
+) -> list[Column]:
+    """Return the same by each of the back ends called *names*; without *ids* the paths that a back
+    end bears on."""
+    wanted = paths(ids, backends.PATHS)
+    own = live.lab.network.Backend
+    try:
+        return _columns(
+            *(live, names, wanted),
+            own=titles.title(own),
+            become=lambda name: backends.changed(live, name, own),
+            lacking=lacking or {},
+            on_name=on_name,
+            on_result=on_result,
+            on_wait=on_wait,
+        )
+    finally:
+        if live.lab.network.Backend != own:
+            live.carry_by(own)
+
+
+def _columns(
+    live: Live,
+    names: Sequence[str],
+    wanted: Sequence[Path],
+    *,
+    own: str,
+    become: Callable[[str], None],
+    lacking: Mapping[str, str],
+    on_name: Callable[[str], None],
+    on_result: Callable[[Verdict], None],
+    on_wait: Callable[[str], None],
+) -> list[Column]:
+    columns = {name: Column(name, (), why) for name, why in lacking.items()}
+    tried = [name for name in names if name not in columns]
+    for name in sorted(tried, key=lambda one: one != own):
+        on_name(name)
+        try:
+            become(name)
+        except (Failure, NetlabError) as error:
+            columns[name] = Column(name, [_never(path, name, error) for path in wanted])
+            for verdict in columns[name].verdicts:
+                on_result(verdict)
+            continue
+        found = verify(live, [path.id for path in wanted], on_result=on_result, on_wait=on_wait)
+        columns[name] = Column(name, found)
+    return [columns[name] for name in names if name in columns]
 
 
 @contextmanager
@@ -90,7 +143,7 @@ def _serve(live: Live, mode: str) -> None:
         proxymodes.changed(live, mode, proxymodes.balancer(live, mode))
 
 
-def _never(path: Path, mode: str, error: Exception) -> Verdict:
-    """Return the verdict on a path of a mode that the lab did not get into."""
-    told = error.evidence if isinstance(error, Failure) else (f"{mode}: {error}",)
+def _never(path: Path, name: str, error: Exception) -> Verdict:
+    """Return the verdict on a path where the lab did not become what it should."""
+    told = error.evidence if isinstance(error, Failure) else (f"{name}: {error}",)
     return Verdict(path.id, Outcome.FAIL, path.title, tuple(map(str, told)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from netlab.errors import CapabilityError, NetlabError
 from netlab.kernel import ipvs
 from netlab.model.modes import PROXY_MODES, Mode
 from netlab.verify import balancing, nodeports, services
-from netlab.verify.context import Checked, Context, Failure, Live, Refuted, Skip
+from netlab.verify.context import Checked, Context, Failure, Live
 from netlab.verify.replicas import ANSWERS
+from netlab.verify.variants import held
 
 BALANCED = 3.0  # seconds for the balancer to use the nodes it used before
 LOOK = 0.05  # seconds between two looks
@@ -41,7 +41,7 @@ def proxy_modes(context: Context) -> Checked:
                 continue
             names = [name for name in PATHS if mode != own or name not in context.asked]
             there = context if mode == own else _changed(context, mode)
-            checked.evidence += _held(there, mode, names)
+            checked.evidence += held(there, mode, {name: PATHS[name] for name in names})
             beside = [name for name in PATHS if name not in names]
             if beside:
                 last.append(f"{mode}, the lab's own: {', '.join(beside)} above")
@@ -89,36 +89,3 @@ def balancer(live: Live, mode: str) -> object:
             f"{mode}: not tried, as nobody would write its rules: {error}",
             expected_next="an agent that writes each mode's rules",
         ) from error
-
-
-def _held(context: Context, mode: str, names: list[str]) -> list[str]:
-    """Return the first evidence of each of the paths called *names*."""
-    if not names:
-        return []
-    lines, skipped = [], []
-    with ThreadPoolExecutor(len(names)) as pool:
-        running = {name: pool.submit(PATHS[name], context) for name in names}
-        for name, future in running.items():
-            try:
-                lines.append(f"{mode}: {name}: {future.result().evidence[0]}")
-            except Skip as skip:
-                skipped.append(str(skip))
-            except Refuted as refuted:
-                flow = refuted.verdict
-                raise Failure(
-                    f"{mode}: {name}: {flow.flow}",
-                    *flow.evidence,
-                    last_seen=flow.last_seen,
-                    expected_next=flow.expected_next,
-                ) from refuted
-            except Failure as failure:
-                first, *others = failure.evidence or ("",)
-                raise Failure(
-                    f"{mode}: {name}: {first}",
-                    *others,
-                    last_seen=failure.last_seen,
-                    expected_next=failure.expected_next,
-                ) from failure
-    if not lines:
-        raise Skip(skipped[0])
-    return lines

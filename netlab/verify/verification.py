@@ -23,6 +23,7 @@ from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
+    backends,
     balancing,
     daemons,
     flat,
@@ -93,6 +94,7 @@ BESIDE_THE_STREAM: dict[str, Check] = {
 }
 REPLICAS: dict[str, Check] = {"replicas": replicas.replicas}
 MODES: dict[str, Check] = {"proxy-modes": proxymodes.proxy_modes}
+BACKENDS: dict[str, Check] = {"backends": backends.by_every_backend}
 # Change the set of nodes: last, and one after the other.
 NODES: tuple[dict[str, Check], ...] = (
     {"daemonset": daemons.daemonset},
@@ -162,7 +164,8 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
             still = WITH_SENSORS if context.death is None else {**WITH_SENSORS, **REPLICAS}
             _told(_started(pool, still, paths, context), done)
             _told([*_started(pool, BESIDE_THE_STREAM, paths, context.own()), *stream], done)
-            _told(_started(pool, MODES, paths, context.own()), done)
+            for variants in (MODES, BACKENDS):
+                _told(_started(pool, variants, paths, context.own()), done)
             if context.death is None:
                 _told(_started(pool, REPLICAS, paths, context.own()), done)
             for table in NODES:

@@ -122,6 +122,45 @@ def test_why_names_the_route_of_host_gw_that_is_gone(small: Cli) -> None:
     assert f"route {peer} via 192.168.50.102 dev eth0 is missing" in told
 
 
+def test_the_pods_paths_hold_by_each_back_end_and_the_lab_is_put_back(small: Cli) -> None:
+    file = small.file(topology(small.lab))
+    small("up", file)
+    before = routes(small.netns("n1"))
+    evidence = proven(small, "backends")["backends"]
+    for name in ("vxlan: ", "vxlan+DirectRouting: ", "host-gw: "):
+        for path in ("pod-pod-same-node", "pod-pod-cross-node", "lease-in-etcd", "node-join",
+                     "pod-node", "egress-masquerade", "flat-no-nat"):  # fmt: skip
+            assert name + path in evidence
+    assert routes(small.netns("n1")) == before
+    assert small("plan", file).stdout == ""
+
+
+def test_verify_by_all_back_ends_is_one_table(small: Cli) -> None:
+    file = small.file(topology(small.lab))
+    small("up", file)
+    told = small("verify", "--backend", "all", "pod-pod-cross-node", "node-join").stdout
+    head, *rows = [line.split() for line in told.splitlines()]
+    assert head == ["PATH", "VXLAN", "VXLAN+DIRECTROUTING", "HOST-GW"]
+    assert [(row[0], row.count("pass")) for row in rows[:2]] == [
+        ("pod-pod-cross-node", 3),
+        ("node-join", 3),
+    ]
+    assert small("plan", file).stdout == ""
+
+
+def test_a_path_that_breaks_by_one_back_end_fails_in_its_column(small: Cli) -> None:
+    small("up", small.file(topology(small.lab)))
+    drop = ("FORWARD", "-i", "docker0", "-o", "eth0", "-d", "10.244.0.0/16", "-j", "DROP")
+    inside(small.netns("n1"), "iptables", "-I", *drop)
+    try:
+        told = small("verify", "--backend", "all", "pod-pod-cross-node", code=1).stdout
+    finally:
+        inside(small.netns("n1"), "iptables", "-D", *drop)
+    _, row, *_ = told.splitlines()
+    assert [word for word in row.split() if word in ("pass", "fail")] == ["pass", "fail", "fail"]
+    assert "host-gw: pod-pod-cross-node: fail" in told and "last seen: " in told
+
+
 def test_direct_routing_takes_the_tunnel_only_behind_the_router(rooms: Cli) -> None:
     near, far = subnet(rooms, "node2"), subnet(rooms, "node3")
     found = routes(rooms.netns("node1"))

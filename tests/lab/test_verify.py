@@ -72,7 +72,7 @@ def test_every_path_of_the_notes_passes_or_is_a_named_skip(notes: Cli) -> None:
         "unique-pod-ip", "lease-in-etcd", "node-join", "pod-node", "flat-no-nat",
         "clusterip-outside", "egress-masquerade", "firewall", "replicas",
         "pod-clusterip", "node-clusterip", "no-endpoints", "nodeport", "affinity", "namespaces",
-        "endpoints-follow", "selectors", "proxy-modes", "dns-service", "externalname",
+        "endpoints-follow", "selectors", "proxy-modes", "backends", "dns-service", "externalname",
         "headless", "ingress", "network-policy", "node-lost", "daemonset", "loadbalancer",
     }  # fmt: skip
     for path in found.values():

@@ -434,6 +434,7 @@ ROWS = {
             "endpoints-follow": ("", "an agent that runs the controllers"),
             "selectors": ("rules of its proxy", "gone from the rules of every node"),
             "proxy-modes": ("", "an agent that writes each mode's rules"),
+            "backends": ("", "an agent that makes each back end's"),
         },
     ),
 }  # fmt: skip

@@ -58,7 +58,7 @@ def test_the_labs_own_mode_is_first_and_last(verified: list[Any]) -> None:
     live = Live("nftables")
     found = in_modes(live, "iptables", "nftables", "userspace")
     assert [mode for mode, _ in verified] == ["nftables", "iptables", "userspace"]
-    assert [column.mode for column in found] == ["iptables", "nftables", "userspace"]
+    assert [column.name for column in found] == ["iptables", "nftables", "userspace"]
     assert live.lab.proxyMode == "nftables"
     assert live.served == ["iptables", "userspace", "nftables"]
 

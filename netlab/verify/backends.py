@@ -1,0 +1,85 @@
+"""The pods' paths by every back end: the lab changes it, is asked, and changes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from netlab.errors import NetlabError
+from netlab.model import backends
+from netlab.model.lab import Backend
+from netlab.verify import flat, joining, leases, outside, pods
+from netlab.verify.context import Checked, Context, Failure, Live
+from netlab.verify.replicas import ANSWERS
+from netlab.verify.variants import held
+
+CHECKS: dict[str, Callable[[Context], Checked]] = {
+    "pod-pod-same-node": pods.same_node,
+    "pod-pod-cross-node": pods.cross_node,
+    "lease-in-etcd": leases.lease_in_etcd,
+    "node-join": joining.node_join,
+    "pod-node": pods.pod_node,
+    "egress-masquerade": outside.egress_masquerade,
+}
+CROWDED: dict[str, Callable[[Context], Checked]] = {"flat-no-nat": flat.flat_no_nat}
+# What a back end bears on, for a lab that is asked for all of it.
+PATHS = (*CHECKS, *CROWDED, "pod-clusterip", "node-clusterip", "nodeport", "clusterip-outside")
+
+
+def by_every_backend(context: Context) -> Checked:
+    """Each of CHECKS and CROWDED holds by each back end; those asked for beside are proven by the
+    lab's own by that.
+
+    Raises Failure naming the back end and path; Skip when there is nothing to ask any for.
+    """
+    own = context.lab.network.Backend
+    mine = backends.title(own)
+    checked, last = Checked(), []
+    _agent_answers(context)
+    try:
+        for name in sorted(backends.BACKENDS, key=lambda one: one != mine):
+            if why := backends.unfit(context.lab, name):
+                last.append(f"{name}: not tried: {why}")
+                continue
+            there = context if name == mine else _changed(context, name, own)
+            skipped = context.asked if name == mine else ()
+            for table in (CHECKS, CROWDED):
+                checks = {one: table[one] for one in table if one not in skipped}
+                checked.evidence += held(there, name, checks)
+            if beside := [one for one in (*CHECKS, *CROWDED) if one in skipped]:
+                last.append(f"{name}, the lab's own: {', '.join(beside)} above")
+        checked.evidence += last
+    finally:
+        if context.live.lab.network.Backend != own:
+            context.live.carry_by(own)
+    return checked
+
+
+def _agent_answers(context: Context) -> None:
+    """Raise Failure when no agent would change the back end: then nothing is begun."""
+    try:
+        context.live.status(timeout=ANSWERS)
+    except NetlabError as error:
+        raise Failure(
+            f"not tried, as nobody would change the nodes' routes: {error}",
+            expected_next="an agent that makes each back end's",
+        ) from error
+
+
+def _changed(context: Context, name: str, own: Backend) -> Context:
+    """Return the context of the same lab by another back end. Raises Failure if it stays behind."""
+    changed(context.live, name, own)
+    return Context(context.live, context.refreshed(), context.capture, context.trace)
+
+
+def changed(live: Live, name: str, own: Backend) -> None:
+    """Have the lab's nodes reach each other by the back end called *name*. Raises Failure."""
+    wanted = backends.named(name, own)
+    problems = live.carry_by(wanted) if wanted != live.lab.network.Backend else []
+    if problems:
+        raise Failure(f"{name}: {problems[0]}", expected_next=f"every node's pods by {name}")
+
+
+def lacking(live: Live, names: Sequence[str]) -> dict[str, str]:
+    """Return which of the back ends called *names* the lab cannot have, each with the reason."""
+    found = {name: backends.unfit(live.lab, name) for name in names}
+    return {name: why for name, why in found.items() if why}
