@@ -13,6 +13,8 @@ from netlab.proxy.claims import Owner
 from netlab.proxy.portals import Change, Portals
 from netlab.proxy.service import Served
 
+SHOWN = 10  # problems told one by one
+
 
 class Userspace:
     """The portals of one node, and its process: started when it is missing, told what changes."""
@@ -51,7 +53,9 @@ class Userspace:
         else:
             reply = self._process.declare(self.table.all())
             self._told = True
-        self.problems = [f"{key}: {why}" for key, why in reply.errors.items()]
+        found = [f"{key}: {why}" for key, why in reply.errors.items()]
+        more = [f"… and {len(found) - SHOWN} more ports"] if len(found) > SHOWN else []
+        self.problems = [*found[:SHOWN], *more]
         return reply
 
     def fileno(self) -> int | None:

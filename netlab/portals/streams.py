@@ -123,10 +123,20 @@ class Relay:
                 self._portal.sent(self.peer, sock.getsockname()[:2], endpoint)
                 self.server.watched = True
                 self._loop.watch(sock.fileno(), self._dialled, select.EPOLLOUT)
-                self._timer = self._loop.after(seconds, self._next)
+                self._timer = self._loop.after(seconds, self._late)
                 return
             sock.close()
         self.close()
+
+    def _late(self) -> None:
+        """Go on to the next endpoint, unless this one has answered and only this loop is late."""
+        assert self.server is not None
+        look = select.poll()
+        look.register(self.server.sock, select.POLLOUT)
+        if ready := look.poll(0):
+            self._dialled(ready[0][1])
+        else:
+            self._next()
 
     def _next(self) -> None:
         assert self.server is not None

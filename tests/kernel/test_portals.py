@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,9 @@ from netlab import processes
 from netlab.kernel import netns
 from netlab.portals import control, datagrams
 from netlab.portals.control import Home, Portals
+from netlab.portals.loop import Loop
+from netlab.portals.rotation import Rotation
+from netlab.portals.streams import Relay
 from netlab.proxy.portals import Portal
 
 pytestmark = pytest.mark.kernel
@@ -192,6 +196,30 @@ def test_a_silent_endpoint_keeps_nobody_else_waiting(portals: Portals) -> None:
         assert [one.recv(1) for one in waiting] == [b""] * 20
         for one in waiting:
             one.close()
+
+
+def test_an_endpoint_that_has_answered_a_busy_loop_is_not_given_up(place: str) -> None:
+    """Its answer is in the kernel, and the time is over before anybody looks."""
+    loop, rotation = Loop(), Rotation()
+    with serving(ENDS[0], name_and_client) as end, socket.create_server((NODE[0], 0)) as listener:
+        rotation.declare([end], 0)
+        portal = SimpleNamespace(
+            family=socket.AF_INET, loop=loop, relays={}, rotation=rotation, sent=lambda *_: None
+        )
+        with socket.create_connection(listener.getsockname(), PATIENCE) as client:
+            sock, peer = listener.accept()
+            relay = Relay(portal, sock, peer)  # type: ignore[arg-type]
+            assert relay.server is not None
+            assert select.select([], [relay.server.sock], [], PATIENCE)[1]
+            dialled = relay.server.sock.fileno()
+            assert relay._timer.due is not None
+            relay._timer.due()
+            assert relay.server is not None and relay.server.sock.fileno() == dialled
+            client.shutdown(socket.SHUT_WR)
+            end_at = time.monotonic() + PATIENCE
+            while relay in portal.relays and time.monotonic() < end_at:
+                loop.turn(loop.now() + 0.05)
+            assert all_of(client).decode().split()[0] == ENDS[0]
 
 
 def test_without_an_endpoint_a_client_is_let_in_and_out_again(portals: Portals) -> None:
