@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from netlab import patience
 from netlab.kernel.netns import entered
 from netlab.packets import Protocol
 from netlab.sensors.ports import MANY, Ports
 
 AT_ONCE = 400  # sockets open together; below the usual limit of 1024 files
-SILENCE = 1.1  # seconds without any answer, after which the rest is given up; ARP retries in 1 s
+SILENCE = patience.seconds(1.1)  # without any answer the rest is given up; ARP retries in 1 s
 QUESTION = b"who am I\n"
 
 
