@@ -65,6 +65,8 @@ missing_packages() {
         has sysctl || echo procps
         has curl || echo curl
         has tshark || echo tshark
+        has ipset || echo ipset
+        has ipvsadm || echo ipvsadm
         has dot || echo graphviz
         has chromium || has google-chrome || echo chromium
     fi

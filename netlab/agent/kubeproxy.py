@@ -237,7 +237,8 @@ class KubeProxy:
         mode = self.options.mode
         if mode is Mode.IPVS and self._objects is None:
             ipvs.require()
-        local = ipvs.local_addresses() if mode is Mode.IPVS else None
+        look = mode is Mode.IPVS and time.monotonic() >= self._next_look
+        local = ipvs.local_addresses() if look else self._local
         steps = self._wanted(documents, node, live=True, local=local)
         seen, self._seen = self._seen, None  # should this fail, who knows what is there
         kernel = KERNEL[mode]
@@ -248,7 +249,7 @@ class KubeProxy:
             steps, repaired = self._compared(steps, kernel.read(Family))
             repaired = [] if first else repaired
             self._alone = False  # it may have been a proxy of another mode
-        elif mode is Mode.IPVS and time.monotonic() >= self._next_look:
+        elif look:
             steps, repaired = self._looked(steps)
         closed = _set(without_guard(steps))
         if steps:

@@ -98,8 +98,8 @@ def local_addresses() -> frozenset[str]:
         bodies = opened.dump(routes.GET_ADDRESS, routes.addresses_body(socket.AF_UNSPEC))
     finally:
         opened.close()
-    found = (routes.address(body) for body in bodies)
-    return frozenset(words.partition("/")[0] for link, words, _ in found if link != index)
+    theirs = (body for body in bodies if routes.link_of(body) != index)
+    return frozenset(routes.address(body)[1].partition("/")[0] for body in theirs)
 
 
 def read(families: Iterable[Family]) -> dict[Key, Block]:

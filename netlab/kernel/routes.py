@@ -92,6 +92,11 @@ def addresses_body(family: int) -> bytes:
     return _address_header.pack(family, 0, 0, 0, 0)
 
 
+def link_of(body: bytes) -> int:
+    """Return the index of the link that an address in a message is of."""
+    return int(_address_header.unpack_from(body)[4])
+
+
 def address(body: bytes) -> tuple[int, str, bool]:
     """Return (link index, `10.244.1.1/24`, whether it is netlab's) of a message."""
     family, length, _flags, _scope, index = _address_header.unpack_from(body)

@@ -13,7 +13,7 @@
 
     ruleset    blocks of rules, and the steps from one state to another
     names      what upstream calls chains
-    iptables, nftables   the renderers: from frontends to blocks, in upstream's words
+    iptables, nftables, ipvs   the renderers: from frontends to blocks, in upstream's words
     iptables_frame, iptables_words, hostport_rules   parts of the first
     userspace   a renderer into portals: ports that a process listens on
     portals     what that process is to serve

@@ -30,6 +30,16 @@ def guard(**options: Any) -> Block:
     return found
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_ip_vs_has_conntrack_know_its_connections(strict: bool) -> None:
+    found = sysctls(where(mode=Mode.IPVS, strict_arp=strict))
+    assert found["net.ipv4.vs.conntrack"] == "1"
+    assert found["net.ipv4.vs.expire_nodest_conn"] == "1"
+    assert ("net.ipv4.conf.all.arp_ignore" in found) is strict
+    assert "net.ipv4.vs.conn_reuse_mode" not in found
+    assert "net.ipv4.conf.all.route_localnet" not in found
+
+
 @pytest.mark.parametrize(
     ("options", "localnet"),
     [

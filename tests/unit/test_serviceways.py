@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from test_paths import NODES, short, state
 
 from netlab import paths
+from netlab.model.modes import Mode
 from netlab.packets import Expectation, Flow, Hop, Leg, Outcome, Outer, Protocol, Sighting
 from netlab.paths import serviceways
 from netlab.paths.comparison import leg_of
@@ -18,9 +19,17 @@ TUNNEL1, BRIDGE1 = "10.244.1.0", "10.244.1.1"
 CLIENT = "198.51.100.10"
 
 
-def way(source: str, endpoint: str, *, node: str = "n1", masquerade: bool = False) -> Expectation:
+def way(
+    source: str,
+    endpoint: str,
+    *,
+    node: str = "n1",
+    masquerade: bool = False,
+    mode: Mode = Mode.IPTABLES,
+) -> Expectation:
     """From a pod, a node or the client, decided by *node*, to *endpoint* port 8080."""
     seen = state()
+    seen = replace(seen, lab=replace(seen.lab, proxyMode=mode))
     start, goal = paths.place(seen, source), paths.place(seen, endpoint)
     to, port = (NODES[node], NODE_PORT) if source == "client" else (VIP, PORT)
     address = paths.source_address(seen, start, paths.Place(to))
@@ -98,6 +107,30 @@ WAYS = {
             *out_of("n2", "c", "10.244.2.2:8080 > 10.244.1.2:40000"),
             *tunnel("n2", "n1", 63, "10.244.2.2:8080 > 10.244.1.2:40000"),
             *into("n1", "a", 62, ANSWERED),
+        ],
+    ),
+    "pod, endpoint on another node, by a virtual server": (
+        way("a", "c", mode=Mode.IPVS),
+        [
+            *out_of("n1", "a", ASKED),
+            *tunnel("n1", "n2", 63, "10.244.1.2:40000 > 10.244.2.2:8080"),
+            *into("n2", "c", 62, "10.244.1.2:40000 > 10.244.2.2:8080"),
+        ],
+        [
+            *out_of("n2", "c", "10.244.2.2:8080 > 10.244.1.2:40000"),
+            *tunnel("n2", "n1", 63, "10.244.2.2:8080 > 10.244.1.2:40000"),
+            *into("n1", "a", 62, ANSWERED),
+        ],
+    ),
+    "pod, endpoint behind the same bridge, by a virtual server": (
+        way("a", "b", mode=Mode.IPVS),
+        [
+            *out_of("n1", "a", ASKED),
+            *into("n1", "b", 63, "10.244.1.2:40000 > 10.244.1.3:8080"),
+        ],
+        [
+            *out_of("n1", "b", "10.244.1.3:8080 > 10.244.1.2:40000")[:2],
+            *into("n1", "a", 64, ANSWERED)[1:],
         ],
     ),
     "pod, endpoint behind the same bridge": (
