@@ -144,12 +144,14 @@ def ports() -> dict[str, int]:
     return {one.key: one.port for one in portals()}
 
 
-def flows_of(client: tuple[str, int]) -> list[Relayed]:
+def flows_of(client: tuple[str, int], protocol: str) -> list[Relayed]:
     """Return where the process of this namespace sent *client*'s flows lately, the newest first.
+
+    *protocol*: tcp or udp, each of which has ports of its own.
 
     *client* may also be the end of a flow that the process itself made.
     """
-    return _asked({"ask": "flows", "client": client}).flows
+    return _asked({"ask": "flows", "client": client, "protocol": protocol}).flows
 
 
 def _asked(question: dict[str, Any]) -> Reply:

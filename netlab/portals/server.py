@@ -10,8 +10,9 @@
 Messages: `{"all": [portal…]}`, `{"set": [portal…], "remove": [key…]}` with portal `{key, family:
 4|6, protocol: tcp|udp, port, endpoints: [[address, port]…], affinity: seconds}`; the answer is
 `{"ports": {key: port}, "errors": {key: …}}`, of those named: a port that is taken is another's.
-`{"ask": "portals"}` is answered with those there are; `{"ask": "flows", "client": [address, port]}`
-with `{"flows": [{key, client, source, endpoint}…]}`, the newest first; `{"end": true}` ends it.
+`{"ask": "portals"}` is answered with those there are; `{"ask": "flows", "client": [address, port],
+"protocol": tcp|udp}` with `{"flows": [{key, client, source, endpoint}…]}`, the newest first;
+`{"end": true}` ends it.
 """
 
 from __future__ import annotations
@@ -154,7 +155,12 @@ class Server:
                 client = tuple(message["client"])
                 names = ("key", "client", "source", "endpoint")
                 found = (dict(zip(names, one, strict=True)) for one in self.flows)
-                mine = (one for one in found if client in (one["client"], one["source"]))
+                of = f"/{message['protocol']}"
+                mine = (
+                    one
+                    for one in found
+                    if client in (one["client"], one["source"]) and str(one["key"]).endswith(of)
+                )
                 return {"flows": list(islice(mine, 8))}
         raise ValueError(message["ask"])
 

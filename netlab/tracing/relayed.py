@@ -89,12 +89,13 @@ def onward(
     found: list[Onward] = []
     seen = {one.netns for one in chosen.passings}
     seen |= {one.sighting.netns for one in chosen.caught}
-    clients = {(one.source, one.source_port) for one in chosen.flows}
+    asked = {((one.source, one.source_port), one.protocol) for one in chosen.flows}
+    clients = {client for client, _ in asked}
     for node in cluster.nodes:
         if node.netns not in seen:
             continue
         with entered(node.netns):
-            made = [one for client in sorted(clients) for one in control.flows_of(client)]
+            made = [one for each in sorted(asked) for one in control.flows_of(*each)]
         for one in reversed(list(dict.fromkeys(it for it in made if it.client in clients))):
             protocol = Protocol(one.key.split("/")[2])
             flow = Flow(*(one.source[0], one.endpoint[0], protocol), one.source[1], one.endpoint[1])

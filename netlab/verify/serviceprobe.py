@@ -294,7 +294,7 @@ def _is_bare(name: str) -> bool:
 def relayed_by(node: NodeState, flow: Flow) -> Relayed | None:
     """Return what the process of *node* says it did with *flow*, as it was sent."""
     with entered(node.netns):
-        found = control.flows_of((flow.source, flow.source_port))
+        found = control.flows_of((flow.source, flow.source_port), flow.protocol)
     return found[0] if found else None
 
 

@@ -147,7 +147,7 @@ def test_an_endpoint_sees_the_process_and_not_the_client(portals: Portals) -> No
     with three() as ends:
         portals.declare([portal(ends[0])])
         assert ask(source=NODE[1]) == [ENDS[0], ENDS[0]]  # by the loopback it is its own address
-        (flow,) = control.flows_of(_last_client())
+        (flow,) = control.flows_of(_last_client(), "tcp")
     assert (flow.key, flow.endpoint) == ("default/web/tcp", ends[0])
 
 
@@ -334,7 +334,7 @@ def test_a_thousand_connections_at_once(portals: Portals) -> None:
 
 
 def _flows(clients: list[socket.socket]) -> list[control.Relayed]:
-    return [control.flows_of(one.getsockname())[0] for one in clients]
+    return [control.flows_of(one.getsockname(), "tcp")[0] for one in clients]
 
 
 # -- UDP
@@ -428,12 +428,23 @@ def test_a_session_moves_when_its_endpoint_refuses(portals: Portals) -> None:
                 eventually(answered, "the next datagram goes to the other endpoint")
 
 
+def test_flows_of_one_port_and_two_protocols_are_told_apart(portals: Portals) -> None:
+    with answering(ENDS[0]) as end, serving(ENDS[1], name_and_client) as other, client() as sock:
+        portals.declare([portal(end, protocol="udp"), portal(other, port=PORT)])
+        say(sock)
+        with socket.create_connection((NODE[0], PORT), PATIENCE, sock.getsockname()) as stream:
+            all_of(stream)
+        (by_udp,) = control.flows_of(sock.getsockname(), "udp")
+        (by_tcp,) = control.flows_of(sock.getsockname(), "tcp")
+    assert (by_udp.endpoint, by_tcp.endpoint) == (end, other)
+
+
 def test_a_session_ends_after_silence(portals: Portals) -> None:
     with answering(ENDS[0]) as end:
         portals.declare([portal(end, protocol="udp")])
         with client() as sock:
             say(sock)
-            (flow,) = control.flows_of(sock.getsockname())
+            (flow,) = control.flows_of(sock.getsockname(), "udp")
             assert flow.source in _udp_sockets()
             began = time.monotonic()
             eventually(lambda: flow.source not in _udp_sockets(), "the session is over")
