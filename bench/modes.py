@@ -1,8 +1,10 @@
-"""What a hop into user space costs: each figure beside iptables mode's, in the same run.
+"""What a Service costs its clients in each proxy mode: all modes side by side, in one run.
 
-    sudo .venv/bin/python bench/userspace.py [-s SECONDS] [-r ROUNDS]
+    sudo .venv/bin/python bench/modes.py [-n N]… [-s SECONDS] [-r ROUNDS]
+    scripts/vm -- .venv/bin/python bench/modes.py   with ipvs, where this kernel lacks it
 
-setup       a TCP connection to a cluster IP: made, asked, answered; the median one, alone
+setup       a TCP connection to a cluster IP: made, asked, answered; the median one, alone. With
+            each number N of Services, of which it is the last that there are rules for
 many        such connections by 32 clients at once
 throughput  bytes through one connection
 udp         datagrams asked and answered, one after the other
@@ -10,6 +12,7 @@ udp         datagrams asked and answered, one after the other
 A node, a client's pod and two endpoints in namespaces of their own, `nlbench-…`, joined by the
 node's bridge as a CNI joins them. Each round has each mode in turn; medians are told. `direct` is
 the endpoint's own address, without a Service: what the bridge and the sockets themselves take.
+A mode that the kernel lacks is left out, with a word.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from services_objects import cluster
+
 from netlab.agent.kubeproxy import KubeProxy
-from netlab.kernel import netns
+from netlab.errors import CapabilityError
+from netlab.kernel import ipvs, netns
 from netlab.model.kubernetes import view
 from netlab.model.services import ProxyNode
 from netlab.proxy import DetectLocal, Mode, Options
@@ -40,7 +46,8 @@ CLIENT, ENDS = "10.244.1.99", ("10.244.1.2", "10.244.1.3")
 TCP, BULK, UDP = 8080, 8081, 5353
 CLIENTS = 32
 CHUNK = 1 << 18  # bytes
-MODES = (Mode.IPTABLES, Mode.NFTABLES, Mode.USERSPACE)
+MODES = (Mode.IPTABLES, Mode.NFTABLES, Mode.IPVS, Mode.USERSPACE)
+NUMBERS = (10, 1000, 10000)  # of Services
 DIRECT = "direct"
 
 
@@ -129,11 +136,13 @@ def serve(address: str) -> None:
     echo()
 
 
-def objects() -> list[dict[str, Any]]:
+def objects(number: int) -> list[dict[str, Any]]:
+    """Return *number* Services, the one that is asked being the last by name."""
     meta = {"name": "web", "namespace": "default"}
     ports = [("small", TCP, "TCP"), ("bulk", BULK, "TCP"), ("dns", UDP, "UDP")]
     listed = [{"name": name, "port": port, "protocol": kind} for name, port, kind in ports]
     return [
+        *cluster(number - 1),
         {
             "kind": "Service",
             "metadata": meta,
@@ -157,15 +166,15 @@ NODE = {
 
 
 @contextmanager
-def served(mode: str) -> Iterator[str]:
-    """Have the node serve in *mode*; yield the address to ask."""
+def served(mode: str, number: int) -> Iterator[str]:
+    """Have the node serve *number* Services in *mode*; yield the address to ask."""
     if mode == DIRECT:
         yield ENDS[0]
         return
     options = Options(Mode(mode), DetectLocal.CLUSTER_CIDR, ("10.244.0.0/16",))
     proxy = KubeProxy(options, answering=False)
     with netns.entered(f"{NAME}.node"):
-        proxy.agree(objects(), view(NODE, ProxyNode))
+        proxy.agree(objects(number), view(NODE, ProxyNode))
     try:
         yield CLUSTER_IP
     finally:
@@ -235,15 +244,25 @@ def udp(to: str, seconds: float) -> float:
 
 
 MEASURES: dict[str, tuple[Callable[[str, float], float], str]] = {
-    "setup": (setup, "µs"),
     "many": (many, "connections/s"),
     "throughput": (throughput, "MB/s"),
     "udp": (udp, "answers/s"),
 }
 
 
+def there() -> list[str]:
+    """Return what is asked here: each mode that this kernel has, and none at all."""
+    try:
+        ipvs.require()
+    except CapabilityError as error:
+        print(f"without ipvs: {error}")
+        return [DIRECT, *(str(mode) for mode in MODES if mode is not Mode.IPVS)]
+    return [DIRECT, *map(str, MODES)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("-n", "--number", type=int, action="append", metavar="N")
     parser.add_argument("-s", "--seconds", type=float, default=1.0)
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -251,23 +270,32 @@ def main() -> None:
     if given.serve:
         serve(given.serve)
         return
-    columns = (DIRECT, *map(str, MODES))
+    columns, numbers = there(), given.number or NUMBERS
     found: dict[tuple[str, str], list[float]] = {}
     with world(), ExitStack() as stack:
-        for number, address in enumerate(ENDS):
-            stack.enter_context(serving(f"end{number}", address))
-        for _ in range(given.rounds):
-            for mode in columns:
-                with served(mode) as to, netns.entered(f"{NAME}.client"):
-                    one_connection(to)
-                    for name, (measure, _) in MEASURES.items():
-                        found.setdefault((name, mode), []).append(measure(to, given.seconds))
-    print(f"{'':<11}" + "".join(f"{mode:>12}" for mode in columns) + "   userspace/iptables")
-    for name, (_, unit) in MEASURES.items():
+        for place, address in enumerate(ENDS):
+            stack.enter_context(serving(f"end{place}", address))
+        for round_ in range(given.rounds):
+            for number in numbers:
+                for mode in columns:
+                    with served(mode, number) as to, netns.entered(f"{NAME}.client"):
+                        one_connection(to)
+                        took = found.setdefault((f"setup, {number} Services", mode), [])
+                        took.append(setup(to, given.seconds))
+                        for name, (measure, _) in MEASURES.items() if number == numbers[0] else ():
+                            found.setdefault((name, mode), []).append(measure(to, given.seconds))
+            print(f"round {round_ + 1} of {given.rounds}", file=sys.stderr)
+    print(f"{'':<22}" + "".join(f"{mode:>11}" for mode in columns) + "   against iptables")
+    for name in dict.fromkeys(name for name, _ in found):
         medians = {mode: statistics.median(found[name, mode]) for mode in columns}
-        ratio = medians[Mode.USERSPACE] / medians[Mode.IPTABLES]
-        row = "".join(f"{medians[mode]:>12.0f}" for mode in columns)
-        print(f"{name:<11}{row}   {ratio:.2f}  ({unit})")
+        ratios = (
+            f"{mode} {medians[mode] / medians[Mode.IPTABLES]:.2f}"
+            for mode in columns
+            if mode not in (DIRECT, Mode.IPTABLES)
+        )
+        row = "".join(f"{medians[mode]:>11.0f}" for mode in columns)
+        unit = MEASURES[name][1] if name in MEASURES else "µs"
+        print(f"{name:<22}{row}   {', '.join(ratios)}  ({unit})")
 
 
 if __name__ == "__main__":
