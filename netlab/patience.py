@@ -2,7 +2,7 @@
 
 NETLAB_PATIENCE is a factor, from 1 on: `scripts/vm` sets it where the processor is emulated. Only
 limits after which something counts as failed are multiplied: no period, and nothing that is told
-as a measured fact.
+as a measured fact. What is done side by side there is less, as each takes the others' time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ def factor() -> float:
         return max(1.0, float(os.environ.get("NETLAB_PATIENCE", "1")))
     except ValueError:
         return 1.0
+
+
+def side_by_side(usual: int) -> int:
+    """Return how many things to do at once where a usual computer does *usual*: at least two."""
+    return max(2, int(usual / factor()))
 
 
 def seconds(usual: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from netlab import patience
 from netlab.cluster import PodState
 from netlab.controllers import clusterdns
 from netlab.dns import views, wire
@@ -15,7 +16,7 @@ from netlab.targets import endpoint_addresses
 from netlab.verify.context import Context, Failure, Skip
 from netlab.verify.replicas import document_of
 
-STARTS_WITHIN = 3.0  # seconds that a DNS pod may take to open its port
+STARTS_WITHIN = patience.seconds(3.0)  # seconds that a DNS pod may take to open its port
 DNS = f"{clusterdns.NAMESPACE}/{clusterdns.SERVICE}"
 
 

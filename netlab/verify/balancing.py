@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from netlab import probe, world
+from netlab import patience, probe, world
 from netlab.balancing import rules
 from netlab.balancing.listeners import HEALTHZ_PORT, VIP, Listener, backends, listeners
 from netlab.cluster import NodeState
@@ -35,7 +35,9 @@ from netlab.verify.serving import AGAIN, Decisions
 from netlab.verify.shares import Shares, flows_for, shares
 
 OK = 200  # HTTP: the node is well
-PATIENCE = 5.0  # seconds for the balancer to notice what became of a node; it should take 1.5
+PATIENCE = patience.seconds(
+    5.0
+)  # seconds for the balancer to notice what became of a node; it should take 1.5
 LOOK = 0.05  # seconds between two looks
 TRIES = 3  # of a flow, when the sensors lost frames
 SILENCE = "netlab-silence"  # the table that drops probes at a node for a while

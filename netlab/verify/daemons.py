@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from netlab import patience
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.change import now
 from netlab.errors import InputError
@@ -20,7 +21,7 @@ from netlab.verify.context import Checked, Context, Failure, Skip, listeners, op
 from netlab.verify.replicas import somebody_acts
 
 NAME = "joined"
-WITHIN = 15.0  # seconds for the node to have its pods, and for it to be gone
+WITHIN = patience.seconds(15.0)  # seconds for the node to have its pods, and for it to be gone
 LOOK = 0.02  # seconds between two looks
 T = TypeVar("T")
 

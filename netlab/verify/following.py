@@ -30,7 +30,7 @@ from netlab.verify.serving import Decisions, most_served, pods_of
 PACE = 100.0  # flows per second
 BEFORE, AFTER = 0.2, 1.0  # seconds of them before the pod dies, and once all is settled
 WITHIN = patience.seconds(2.0)  # seconds for every node's rules to follow what etcd says
-REPLACED = 10.0  # seconds for another pod to be an endpoint
+REPLACED = patience.seconds(10.0)  # seconds for another pod to be an endpoint
 LOOK = 0.02  # seconds between two looks
 SHOWN = 3  # flows that failed and are named
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
+from netlab import patience
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers import nodes
 from netlab.controllers.change import now
@@ -24,8 +25,10 @@ from netlab.verify.replicas import somebody_acts
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
 
-FOLLOWED = 10.0  # seconds beyond the grace period for pods, endpoints and rules to follow
-BACK = 15.0  # seconds for the node to be whole again
+FOLLOWED = patience.seconds(
+    10.0
+)  # seconds beyond the grace period for pods, endpoints and rules to follow
+BACK = patience.seconds(15.0)  # seconds for the node to be whole again
 PACE = 100.0  # flows per second
 ASKED = 1.0  # seconds of them
 LOOK = 0.02  # seconds between two looks

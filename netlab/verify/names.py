@@ -26,7 +26,7 @@ from netlab.verify.replicas import document_of, somebody_replaces
 
 NOBODY = "no-such-service"  # of a Service; and a name outside, below .invalid (RFC 6761)
 WITHIN = patience.seconds(1.0)  # seconds until DNS tells what etcd holds
-BACK_WITHIN = 10.0  # seconds until a deleted pod of a StatefulSet runs again
+BACK_WITHIN = patience.seconds(10.0)  # seconds until a deleted pod of a StatefulSet runs again
 ANSWERS_WITHIN = patience.seconds(2.0)  # seconds
 LOOK = 0.02  # seconds
 

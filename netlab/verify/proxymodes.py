@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from netlab import patience
 from netlab.errors import CapabilityError, NetlabError
 from netlab.kernel import ipvs
 from netlab.model.modes import PROXY_MODES, Mode
@@ -13,7 +14,7 @@ from netlab.verify.context import Checked, Context, Failure, Live
 from netlab.verify.replicas import ANSWERS
 from netlab.verify.variants import held
 
-BALANCED = 3.0  # seconds for the balancer to use the nodes it used before
+BALANCED = patience.seconds(3.0)  # seconds for the balancer to use the nodes it used before
 LOOK = 0.05  # seconds between two looks
 
 PATHS: dict[str, Callable[[Context], Checked]] = {

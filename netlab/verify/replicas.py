@@ -25,7 +25,7 @@ from netlab.verify.context import (
 )
 
 WITHIN = patience.seconds(10.0)  # seconds for the replacement to run
-ANSWERS = 2.0  # seconds for the agent to say that it is there
+ANSWERS = patience.seconds(2.0)  # seconds for the agent to say that it is there
 LOOK = 0.01  # seconds between two looks into etcd
 
 

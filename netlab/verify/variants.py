@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from netlab import patience
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 
 
@@ -18,7 +19,7 @@ def held(
     if not checks:
         return []
     lines, skipped = [], []
-    with ThreadPoolExecutor(len(checks)) as pool:
+    with ThreadPoolExecutor(patience.side_by_side(len(checks))) as pool:
         running = {name: pool.submit(check, context) for name, check in checks.items()}
         for name, future in running.items():
             try:

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
 import msgspec
 
+from netlab import patience
 from netlab.errors import NetlabError
 from netlab.model.faults import told
 from netlab.packets import Outcome, Verdict
@@ -101,7 +102,7 @@ NODES: tuple[dict[str, Check], ...] = (
     {"node-lost": losing.node_lost},
 )
 ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
-THREADS = 8
+THREADS = patience.side_by_side(8)  # one of them the stream's
 
 
 def _silent(_: Verdict) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from netlab import images
+from netlab import images, patience
 from netlab.cluster import NodeState, PodState
 from netlab.packets import Flow, Protocol
 from netlab.paths.rules import published
@@ -20,7 +20,7 @@ from netlab.vhosts import backends, certificates
 from netlab.vhosts.model import HTTP, HTTPS, Host, Match, Route, Routing, Settings
 
 IMAGE = "netlab/ingress"
-READY_WITHIN = 10.0  # seconds, of a controller that has just been started
+READY_WITHIN = patience.seconds(10.0)  # seconds, of a controller that has just been started
 ROUTES = 4  # at most so many are asked for
 
 Ends = Mapping[str, tuple[backends.Endpoint, ...]]
