@@ -25,9 +25,8 @@ from netlab.sensors.capture import Capture
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.sensors.token import token
 
-STALL = patience.seconds(
-    1.1
-)  # seconds; hops take microseconds, but ARP asks again after 1 s (retrans_time_ms)
+# Seconds; hops take microseconds, but ARP asks again after 1 s (retrans_time_ms).
+STALL = patience.seconds(1.1)
 PATIENCE = patience.seconds(2.0)  # seconds
 SETTLED = 0.1  # seconds to be refused in; ICMP errors are rationed (icmp_ratelimit), so not always
 LOOK = 0.01  # seconds between two looks when nothing wakes us

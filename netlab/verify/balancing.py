@@ -35,9 +35,8 @@ from netlab.verify.serving import AGAIN, Decisions
 from netlab.verify.shares import Shares, flows_for, shares
 
 OK = 200  # HTTP: the node is well
-PATIENCE = patience.seconds(
-    5.0
-)  # seconds for the balancer to notice what became of a node; it should take 1.5
+# Seconds for the balancer to notice what became of a node; it should take 1.5.
+PATIENCE = patience.seconds(5.0)
 LOOK = 0.05  # seconds between two looks
 TRIES = 3  # of a flow, when the sensors lost frames
 SILENCE = "netlab-silence"  # the table that drops probes at a node for a while

@@ -25,9 +25,8 @@ from netlab.verify.replicas import somebody_acts
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
 
-FOLLOWED = patience.seconds(
-    10.0
-)  # seconds beyond the grace period for pods, endpoints and rules to follow
+# Seconds beyond the grace period for pods, endpoints and rules to follow.
+FOLLOWED = patience.seconds(10.0)
 BACK = patience.seconds(15.0)  # seconds for the node to be whole again
 PACE = 100.0  # flows per second
 ASKED = 1.0  # seconds of them

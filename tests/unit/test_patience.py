@@ -25,3 +25,4 @@ def test_waiting_is_multiplied_by_what_the_environment_says(
     if asked is not None:
         monkeypatch.setenv("NETLAB_PATIENCE", asked)
     assert patience.seconds(2.0) == 2.0 * factor
+    assert patience.side_by_side(8) == max(2, int(8 / factor))
