@@ -22,7 +22,7 @@ from netlab.proxy import Decision, Options, decision
 from netlab.proxy.addresses import Family
 from netlab.proxy.staleness import judge, ports
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.stock]
 
 SECONDS = 5.0  # until a packet must have come
 V4, V6 = Family.IPV4, Family.IPV6

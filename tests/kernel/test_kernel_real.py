@@ -35,7 +35,7 @@ from netlab.plan import Op, Verb, words
 from netlab.processes.commands import Completed, run
 from netlab.sensors.insides import arp_overflows
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.stock]
 LAB = "nltest-r"
 NODE, POD, UNDERLAY = f"{LAB}.node1", f"{LAB}.node1.default.web", f"{LAB}.underlay"
 
