@@ -92,6 +92,18 @@ class Vxlan(Object, frozen=True):
         return ("Link", self.netns, self.name)
 
 
+class Tun(Object, frozen=True):
+    """A tun device, up, whose IP packets a process reads and writes; it outlives the process."""
+
+    name: str
+    mtu: int
+    up: bool = True
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("Link", self.netns, self.name)
+
+
 class Address(Object, frozen=True):
     """An address of a link, `10.244.1.1/24`."""
 

@@ -95,8 +95,11 @@ class Leg(StrEnum):
     REPLY = "reply"
 
 
+BARE = -1  # for a VNI: there is no VXLAN, the UDP datagram holds an IP packet and nothing else
+
+
 class Outer(msgspec.Struct, frozen=True):
-    """The VXLAN envelope of a packet (RFC 7348)."""
+    """The envelope of a packet: VXLAN (RFC 7348), or with VNI `BARE` flannel's bare UDP."""
 
     source: str
     destination: str
@@ -104,6 +107,21 @@ class Outer(msgspec.Struct, frozen=True):
     source_port: int = 0
     destination_port: int = 0
     ttl: int = 0
+
+    @property
+    def kind(self) -> str:
+        """`VXLAN`, `UDP`."""
+        return "UDP" if self.vni == BARE else "VXLAN"
+
+    @property
+    def number(self) -> int | None:
+        """The VNI, None where there is none."""
+        return None if self.vni == BARE else self.vni
+
+    @property
+    def title(self) -> str:
+        """`VXLAN 1`, `UDP`."""
+        return self.kind if self.vni == BARE else f"{self.kind} {self.vni}"
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -290,7 +308,7 @@ class Hop(msgspec.Struct, frozen=True):
         inner = " -> ".join(f"{address}:{port}" if port else address for address, port in ends)
         if self.outer is None:
             return inner
-        return f"{inner} in VXLAN {self.outer.vni}, {self.outer.source} -> {self.outer.destination}"
+        return f"{inner} in {self.outer.title}, {self.outer.source} -> {self.outer.destination}"
 
 
 class Expectation(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from netlab.errors import NetlabError
 from netlab.kernel import Kernel
-from netlab.objects import Address, Bridge, Object, Vxlan
+from netlab.objects import Address, Bridge, Object, Tun, Vxlan
 from netlab.plan import Op, Verb, words
 
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5  # seconds
@@ -40,7 +40,7 @@ def takes_more(operations: Sequence[Op]) -> bool:
     (fib_del_ifaddr(), __inet_del_ifa()); a tunnel or bridge that changes forgets neighbours.
     """
     return any(
-        op.verb is not Verb.ADD and isinstance(op.object, Address | Bridge | Vxlan)
+        op.verb is not Verb.ADD and isinstance(op.object, Address | Bridge | Vxlan | Tun)
         for op in operations
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -23,9 +24,10 @@ from netlab.cluster import Cluster, NodeState, cluster
 from netlab.controllers import Change, events
 from netlab.controllers import Verb as Deed
 from netlab.controllers.events import Fact
+from netlab.encapsulation import control as encapsulation
 from netlab.errors import StoreError
-from netlab.flannel import backends, lease, subnets, vxlan
-from netlab.flannel.config import SUBNETS, Config, resolve
+from netlab.flannel import backends, lease, subnets, udp, vxlan
+from netlab.flannel.config import SUBNETS, UDP, Config, resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel import Kernel, generation, netns
 from netlab.kernel import Watch as KernelWatch
@@ -69,6 +71,7 @@ class Node(Loop):
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
         self._events: KernelWatch | None = None
+        self._carrier: encapsulation.Process | None = None  # of flannel's udp back end
         self._held: subnets.Held | None = None
         self._peers: list[Lease] = []
         self._warned: set[str] = set()
@@ -101,6 +104,7 @@ class Node(Loop):
         state = seen.node(self.node)
         with self.state.turn:
             self._converge(seen, state, config)
+        self._carry(lab, state, config)
         self.state.follow(self.node, lab)
         self.kubelet.run(seen, state, store, objects=snapshot.cluster.documents)
         self._report(snapshot.version, config, away)
@@ -246,6 +250,36 @@ class Node(Loop):
             heard = self._events is not None
             self._full = time.monotonic() + (self.interval if heard else 0.0)
 
+    def _carry(self, lab: Lab, state: NodeState, config: Config) -> None:
+        """Have the process of flannel's udp back end run and know whom it reaches, or not run."""
+        if config.backend != UDP or self._held is None:
+            if self._carrier is not None or not self._agreed:
+                encapsulation.end()
+            self._put_down()
+            return
+        if self._carrier is None:
+            path = Path(netns.path(state.netns))
+            self._carrier = encapsulation.Process(
+                self.state.run, self.node, netns=path, device=udp.DEVICE
+            )
+        segments = [segment.cidr for segment in lab.underlay.segments]
+        outside = backends.uncovered(state.address, segments, self._peers)
+        reached = udp.reached(config, self._held.lease, self._peers, outside)
+        self._carrier.keep(
+            encapsulation.Told(
+                local=state.address,
+                port=config.port or udp.PORT,
+                own=state.bridge_address,
+                peers=encapsulation.peers_of(reached),
+            )
+        )
+
+    def _put_down(self) -> None:
+        """Forget the process; it goes on."""
+        if self._carrier is not None:
+            self._carrier.forget()
+            self._carrier = None
+
     def _missing(
         self, state: NodeState, wanted: Mapping[str, Sequence[Object]], suspects: Collection[str]
     ) -> list[Op]:
@@ -289,6 +323,8 @@ class Node(Loop):
         if self._events is not None:
             watched[self._events.fileno()] = self._drain_kernel
         watched.update(self.kubelet.watched())
+        if self._carrier is not None and (fileno := self._carrier.fileno()) is not None:
+            watched[fileno] = lambda: None  # readable when the process has ended
         return watched
 
     def _drain_etcd(self) -> None:
@@ -333,6 +369,7 @@ class Node(Loop):
 
     def _leave(self) -> None:
         self._disconnect()
+        self._put_down()
         self.kubelet.moved()
         if self._events is not None:
             self._events.close()

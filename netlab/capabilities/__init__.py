@@ -73,6 +73,13 @@ TRIES: tuple[Try, ...] = (
     ),
     Try("vxlan", links.vxlan, "flannel's tunnel", _module("vxlan", "CONFIG_VXLAN")),
     Try(
+        "tun",
+        links.tun,
+        "flannel's back end udp",
+        f"{_module('tun', 'CONFIG_TUN')}; mkdir -p /dev/net; mknod /dev/net/tun c 10 200",
+        required=False,
+    ),
+    Try(
         "br_netfilter",
         links.br_netfilter,
         "NAT between pods of one node",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from struct import pack
 
+from netlab.encapsulation import device
 from netlab.kernel import netlink
 
 NEWLINK, NEWQDISC = 16, 36  # linux/rtnetlink.h: RTM_*
@@ -66,6 +68,16 @@ def vxlan() -> str:
     number = netlink.u32(VXLAN_ID, 1)
     port = netlink.attribute(VXLAN_PORT, pack("!H", 8472))
     return made(link("nlvxlan", kind("vxlan", number, port)))
+
+
+def tun() -> str:
+    """Make a tun device, which goes when it is closed."""
+    opened = device.opened()
+    try:
+        device.attach(opened, "nltun")
+    finally:
+        os.close(opened)
+    return ""
 
 
 def dummy() -> str:

@@ -214,8 +214,12 @@ def way_words(cluster: Cluster, node: NodeState, peer: NodeState) -> str:
     """Return how *node* reaches the pods of *peer*: by a route, or by the tunnel."""
     if places.direct(cluster, node, peer):
         return f"{peer.subnet} via {peer.address} dev {world.UPLINK}"
+    network = cluster.lab.network
+    if network.Backend.Type == "udp":
+        process = f"its process sends to {peer.address}:{network.tunnel_port}"
+        return f"{network.Network} dev {network.tunnel}; {process}"
     return (
-        f"{peer.subnet} via {peer.tunnel_address} dev {cluster.lab.network.tunnel} onlink; "
+        f"{peer.subnet} via {peer.tunnel_address} dev {network.tunnel} onlink; "
         f"VTEP {peer.vtep_mac} at {peer.address}"
     )
 
@@ -245,7 +249,7 @@ def node_facts(document: Document, scene: Scene) -> Facts:
         ("Routes to others", peers),
     ]
     if tunnel := cluster.lab.network.tunnel:
-        here.insert(-1, (tunnel, f"{node.tunnel_address} {node.vtep_mac}"))
+        here.insert(-1, (tunnel, f"{node.tunnel_address} {node.vtep_mac}".strip()))
     pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
     return [
         ("Status", rows.node_status(document, scene)),

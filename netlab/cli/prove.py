@@ -292,7 +292,7 @@ def passage_words(passage: Passage) -> str:
         return f"not seen{': ' + passage.problem if passage.problem else ''}"
     if sighting.outer:
         outer = sighting.outer
-        words = f"VXLAN {outer.vni}: {outer.source} -> {outer.destination}"
+        words = f"{outer.title}: {outer.source} -> {outer.destination}"
     else:
         words = f"{sighting.flow.source} -> {sighting.flow.destination} ttl {sighting.ttl}"
     return words + (f" ({passage.problem})" if passage.problem else "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 
-from netlab.flannel import hostgw, vxlan
-from netlab.flannel.config import HOST_GW, Config
+from netlab.flannel import hostgw, udp, vxlan
+from netlab.flannel.config import HOST_GW, UDP, Config
 from netlab.flannel.lease import Lease
 from netlab.objects import Object
 
@@ -15,10 +15,12 @@ def mtu(config: Config, underlay: int) -> int:
     """Return the MTU of pods, bytes, over an *underlay* of that MTU: what fits the way between
     nodes. Raises ValueError where that is less than IPv6 needs.
 
-    Source: flannel v0.28 pkg/backend/hostgw: the uplink's own, whatever Backend.MTU says.
+    Source: flannel v0.28: Backend.MTU is vxlan's alone.
     """
     if config.backend == HOST_GW:
         return underlay
+    if config.backend == UDP:
+        return underlay - udp.OVERHEAD
     return vxlan.inner_mtu(config.mtu or underlay)
 
 
@@ -39,9 +41,9 @@ def objects(
     *device* is the uplink, *local* its address, *home* the prefix of its segment, *underlay_mtu*
     its MTU in bytes, *underlay* the prefixes of the physical network.
     """
-    outside = [
-        IPv4Network(prefix) for prefix in (local, *underlay, *(one.public_ip for one in peers))
-    ]
+    outside = uncovered(local, underlay, peers)
+    if config.backend == UDP:
+        return udp.objects(netns, config=config, own=own, mtu=mtu(config, underlay_mtu))
     if config.backend == HOST_GW:
         return hostgw.objects(
             netns, config=config, own=own, peers=peers, device=device, home=home, outside=outside
@@ -59,8 +61,15 @@ def objects(
     )
 
 
+def uncovered(local: str, underlay: Sequence[str], peers: Sequence[Lease]) -> list[IPv4Network]:
+    """Return what no way to a peer may cover: the nodes' own addresses, the physical network."""
+    return [IPv4Network(one) for one in (local, *underlay, *(peer.public_ip for peer in peers))]
+
+
 def way(netns: str, config: Config, peer: Lease, *, device: str, home: str) -> list[Object]:
     """Return what carries packets to *peer*'s subnet, by the uplink *device* on segment *home*."""
+    if config.backend == UDP:
+        return []  # a route for all, and a process that knows
     if config.backend == HOST_GW or (config.direct_routing and hostgw.near(peer, home)):
         return [hostgw.way(netns, device, peer)]
     return vxlan.way(netns, vxlan.device_name(config.vni), peer)

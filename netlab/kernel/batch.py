@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from netlab.errors import KernelError
-from netlab.kernel import links, netns, routes, settings
+from netlab.kernel import links, netns, routes, settings, tun
 from netlab.kernel.netlink import NetlinkError
 from netlab.kernel.place import Place
 from netlab.kernel.refusals import refusal
@@ -30,6 +30,7 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -62,7 +63,7 @@ class Batch:
                 elif isinstance(thing, Sysctl):
                     if thing.netns not in early or sysctl_link(thing.name) is not None:
                         self._setting(op, thing)
-                elif isinstance(thing, Bridge | Veth | Vxlan):
+                elif isinstance(thing, Bridge | Veth | Vxlan | Tun):
                     self._link(op, thing)
                 elif isinstance(thing, Address | Route | Neighbor | FdbEntry):
                     self._on_link(op, thing)
@@ -121,9 +122,7 @@ class Batch:
         place = self._place(op, thing.netns)
         if place is None:
             return
-        if self._inside != place.name:
-            netns.enter(place.descriptor, place.name)
-            self._inside = place.name
+        self._enter(place)
         self._write(op)
 
     def _write(self, op: Op) -> None:
@@ -151,7 +150,7 @@ class Batch:
             made = op.verb is not Verb.DELETE
             place.queue(op, routes.new_rule(thing) if made else routes.delete_rule(thing))
 
-    def _link(self, op: Op, thing: Bridge | Veth | Vxlan) -> None:
+    def _link(self, op: Op, thing: Bridge | Veth | Vxlan | Tun) -> None:
         making = op.verb is not Verb.DELETE
         if making and (self._deletes or (self._waits and not isinstance(thing, Veth))):
             self._flush()
@@ -169,6 +168,8 @@ class Batch:
             place.queue(op, *links.new_bridge(thing, place.new_index(thing.name)))
         elif isinstance(thing, Veth):
             self._new_veth(op, thing, place)
+        elif isinstance(thing, Tun):
+            self._new_tun(op, thing, place)
         else:
             self._new_vxlan(op, thing, place)
 
@@ -204,7 +205,27 @@ class Batch:
             return
         place.queue(op, *links.new_vxlan(thing, place.new_index(thing.name), device))
 
-    def _change(self, op: Op, new: Bridge | Veth | Vxlan, place: Place) -> None:
+    def _new_tun(self, op: Op, thing: Tun, place: Place) -> None:
+        """Make a device that netlink knows only once it is there. Raises CapabilityError."""
+        self._flush()
+        if place.index(thing.name) is not None:
+            self._fail(op, "file exists", errno.EEXIST)
+            return
+        self._enter(place)
+        try:
+            tun.persistent(thing.name)
+        except OSError as error:
+            self._fail(op, (error.strerror or "").lower(), error.errno or 0)
+            return
+        index = place.found(thing.name)
+        place.queue(op, links.change(index, mtu=thing.mtu, up=thing.up, ours=True))
+
+    def _enter(self, place: Place) -> None:
+        if self._inside != place.name:
+            netns.enter(place.descriptor, place.name)
+            self._inside = place.name
+
+    def _change(self, op: Op, new: Bridge | Veth | Vxlan | Tun, place: Place) -> None:
         index = place.index(new.name)
         if index is None:
             self._fail(op, f"no link {new.name}", errno.ENODEV)
@@ -276,14 +297,15 @@ def _birth_settings(ops: Sequence[Op]) -> dict[str, list[Op]]:
 
 
 def _changes(index: int, old: Any, new: Any) -> list[bytes]:
-    if (old.mac, old.mtu, old.up) == (new.mac, new.mtu, new.up):
+    mac, was = getattr(new, "mac", None), getattr(old, "mac", None)  # a tun device has none
+    if (was, old.mtu, old.up) == (mac, new.mtu, new.up):
         return []
-    address = new.mac if old.mac != new.mac else None
+    address = mac if was != mac else None
     return [links.change(index, address=address, mtu=new.mtu, up=new.up)]
 
 
 def _forget(places: dict[str, Place], thing: Object) -> None:
-    if isinstance(thing, Bridge | Veth | Vxlan):
+    if isinstance(thing, Bridge | Veth | Vxlan | Tun):
         places[thing.netns].forget(thing.name)
     if isinstance(thing, Veth) and thing.peer_netns in places:
         places[thing.peer_netns].forget(thing.peer_name)

@@ -31,6 +31,7 @@ from netlab.objects import (
     Object,
     Route,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -118,7 +119,7 @@ class FakeKernel:
     def _check_free(self, op: Op) -> None:
         thing = op.object
         taken = set(self._links(thing.netns))
-        if isinstance(thing, Bridge | Veth | Vxlan):
+        if isinstance(thing, Bridge | Veth | Vxlan | Tun):
             far = isinstance(thing, Veth) and thing.peer_name in self._links(thing.peer_netns)
             if thing.name in taken or far:
                 raise refusal(op, "file exists", number=errno.EEXIST)
@@ -153,7 +154,7 @@ class FakeKernel:
             if there == netns:
                 yield name
         for thing in self._things.values():
-            if isinstance(thing, Bridge | Veth | Vxlan) and thing.netns == netns:
+            if isinstance(thing, Bridge | Veth | Vxlan | Tun) and thing.netns == netns:
                 yield thing.name
             if isinstance(thing, Veth) and thing.peer_netns == netns:
                 yield thing.peer_name
@@ -167,7 +168,7 @@ class FakeKernel:
                 if cable or other.netns == thing.netns:
                     self._remove(other)
             self._foreign = {place for place in self._foreign if place[0] != thing.netns}
-        if isinstance(thing, Bridge | Veth | Vxlan):
+        if isinstance(thing, Bridge | Veth | Vxlan | Tun):
             self._clear(thing.netns, thing.name)
         if isinstance(thing, Veth):
             self._clear(thing.peer_netns, thing.peer_name)

@@ -130,8 +130,10 @@ def change(
     mtu: int | None = None,
     master: int | None = None,
     up: bool | None = None,
+    ours: bool = False,
 ) -> bytes:
-    """Return the message that changes what is given of a link; master 0 frees a port."""
+    """Return the message that changes what is given of a link; master 0 frees a port; *ours*: it
+    is marked as netlab's."""
     body = _pack_header(0, 0, index, UP if up else 0, 0 if up is None else UP)
     if address is not None:
         body += attribute(_ADDRESS, mac(address))
@@ -139,7 +141,7 @@ def change(
         body += u32(_MTU, mtu)
     if master is not None:
         body += u32(_MASTER, master)
-    return message(NEW, 0, body)
+    return message(NEW, 0, body + (_OUR_GROUP if ours else b""))
 
 
 def up(name: str) -> bytes:

@@ -33,11 +33,13 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
 
 Key = tuple[Any, ...]
+TUNNELS = ("vxlan", "tun")  # kinds of links of which all that hangs on them is netlab's, too
 VXLAN_PORT = 8472  # the kernel's default, drivers/net/vxlan/vxlan_core.c
 
 
@@ -91,6 +93,8 @@ def _links(
             found.append(Bridge(name, link.name, link.mac, link.mtu, link.up))
         elif link.kind == "vxlan":
             found.append(_vxlan(name, link, by_index, as_wanted))
+        elif link.kind == "tun":
+            found.append(Tun(name, link.name, link.mtu, link.up))
         elif link.kind == "veth":
             is_veth = isinstance(as_wanted, Veth) and link.group == GROUP
             cables.append((link, as_wanted if is_veth else None))  # type: ignore[arg-type]
@@ -189,7 +193,7 @@ def _addresses(
         index, words, marked = routes.address(body)
         link = by_index[index]
         thing = Address(name, link.name, words)
-        if marked or (link.ours and link.kind == "vxlan") or thing.key in wanted:
+        if marked or (link.ours and link.kind in TUNNELS) or thing.key in wanted:
             found.append(thing)
     return found
 
@@ -206,7 +210,7 @@ def _routes(
         return link.name if link else ""
 
     tunnels = {
-        link.name for link in by_index.values() if link.group == GROUP and link.kind == "vxlan"
+        link.name for link in by_index.values() if link.group == GROUP and link.kind in TUNNELS
     }
     found: list[Object] = []
     # Other tables than the main one only where something is wanted in one: the balancer's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from netlab.kernel import links, netlink
 from netlab.objects import PEER_GROUP
@@ -53,6 +54,11 @@ class Place:
         index = self._indexes[link] = self._next
         self._next += 1
         return index
+
+    def found(self, link: str) -> int:
+        """Return the index of a link that was just made otherwise than by a message."""
+        self._indexes[link] = socket.if_nametoindex(link)
+        return self._indexes[link]
 
     def new_far_index(self, link: str) -> int:
         """Return the index for a far end to be made from elsewhere; 0: let the kernel choose."""

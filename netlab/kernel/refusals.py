@@ -21,6 +21,7 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -31,6 +32,7 @@ _NOUNS: dict[type, Callable[[Any], str]] = {
     Bridge: lambda it: f"bridge {it.name}",
     Veth: lambda it: f"veth {it.name}",
     Vxlan: lambda it: f"vxlan {it.name}",
+    Tun: lambda it: f"tun {it.name}",
     Address: lambda it: f"address {it.address} of {it.link}",
     Route: lambda it: f"route to {it.destination} by {it.link}",
     RoutingRule: lambda it: f"rule for mark {it.mark:#x}",
@@ -63,7 +65,7 @@ def _hint(thing: Object, number: int) -> str | None:
                 f"in {thing.peer_netns}"
             )
         return f"a {noun(thing).split(' ')[0]} that is not netlab's is in the way"
-    if number == errno.EOPNOTSUPP and isinstance(thing, Bridge | Veth | Vxlan):
+    if number == errno.EOPNOTSUPP and isinstance(thing, Bridge | Veth | Vxlan | Tun):
         return f"this kernel lacks {type(thing).__name__.lower()}; see `netlab doctor`"
     if isinstance(thing, Netem):
         return "this kernel lacks netem, or tc is not there; see `netlab doctor`"

@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from netlab.model.lab import Backend, Lab
 
-VXLAN, DIRECT, HOST_GW = "vxlan", "vxlan+DirectRouting", "host-gw"
-BACKENDS = (VXLAN, DIRECT, HOST_GW)
+VXLAN, DIRECT, HOST_GW, UDP = "vxlan", "vxlan+DirectRouting", "host-gw", "udp"
+BACKENDS = (VXLAN, DIRECT, HOST_GW, UDP)
 
 
 def title(backend: Backend) -> str:
@@ -19,8 +19,8 @@ def named(name: str, own: Backend) -> Backend:
     """Return the back end called *name*, with what of *own* its kind knows, too."""
     if name == title(own):
         return own
-    if name == HOST_GW:
-        return Backend(Type=HOST_GW)
+    if name in (HOST_GW, UDP):
+        return Backend(Type=name)
     kept = own if own.Type == VXLAN else Backend()
     return replace(kept, DirectRouting=name == DIRECT)
 

@@ -94,7 +94,14 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def tunnel(self) -> str:
         """The name of flannel's device on each node, "" for a back end that has none."""
-        return f"flannel.{self.Backend.VNI}" if self.Backend.Type == "vxlan" else ""
+        vxlan = f"flannel.{self.Backend.VNI}"
+        return {"vxlan": vxlan, "udp": "flannel0"}.get(self.Backend.Type, "")
+
+    @property
+    def tunnel_port(self) -> int:
+        """The UDP port of the envelopes between nodes, 0 for a back end that has none."""
+        default = {"vxlan": 8472, "udp": 8285}.get(self.Backend.Type, 0)
+        return default and (self.Backend.Port or default)
 
     @property
     def subnet_length(self) -> int:

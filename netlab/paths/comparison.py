@@ -58,8 +58,8 @@ def difference(hop: Hop, sighting: Sighting) -> str:
             return f"seen there with {words} {getattr(flow, name)}, not {port}"
     if hop.outer is None and sighting.outer is not None:
         return (
-            f"seen there inside VXLAN {sighting.outer.source} -> {sighting.outer.destination}, "
-            "not by itself"
+            f"seen there inside {sighting.outer.kind} {sighting.outer.source} -> "
+            f"{sighting.outer.destination}, not by itself"
         )
     if hop.outer is not None:
         wrong = _outer_difference(hop, sighting)
@@ -80,17 +80,19 @@ def _outer_difference(hop: Hop, sighting: Sighting) -> str:
     wanted, outer = hop.outer, sighting.outer
     assert wanted is not None
     if outer is None:
-        return "seen there by itself, not inside VXLAN"
+        return f"seen there by itself, not inside {wanted.kind}"
     if (outer.source, outer.destination) != (wanted.source, wanted.destination):
         return (
-            f"seen there in VXLAN {outer.source} -> {outer.destination}, "
+            f"seen there in {outer.kind} {outer.source} -> {outer.destination}, "
             f"not {wanted.source} -> {wanted.destination}"
         )
+    if outer.kind != wanted.kind:
+        return f"seen there in {outer.kind}, not in {wanted.kind}"
     if outer.vni != wanted.vni:
         return f"seen there with VNI {outer.vni}, not {wanted.vni}"
     if wanted.destination_port not in (0, outer.destination_port):
         return (
-            f"seen there in VXLAN on UDP port {outer.destination_port}, "
+            f"seen there in {outer.kind} on UDP port {outer.destination_port}, "
             f"not {wanted.destination_port}"
         )
     return ""
@@ -152,6 +154,11 @@ def bare_sighting(
         if sighting.netns in crossed or (sighting.netns, sighting.device) in wrapped:
             return sighting
     return None
+
+
+def _kinds(found: Sequence[Passage]) -> str:
+    """Return what kind of envelope the flow has on its way: `VXLAN`."""
+    return " or ".join(sorted({p.hop.outer.kind for p in found if p.hop.outer is not None}))
 
 
 def astray(
@@ -243,9 +250,9 @@ def compare(
     if bare is not None:
         return verdict(
             Outcome.FAIL,
-            [f"seen on {bare.where} outside VXLAN"],
+            [f"seen on {bare.where} outside {_kinds(found)}"],
             bare.where,
-            "only inside VXLAN there",
+            f"only inside {_kinds(found)} there",
         )
     if expectation.ends:
         beyond = stray(expectation, found, sightings)
@@ -292,7 +299,7 @@ def _what_went_wrong(
     elsewhere = stray(expectation, found, sightings)[:SHOWN]
     for sighting in elsewhere:
         outer = sighting.outer
-        inside = f" in VXLAN {outer.source} -> {outer.destination}" if outer else ""
+        inside = f" in {outer.kind} {outer.source} -> {outer.destination}" if outer else ""
         lines.append(f"seen off its way: {sighting.where}{inside}")
     if answered:
         lines.append("the sender was answered all the same")

@@ -16,12 +16,11 @@ from msgspec.structs import replace
 from netlab import world
 from netlab.cluster import Cluster, NodeState
 from netlab.model.lab import Lab
-from netlab.packets import Direction, Expectation, Flow, Hop, Outer
+from netlab.packets import BARE, Direction, Expectation, Flow, Hop, Outer
 from netlab.paths import places, rules
 from netlab.paths.places import Place
 
 TTL = 64
-VXLAN_PORT = 8472  # UDP; the kernel's default, which flannel keeps (not RFC 7348's 4789)
 IN, OUT = Direction.IN, Direction.OUT
 
 
@@ -138,6 +137,9 @@ def into_pod(way: Way, pod: Place, *, from_bridge: bool) -> None:
 
 def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     """Follow a packet from one node's flannel.N to another's (RFC 7348)."""
+    if way.lab.network.Backend.Type == "udp":
+        through_process(way, node, peer)
+        return
     vni, device = way.lab.network.Backend.VNI, way.lab.network.tunnel
     macs = (node.vtep_mac, peer.vtep_mac)
     way.carried_on(
@@ -146,7 +148,7 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     )
     why = f"FDB entry of {device} for {peer.vtep_mac} dst {peer.address}"
     way.at(node.netns, device, OUT, why, macs=macs)
-    port = way.lab.network.Backend.Port or VXLAN_PORT
+    port = way.lab.network.tunnel_port
     way.outer = Outer(node.address, peer.address, vni, destination_port=port)
     first = len(way.hops)
     across_underlay(way, (node.name, node.address), (peer.name, peer.address))
@@ -156,6 +158,23 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
         replace(hop, source_mac=macs[0], destination_mac=macs[1]) for hop in way.hops[first:]
     ]
     way.at(peer.netns, device, IN, f"{peer.netns} forwards it", macs=macs, own=True)
+
+
+def through_process(way: Way, node: NodeState, peer: NodeState) -> None:
+    """Follow a packet through flannel's udp back end: two processes, each of which takes one off
+    its TTL, and a datagram between them."""
+    lab = way.lab
+    device, port = lab.network.tunnel, lab.network.tunnel_port
+    way.carried_on(f"route {lab.network.Network} dev {device}")
+    why = f"the process behind {device} of {node.name} sends what is for {peer.subnet} to "
+    way.at(node.netns, device, OUT, f"{why}{peer.address}:{port}")
+    way.forwarded()
+    way.outer = Outer(node.address, peer.address, BARE, destination_port=port)
+    across_underlay(way, (node.name, node.address), (peer.name, peer.address))
+    way.carried_on(f"the process behind {device} of {peer.name} takes it off UDP port {port}")
+    way.outer = None
+    way.forwarded()
+    way.at(peer.netns, device, IN, f"{peer.netns} forwards it")
 
 
 def request_hops(

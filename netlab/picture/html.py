@@ -143,7 +143,7 @@ def _packet(step: Step, track: Track) -> str:
         )
         ttl = f", TTL {outer.ttl}" if outer.ttl else ""
         inner = (
-            f'<div class="box outer"><span class="name">VXLAN {outer.vni}</span> '
+            f'<div class="box outer"><span class="name">{outer.title}</span> '
             f'<span class="small">UDP{ttl}</span>'
             f'<span class="ends">{_ends(None, way)}</span>{inner}</div>'
         )

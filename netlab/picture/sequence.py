@@ -67,7 +67,7 @@ def _arrow(one: Seen, other: Seen, names: dict[Place, str]) -> str:
     """Return the packet's step from a device to the next; between two places with its ends."""
     lines = [f"{one.device} → {other.device}"]
     if one.place != other.place:
-        inside = f" in VXLAN {other.outer.vni}" if other.outer else ""
+        inside = f" in {other.outer.title}" if other.outer else ""
         lines.append(" → ".join(ends(other.flow)) + inside)
     words = "<br/>".join(map(escaped, lines))
     return f"  {names[one.place]}->>{names[other.place]}: {words}"

@@ -174,15 +174,15 @@ def ends(flow: Flow) -> tuple[str, str]:
 def device_words(seen: Seen) -> str:
     """Return `into docker0`, `out of eth0, in VXLAN 1`."""
     way = "in from" if seen.direction is Direction.IN else "out through"
-    inside = f", in VXLAN {seen.outer.vni}" if seen.outer else ""
+    inside = f", in {seen.outer.title}" if seen.outer else ""
     return f"{way} {seen.device}{inside}"
 
 
 def envelope_words(event: Envelope) -> str:
     outer = event.outer
     if event.opened:
-        return f"taken out of VXLAN {outer.vni} by {event.device}"
-    return f"put into VXLAN {outer.vni} by {event.device}"
+        return f"taken out of {outer.title} by {event.device}"
+    return f"put into {outer.title} by {event.device}"
 
 
 def _seen_facts(seen: Seen) -> tuple[tuple[str, str], ...]:

@@ -27,6 +27,7 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -52,7 +53,7 @@ def _on_off(value: bool) -> str:
     return "on" if value else "off"
 
 
-def _deleted_link(thing: Bridge | Veth | Vxlan) -> list[str]:
+def _deleted_link(thing: Bridge | Veth | Vxlan | Tun) -> list[str]:
     return [f"ip -n {thing.netns} link delete dev {thing.name}"]
 
 
@@ -125,6 +126,20 @@ def _vxlan(op: Op) -> list[str]:
         f"ip -n {thing.netns} link add name {thing.name} address {thing.mac} mtu {thing.mtu} "
         f"txqueuelen 0 group {GROUP} up type vxlan id {thing.vni} local {thing.local} "
         f"dev {thing.device}{port} {learning}"
+    ]
+
+
+def _tun(op: Op) -> list[str]:
+    thing = op.object
+    assert isinstance(thing, Tun)
+    if op.verb is Verb.DELETE:
+        return _deleted_link(thing)
+    ip = f"ip -n {thing.netns} link set dev {thing.name}"
+    if op.verb is Verb.CHANGE:
+        return [f"{ip} mtu {thing.mtu} up"]
+    return [
+        f"ip -n {thing.netns} tuntap add mode tun name {thing.name}",
+        f"{ip} mtu {thing.mtu} group {GROUP} up",
     ]
 
 
@@ -243,6 +258,7 @@ _WORDS: dict[type, Callable[[Op], list[str]]] = {
     Bridge: _bridge,
     Veth: _veth,
     Vxlan: _vxlan,
+    Tun: _tun,
     Address: _address,
     Route: _route,
     RoutingRule: _rule,

@@ -30,6 +30,7 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -46,6 +47,7 @@ _RANKS = {
     Bridge: 2,
     Veth: 3,
     Vxlan: 4,
+    Tun: 4,
     Address: 5,
     Route: 6,
     RoutingRule: 8,
@@ -131,7 +133,7 @@ def sysctl_link(name: str) -> str | None:
 
 # A link that no change turns into the wanted one, or that no longer ends where it should.
 def _must_go(old: Object, new: Object | None, born: Collection[str]) -> bool:
-    if not isinstance(old, Bridge | Veth | Vxlan):
+    if not isinstance(old, Bridge | Veth | Vxlan | Tun):
         return False
     if type(new) is not type(old):
         return True
@@ -156,7 +158,7 @@ def _lost_places(
 ) -> set[Place]:
     lost: set[Place] = set()
     for thing in broken:
-        assert isinstance(thing, Bridge | Veth | Vxlan)
+        assert isinstance(thing, Bridge | Veth | Vxlan | Tun)
         lost.add((thing.netns, thing.name))
         for end in (thing, wanted.get(thing.key)):
             if isinstance(end, Veth):

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from netlab.errors import KernelError
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Sighting
-from netlab.sensors import dissect
+from netlab.sensors import dissect, sieve
 from netlab.sensors.ring import FRAME, Frame, Ring, open_ring
 from netlab.sensors.token import MARK, TOKEN
 
@@ -35,7 +35,8 @@ FLUSH_PATIENCE = 0.15  # seconds; a marker takes some milliseconds
 
 _TCP_SYN_OR_RST, _TCP_ACK = 0x02 | 0x04, 0x10
 _NUMBERS = struct.Struct("!II")  # sequence and acknowledgement
-_VXLAN_OVERHEAD = 50  # bytes over IPv4: Ethernet 14, IP 20, UDP 8, VXLAN 8 (RFC 7348)
+_IPV4_BEGINS = b"\x08\x00\x45"  # an Ethernet type, and a header without options
+_UDP = bytes([socket.IPPROTO_UDP])
 
 
 class Kept(NamedTuple):
@@ -47,27 +48,37 @@ class Opening(NamedTuple):
     """What a frame says of the opening of a TCP connection."""
 
     number: int  # of the SYN that this is, or that it answers
-    ends: bytes = b""  # of a SYN outside VXLAN: addresses and ports
+    ends: bytes = b""  # of a SYN outside an envelope: addresses and ports
 
 
-def opening(data: bytes) -> Opening | None:
+def opening(data: bytes, *, headless: bool = False) -> Opening | None:
     """Return what a frame says that opens or refuses a TCP connection over IPv4, else None.
 
-    Inside VXLAN, too.
+    Inside VXLAN, or bare in a datagram, too. *headless*: the frame begins with the IP header.
     """
-    for at in (0, _VXLAN_OVERHEAD):
-        if len(data) >= at + 54 and data[at + 12 : at + 15] == b"\x08\x00\x45":
-            if data[at + 23] == socket.IPPROTO_TCP:
-                flags = data[at + 47]
-                if not flags & _TCP_SYN_OR_RST:
-                    return None
-                number, answered = _NUMBERS.unpack_from(data, at + 38)
-                if flags & _TCP_ACK:
-                    return Opening((answered - 1) & 0xFFFFFFFF)
-                return Opening(number, b"" if at else data[26:38])
-            if data[at + 23] != socket.IPPROTO_UDP:
-                return None
-    return None
+    if headless:
+        return _opening(data, 0, outside=True)
+    if data[12:15] != _IPV4_BEGINS:
+        return None
+    if data[23:24] != _UDP:
+        return _opening(data, dissect.ETHERNET, outside=True)
+    if data[sieve.BARE : sieve.BARE + 1] == _IPV4_BEGINS[2:]:
+        return _opening(data, sieve.BARE, outside=False)
+    typed = data[sieve.INNER - 2 : sieve.INNER + 1] == _IPV4_BEGINS
+    return _opening(data, sieve.INNER, outside=False) if typed else None
+
+
+def _opening(data: bytes, ip: int, *, outside: bool) -> Opening | None:
+    """Return the same of the IP packet that begins at byte *ip*; *outside* any envelope."""
+    if len(data) < ip + 40 or data[ip] != 0x45 or data[ip + 9] != socket.IPPROTO_TCP:
+        return None
+    flags = data[ip + 33]
+    if not flags & _TCP_SYN_OR_RST:
+        return None
+    number, answered = _NUMBERS.unpack_from(data, ip + 24)
+    if flags & _TCP_ACK:
+        return Opening((answered - 1) & 0xFFFFFFFF)
+    return Opening(number, data[ip + 12 : ip + 24] if outside else b"")
 
 
 class Capture:
@@ -166,7 +177,7 @@ class Capture:
         somebody's, each that passes it."""
         data = kept.frame.data
         marks = set(TOKEN.findall(data)) if MARK in data else set()
-        opens = opening(data)
+        opens = opening(data, headless=kept.frame.headless)
         if not marks and opens is None and not self._program:
             return
         if len(self._kept) == KEPT:
@@ -184,7 +195,7 @@ class Capture:
         oldest = self._kept.popleft()
         for mark in TOKEN.findall(oldest.frame.data):
             self._by_token.pop(mark, None)
-        opens = opening(oldest.frame.data)
+        opens = opening(oldest.frame.data, headless=oldest.frame.headless)
         if opens is not None:
             self._openings.pop(opens.number, None)
             self._numbers.pop((oldest.netns, opens.ends), None)

@@ -2,7 +2,8 @@
 
 1. Cheap: a trace takes hundreds of frames apart, some microseconds each.
 2. Never surprised: whatever is on a wire gives a sighting or None, no error.
-3. VXLAN is known by its looks, not by its port: flannel's `Backend.Port` may be any.
+3. VXLAN is known by its looks, not by its port: flannel's `Backend.Port` may be any. So is the
+   bare packet in a datagram of flannel's udp back end: by its length and its checksum.
 
 Source: RFC 791, 792, 768, 9293, 7348.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from netlab.packets import Direction, Flow, Outer, Protocol, Sighting
+from netlab.packets import BARE, Direction, Flow, Outer, Protocol, Sighting
 from netlab.sensors.ring import Frame
 
 # ICMP type and code (RFC 792, RFC 1812) to the name a sighting carries
@@ -36,6 +37,7 @@ ETHERNET = 14  # bytes
 IPV4_TYPE = b"\x08\x00"
 _IPV4 = struct.Struct("!BxHHHBBxx4s4s")  # version, length, id, fragment, TTL, protocol, ends
 _PORTS = struct.Struct("!HH")
+_HEADER_WORDS = struct.Struct("!10H")  # whose sum is a multiple of 0xFFFF (RFC 1071)
 _OFFSET = 0x1FFF  # of a fragment; only the first has the transport's header
 _ICMP, _TCP, _UDP = 1, 6, 17
 _PROTOCOLS = {_TCP: Protocol.TCP, _UDP: Protocol.UDP}
@@ -46,7 +48,8 @@ _VXLAN_FLAGS = b"\x08\0\0\0"  # the I bit alone, reserved zeroes
 
 
 class _Ip:
-    """The IPv4 packet that follows the Ethernet header at byte *at* of *data*, whole headers only.
+    """The IPv4 packet that follows the Ethernet header at byte *link* of *data*, or without one
+    (None) begins at *start*; whole headers only.
 
     Raises ValueError when there is none, of ICMP, TCP or UDP.
     """
@@ -63,9 +66,10 @@ class _Ip:
         "ttl",
     )
 
-    def __init__(self, data: bytes, at: int) -> None:
-        self.link, self.start = at, at + ETHERNET
-        if data[self.start - 2 : self.start] != IPV4_TYPE or len(data) < self.start + _IPV4.size:
+    def __init__(self, data: bytes, link: int | None, start: int = 0) -> None:
+        self.link, self.start = link, start if link is None else link + ETHERNET
+        typed = link is None or data[self.start - 2 : self.start] == IPV4_TYPE
+        if not typed or len(data) < self.start + _IPV4.size:
             raise ValueError("no IPv4 packet")
         first, self.length, self.id, fragment, self.ttl, self.protocol, source, destination = (
             _IPV4.unpack_from(data, self.start)
@@ -88,11 +92,11 @@ def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
     """Return what *frame* shows; None when it is no IPv4 packet of a protocol netlab sends."""
     data = frame.data
     try:
-        ip, outer = _opened(data, _Ip(data, 0))
+        ip, outer = _opened(data, _Ip(data, None if frame.headless else 0))
     except ValueError:
         return None
     flow, icmp = _flow(data, ip)
-    to, by = (data[at : at + 6].hex(":") for at in (ip.link, ip.link + 6))
+    to, by = ("", "") if ip.link is None else _macs(data, ip.link)
     return Sighting(
         time=frame.time,
         netns=netns,
@@ -112,6 +116,10 @@ def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
     )
 
 
+def _macs(data: bytes, link: int) -> tuple[str, str]:
+    return data[link : link + 6].hex(":"), data[link + 6 : link + 12].hex(":")
+
+
 def content(packet: bytes) -> bytes:
     """Return an IPv4 packet with zeroes for its TTL and checksums: what must arrive as it was sent.
 
@@ -125,12 +133,15 @@ def content(packet: bytes) -> bytes:
 
 
 def _opened(data: bytes, ip: _Ip) -> tuple[_Ip, Outer | None]:
-    """Return the packet in the VXLAN envelope *ip* and that envelope; *ip* if it is none.
+    """Return the packet in the envelope *ip* and that envelope; *ip* if it is none.
 
     What is no IPv4 inside (ARP) is not looked at. Raises ValueError for an IPv4 packet that is not
     whole, or of another protocol.
     """
     at, link = ip.transport + _UDP_HEADER, ip.transport + _UDP_HEADER + _VXLAN_HEADER
+    if ip.protocol == _UDP and _is_bare(data, at, ip.start + ip.length - at):
+        inner = _Ip(data, None, at)
+        return inner, Outer(ip.source, ip.destination, BARE, *ip.ports(data), ip.ttl)
     if (
         ip.protocol != _UDP
         or data[at : at + 4] != _VXLAN_FLAGS
@@ -140,6 +151,15 @@ def _opened(data: bytes, ip: _Ip) -> tuple[_Ip, Outer | None]:
         return ip, None
     inner, vni = _Ip(data, link), int.from_bytes(data[at + 4 : at + 7], "big")
     return inner, Outer(ip.source, ip.destination, vni, *ip.ports(data), ip.ttl)
+
+
+def _is_bare(data: bytes, at: int, length: int) -> bool:
+    """Return whether the *length* bytes of a datagram's payload at byte *at* are an IPv4 packet."""
+    if length < _IPV4.size or data[at : at + 1] != b"\x45":
+        return False
+    if int.from_bytes(data[at + 2 : at + 4], "big") != length:
+        return False
+    return sum(_HEADER_WORDS.unpack_from(data, at)) % 0xFFFF == 0 if len(data) >= at + 20 else False
 
 
 def _flow(data: bytes, ip: _Ip) -> tuple[Flow, str]:

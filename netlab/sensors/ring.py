@@ -47,6 +47,7 @@ _BLOCK_HEAD = struct.Struct("=III")  # block_status, num_pkts, offset_to_first_p
 # Of tpacket3_hdr: offset of the next frame, s, ns, bytes kept and in all, offset of the frame; of
 # the sockaddr_ll behind it: ifindex, pkttype.
 FRAME_HEAD = struct.Struct("=IIIII4xH22x4xi2xB")
+_TYPED_HEAD = struct.Struct("=IIIII4xH22x4xiHB")  # the same, and sll_hatype
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 
@@ -61,6 +62,7 @@ class Frame(NamedTuple):
     outgoing: bool
     foreign: bool  # coming in, addressed to another card's MAC
     data: bytes
+    headless: bool = False  # of a device without Ethernet, a tun: it begins with the IP header
 
 
 class Ring:
@@ -124,8 +126,8 @@ class Ring:
         for count, at, _losing in self.blocks():
             assert self.memory is not None
             for _ in range(count):
-                following, sec, nsec, held, _, mac, ifindex, packet_type = FRAME_HEAD.unpack_from(
-                    self.memory, at
+                following, sec, nsec, held, _, mac, ifindex, hardware, packet_type = (
+                    _TYPED_HEAD.unpack_from(self.memory, at)
                 )
                 yield Frame(
                     sec * 1_000_000_000 + nsec,
@@ -133,6 +135,7 @@ class Ring:
                     packet_type == PACKET_OUTGOING,
                     packet_type == PACKET_OTHERHOST,
                     self.memory[at + mac : at + mac + held],
+                    hardware not in sieve.ETHERNET_TYPES,
                 )
                 at += following
 

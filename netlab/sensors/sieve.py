@@ -3,8 +3,9 @@
 Bulk data beside a probe would use the ring up before anybody reads it. A filter cannot search a
 frame for the token, but it can look where a token is: where a payload begins, or behind the first
 bytes of an answer of netlab's servers, which is JSON, or in HTTP as a probe's request puts it; and
-take TCP segments with SYN or RST, and ICMP. The same inside VXLAN, on any port. Frames longer than
-any probe are left out.
+take TCP segments with SYN or RST, and ICMP. The same inside VXLAN, on any port, inside datagrams
+that begin as an IPv4 packet does (flannel's udp back end), and on devices without an Ethernet
+header (its tun). Frames longer than any probe are left out.
 
 A load beyond the end of the frame refuses it.
 """
@@ -20,6 +21,7 @@ from netlab.filters.machine import (
     ANY,
     BYTE,
     BYTE_X,
+    DEVICE_TYPE,
     EQUAL,
     GREATER,
     HALF,
@@ -29,6 +31,7 @@ from netlab.filters.machine import (
     RETURN,
     SHIFT,
     TO_X,
+    WORD,
     WORD_X,
     Program,
     assembled,
@@ -38,6 +41,8 @@ from netlab.filters.machine import (
 LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 EVERYTHING = 65535  # bytes
 ETHERNET = 14  # bytes
+ETHERNET_TYPES = (1, 772)  # linux/if_arp.h: ARPHRD_ETHER, ARPHRD_LOOPBACK
+BARE = 42  # bytes before the IP packet in a datagram of flannel's udp back end
 INNER = 64  # bytes before the IP packet in VXLAN: Ethernet, IP 20, UDP 8, VXLAN 8, Ethernet
 TOKEN = int.from_bytes(b"netl", "big")  # how a token begins, and a flush marker
 ANSWER = len('{"request":"')  # bytes of an answer before what it answers
@@ -62,11 +67,36 @@ def http_target(path: str, token: bytes) -> str:
     return f"{path}?{'-' * room}{token.decode()}"
 
 
-def _packet(ip: int, name: str, *, tunnel: str) -> Program:
-    """Look at the IP packet that starts at byte *ip*; *tunnel*: the label for UDP with VXLAN."""
+def _by_device(headless: Program, ethernet: Program) -> Program:
+    """Return *headless* for devices without an Ethernet header (a tun), *ethernet* for others."""
     return [
-        plain(HALF, ip - 2),
-        (EQUAL, 0x0800, "", "drop"),
+        plain(WORD, DEVICE_TYPE),
+        *((EQUAL, one, "ethernet", "") for one in ETHERNET_TYPES),
+        *headless,
+        "ethernet",
+        *ethernet,
+    ]
+
+
+def _wrapped(ip: int, tunnel: str, bare: str) -> Program:
+    """Look at the payload of UDP, whose header X and *ip* lead to: go to *tunnel* for VXLAN, to
+    *bare* for what begins as an IPv4 packet does; else the payload's first word is loaded."""
+    return [
+        plain(BYTE_X, ip + 8),
+        (EQUAL, 0x45, bare, ""),
+        plain(WORD_X, ip + 8),
+        (EQUAL, VXLAN, tunnel, ""),
+    ]
+
+
+def _typed(ip: int) -> Program:
+    return [plain(HALF, ip - 2), (EQUAL, 0x0800, "", "drop")]
+
+
+def _packet(ip: int, name: str, *, tunnel: str, bare: str = "drop") -> Program:
+    """Look at the IP packet that starts at byte *ip*; *tunnel*: the label for UDP with VXLAN,
+    *bare*: for UDP with an IPv4 packet."""
+    return [
         plain(BYTE, ip + 9),
         (EQUAL, socket.IPPROTO_ICMP, "keep", ""),
         (EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
@@ -89,9 +119,8 @@ def _packet(ip: int, name: str, *, tunnel: str) -> Program:
         f"{name} udp",
         (EQUAL, socket.IPPROTO_UDP, "", "drop"),
         plain(HEADER, ip),
-        plain(WORD_X, ip + 8),
+        *_wrapped(ip, tunnel, bare),
         (EQUAL, TOKEN, "keep", ""),
-        (EQUAL, VXLAN, tunnel, ""),
         plain(WORD_X, ip + 8 + ANSWER),
         (EQUAL, TOKEN, "keep", "drop"),
     ]
@@ -103,9 +132,18 @@ def program() -> bytes:
         [
             plain(LENGTH, 0),
             (GREATER, LONGEST, "drop", ""),
-            *_packet(ETHERNET, "outer", tunnel="inner"),
-            "inner",
-            *_packet(INNER, "inner", tunnel="drop"),
+            *_by_device(
+                _packet(0, "headless", tunnel="drop"),
+                [
+                    *_typed(ETHERNET),
+                    *_packet(ETHERNET, "outer", tunnel="inner", bare="bare"),
+                    "bare",
+                    *_packet(BARE, "bare", tunnel="drop"),
+                    "inner",
+                    *_typed(INNER),
+                    *_packet(INNER, "inner", tunnel="drop"),
+                ],
+            ),
         ]
     )
 
@@ -126,14 +164,22 @@ def conversation(
     """
     word = int.from_bytes(opening[:4], "big")
     wanted = sorted(set(ports if window is None else further))
+    what = window, word, wanted
     return _kept(
-        [
-            plain(HALF, ETHERNET - 2),
-            (EQUAL, 0x0806, "keep", ""),
-            *_conversing(ETHERNET, "outer", window, word, wanted, tunnel="inner"),
-            "inner",
-            *_conversing(INNER, "inner", window, word, wanted, tunnel="drop"),
-        ]
+        _by_device(
+            _conversing(0, "headless", *what, tunnel="drop"),
+            [
+                plain(HALF, ETHERNET - 2),
+                (EQUAL, 0x0806, "keep", ""),
+                *_typed(ETHERNET),
+                *_conversing(ETHERNET, "outer", *what, tunnel="inner", bare="bare"),
+                "bare",
+                *_conversing(BARE, "bare", *what, tunnel="drop"),
+                "inner",
+                *_typed(INNER),
+                *_conversing(INNER, "inner", *what, tunnel="drop"),
+            ],
+        )
     )
 
 
@@ -147,7 +193,14 @@ def _of_ports(ip: int, ports: Sequence[int]) -> Program:
 
 
 def _conversing(
-    ip: int, name: str, window: int | None, word: int, ports: Sequence[int], *, tunnel: str
+    ip: int,
+    name: str,
+    window: int | None,
+    word: int,
+    ports: Sequence[int],
+    *,
+    tunnel: str,
+    bare: str = "drop",
 ) -> Program:
     if window is None:
         own: Program = [
@@ -158,8 +211,7 @@ def _conversing(
             for offset in (0, 2):
                 own += [plain(HALF_X, ip + offset), (EQUAL, port, "keep", "")]
         own += [
-            plain(WORD_X, ip + 8),
-            (EQUAL, VXLAN, tunnel, ""),
+            *_wrapped(ip, tunnel, bare),
             (EQUAL, word, "keep", ""),
             (EQUAL, TOKEN, "keep", ""),
         ]
@@ -175,13 +227,10 @@ def _conversing(
             f"{name} udp",
             (EQUAL, socket.IPPROTO_UDP, "", "drop"),
             plain(HEADER, ip),
-            plain(WORD_X, ip + 8),
-            (EQUAL, VXLAN, tunnel, ""),
+            *_wrapped(ip, tunnel, bare),
             (EQUAL, TOKEN, "keep", ""),
         ]
     return [
-        plain(HALF, ip - 2),
-        (EQUAL, 0x0800, "", "drop"),
         plain(BYTE, ip + 9),
         (EQUAL, socket.IPPROTO_ICMP, "keep", ""),
         *own,

@@ -156,7 +156,7 @@ def _outer(outer: Outer) -> dict[str, Any]:
         "sourcePort": outer.source_port,
         "destination": outer.destination,
         "destinationPort": outer.destination_port,
-        "vni": outer.vni,
+        "vni": outer.number,
         "ttl": outer.ttl,
     }
 

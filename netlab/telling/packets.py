@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 from netlab import pcapng
 from netlab.journeys import End, Envelope, Journey, NextHop, Place, Rewrite, Rule, Seen, Step, Track
-from netlab.packets import Direction
+from netlab.packets import BARE, Direction
 from netlab.telling import text
 
-ETHERNET, INNER = 14, 64  # bytes before an IP packet, and before one in a VXLAN envelope
+ETHERNET, IPV4_TYPE = 14, b"\x08\0"  # bytes before an IP packet, and the last of them
+INNER, BARE_INNER = 64, 42  # before one in a VXLAN envelope; bare in a datagram
+
+
+def before_ip(seen: Seen) -> int:
+    """Return the bytes of a sighting's frame before its (inner) IP packet: 0 on a tun device."""
+    if seen.outer is not None:
+        return BARE_INNER if seen.outer.vni == BARE else INNER
+    typed = seen.frame[ETHERNET - 2 : ETHERNET] == IPV4_TYPE
+    return ETHERNET if typed or seen.destination_mac else 0
 
 
 def capture(*journeys: Journey, application: str = "netlab trace") -> bytes:
@@ -33,12 +42,14 @@ def capture(*journeys: Journey, application: str = "netlab trace") -> bytes:
         name = interface_name(step.place, step.device)
         if name not in interfaces:
             interfaces[name] = len(interfaces)
-            head.append(pcapng.interface(name, description=f"{step.device} of {step.place}"))
+            link = pcapng.ETHERNET if before_ip(step) else pcapng.RAW_IP
+            described = f"{step.device} of {step.place}"
+            head.append(pcapng.interface(name, description=described, link=link))
         flags = pcapng.flags(outgoing=step.direction is Direction.OUT)
         body.append(
             pcapng.packet(
                 *(interfaces[name], step.time, step.frame),
-                length=max(len(step.frame), step.length + (INNER if step.outer else ETHERNET)),
+                length=max(len(step.frame), step.length + before_ip(step)),
                 comments=comments,
                 flags=flags,
             )

@@ -30,7 +30,7 @@ from netlab.journeys import (
     Step,
     Track,
 )
-from netlab.packets import Flow, RuleHit
+from netlab.packets import BARE, Flow, RuleHit
 
 WIDTH = 100  # columns
 GREEN, RED, YELLOW, CYAN, DIM, BOLD = "32", "31", "33", "36", "2", "1"  # ECMA-48 SGR
@@ -269,8 +269,13 @@ def envelope_words(step: Envelope) -> str:
     outer = step.outer
     ends = f"{outer.source}:{outer.source_port} -> {outer.destination}:{outer.destination_port}"
     if step.opened:
-        return f"out of VXLAN {outer.vni} by {step.device}"
-    return f"into VXLAN {outer.vni} by {step.device}: {ends}, ttl {outer.ttl}"
+        return f"out of {outer.title} by {_wrapper(step)}"
+    return f"into {outer.title} by {_wrapper(step)}: {ends}, ttl {outer.ttl}"
+
+
+def _wrapper(step: Envelope) -> str:
+    """Return what wraps a packet: the device, or the process that the device gives it to."""
+    return f"the process behind {step.device}" if step.outer.vni == BARE else step.device
 
 
 def without_comment(text: str) -> str:

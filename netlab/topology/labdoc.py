@@ -36,8 +36,7 @@ VNI_MAX = 9_999_999  # the protocol has 24 bits, but flannel.<VNI> must fit an i
 TTL_MAX = 3600  # seconds; CoreDNS's plugin kubernetes takes no more
 GRACE_MIN, GRACE_MAX = 2, 3600  # seconds; etcd grants no shorter lease (minLeaseTTL)
 
-BACKENDS = ("vxlan", "host-gw")
-BACKENDS_LATER = ("udp",)
+BACKENDS = ("vxlan", "host-gw", "udp")
 
 _mtu = values.between(MTU_MIN, MTU_MAX)
 
@@ -48,7 +47,7 @@ def _backend_mtu(value: Any) -> str:
 
 _BACKEND = Fields(
     {
-        "Type": values.one_of(BACKENDS, later=BACKENDS_LATER),
+        "Type": values.one_of(BACKENDS),
         "VNI": values.between(1, VNI_MAX, why="flannel.<VNI> must fit an interface name"),
         "Port": values.between(0, 65535),
         "MTU": _backend_mtu,

@@ -182,7 +182,7 @@ def _check_bridges(lab: dict[str, Any], say: Say) -> None:
     vni = lab["network"]["Backend"].get("VNI", Backend().VNI)
     for index, node in items(lab["nodes"]):
         name = node.get("bridge")
-        if name in ("lo", "eth0", f"flannel.{vni}"):
+        if name in ("lo", "eth0", f"flannel.{vni}", "flannel0"):
             say(("nodes", index, "bridge"), f"{name} is another device of the node (docker0)")
         elif isinstance(name, str) and _VETH.fullmatch(name):
             say(("nodes", index, "bridge"), f"{name} may be a pod's veth (docker0)")
@@ -214,11 +214,12 @@ def _check_network(lab: dict[str, Any], say: Say) -> None:
 def _check_backend(lab: dict[str, Any], say: Say) -> None:
     """Check that the nodes' segments and the keys of the back end fit its kind."""
     backend = lab["network"]["Backend"]
-    if backend["Type"] != "host-gw":
-        return
+    kind = backend["Type"]
     for key in ("VNI", "Port", "MTU", "DirectRouting"):
-        if key in backend:
-            say(("network", "Backend", key), "means nothing to host-gw (leave it out)")
+        if key in backend and kind in ("host-gw", "udp") and (kind, key) != ("udp", "Port"):
+            say(("network", "Backend", key), f"means nothing to {kind} (leave it out)")
+    if kind != "host-gw":
+        return
     nets = [
         IPv4Network(segment["cidr"])
         for _, segment in items(lab["underlay"]["segments"])

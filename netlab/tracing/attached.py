@@ -36,7 +36,6 @@ from netlab.journeys import End as Ended
 from netlab.journeys import Fate, Journey, NamedEntry, Rule, Track
 from netlab.kernel.netns import exists
 from netlab.packets import Flow, Leg, Protocol
-from netlab.paths.ways import VXLAN_PORT
 from netlab.sensors.capture import FLUSH_PORT, Capture, Kept
 from netlab.sensors.ring import FRAME
 from netlab.sensors.ruletrace import RuleTrace
@@ -360,7 +359,7 @@ class Watch:
         )
 
     def _chosen(self, one: Conversation, caught: Sequence[Caught]) -> selecting.Chosen:
-        port = self.cluster.lab.network.Backend.Port or VXLAN_PORT
+        port = self.cluster.lab.network.tunnel_port
         known = {each.identity for each in caught}
 
         def wanted(packet: Traced) -> bool:

@@ -30,6 +30,7 @@ from netlab.objects import (
     Route,
     RoutingRule,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -48,6 +49,9 @@ class Way(NamedTuple):
     netns: tuple[str, ...]
     addresses: frozenset[str]
     nodes: tuple[NodeState, ...]
+
+
+_ALONE = Bridge | Vxlan | Tun  # links with one end
 
 
 def differences(cluster: Cluster, leases: Sequence[Lease], way: Way) -> list[Op]:
@@ -100,7 +104,7 @@ def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, li
 def _matters(cluster: Cluster, op: Op, way: Way, wanted: Collection[Object]) -> bool:
     """Return whether the flow needs what *op* is about."""
     match op.object:
-        case Netns() | Address() | Bridge() | Vxlan() | NftTable():
+        case Netns() | Address() | Bridge() | Vxlan() | Tun() | NftTable():
             return True
         case Veth(peer_netns=peer):
             return peer in way.netns or op.object.netns not in {n.netns for n in way.nodes}
@@ -164,7 +168,7 @@ def causes(ops: Iterable[Op], names: Names) -> Iterator[Cause]:
 def kind_of(op: Op) -> Kind:
     """Return what kind of cause a difference is."""
     thing, old = op.object, op.old
-    if isinstance(thing, Bridge | Veth | Vxlan):
+    if isinstance(thing, Bridge | Veth | Vxlan | Tun):
         return _kind_of_link(op)
     if isinstance(thing, Sysctl):
         return Kind.RP_FILTER if "rp_filter" in thing.name else Kind.FORWARDING
@@ -188,7 +192,11 @@ def _kind_of_link(op: Op) -> Kind:
         if not (old.up and old.peer_up):
             return Kind.INTERFACE_DOWN
         return Kind.BRIDGE_PORT if old.bridge != new.bridge else Kind.MTU
-    if isinstance(new, Bridge | Vxlan) and isinstance(old, Bridge | Vxlan) and not old.up:
+    if (
+        isinstance(new, Bridge | Vxlan | Tun)
+        and isinstance(old, Bridge | Vxlan | Tun)
+        and not old.up
+    ):
         return Kind.INTERFACE_DOWN
     if getattr(new, "mtu", 0) != getattr(old, "mtu", 0):
         return Kind.MTU
@@ -211,7 +219,11 @@ def _words(op: Op) -> tuple[str, str]:
             return thing.netns, f"interface {thing.name} is down"
         if old.bridge != thing.bridge:
             return thing.netns, f"{thing.name} is a port of {old.bridge or 'no bridge'}"
-    if isinstance(thing, Bridge | Vxlan) and isinstance(old, Bridge | Vxlan) and not old.up:
+    if (
+        isinstance(thing, Bridge | Vxlan | Tun)
+        and isinstance(old, Bridge | Vxlan | Tun)
+        and not old.up
+    ):
         return thing.netns, f"interface {thing.name} is down"
     return thing.netns, f"{what} is otherwise: {_changed(old, thing)}"
 
@@ -244,7 +256,7 @@ def thing_words(thing: Object) -> str:
             return f"cable {thing.name}, whose other end is not where it should be,"
         case Veth():
             return f"cable {thing.name} to {thing.peer_name} of {thing.peer_netns}"
-        case Bridge() | Vxlan():
+        case Bridge() | Vxlan() | Tun():
             return f"interface {thing.name}"
         case Sysctl():
             return f"setting {thing.name}"

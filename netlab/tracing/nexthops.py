@@ -127,7 +127,8 @@ def _arriving(turn: _Turn, links: dict[str, Link]) -> int | None:
     link = links[before.device]
     if link.master:
         link = next((one for one in links.values() if one.ifindex == link.master), link)
-    return link.ifindex if before.frame[:6].hex(":") == link.mac else None
+    # A tun device has no MAC, and gives all that comes to IP.
+    return link.ifindex if not link.mac or before.frame[:6].hex(":") == link.mac else None
 
 
 def _switched(after: Seen, links: dict[str, Link]) -> NextHop | None:

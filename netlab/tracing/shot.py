@@ -21,7 +21,6 @@ from netlab.model.kubernetes import view
 from netlab.model.modes import Mode
 from netlab.model.services import SERVICE_NAME_LABEL, EndpointSlice, ProxyNode, Service
 from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
-from netlab.paths.ways import VXLAN_PORT
 from netlab.proxy.options import options_of
 from netlab.sensors.sending import Answer, Sent, send
 from netlab.telling import assembly, selecting
@@ -132,7 +131,7 @@ def fired(
         wires.drained(ROUNDS)  # what was sent before that comes to its end
         passings = watch.passings()
         watch.capture.flush()
-        port = cluster.lab.network.Backend.Port or VXLAN_PORT
+        port = cluster.lab.network.tunnel_port
         caught = watch.caught()
         shot.chosen = selecting.chosen(
             *(asked.opening, [shot.flow], caught, passings),

@@ -9,20 +9,24 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
 
 from netlab import world
 from netlab.cluster import Cluster
+from netlab.encapsulation import control
+from netlab.flannel import udp
 from netlab.journeys import Cause, Journey, Kind, Place, Seen
 from netlab.kernel import links, lookup
 from netlab.kernel.netns import entered, exists
 from netlab.kernel.observed import VXLAN_PORT
-from netlab.packets import Direction
+from netlab.packets import BARE, Direction
 from netlab.telling.naming import Names
 from netlab.tracing.stops import Stop
 
+RESTART = "the agent starts it: `netlab status`, `netlab up` when there is none"
 _CONNTRACK = Path("/proc/sys/net/netfilter")
 _IPV4 = Path("/proc/sys/net/ipv4")
 
@@ -36,7 +40,7 @@ def causes(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Iter
     if last is not None and last.direction is Direction.OUT and not _is_tunnel(last):
         yield from _far_end(cluster, names, stop, last)
     with entered(netns):
-        for look in (_conntrack, _tunnel_in, _tunnel_out, _switched, _routed):
+        for look in (_conntrack, _process, _tunnel_in, _tunnel_out, _switched, _routed):
             yield from look(cluster, names, journey, stop)
 
 
@@ -51,7 +55,7 @@ def exec_target(place: Place) -> str:
 
 
 def _is_tunnel(last: Seen) -> bool:
-    return last.device.startswith("flannel.")
+    return last.device.startswith(("flannel.", udp.DEVICE))
 
 
 # -- the other end of a cable
@@ -158,13 +162,45 @@ def _full_drops() -> int:
     return sum(int(row[column], 16) for row in rows)
 
 
+def _process(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Iterator[Cause]:
+    """A packet, or the datagram it is in, came to where a process of flannel's udp back end should
+    take it, and went no further. Without a process the device has no carrier, and shows nothing."""
+    last, device = stop.last, cluster.lab.network.tunnel
+    if last is None or device != udp.DEVICE or stop.place.kind != "node":
+        return
+    taken = last.outer is not None and last.outer.vni == BARE
+    link = lookup.interfaces().get(device)
+    way = lookup.route(stop.flow.destination)
+    given = not taken and link is not None and way.device == link.ifindex
+    if not (given or taken):
+        return
+    known = control.reached()
+    if known is None:
+        words = f"no process takes the packets of {device} of {stop.place}"
+        port = cluster.lab.network.tunnel_port
+        proof = f"nobody in {stop.place} answers for {device}, or has UDP port {port} for it"
+        yield Cause(Kind.TUNNEL, stop.place, words, (_seen_words(last), proof), (RESTART,))
+    elif given and not any(
+        IPv4Address(last.flow.destination) in IPv4Network(prefix) for prefix in known
+    ):
+        words = f"the process behind {device} of {stop.place} knows no node for "
+        told = ", ".join(known) or "none"
+        yield Cause(
+            Kind.TUNNEL,
+            stop.place,
+            words + last.flow.destination,
+            (_seen_words(last), f"it knows {told}"),
+            ("netlab get leases",),
+        )
+
+
 def _tunnel_in(cluster: Cluster, names: Names, journey: Journey, stop: Stop) -> Iterator[Cause]:
     """An envelope came in, and nothing came out of the tunnel."""
     last = stop.last
     if last is None or last.outer is None or last.direction is not Direction.IN:
         return
     outer, place = last.outer, stop.place
-    if place.kind != "node":
+    if place.kind != "node" or outer.vni == BARE:
         return
     tunnels = {n: one for n, one in lookup.interfaces().items() if one.kind == "vxlan"}
     fitting = [n for n, one in tunnels.items() if links.tunnel(one.data).vni == outer.vni]
@@ -208,6 +244,8 @@ def _tunnel_out(cluster: Cluster, names: Names, journey: Journey, stop: Stop) ->
     """The tunnel took a packet, and no envelope left."""
     last = stop.last
     if last is None or last.direction is not Direction.OUT or not _is_tunnel(last):
+        return
+    if last.device == udp.DEVICE:
         return
     link = lookup.interfaces().get(last.device)
     if link is None:

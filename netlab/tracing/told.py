@@ -18,7 +18,7 @@ from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
 from netlab.packets import Flow, Leg, Protocol
 from netlab.telling.naming import Names
-from netlab.telling.packets import ETHERNET, INNER
+from netlab.telling.packets import before_ip
 from netlab.telling.selecting import transport
 from netlab.tracing import ruled, state
 from netlab.tracing.asking import Asking
@@ -115,7 +115,7 @@ def _ttl_ended(stop: Stop | None, place: Place, proof: tuple[str, ...]) -> Cause
 
 def next_mtu(seen: Seen) -> int:
     """Return the MTU that an ICMP error tells (RFC 1191), 0 if it is not found."""
-    packet = seen.frame[INNER if seen.outer else ETHERNET :]
+    packet = seen.frame[before_ip(seen) :]
     return int.from_bytes(transport(packet)[6:8], "big")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from netlab.errors import NetlabError
+from netlab.errors import CapabilityError, NetlabError
+from netlab.kernel import tun
 from netlab.model import backends
-from netlab.model.lab import Backend
+from netlab.model.lab import Backend, Lab
 from netlab.verify import flat, joining, leases, outside, pods
 from netlab.verify.context import Checked, Context, Failure, Live
 from netlab.verify.replicas import ANSWERS
@@ -37,7 +38,7 @@ def by_every_backend(context: Context) -> Checked:
     _agent_answers(context)
     try:
         for name in sorted(backends.BACKENDS, key=lambda one: one != mine):
-            if why := backends.unfit(context.lab, name):
+            if why := unfit(context.lab, name):
                 last.append(f"{name}: not tried: {why}")
                 continue
             there = context if name == mine else _changed(context, name, own)
@@ -81,5 +82,15 @@ def changed(live: Live, name: str, own: Backend) -> None:
 
 def lacking(live: Live, names: Sequence[str]) -> dict[str, str]:
     """Return which of the back ends called *names* the lab cannot have, each with the reason."""
-    found = {name: backends.unfit(live.lab, name) for name in names}
+    found = {name: unfit(live.lab, name) for name in names}
     return {name: why for name, why in found.items() if why}
+
+
+def unfit(lab: Lab, name: str) -> str:
+    """Return why *lab*, on this machine, cannot have the back end called *name*; "" if it can."""
+    if name == backends.UDP:
+        try:
+            tun.require()
+        except CapabilityError as error:
+            return str(error)
+    return backends.unfit(lab, name)

@@ -37,7 +37,7 @@ PATHS: tuple[Path, ...] = (
     Path(
         "pod-pod-cross-node",
         "pods of two nodes meet through the overlay",
-        "equal at both ends but for TTL - 2 and MACs; on the underlay only inside VXLAN",
+        "equal at both ends but for TTL and MACs; on the underlay only in the back end's envelope",
     ),
     Path(
         "unique-pod-ip",
@@ -171,7 +171,7 @@ PATHS: tuple[Path, ...] = (
     Path(
         "backends",
         "other ways between the nodes",
-        "the pods' paths by vxlan, with DirectRouting, and by host-gw; the lab changes, and back",
+        "the pods' paths by vxlan, with DirectRouting, host-gw and udp; the lab changes, and back",
     ),
     Path(
         "kubectl-way",

@@ -70,7 +70,7 @@ def _hop(passage: Passage, began: int) -> dict[str, Any]:
         expected["vxlan"] = {
             "source": hop.outer.source,
             "destination": hop.outer.destination,
-            "vni": hop.outer.vni,
+            "vni": hop.outer.number,
         }
     return {
         "leg": passage.leg.value,
@@ -103,7 +103,7 @@ def _sighting(passage: Passage, began: int) -> dict[str, Any]:
             "sourcePort": outer.source_port,
             "destination": outer.destination,
             "destinationPort": outer.destination_port,
-            "vni": outer.vni,
+            "vni": outer.number,
             "ttl": outer.ttl,
         },
     }

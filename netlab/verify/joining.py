@@ -14,13 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import msgspec
 
 from netlab import patience, world
 from netlab.cluster import Cluster, NodeState, PodState
-from netlab.flannel import backends, choice, lease, vxlan
-from netlab.flannel.config import SUBNETS, resolve
+from netlab.encapsulation import control
+from netlab.flannel import backends, choice, lease, udp, vxlan
+from netlab.flannel.config import SUBNETS, UDP, resolve
 from netlab.flannel.lease import Lease
 from netlab.flannel.subnets import own_lease
 from netlab.kernel import netns as namespaces
@@ -32,7 +34,7 @@ from netlab.paths.places import of_node
 from netlab.plan import Op, Verb
 from netlab.processes import run
 from netlab.verify.context import Checked, Context, Failure, Skip, required
-from netlab.verify.leases import in_words, observed, way_to
+from netlab.verify.leases import entry_words, in_words, observed, reached, way_to
 
 WITHIN = patience.seconds(2.0)  # seconds, for all nodes to follow
 SENDERS = 8  # nodes at most of which a pod speaks with the stranger
@@ -126,11 +128,27 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
         )
         run(["ip", "-n", node.netns, "link", "set", world.UPLINK, "up"])
         kernel.apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
+        if lab.network.Backend.Type == UDP:
+            _process(context, node)
         yield
     finally:
+        # The stranger's process, if it has one, ends with the name of its namespace.
         # The kernel ends a namespace a moment after its name: the cable must be gone now.
         run(["ip", "-n", underlay, "link", "delete", port], check=False)
         namespaces.delete(node.netns)
+
+
+def _process(context: Context, node: NodeState) -> None:
+    """Start the stranger's process of flannel's udp back end, which knows all nodes."""
+    path = Path(namespaces.path(node.netns))
+    process = control.Process(context.live.run, node.name, netns=path, device=udp.DEVICE)
+    leases = [(other.subnet, other.address) for other in context.cluster.nodes if other.subnet]
+    port = context.lab.network.tunnel_port
+    with namespaces.entered(node.netns):
+        process.keep(
+            control.Told(node.address, port, node.bridge_address, control.peers_of(leases))
+        )
+        process.forget()
 
 
 def until_all(context: Context, peer: Lease, *, held: bool) -> float:
@@ -145,26 +163,27 @@ def until_all(context: Context, peer: Lease, *, held: bool) -> float:
             verb = "lacks" if held else "still holds"
             raise Failure(
                 *(
-                    f"{node.name} {verb} {in_words(thing)} after {WITHIN} s"
+                    f"{node.name} {verb} {what} after {WITHIN} s"
                     for node in waiting
-                    for thing in left[node.name]
+                    for what in left[node.name]
                 ),
                 last_seen=f"etcd {peer.key}" + ("" if held else " revoked"),
-                expected_next=_followed(waiting[0], left[waiting[0].name][0], held=held),
+                expected_next=f"{waiting[0].name} {'holds' if held else 'forgets'} "
+                f"{left[waiting[0].name][0]}",
             )
         if waiting:
             time.sleep(LOOK)
     return took
 
 
-def _followed(node: NodeState, thing: Object, *, held: bool) -> str:
-    return f"{node.name} {'holds' if held else 'forgets'} {in_words(thing)}"
-
-
-def _differing(context: Context, node: NodeState, peer: Lease, *, held: bool) -> list[Object]:
+def _differing(context: Context, node: NodeState, peer: Lease, *, held: bool) -> list[str]:
+    """Return, in words, what *node* lacks of the way to *peer*, or what of it it still has."""
+    if context.lab.network.Backend.Type == UDP:
+        known = reached(node).get(peer.subnet) == peer.public_ip
+        return [] if known is held else [entry_words(peer)]
     wanted = way_to(context, node, peer)
     here = observed(node, wanted)
-    return [thing for thing in wanted if (thing in here) is not held]
+    return [in_words(thing) for thing in wanted if (thing in here) is not held]
 
 
 def extended(cluster: Cluster, node: NodeState) -> Cluster:
@@ -192,6 +211,8 @@ def node_join(context: Context) -> Checked:
 
 def what_leads_there(context: Context, own: Lease) -> str:
     """Return what the first node holds for a lease: `its route, neighbor and FDB entry`."""
+    if context.lab.network.Backend.Type == UDP:
+        return "it in their processes"
     kinds = {type(thing) for thing in way_to(context, context.cluster.nodes[0], own)}
     return "its route, neighbour and FDB entry" if FdbEntry in kinds else "its route"
 

@@ -6,9 +6,11 @@ import time
 
 from netlab import patience, world
 from netlab.cluster import NodeState
-from netlab.flannel import backends, lease
-from netlab.flannel.config import SUBNETS, VXLAN, resolve
+from netlab.encapsulation import control
+from netlab.flannel import backends, lease, udp
+from netlab.flannel.config import SUBNETS, UDP, VXLAN, resolve
 from netlab.flannel.lease import Lease
+from netlab.kernel.netns import entered
 from netlab.kernel.real import RealKernel
 from netlab.objects import Object, Sysctl
 from netlab.store.etcd import Etcd, KeyValue, Listing
@@ -60,6 +62,8 @@ def _device_words(context: Context) -> str:
     network = context.lab.network
     if not network.tunnel:
         return f"a route by {world.UPLINK}"
+    if network.Backend.Type == UDP:
+        return f"{network.tunnel}, the route of all there, and a process that knows where to send"
     near = ", or a route for those on its segment," if network.Backend.DirectRouting else ""
     return f"the tunnel device of its lease, and route, neighbour and FDB entry{near}"
 
@@ -186,7 +190,32 @@ def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> lis
         if not isinstance(thing, Sysctl)
     ]
     here = observed(node, wanted)
-    return [f"{node.name} lacks {in_words(thing)}" for thing in wanted if thing not in here]
+    missing = [in_words(thing) for thing in wanted if thing not in here]
+    if context.lab.network.Backend.Type == UDP:
+        known = reached(node)
+        missing += [entry_words(one) for one in peers if known.get(one.subnet) != one.public_ip]
+    return [f"{node.name} lacks {words}" for words in missing]
+
+
+def reached(node: NodeState) -> dict[str, str]:
+    """Return what the process of flannel's udp back end on *node* knows: the node of each prefix.
+
+    Raises Failure when there is no such process.
+    """
+    with entered(node.netns):
+        known = control.reached()
+    if known is None:
+        raise Failure(
+            f"{node.name} has no process that sends its pods' packets",
+            last_seen=f"{node.netns} {udp.DEVICE} out",
+            expected_next="a process behind it, on flannel's UDP port",
+        )
+    return known
+
+
+def entry_words(peer: Lease) -> str:
+    """Return what a process knows of a peer, in words."""
+    return f"{peer.subnet} at {peer.public_ip} in its process"
 
 
 def in_words(thing: Object) -> str:

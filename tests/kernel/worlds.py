@@ -17,6 +17,7 @@ from netlab.objects import (
     Object,
     Route,
     Sysctl,
+    Tun,
     Veth,
     Vxlan,
 )
@@ -61,6 +62,10 @@ def world(lab: str) -> dict[str, list[Object]]:
             Neighbor(node, "eth0", "192.168.50.12"),
             Neighbor(node, "eth0", "192.168.50.13"),
             FdbEntry(node, "flannel.1", "02:00:00:00:02:02", "192.168.50.12"),
+            Tun(node, "flannel0", 1472),
+            Address(node, "flannel0", "10.245.1.0/32"),
+            Sysctl(node, "net.ipv4.conf.flannel0.accept_local", "1"),
+            Route(node, "10.245.0.0/16", "flannel0"),
             Route(node, "10.244.2.0/24", "flannel.1", "10.244.2.0", True, 3),
             IptablesChain(node, "filter", "FLANNEL-FWD", ACCEPTS),
             IptablesJump(node, "filter", "FORWARD", FORWARD),

@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from labs import ROOT, Cli, eventually, inside, ip, namespaces, topology
@@ -122,12 +124,91 @@ def test_why_names_the_route_of_host_gw_that_is_gone(small: Cli) -> None:
     assert f"route {peer} via 192.168.50.102 dev eth0 is missing" in told
 
 
+def processes_of(cli: Cli) -> list[int]:
+    """Return the pids of the processes of flannel's udp back end."""
+    own = f"NETLAB_PROCESS={cli.run_directory}:flannel/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(own):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_a_live_lab_changes_to_udp_and_back(small: Cli) -> None:
+    file = small.file(with_backend(topology(small.lab), "{Type: udp}"), "udp.yaml")
+    small("up", file)
+    assert small("plan", file).stdout == ""
+    assert "flannel0" in devices(small.netns("n1"))
+    assert "flannel.1" not in devices(small.netns("n1")) | devices(small.netns("n2"))
+    assert mtus(small) == {1472}
+    assert len(processes_of(small)) == 2
+    seen = proven(small, *PODS)
+    assert "on the underlay as UDP 8285" in seen["pod-pod-cross-node"]
+    assert '"PublicIPv6":null}, TTL' in seen["lease-in-etcd"]
+    told = " ".join(small("trace", "n1-p1", "n2-p1").stdout.split())
+    assert "into UDP by the process behind flannel0: 192.168.50.101:8285 -> 192.168.50.102" in told
+    assert "out of UDP by the process behind flannel0" in told
+    small("up", small.file(topology(small.lab)))
+    assert "flannel0" not in devices(small.netns("n1")) | devices(small.netns("n2"))
+    eventually(lambda: processes_of(small) == [], what="the processes are gone")
+
+
+def bridge(cli: Cli, node: str) -> str:
+    """Return the address of a node's bridge."""
+    (docker0,) = ip(cli.netns(node), "addr", "show", "docker0")
+    return str(next(one["local"] for one in docker0["addr_info"] if one["family"] == "inet"))
+
+
+@pytest.mark.parametrize("harm", ["kill", "device", "route"])
+def test_what_udp_needs_is_there_again(small: Cli, harm: str) -> None:
+    small("up", small.file(with_backend(topology(small.lab), "{Type: udp}"), "udp.yaml"))
+    before = processes_of(small)
+    if harm == "kill":
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+    elif harm == "device":
+        inside(small.netns("n1"), "ip", "link", "del", "flannel0")
+    else:
+        inside(small.netns("n1"), "ip", "route", "flush", "dev", "flannel0")
+    if harm != "route":
+        eventually(lambda: set(processes_of(small)) - set(before), what="another process")
+    answer = ("exec", "n1-p1", "--", "ping", "-c1", "-W1", bridge(small, "n2"))
+    eventually(lambda: small(*answer, code=None).returncode == 0)
+    proven(small, "pod-pod-cross-node", "lease-in-etcd")
+
+
+def test_why_names_the_process_that_is_gone(small: Cli) -> None:
+    small("up", small.file(with_backend(topology(small.lab), "{Type: udp}"), "udp.yaml"))
+    agent = small.agent_pid()
+    os.kill(agent, signal.SIGSTOP)  # nothing is started again meanwhile
+    try:
+        for pid in processes_of(small):
+            os.kill(pid, signal.SIGKILL)
+        told = small("why", "n1-p1", "n2-p1", code=1).stdout
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert "no process takes the packets of flannel0 of n1" in told
+
+
+def test_the_processes_outlive_the_agent_and_go_with_the_lab(cli: Cli) -> None:
+    file = cli.file(with_backend(topology(cli.lab, pods=1), "{Type: udp}"))
+    cli("up", file)
+    before = processes_of(cli)
+    os.kill(cli.agent_pid(), signal.SIGKILL)
+    cli("up", file)
+    assert processes_of(cli) == before
+    proven(cli, "pod-pod-cross-node")
+    cli("down")
+    assert processes_of(cli) == []
+
+
 def test_the_pods_paths_hold_by_each_back_end_and_the_lab_is_put_back(small: Cli) -> None:
     file = small.file(topology(small.lab))
     small("up", file)
     before = routes(small.netns("n1"))
     evidence = proven(small, "backends")["backends"]
-    for name in ("vxlan: ", "vxlan+DirectRouting: ", "host-gw: "):
+    for name in ("vxlan: ", "vxlan+DirectRouting: ", "host-gw: ", "udp: "):
         for path in ("pod-pod-same-node", "pod-pod-cross-node", "lease-in-etcd", "node-join",
                      "pod-node", "egress-masquerade", "flat-no-nat"):  # fmt: skip
             assert name + path in evidence
@@ -140,10 +221,10 @@ def test_verify_by_all_back_ends_is_one_table(small: Cli) -> None:
     small("up", file)
     told = small("verify", "--backend", "all", "pod-pod-cross-node", "node-join").stdout
     head, *rows = [line.split() for line in told.splitlines()]
-    assert head == ["PATH", "VXLAN", "VXLAN+DIRECTROUTING", "HOST-GW"]
+    assert head == ["PATH", "VXLAN", "VXLAN+DIRECTROUTING", "HOST-GW", "UDP"]
     assert [(row[0], row.count("pass")) for row in rows[:2]] == [
-        ("pod-pod-cross-node", 3),
-        ("node-join", 3),
+        ("pod-pod-cross-node", 4),
+        ("node-join", 4),
     ]
     assert small("plan", file).stdout == ""
 
@@ -157,7 +238,8 @@ def test_a_path_that_breaks_by_one_back_end_fails_in_its_column(small: Cli) -> N
     finally:
         inside(small.netns("n1"), "iptables", "-D", *drop)
     _, row, *_ = told.splitlines()
-    assert [word for word in row.split() if word in ("pass", "fail")] == ["pass", "fail", "fail"]
+    found = [word for word in row.split() if word in ("pass", "fail")]
+    assert found == ["pass", "fail", "fail", "pass"]
     assert "host-gw: pod-pod-cross-node: fail" in told and "last seen: " in told
 
 

@@ -25,6 +25,11 @@ def tunnelled(inner: Packet) -> Packet:
     return Ether() / IP(src="192.168.50.11", dst="192.168.50.12") / envelope / inner
 
 
+def datagram(packet: Packet) -> Packet:
+    """As flannel's udp back end sends it."""
+    return Ether() / IP(src="192.168.50.11", dst="192.168.50.12") / UDP(dport=8285) / packet[IP]
+
+
 @pytest.mark.parametrize(
     ("packet", "found"),
     [
@@ -36,6 +41,9 @@ def tunnelled(inner: Packet) -> Packet:
         ),
         pytest.param(tunnelled(segment("S", seq=7)), Opening(7), id="syn-in-vxlan"),
         pytest.param(tunnelled(segment("SA", ack=8)), Opening(7), id="syn-ack-in-vxlan"),
+        pytest.param(datagram(segment("S", seq=7)), Opening(7), id="syn-in-a-datagram"),
+        pytest.param(datagram(segment("SA", ack=8)), Opening(7), id="syn-ack-in-a-datagram"),
+        pytest.param(datagram(segment("A", ack=8)), None, id="ack-in-a-datagram"),
         pytest.param(segment("A", ack=8), None, id="ack"),
         pytest.param(segment("PA", ack=8) / b"netlab:", None, id="data"),
         pytest.param(Ether() / IP(**PODS) / UDP() / bytes(60), None, id="udp"),
@@ -48,3 +56,13 @@ def test_what_opens_a_connection_is_known_by_the_number_of_its_syn(
     packet: Packet, found: Opening | None
 ) -> None:
     assert opening(bytes(packet)) == found
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"), [("S", Opening(7, ENDS)), ("SA", Opening(7)), ("A", None)]
+)
+def test_on_a_tun_device_a_frame_begins_with_its_ip_header(
+    flags: str, found: Opening | None
+) -> None:
+    packet = bytes(segment(flags, seq=7, ack=8)[IP])
+    assert opening(packet, headless=True) == found

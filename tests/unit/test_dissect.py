@@ -14,7 +14,7 @@ from scapy.layers.sctp import SCTP
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
-from netlab.packets import Direction, Flow, Outer, Protocol, Sighting
+from netlab.packets import BARE, Direction, Flow, Outer, Protocol, Sighting
 from netlab.sensors import dissect
 from netlab.sensors.build import checksum, echo_request
 from netlab.sensors.ring import Frame
@@ -195,3 +195,44 @@ def test_an_echo_request_is_the_one_scapy_makes(token: bytes) -> None:
 
 def test_a_checksum_carries_over_more_than_once() -> None:
     assert checksum(b"\xff\xff" * 70_000 + b"\x00\x01") == 0xFFFE
+
+
+@pytest.mark.parametrize(
+    "packet", [one for one in SEEN if "fragment" not in str(one.id)], ids=lambda one: None
+)
+def test_a_frame_without_ethernet_is_seen_as_with_it(packet: Packet) -> None:
+    whole = seen(bytes(packet))
+    bare = dissect.sighting(
+        Frame(5, 2, True, False, bytes(packet)[14:], headless=True), netns="n", device="d"
+    )
+    assert whole is not None
+    assert bare == replace(whole, source_mac=bare.source_mac if whole.outer else "",
+                           destination_mac=bare.destination_mac if whole.outer else "",
+                           frame=bytes(packet)[14:])  # fmt: skip
+
+
+@pytest.mark.parametrize("port", [8285, 7])
+def test_a_bare_packet_in_a_datagram_is_opened(port: int) -> None:
+    inner = IP(ttl=62, **PODS) / SYN
+    envelope = LINK / IP(ttl=64, **NODES) / UDP(sport=port, dport=port)
+    found, alone = seen(bytes(envelope / inner)), seen(bytes(LINK / inner))
+    assert found is not None and alone is not None
+    outer = Outer(NODES["src"], NODES["dst"], BARE, port, port, 64)
+    assert found == replace(
+        alone, outer=outer, source_mac="", destination_mac="", frame=found.frame
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"E" * 40, id="begins-like-one"),
+        pytest.param(bytes(IP(chksum=1, **PODS) / SYN), id="wrong-checksum"),
+        pytest.param(bytes(IP(**PODS) / SYN) + b"x", id="longer-than-it-says"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+def test_a_datagram_that_holds_no_packet_is_itself(payload: bytes) -> None:
+    found = seen(bytes(LINK / IP(**NODES) / UDP(sport=8285, dport=8285) / payload))
+    assert found is not None and found.outer is None
+    assert found.flow == Flow(NODES["src"], NODES["dst"], Protocol.UDP, 8285, 8285)

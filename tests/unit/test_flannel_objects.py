@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from netlab.flannel import backends, rules, vxlan
+from netlab.flannel import backends, rules, udp, vxlan
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
 from netlab.model.lab import Backend, Network
@@ -18,6 +18,7 @@ from netlab.objects import (
     Object,
     Route,
     Sysctl,
+    Tun,
     Vxlan,
 )
 
@@ -111,6 +112,7 @@ def test_one_mac_at_two_nodes_is_one_entry_and_always_the_same() -> None:
 
 
 HOST_GW = resolve(Network("10.5.0.0/16", Backend=Backend(Type="host-gw")))
+BY_UDP = resolve(Network("10.5.0.0/16", Backend=Backend(Type="udp")))
 DIRECT = resolve(Network("10.5.0.0/16", Backend=Backend(DirectRouting=True)))
 NEAR = Lease("10.5.80.0/24", "192.168.77.2", "host-gw")
 FAR = Lease("10.5.81.0/24", "192.168.78.2", "host-gw")
@@ -149,10 +151,35 @@ def test_direct_routing_takes_the_tunnel_only_to_other_segments() -> None:
     ]
 
 
+def test_by_udp_the_whole_network_is_behind_one_device() -> None:
+    assert objects(OWN, NEAR, config=BY_UDP) == [
+        Tun("demo.n1", "flannel0", 1472),
+        Address("demo.n1", "flannel0", "10.5.17.0/32"),
+        Sysctl("demo.n1", "net.ipv4.conf.flannel0.accept_local", "1"),
+        Route("demo.n1", "10.5.0.0/16", "flannel0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "sent_to"),
+    [
+        pytest.param({}, [("10.5.80.0/24", "192.168.77.2")], id="a-peer"),
+        pytest.param({"backend_type": "vxlan"}, [], id="other-backend"),
+        pytest.param({"public_ip": OWN.public_ip}, [], id="own-public-ip"),
+        pytest.param({"subnet": OWN.subnet}, [], id="own-subnet"),
+        pytest.param({"subnet": "192.168.77.0/25"}, [], id="over-the-nodes"),
+    ],
+)
+def test_by_udp_packets_are_sent_to_peers(change: dict[str, str], sent_to: list[object]) -> None:
+    peer = msgspec.structs.replace(NEAR, **({"backend_type": ""} | change))
+    outside = backends.uncovered(OWN.public_ip, ["192.168.77.0/24"], [peer])
+    assert udp.reached(BY_UDP, OWN, [OWN, peer], outside) == sent_to
+
+
 @pytest.mark.parametrize(
     ("config", "within"),
-    [(CONFIG, 1450), (DIRECT, 1450), (HOST_GW, 1500)],
-    ids=["vxlan", "direct", "host-gw"],
+    [(CONFIG, 1450), (DIRECT, 1450), (HOST_GW, 1500), (BY_UDP, 1472)],
+    ids=["vxlan", "direct", "host-gw", "udp"],
 )
 def test_pods_have_the_mtu_that_fits_the_way_between_nodes(config, within: int) -> None:
     assert backends.mtu(config, 1500) == within

@@ -44,6 +44,7 @@ ROOMS = {
         "sensors",
         "pods",
         "portals",
+        "encapsulation",
         "nameserver",
         "processes",
         "rootless",

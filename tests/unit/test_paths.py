@@ -18,7 +18,7 @@ from netlab.model.lab import (
     Segment,
     Underlay,
 )
-from netlab.packets import Expectation, Flow, Hop, Protocol
+from netlab.packets import BARE, Expectation, Flow, Hop, Outer, Protocol
 from netlab.paths import rules
 
 SEGMENTS = [
@@ -115,6 +115,25 @@ def test_cross_node_goes_through_the_tunnel() -> None:
         (NODES["n1"], NODES["n2"])
     }
     assert [short(hop).split()[:3] for hop in way.reply][-1] == ["n1/a", "eth0", "in"]
+
+
+def test_by_udp_two_processes_take_part() -> None:
+    way = expected("a", "c", backend=Backend(Type="udp", Port=7777))
+    assert [short(hop) for hop in way.request][2:] == [
+        "n1 docker0 in 64",
+        "n1 flannel0 out 63",
+        "n1 eth0 out 62 vxlan",
+        "underlay n1 in 62 vxlan",
+        "underlay n2 out 62 vxlan",
+        "n2 eth0 in 62 vxlan",
+        "n2 flannel0 in 61",
+        "n2 docker0 out 60",
+        "n2 veth-c out 60",
+        "n2/c eth0 in 60",
+    ]
+    outer = {hop.outer for hop in way.request if hop.outer}
+    assert outer == {Outer(NODES["n1"], NODES["n2"], BARE, destination_port=7777)}
+    assert all(hop.destination_mac is None for hop in way.request)
 
 
 def test_between_segments_the_underlay_routes_the_envelope() -> None:

@@ -26,6 +26,7 @@ def segment(sequence: int, acknowledged: int, **more: object) -> bytes:
     return tcp(CLIENT, SERVER, numbers=(sequence % 2**32, acknowledged % 2**32), **more)
 
 
+TUN = 0xFFFE  # ARPHRD_NONE
 KEPT = {
     "SYN": (TCP, segment(NUMBER, 0, flags=SYN)),
     "SYN ACK": (TCP, segment(5, NUMBER + 1, flags=SYN | ACK)),
@@ -57,6 +58,30 @@ LEFT = {
     "UDP of such a port": (RELAYED, udp("10.244.1.0:50000", "10.244.2.2:9090", b"hello")),
     "SCTP": (TCP, ip4("1.1.1.1", "2.2.2.2", "sctp")),
 }
+
+
+def in_datagram(packet: bytes) -> bytes:
+    """As flannel's udp back end sends it."""
+    return ether(udp(f"{NODES[0]}:8285", f"{NODES[1]}:8285", packet))
+
+
+@pytest.mark.parametrize("name", [name for name in KEPT if name != "with IP options"])
+def test_what_flannels_udp_back_end_carries_is_kept(name: str) -> None:
+    program, packet = KEPT[name]
+    assert taken(program, in_datagram(packet))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_packet_of_the_conversation_is_kept_on_a_tun(name: str) -> None:
+    program, packet = KEPT[name]
+    assert taken(program, packet, hardware=TUN)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_packet_of_others_is_left_out_there_and_in_datagrams(name: str) -> None:
+    program, packet = LEFT[name]
+    assert not taken(program, packet, hardware=TUN)
+    assert not taken(program, in_datagram(packet))
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in VXLAN"])
