@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from netlab.errors import KernelError
-from netlab.kernel.netns import entered
+from netlab.kernel.netns import entered, identity
 from netlab.packets import Flow, Sighting
 from netlab.sensors import dissect, sieve
 from netlab.sensors.ring import FRAME, Frame, Ring, open_ring
@@ -97,6 +97,8 @@ class Capture:
         self._program = program
         self._rings: dict[str, Ring] = {}
         self._devices: dict[str, dict[int, str]] = {}
+        self._identities: dict[str, int] = {}
+        self._stale: list[Ring] = []  # of namespaces whose names are others' by now
         self._kept: deque[Kept] = deque()
         self._by_token: dict[bytes, list[Kept]] = {}
         self._openings: dict[int, list[Kept]] = {}  # by the number of the SYN
@@ -124,12 +126,14 @@ class Capture:
         self.close()
 
     def add(self, netns_names: Iterable[str]) -> None:
-        """Watch further namespaces too, from now on."""
+        """Watch further namespaces too, from now on; anew one that is another's by now: a pod of a
+        StatefulSet comes back under its name."""
         added: dict[str, Ring] = {}
         try:
             for name in netns_names:
-                if name not in self._rings and name not in added:
+                if name not in added and not self._watches(name):
                     with entered(name):
+                        self._identities[name] = identity(name)
                         added[name] = open_ring(self._program)
                         self._devices[name] = dict(socket.if_nameindex())
                         self._markers[name] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -140,13 +144,19 @@ class Capture:
                     ):
                         pass
         finally:
-            # Replaced, never changed: other threads walk over it meanwhile.
+            # Replaced, never changed: other threads walk over it meanwhile, and may wait for what
+            # is replaced, so that is closed at the end.
+            self._stale += [self._rings[name] for name in added if name in self._rings]
             self._rings = {**self._rings, **added}
+
+    def _watches(self, name: str) -> bool:
+        """Return whether the namespace that is called *name* now is watched, or was and is gone."""
+        return name in self._rings and identity(name) in (0, self._identities[name])
 
     def close(self) -> None:
         """Stop watching; what was kept stays."""
         with self._lock:
-            rings, self._rings = list(self._rings.values()), {}
+            rings, self._rings = [*self._rings.values(), *self._stale], {}
         for marker in self._markers.values():
             marker.close()
         if rings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from scapy.layers.inet import IP, UDP
 from netlab import paths
 from netlab.cluster import Cluster
 from netlab.errors import KernelError, NotFoundError, UsageError
+from netlab.kernel import netns as namespaces
 from netlab.kernel.netns import entered
 from netlab.packets import Direction, Flow, Outcome, Protocol, Verdict
 from netlab.probe import probe
@@ -383,3 +385,21 @@ def test_unknown_ends_and_protocols_are_named(live: World) -> None:
         probe(live, "10.9.9.9", "a")
     with pytest.raises(UsageError, match="needs a port"):
         probe(live, "a", "c", protocol="udp")
+
+
+def test_a_namespace_that_comes_back_under_its_name_is_watched_anew() -> None:
+    """A pod of a StatefulSet does."""
+    name, mark = f"{NAME}.again", token()
+    namespaces.create(name)
+    try:
+        with capture.Capture([name]) as watching:
+            namespaces.delete(name)
+            namespaces.create(name)
+            watching.add([name])
+            subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+            with entered(name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(mark, ("127.0.0.1", 9))
+            watching.flush()
+            assert {one.device for one in watching.sightings(mark)} == {"lo"}
+    finally:
+        namespaces.delete(name)
