@@ -179,6 +179,14 @@ def complain(text: str) -> None:
         pass
 
 
+def give_up_unwritable() -> None:
+    """Forget what stdout holds if it cannot be written: Python would complain again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence_stdout()
+
+
 def silence_stdout() -> None:
     """Point stdout at /dev/null, so that Python's own flush at exit cannot complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

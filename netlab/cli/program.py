@@ -100,6 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("NETLAB_DEBUG") == "1":
             raise
+        menu.give_up_unwritable()
         return told(error)
 
 

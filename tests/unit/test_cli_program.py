@@ -171,10 +171,15 @@ def test_closed_streams_are_no_error_of_their_own(words: str, closed: str) -> No
     assert "AttributeError" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("environment", [{}, dict(os.environ)], ids=["bare", "ours"])
 @pytest.mark.parametrize("words", ["--help", "get --help"])
-def test_a_full_disk_is_one_line(words: str) -> None:
+def test_a_full_disk_is_one_line(words: str, environment: dict[str, str]) -> None:
+    """Wherever it is noticed: at a write, or when what is left is flushed."""
     line = f"{sys.executable} -m netlab {words} > /dev/full"
-    done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["/bin/sh", "-c", line]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "No space left on device" in done.stderr.splitlines()[0]
