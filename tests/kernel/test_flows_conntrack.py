@@ -63,7 +63,7 @@ FACTS = (
 )
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", table.BY_RULES)
 def test_udp_entries_go_selectively(mode: Mode, tmp_path: Path) -> None:
     case = CASES["conntrack-selective"]
     facts = [(one["entry"], one["deleted"]) for one in case["entry_facts"]]
@@ -139,7 +139,7 @@ def test_segment_outside_the_window_ends_no_connection(
     assert fate.works is not wrong
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", table.BY_RULES)
 def test_what_works_is_not_noticed_to_change(mode: Mode, tmp_path: Path) -> None:
     """An open connection outlives its endpoint's entry and its Service; so do others' UDP flows."""
     case = CASES["clusterip-multiport-tcp"]

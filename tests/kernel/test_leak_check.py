@@ -60,7 +60,7 @@ def outcome(directory: Path, body: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *settings, str(directory)],
             cwd=directory,
-            env={**environment, "PYTHONPATH": str(ROOT), "NETLAB_ALONE": "1"},
+            env={**environment, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "NETLAB_ALONE": "1"},
             capture_output=True,
             text=True,
             timeout=60,

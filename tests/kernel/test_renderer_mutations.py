@@ -282,7 +282,7 @@ SWEEPS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 }
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("mode", table.BY_RULES)
 @pytest.mark.parametrize("what", SWEEPS)
 def test_a_row_notices_about_flows(
     mode: Mode,

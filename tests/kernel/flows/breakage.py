@@ -8,7 +8,7 @@ or in its share of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from netlab.proxy.frontend import Frontend, HealthCheck
@@ -27,8 +27,8 @@ class Mistaken(NamedTuple):
     found: list[str]
     ahead: str = ""  # a pattern: what is to be last in these blocks comes first
 
-    def frame(self, situation: Situation) -> list[Shared]:
-        return [self._shared(one) for one in self.renderer.frame(situation)]
+    def frame(self, situation: Situation, used: Collection[Key] = ()) -> list[Shared]:
+        return [self._shared(one) for one in self.renderer.frame(situation, used)]
 
     def hostport_frame(self, situation: Situation) -> list[Shared]:
         return [self._shared(one) for one in self.renderer.hostport_frame(situation)]

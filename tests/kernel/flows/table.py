@@ -26,6 +26,7 @@ from .topology import Place, Topology, topology
 from .traffic import Traffic, fresh_port, on_one_cpu, token
 
 Words = dict[str, Any]
+BY_RULES = (Mode.IPTABLES, Mode.NFTABLES)  # modes that any kernel here has, without a process
 Programme = Callable[[Words, Mode, Place, Path], object]
 
 PER_ENDPOINT = 20  # packets; all of four endpoints are then seen but in 4 of 10 billion bursts
