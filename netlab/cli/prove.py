@@ -186,7 +186,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     netlab probe pair archive
     netlab probe pair dns-far:53/UDP --count 10
     netlab probe client node/node1:22
-    netlab probe pair default/web-0:http
+    netlab probe pair default/db-0:sql
     netlab probe default/pair internet:80 -o json
     """,
 )

@@ -240,10 +240,13 @@ def test_what_is_wrong_is_told_and_what_is_right_is_served(cli: Cli) -> None:
         return all(words in events for words in TOLD)
 
     eventually(told, what="what is wrong is told in events")
-    (parent,) = cli.get("httproute", "routed")["status"]["parents"]
-    assert {c["type"]: c["status"] for c in parent["conditions"]} == {
-        "Accepted": "True", "ResolvedRefs": "True",
-    }  # fmt: skip
+
+    def accepted() -> bool:
+        parents = cli.get("httproute", "routed")["status"]["parents"]
+        conditions = [{c["type"]: c["status"] for c in one["conditions"]} for one in parents]
+        return conditions == [{"Accepted": "True", "ResolvedRefs": "True"}]
+
+    eventually(accepted, what="the HTTPRoute says that it is accepted")
     door = cli.get("gateway", "door")["status"]
     assert door["listeners"][0]["attachedRoutes"] == 1
     cli("delete", "-f", file)
@@ -252,21 +255,25 @@ def test_what_is_wrong_is_told_and_what_is_right_is_served(cli: Cli) -> None:
 
 def test_nothing_of_a_controller_is_left_behind(cli: Cli) -> None:
     """Its files were in a file system of its own, its processes in its sandbox."""
-    assert controllers()
     (pod,) = cli.get("pods", "-l", "app=ingress")["items"]
+    place = cli.netns(pod["spec"]["nodeName"], "default", pod["metadata"]["name"])
+    inside = os.stat(f"/run/netns/{place}").st_ino
+    assert controllers(inside)
     listed = cli("exec", pod["metadata"]["name"], "--", "ls", "/etc/nginx").stdout.split()
     assert {"nginx.conf", "lua", "certificates"} <= set(listed)
     assert "certificates" not in os.listdir("/etc/nginx")
     cli("delete", "deployment", "ingress")
-    eventually(lambda: not controllers(), what="nginx has ended")
+    eventually(lambda: not controllers(inside), what="nginx has ended")
     assert not list(Path("/run/netlab", cli.lab, "sandbox").glob("*/ingress-*"))
 
 
-def controllers() -> list[str]:
-    """The processes of nginx and of its follower, on a machine of our own."""
+def controllers(inside: int) -> list[str]:
+    """The processes of nginx and of its follower in the network namespace with this inode."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
+            if os.stat(f"/proc/{entry}/ns/net").st_ino != inside:
+                continue
             words = Path("/proc", entry, "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue

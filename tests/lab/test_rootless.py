@@ -56,7 +56,12 @@ class User:
         shutil.copy(installed / "py.py", packages)
         for other in (*installed.glob("_yaml*"), *installed.glob("pluggy-*")):
             shutil.copytree(other, packages / other.name)
-        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)}
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(packages),
+            # What the Python that runs has installed itself is not to be taken.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        }
         subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
         os.chmod(home, 0o777)
 
