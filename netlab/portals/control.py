@@ -37,7 +37,7 @@ class Home(NamedTuple):
     role: str = "portals"
     netns: str = ""  # the path of the namespace's name, with which the process goes; "": none
     attached: bool = True  # it ends with the connection of who declared last
-    log: Path = Path("/dev/stderr")
+    log: Path = processes.STDERR
 
 
 class Reply(msgspec.Struct):

@@ -7,6 +7,7 @@
 
 from netlab.processes.commands import MARK, START, Completed, installed, pasteable, run
 from netlab.processes.own import (
+    STDERR,
     alive,
     end,
     end_all,
@@ -22,6 +23,7 @@ from netlab.processes.own import (
 __all__ = [
     "MARK",
     "START",
+    "STDERR",
     "Completed",
     "alive",
     "end",

@@ -19,11 +19,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 from netlab.errors import NetlabError
 from netlab.kernel.netns import entered
 from netlab.processes import commands
 from netlab.processes.commands import MARK, START
+
+STDERR = Path("/dev/stderr")  # as the output of a process: our own
 
 _children: set[subprocess.Popen[bytes]] = set()
 _children_lock = threading.Lock()
@@ -144,7 +147,7 @@ def spawn(
     full = marked_environment(rundir, role, env)
     commands.log(argv, netns=netns)
     with (
-        open(stdout, "ab") as out,
+        _appended(stdout) as out,
         entered(netns) if netns else nullcontext(),
         commands.program_errors(argv[0]),
     ):
@@ -160,6 +163,11 @@ def spawn(
     with _children_lock:
         _children.add(child)
     return child.pid
+
+
+def _appended(path: Path) -> BinaryIO:
+    """Return *path*, open at its end; of our own stderr a copy: some consoles are open but once."""
+    return os.fdopen(os.dup(2), "ab") if path == STDERR else open(path, "ab")
 
 
 def _reap() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,3 +166,17 @@ def test_a_program_has_its_input_whole_before_it_starts() -> None:
     assert processes.run([sys.executable, "-c", size], input=text).stdout == f"True {len(text)}\n"
     assert processes.run(["cat"], input="ä\n").stdout == "ä\n"
     assert processes.run(["cat"], input="").stdout == ""
+
+
+def test_output_goes_to_a_stderr_that_cannot_be_opened_again() -> None:
+    """A socket, or the console of a virtual machine."""
+    code = (
+        "import os; from netlab import processes;"
+        "words = ('/run/netlab/none', 'test', ['echo', 'told']);"
+        "pid = processes.spawn(*words, stdout=processes.STDERR);"
+        "os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)"
+    )
+    ours, its = socket.socketpair()
+    with ours, its:
+        subprocess.run([sys.executable, "-c", code], stderr=its, check=True, timeout=60)
+        assert ours.recv(100) == b"told\n"
