@@ -19,15 +19,15 @@ answered with those it knows, `{"peers": [[prefix, address]…]}`.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
 import socket
 import sys
-import time
 from typing import Any
 
 from netlab.encapsulation import datagrams, device
+from netlab.residents.loop import Loop
+from netlab.residents.serving import Asker, Door, identity
 
 NAME = "\0netlab/flannel/udp"
 TICK = 0.5  # seconds between looks at the namespace's name
@@ -62,41 +62,31 @@ class Carrier:
     def __init__(self, netns: str, name: str) -> None:
         """Raises OSError: there is one already, or another has the device."""
         self._netns = netns
-        self._home = _identity("/proc/self/ns/net")
-        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._control.bind(NAME)
-        self._control.listen(4)
+        self._home = identity("/proc/self/ns/net")
+        self._loop = Loop()
+        self._door = Door(NAME, self._loop, self._answer)
         self._tun = device.opened()
         device.attach(self._tun, name)
         os.set_blocking(self._tun, False)
-        self._epoll = select.epoll()
-        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._socket: socket.socket | None = None
         self._local = ("", 0)
         self._own = ""
         self._peers, self._known = Peers([]), list[Any]()
         self._ended = False
-        self._epoll.register(self._control, select.EPOLLIN)
-        self._epoll.register(self._tun, select.EPOLLIN)
+        self._loop.watch(self._tun, self._outward, select.EPOLLIN)
 
     def serve(self) -> None:
         """Carry packets until it is to end. Raises OSError when the device goes."""
-        due = time.monotonic() + TICK
+        tick = 0.0
         while not self._ended:
-            for fd, _ in self._epoll.poll(TICK):
-                if fd == self._tun:
-                    self._outward()
-                elif self._socket is not None and fd == self._socket.fileno():
-                    self._inward(self._socket)
-                elif fd == self._control.fileno():
-                    self._accept()
-                elif fd in self._clients:
-                    self._hear(fd)
-            if time.monotonic() >= due:
-                self._ended |= bool(self._netns) and _identity(self._netns) != self._home
-                due = time.monotonic() + TICK
+            now = self._loop.now()
+            if now >= tick:
+                if self._netns and identity(self._netns) != self._home:
+                    return
+                tick = now + TICK
+            self._loop.turn(tick)
 
-    def _outward(self) -> None:
+    def _outward(self, events: int) -> None:
         for _ in range(AT_ONCE):
             try:
                 packet = bytearray(os.read(self._tun, LARGEST))
@@ -116,7 +106,9 @@ class Carrier:
                 except OSError:
                     continue  # no way there now; whoever waits for an answer sends again
 
-    def _inward(self, opened: socket.socket) -> None:
+    def _inward(self, events: int) -> None:
+        opened = self._socket
+        assert opened is not None
         for _ in range(AT_ONCE):
             try:
                 packet = bytearray(opened.recv(LARGEST))
@@ -154,32 +146,7 @@ class Carrier:
 
     # -- being told
 
-    def _accept(self) -> None:
-        try:
-            client, _ = self._control.accept()
-        except OSError:
-            return
-        self._clients[client.fileno()] = client, bytearray()
-        self._epoll.register(client, select.EPOLLIN)
-
-    def _hear(self, fd: int) -> None:
-        client, heard = self._clients[fd]
-        data = client.recv(1 << 20)
-        heard += data
-        while b"\n" in heard:
-            line, _, rest = bytes(heard).partition(b"\n")
-            heard[:] = rest
-            try:
-                answer = self._told(json.loads(line))
-            except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            client.sendall(json.dumps(answer).encode() + b"\n")
-        if not data:
-            del self._clients[fd]
-            self._epoll.unregister(fd)
-            client.close()
-
-    def _told(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, message: dict[str, Any], asker: Asker) -> dict[str, Any]:
         if message.get("end"):
             self._ended = True
             return {}
@@ -194,7 +161,7 @@ class Carrier:
 
     def _bind(self, local: tuple[str, int]) -> None:
         if self._socket is not None:
-            self._epoll.unregister(self._socket)
+            self._loop.forget(self._socket.fileno())
             self._socket.close()
             self._socket = None
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -206,16 +173,7 @@ class Carrier:
             opened.close()
             raise
         self._socket, self._local = opened, local
-        self._epoll.register(opened, select.EPOLLIN)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    """Return which namespace *path* names, (0, 0) when it names none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
+        self._loop.watch(opened.fileno(), self._inward, select.EPOLLIN)
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ declared is remembered here: a server that died is replaced, and told all of it 
 from __future__ import annotations
 
 import os
-import select
 import socket
 import sys
 import threading
@@ -24,6 +23,7 @@ from netlab.model.kubernetes import Pod
 from netlab.pods.apart import apart
 from netlab.pods.namespaces import CLONE_NEWNET, setns
 from netlab.pods.waiting import until
+from netlab.residents import asking
 
 ROLE = "pods"
 START_SECONDS = 10.0  # until a server that was started answers
@@ -103,7 +103,7 @@ class Servers:
         Raises NetlabError when it does not come up; RUNDIR/pods.log says why.
         """
         with self._lock:
-            if self._connection is not None and self._lost(self._connection):
+            if self._connection is not None and asking.has_closed(self._connection):
                 self.close()
             deadline = time.monotonic() + START_SECONDS
             while self._connection is None:
@@ -174,24 +174,11 @@ class Servers:
 
     def _exchange(self, message: dict[str, object]) -> dict[str, Result]:
         assert self._connection is not None
-        self._connection.sendall(msgspec.json.encode(message) + b"\n")
-        answer = bytearray()
-        while not answer.endswith(b"\n"):
-            data = self._connection.recv(1 << 20)
-            if not data:
-                raise ConnectionResetError("the pod server has died")
-            answer += data
-        reply = msgspec.json.decode(bytes(answer), type=_Reply)
+        answer = asking.exchanged(self._connection, message, "the pod server")
+        reply = msgspec.json.decode(answer, type=_Reply)
         if reply.error:
             raise NetlabError(f"{self._path}: {reply.error}")
         return reply.results
-
-    @staticmethod
-    def _lost(connection: socket.socket) -> bool:
-        """Return whether the server has closed the connection: it never speaks unasked."""
-        look = select.poll()  # select(2) knows no descriptor above 1023
-        look.register(connection, select.POLLIN)
-        return bool(look.poll(0))
 
     def _connect(self) -> None:
         for _ in range(STARTS):

@@ -18,10 +18,8 @@ Messages: `{"all": [portal…]}`, `{"set": [portal…], "remove": [key…]}` wit
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
-import select
 import socket
 import sys
 from collections import deque
@@ -29,9 +27,10 @@ from itertools import islice
 from typing import Any
 
 from netlab.portals.datagrams import IDLE, Datagrams, Session
-from netlab.portals.loop import Loop
 from netlab.portals.rotation import Endpoint, Rotation
 from netlab.portals.streams import BACKLOG, Listener, Relay
+from netlab.residents.loop import Loop
+from netlab.residents.serving import Asker, Door, identity
 
 NAME = "\0netlab/proxy/portals"
 TICK = 0.5  # seconds between looks at what has been silent, and at the namespace's name
@@ -97,22 +96,19 @@ class Server:
         self.sessions: dict[Session, None] = {}  # by last use, the oldest first
         self.flows: deque[tuple[str, Endpoint, Endpoint, Endpoint]] = deque(maxlen=REMEMBERED)
         self._netns = netns
-        self._home = _identity("/proc/self/ns/net")
+        self._home = identity("/proc/self/ns/net")
         self._attached = attached
-        self._declarer: Control | None = None
+        self._declarer: Asker | None = None
         self._ended = False
         self._portals: dict[str, Portal] = {}
-        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._control.bind(NAME)
-        self._control.listen(16)
-        self.loop.watch(self._control.fileno(), self._accept, select.EPOLLIN)
+        self._door = Door(NAME, self.loop, self.answer, self.left)
 
     def serve(self) -> None:
         tick = 0.0
         while not self._ended:
             now = self.loop.now()
             if now >= tick:
-                if self._netns and _identity(self._netns) != self._home:
+                if self._netns and identity(self._netns) != self._home:
                     return
                 self._end_silent(now)
                 tick = now + TICK
@@ -132,14 +128,7 @@ class Server:
             oldest.close()
         return oldest is not None
 
-    def _accept(self, events: int) -> None:
-        try:
-            sock, _ = self._control.accept()
-        except OSError:
-            return
-        Control(self, sock)
-
-    def answer(self, message: dict[str, Any], asker: Control) -> dict[str, Any]:
+    def answer(self, message: dict[str, Any], asker: Asker) -> dict[str, Any]:
         """Do what *message* says; return the answer. Raises as `Portal` for what is no message."""
         if message.get("end"):
             self._ended = True
@@ -164,7 +153,7 @@ class Server:
                 return {"flows": list(islice(mine, 8))}
         raise ValueError(message["ask"])
 
-    def left(self, asker: Control) -> None:
+    def left(self, asker: Asker) -> None:
         """Take that *asker* has gone."""
         if asker is self._declarer and self._attached:
             self._ended = True
@@ -194,45 +183,6 @@ class Server:
         return {"ports": ports, "errors": errors}
 
 
-class Control:
-    """Whoever is at the other end of the control socket: of our own user, or nobody."""
-
-    def __init__(self, server: Server, sock: socket.socket) -> None:
-        self._server = server
-        self._sock = sock
-        self._received = bytearray()
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if int.from_bytes(credentials[4:8], sys.byteorder) != os.geteuid():
-            sock.close()
-            return
-        server.loop.watch(sock.fileno(), self._ready, select.EPOLLIN)
-
-    def _ready(self, events: int) -> None:
-        try:
-            data = self._sock.recv(1 << 20)
-        except OSError:
-            data = b""
-        if not data:
-            self._server.loop.forget(self._sock.fileno())
-            self._sock.close()
-            self._server.left(self)
-            return
-        self._received += data
-        if b"\n" not in data:
-            return
-        *lines, rest = bytes(self._received).split(b"\n")
-        self._received[:] = rest
-        for line in lines:
-            try:
-                answer = self._server.answer(json.loads(line), self)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                answer = {"error": f"not a message: {error!r}"}
-            try:
-                self._sock.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
-            except OSError:  # it is gone, which the next look tells
-                return
-
-
 def _bound(family: socket.AddressFamily, protocol: str, wished: int) -> socket.socket:
     """Return a socket at the port *wished*, or the next that is free. Raises OSError."""
     candidates = [*range(wished, min(wished + ATTEMPTS, 65536)), 0]
@@ -253,14 +203,6 @@ def _bound(family: socket.AddressFamily, protocol: str, wished: int) -> socket.s
             if error.errno != errno.EADDRINUSE or not port:
                 raise
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
 
 
 def main() -> int:

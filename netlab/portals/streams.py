@@ -17,8 +17,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from netlab.portals.loop import Timer
 from netlab.portals.rotation import Endpoint
+from netlab.residents.loop import Timer
 
 if TYPE_CHECKING:
     from netlab.portals.server import Portal

@@ -20,10 +20,10 @@ from netlab import processes
 from netlab.kernel import netns
 from netlab.portals import control, datagrams
 from netlab.portals.control import Home, Portals
-from netlab.portals.loop import Loop
 from netlab.portals.rotation import Rotation
 from netlab.portals.streams import Relay
 from netlab.proxy.portals import Portal
+from netlab.residents.loop import Loop
 
 pytestmark = pytest.mark.kernel
 

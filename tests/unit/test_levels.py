@@ -43,6 +43,7 @@ ROOMS = {
         "store",
         "sensors",
         "pods",
+        "residents",
         "portals",
         "encapsulation",
         "nameserver",
