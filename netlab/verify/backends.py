@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from netlab.errors import CapabilityError, NetlabError
+from netlab.errors import CapabilityError
 from netlab.kernel import tun
 from netlab.model import backends
 from netlab.model.lab import Backend, Lab
 from netlab.verify import flat, joining, leases, outside, pods
-from netlab.verify.context import Checked, Context, Failure, Live
-from netlab.verify.replicas import ANSWERS
+from netlab.verify.context import Checked, Context, Failure, Live, somebody_acts
 from netlab.verify.variants import held
 
 CHECKS: dict[str, Callable[[Context], Checked]] = {
@@ -35,7 +34,11 @@ def by_every_backend(context: Context) -> Checked:
     own = context.lab.network.Backend
     mine = backends.title(own)
     checked, last = Checked(), []
-    _agent_answers(context)
+    somebody_acts(
+        context.live,
+        "not tried, as nobody would change the nodes' routes",
+        needs="an agent that makes each back end's",
+    )
     try:
         for name in sorted(backends.BACKENDS, key=lambda one: one != mine):
             if why := unfit(context.lab, name):
@@ -53,17 +56,6 @@ def by_every_backend(context: Context) -> Checked:
         if context.live.lab.network.Backend != own:
             context.live.carry_by(own)
     return checked
-
-
-def _agent_answers(context: Context) -> None:
-    """Raise Failure when no agent would change the back end: then nothing is begun."""
-    try:
-        context.live.status(timeout=ANSWERS)
-    except NetlabError as error:
-        raise Failure(
-            f"not tried, as nobody would change the nodes' routes: {error}",
-            expected_next="an agent that makes each back end's",
-        ) from error
 
 
 def _changed(context: Context, name: str, own: Backend) -> Context:

@@ -14,8 +14,9 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from netlab import paths, probe, world
+from netlab import paths, patience, probe, world
 from netlab.cluster import Cluster, PodState
+from netlab.errors import NetlabError
 from netlab.kernel.netns import entered
 from netlab.model.faults import Fault
 from netlab.model.kubernetes import Document
@@ -30,6 +31,7 @@ from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd, Listing
 
 WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
+ANSWERS = patience.seconds(2.0)  # seconds for the agent to say that it is there
 
 
 class Live(Interface):
@@ -63,6 +65,23 @@ class Failure(Exception):
         self.evidence = evidence
         self.last_seen = last_seen
         self.expected_next = expected_next
+
+
+def somebody_acts(
+    live: Live,
+    words: str,
+    *,
+    last_seen: str = "",
+    needs: str = "an agent that runs the controllers",
+) -> dict[str, Any]:
+    """Return the agent's status. Raises Failure when none answers soon.
+
+    *words*: what was not done then; *needs*: who would have had to be there.
+    """
+    try:
+        return live.status(timeout=ANSWERS)
+    except NetlabError as silent:
+        raise Failure(f"{words}: {silent}", last_seen=last_seen, expected_next=needs) from silent
 
 
 class Listener(msgspec.Struct, frozen=True):

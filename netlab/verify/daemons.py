@@ -17,8 +17,16 @@ from netlab.kernel import netns as namespaces
 from netlab.model.faults import Fault, Sort, with_faults
 from netlab.packets import Protocol
 from netlab.topology import growth
-from netlab.verify.context import Checked, Context, Failure, Skip, listeners, open_pods, required
-from netlab.verify.replicas import somebody_acts
+from netlab.verify.context import (
+    Checked,
+    Context,
+    Failure,
+    Skip,
+    listeners,
+    open_pods,
+    required,
+    somebody_acts,
+)
 
 NAME = "joined"
 WITHIN = patience.seconds(15.0)  # seconds for the node to have its pods, and for it to be gone
@@ -32,7 +40,7 @@ def daemonset(context: Context) -> Checked:
     owner, namespace = _daemon_set(context)
     _one_each(context.cluster, owner, namespace)
     sender = next((pod for pod in context.pods if pod.owner != owner), context.pods[0])
-    somebody_acts(context, "no node was added", last_seen=f"DaemonSet {owner}")
+    somebody_acts(context.live, "no node was added", last_seen=f"DaemonSet {owner}")
     began = time.monotonic()
     with _joined(context) as node:
         pod = _until(

@@ -19,9 +19,8 @@ from netlab.model.faults import Fault, Sort
 from netlab.packets import Flow
 from netlab.proxy import Frontend, Mode
 from netlab.sensors.stream import Stream
-from netlab.verify.context import Checked, Context, Failure, Skip, open_pods
+from netlab.verify.context import Checked, Context, Failure, Skip, open_pods, somebody_acts
 from netlab.verify.following import programmed
-from netlab.verify.replicas import somebody_acts
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
 
@@ -41,7 +40,7 @@ def node_lost(context: Context) -> Checked:
     grace = context.lab.nodeLifecycle.gracePeriodSeconds
     gone = [pod for pod in context.pods if pod.node == lost.name and _replaced(pod)]
     before = {pod.uid for pod in context.cluster.pods}
-    somebody_acts(context, f"{lost.name} was not cut off", last_seen=lost.netns)
+    somebody_acts(context.live, f"{lost.name} was not cut off", last_seen=lost.netns)
     began = time.monotonic()
     context.live.fault([Fault(Sort.LINK_DOWN, lost.name, since=now())])
     try:

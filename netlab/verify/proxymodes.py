@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 
 from netlab import patience
-from netlab.errors import CapabilityError, NetlabError
+from netlab.errors import CapabilityError
 from netlab.kernel import ipvs
 from netlab.model.modes import PROXY_MODES, Mode
 from netlab.verify import balancing, nodeports, services
-from netlab.verify.context import Checked, Context, Failure, Live
-from netlab.verify.replicas import ANSWERS
+from netlab.verify.context import Checked, Context, Failure, Live, somebody_acts
 from netlab.verify.variants import held
 
 BALANCED = patience.seconds(3.0)  # seconds for the balancer to use the nodes it used before
@@ -83,10 +82,6 @@ def changed(live: Live, mode: str, before: object) -> None:
 
 def balancer(live: Live, mode: str) -> object:
     """Return what the agent says of the balancer. Raises Failure when none answers."""
-    try:
-        return live.status(timeout=ANSWERS).get("balancer")
-    except NetlabError as error:
-        raise Failure(
-            f"{mode}: not tried, as nobody would write its rules: {error}",
-            expected_next="an agent that writes each mode's rules",
-        ) from error
+    words = f"{mode}: not tried, as nobody would write its rules"
+    needs = "an agent that writes each mode's rules"
+    return somebody_acts(live, words, needs=needs).get("balancer")

@@ -8,7 +8,6 @@ from ipaddress import IPv4Address, IPv4Network
 from netlab import patience
 from netlab.agent.endings import LINGER
 from netlab.cluster import Cluster, PodState
-from netlab.errors import NetlabError
 from netlab.model.kubernetes import Document
 from netlab.packets import Protocol
 from netlab.paths.places import of_node, of_pod
@@ -21,11 +20,11 @@ from netlab.verify.context import (
     listeners,
     open_pods,
     required,
+    somebody_acts,
     usable,
 )
 
 WITHIN = patience.seconds(10.0)  # seconds for the replacement to run
-ANSWERS = patience.seconds(2.0)  # seconds for the agent to say that it is there
 LOOK = 0.01  # seconds between two looks into etcd
 
 
@@ -104,19 +103,7 @@ def replicas_of(cluster: Cluster, pod: PodState) -> int:
 def somebody_replaces(context: Context, old: PodState) -> None:
     """Raise Failure when there is no agent to run the controllers: then nothing is deleted."""
     words = f"{old.title} was not deleted, as nobody would replace it"
-    somebody_acts(context, words, last_seen=f"{old.owner} with {old.title}")
-
-
-def somebody_acts(context: Context, words: str, *, last_seen: str) -> None:
-    """Raise Failure when no agent answers soon; *words*: what was not done then."""
-    try:
-        context.live.status(timeout=ANSWERS)
-    except NetlabError as silent:
-        raise Failure(
-            f"{words}: {silent}",
-            last_seen=last_seen,
-            expected_next="an agent that runs the controllers",
-        ) from silent
+    somebody_acts(context.live, words, last_seen=f"{old.owner} with {old.title}")
 
 
 def _brought_about(context: Context) -> Death:
