@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
+from netlab import patience
 from netlab.errors import KernelError
 from netlab.kernel.netns import entered, identity
 from netlab.packets import Flow, Sighting
@@ -31,7 +32,8 @@ FRAMES = 3000  # room in a ring by default: what a verification sends, many time
 KEPT = 400_000  # frames
 FLUSH_MARK = b"netlab-flush:"
 FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
-FLUSH_PATIENCE = 0.15  # seconds; a marker takes some milliseconds
+FLUSH_PATIENCE = patience.seconds(2.0)  # a marker takes some milliseconds, on a busy machine more
+NO_MARKER = 0.15  # seconds for a block to be handed over where no marker can be sent
 
 _TCP_SYN_OR_RST, _TCP_ACK = 0x02 | 0x04, 0x10
 _NUMBERS = struct.Struct("!II")  # sequence and acknowledgement
@@ -105,6 +107,7 @@ class Capture:
         self._numbers: dict[tuple[str, bytes], int] = {}  # of SYNs, by namespace and ends
         self._lock = threading.Lock()
         self._forgotten = 0
+        self._late = 0  # rings that did not hand over what they had
         self._markers: dict[str, socket.socket] = {}
         self._flushed: dict[str, int] = {}
         self._flushes = 0
@@ -211,29 +214,42 @@ class Capture:
             self._numbers.pop((oldest.netns, opens.ends), None)
 
     def flush(self) -> None:
-        """Return when all that any ring saw before this call is in memory."""
+        """Return when all that any ring saw before this call is in memory.
+
+        A ring that does not hand it over within `FLUSH_PATIENCE` counts as one frame `lost`.
+        """
+        began = time.monotonic()
         with self._lock:
             self._flushes += 1
             number = self._flushes
-            rings = list(self._rings)
-            for name in rings:
-                try:
-                    self._markers[name].sendto(
-                        FLUSH_MARK + b"%d" % number, ("127.0.0.1", FLUSH_PORT)
-                    )
-                except OSError:
-                    pass  # lo is down: the patience below covers the time a block may take
-        deadline = time.monotonic() + FLUSH_PATIENCE
-        while time.monotonic() < deadline:
-            if all(self._flushed.get(name, 0) >= number for name in rings):
+            marked = [name for name in self._rings if self._mark(name, number)]
+            silent = len(marked) < len(self._rings)
+        while True:
+            late = [name for name in marked if self._flushed.get(name, 0) < number]
+            took = time.monotonic() - began
+            if not late and (not silent or took > NO_MARKER):
+                return
+            if took > FLUSH_PATIENCE:
+                with self._lock:
+                    self._late += len(late)
                 return
             self.wait(0.005)
 
+    def _mark(self, name: str, number: int) -> bool:
+        """Send the marker *number* through a namespace; return whether that could be."""
+        marker = FLUSH_MARK + b"%d" % number
+        try:
+            self._markers[name].sendto(marker, ("127.0.0.1", FLUSH_PORT))
+        except OSError:
+            return False  # lo is down, or a rule lets nothing out
+        return True
+
     @property
     def lost(self) -> int:
-        """How many frames the rings or the memory had no room for."""
+        """How many frames the rings or the memory had no room for, or were not handed over."""
         with self._lock:
-            return self._forgotten + sum(ring.count_lost() for ring in self._rings.values())
+            unseen = sum(ring.count_lost() for ring in self._rings.values())
+            return self._forgotten + self._late + unseen
 
     def forget(self) -> None:
         """Drop what was kept, to make room for a long series of probes."""

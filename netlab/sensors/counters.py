@@ -1,4 +1,4 @@
-"""How often a rule has fired, read from the kernel: evidence that it was this rule."""
+"""What the kernel has counted: how often a rule has fired, what a process was too slow for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from netlab import world
+from netlab.kernel.netns import entered
 from netlab.processes import run
 
 NOT_PUBLISHED = "not published"  # the comment of the gateway's last rule
@@ -33,3 +34,14 @@ def masqueraded(netns: str) -> dict[str, int]:
     """Return a node's masquerading rules of flannel's, each with its packets (one per flow)."""
     listing = run(["iptables-nft-save", "-c", "-t", "nat"], netns=netns).stdout
     return {rule: int(packets) for packets, rule in MASQUERADE.findall(listing)}
+
+
+def overrun(netns: str, device: str, port: int) -> int:
+    """Return how many packets the process behind tun *device* and UDP *port* had no room for."""
+    with entered(netns), open("/proc/thread-self/net/dev") as links:
+        rows = [line.replace(":", " ").split() for line in links]
+    lost = sum(int(row[12]) for row in rows if row[0] == device)  # not sent: its queue was full
+    with entered(netns), open("/proc/thread-self/net/udp") as sockets:
+        next(sockets)
+        found = [line.split() for line in sockets]
+    return lost + sum(int(one[12]) for one in found if one[1].endswith(f":{port:04X}"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from netlab.errors import CapabilityError
+from netlab.flannel import udp
 from netlab.kernel import tun
 from netlab.model import backends
 from netlab.model.lab import Backend, Lab
+from netlab.sensors import counters
 from netlab.verify import flat, joining, leases, outside, pods
 from netlab.verify.context import Checked, Context, Failure, Live, somebody_acts
 from netlab.verify.variants import held
@@ -46,9 +48,14 @@ def by_every_backend(context: Context) -> Checked:
                 continue
             there = context if name == mine else _changed(context, name, own)
             skipped = context.asked if name == mine else ()
+            before = _overrun(there, name)
             for table in (CHECKS, CROWDED):
                 checks = {one: table[one] for one in table if one not in skipped}
-                checked.evidence += held(there, name, checks)
+                try:
+                    checked.evidence += held(there, name, checks)
+                except Failure as failure:
+                    failure.evidence += _too_slow(before, _overrun(there, name))
+                    raise
             if beside := [one for one in (*CHECKS, *CROWDED) if one in skipped]:
                 last.append(f"{name}, the lab's own: {', '.join(beside)} above")
         checked.evidence += last
@@ -56,6 +63,25 @@ def by_every_backend(context: Context) -> Checked:
         if context.live.lab.network.Backend != own:
             context.live.carry_by(own)
     return checked
+
+
+def _overrun(context: Context, name: str) -> dict[str, int]:
+    """Return how much the nodes' processes of the back end called *name* were too slow for."""
+    if name != backends.UDP:
+        return {}
+    network = context.lab.network
+    return {
+        node.name: counters.overrun(context.lab.netns(node.name), udp.DEVICE, network.tunnel_port)
+        for node in context.lab.running
+    }
+
+
+def _too_slow(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(
+        f"meanwhile {udp.DEVICE} of {name} lost {more} packets: its process was too slow for them"
+        for name, count in after.items()
+        if (more := count - before.get(name, 0))
+    )
 
 
 def _changed(context: Context, name: str, own: Backend) -> Context:

@@ -21,6 +21,7 @@ from netlab.kernel import netns, tun
 from netlab.kernel.real import RealKernel
 from netlab.objects import Address, Netns, Object, Route, Sysctl, Tun, Veth
 from netlab.plan import difference
+from netlab.sensors import counters
 
 pytestmark = pytest.mark.kernel
 
@@ -134,6 +135,22 @@ def test_who_sends_with_too_small_a_ttl_is_told_so(nodes: dict[str, Process], tt
         client.sendto(b"x", (f"{SUBNETS[THERE]}.1", 9))
         error = errors.recv(2000)
     assert error[20:22] == bytes([11, 0])
+
+
+def test_what_it_is_too_slow_for_is_counted(nodes: dict[str, Process], tmp_path: Path) -> None:
+    """Both on its way out, in the device's queue of 500, and on its way in, in the socket's."""
+    for slow, counted in ((HERE, range(100, 200)), (THERE, range(1, 20_000))):
+        assert counters.overrun(slow, "flannel0", 8285) == 0
+        (pid,) = processes.marked(tmp_path)[f"flannel/{slow}"]
+        with netns.entered(HERE), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            goal = (f"{SUBNETS[THERE]}.1", 9) if slow == HERE else (NODES[THERE], 8285)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                for _ in range(600 if slow == HERE else 20_000):
+                    sender.sendto(bytes(1000), goal)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        assert counters.overrun(slow, "flannel0", 8285) in counted
 
 
 def test_a_process_that_was_killed_is_replaced_and_the_device_stays(

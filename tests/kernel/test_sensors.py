@@ -335,6 +335,19 @@ def test_what_a_small_ring_has_no_room_for_is_counted(live: World) -> None:
         assert watching.lost >= 3000 - len(sent)
 
 
+def test_what_is_not_handed_over_in_time_is_counted(
+    live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netns = paths.place(live.state, "a").netns
+    with capture.Capture([netns]) as watching:
+        watching.flush()
+        assert watching.lost == 0
+        monkeypatch.setattr(capture, "FLUSH_PATIENCE", 0.05)
+        monkeypatch.setattr(watching, "drain", lambda: None)
+        watching.flush()
+        assert watching.lost == 1
+
+
 def test_a_device_that_appears_later_is_known_by_its_name(live: World) -> None:
     netns = f"{NAME}.client"
     mark = token()
