@@ -128,6 +128,11 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
     }
 
 
+def is_uplink(address: Address) -> bool:
+    """Return whether it is on a machine's own card on the underlay; a pod's name has more parts."""
+    return address.link == UPLINK and address.netns.count(".") == 1
+
+
 def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
     """Return the address, routes and neighbours of a machine on the underlay.
 

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from netlab import world
 from netlab.errors import NetlabError
 from netlab.kernel import Kernel
 from netlab.objects import Address, Bridge, Object, Tun, Vxlan
@@ -43,6 +44,16 @@ def takes_more(operations: Sequence[Op]) -> bool:
         op.verb is not Verb.ADD and isinstance(op.object, Address | Bridge | Vxlan | Tun)
         for op in operations
     )
+
+
+def applied(kernel: Kernel, operations: Sequence[Op]) -> None:
+    """Apply *operations*; where a machine of the underlay gets an address, tell the others: who
+    had it before may be in their memory. Raises what `Kernel.apply` does."""
+    kernel.apply(operations)
+    for op in operations:
+        thing = op.object
+        if op.verb is Verb.ADD and isinstance(thing, Address) and world.is_uplink(thing):
+            kernel.announce(thing)
 
 
 class Loop(threading.Thread):
@@ -124,7 +135,7 @@ class Loop(threading.Thread):
         for _ in range(LOOKS):
             operations = missing()
             self.note(operations, agreed=agreed)
-            kernel.apply(operations)
+            applied(kernel, operations)
             done += operations
             if not takes_more(operations):
                 break

@@ -18,7 +18,7 @@ import msgspec
 
 from netlab import cni, desired, world
 from netlab.agent.kubelet import Kubelet, Store
-from netlab.agent.loop import Loop
+from netlab.agent.loop import Loop, applied
 from netlab.agent.state import NodeReport, Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
 from netlab.controllers import Change, events
@@ -75,6 +75,7 @@ class Node(Loop):
         self._held: subnets.Held | None = None
         self._peers: list[Lease] = []
         self._warned: set[str] = set()
+        self._written = 0  # the revision of what it last wrote of its pods
         self._snapshot: Snapshot | None = None
         self._agreed: dict[str, tuple[Object, ...]] = {}
         self._suspect: set[str] = set()  # of "self", "pods", "rules": what may have drifted
@@ -131,7 +132,7 @@ class Node(Loop):
         wanted = cni.node_objects(lab, NodeState(lab.node(self.node), name))
         operations = joining(difference(wanted, self.kernel.observe(name, wanted)))
         self.note(operations, agreed=())
-        self.kernel.apply(operations)
+        applied(self.kernel, operations)
 
     def _learn(self, lab: Lab, config: Config) -> StoreError | None:
         """Ask etcd for leases and take the newest snapshot; return why etcd is away, if it is."""
@@ -172,6 +173,7 @@ class Node(Loop):
             if connection is not None:
                 connection.close()
         self._watch = self._etcd = None
+        self._written = 0  # the next etcd may be another, and count anew
 
     def _as_leased(self, snapshot: Snapshot, lab: Lab, *, online: bool) -> Cluster:
         """Return the lab as this node itself sees it: its leases, its pods, all with addresses.
@@ -200,7 +202,10 @@ class Node(Loop):
 
     def _write(self, documents: Sequence[Document]) -> list[Document]:
         assert self._etcd is not None
-        return registry.replaced(self._etcd, documents)
+        written = registry.replaced(self._etcd, documents)
+        versions = [int(one["metadata"]["resourceVersion"]) for one in written]
+        self._written = max([self._written, *versions])
+        return written
 
     def _take_away(self, documents: Sequence[Document]) -> None:
         assert self._etcd is not None
@@ -356,6 +361,7 @@ class Node(Loop):
                 peers=len({p.public_ip for p in backends.followed(config, self._peers)}),
                 online=away is None,
                 renews=held.renews if held else 0.0,
+                written=self._written,
                 error=str(away) if away else "",
             ),
         )

@@ -42,6 +42,7 @@ class NodeReport(msgspec.Struct, frozen=True):
     peers: int = 0
     online: bool = False  # whether etcd answered in the last pass
     renews: float = 0.0  # seconds since the epoch
+    written: int = 0  # the revision at which it last wrote how its pods are
     error: str = ""
 
 
@@ -251,6 +252,8 @@ class State:
         }
         for name, report in reports.items():
             yield from self._node_problems(name, report)
+            if report.written > cluster.revision:
+                yield f"node {name}: the controllers have not read yet how its pods are"
         for pod in cluster.pods:
             if pod.node in reports and (problem := pod_problem(pod)):
                 yield problem

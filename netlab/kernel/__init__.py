@@ -9,6 +9,7 @@ nft_messages   small changes of nftables, without nft; nft_names: which chains t
 netem       delays of ports; faultcounts: how much cables with a fault have lost
 conntrack   the flows the kernel remembers
 generation  whose commits changed the rules: netlab's own, or others'
+arp         telling a wire whose an address is now
 owned       rules that go with this process
 turns       one proxy at a time per namespace
 observed    what is netlab's in a namespace
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from netlab.objects import Object
+from netlab.objects import Address, Object
 from netlab.plan import Op
 
 
@@ -62,6 +63,10 @@ class Kernel(Protocol):
 
         Operations that do not depend on a failed one may have been done all the same.
         """
+        ...
+
+    def announce(self, address: Address) -> None:
+        """Tell who is on the wire that *address* is this link's now, if there is a wire."""
         ...
 
     def namespaces(self, lab: str) -> list[str]:

@@ -45,6 +45,7 @@ class FakeKernel:
     """The protocol `Kernel` over one dictionary of objects."""
 
     def __init__(self) -> None:
+        self.announced: list[Address] = []
         self._things: dict[Key, Object] = {}
         self._foreign: set[tuple[str, str]] = set()
         self._watches: list[FakeWatch] = []
@@ -68,6 +69,9 @@ class FakeKernel:
                     failures.append(error)
         if failures:
             raise failures[0]
+
+    def announce(self, address: Address) -> None:
+        self.announced.append(address)
 
     def namespaces(self, lab: str) -> list[str]:
         with self._lock:

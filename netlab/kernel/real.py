@@ -6,12 +6,12 @@ import os
 from collections.abc import Collection, Sequence
 
 from netlab.errors import KernelError
-from netlab.kernel import netem, netlink, netns
+from netlab.kernel import arp, netem, netlink, netns
 from netlab.kernel.batch import Batch
 from netlab.kernel.observed import observed
 from netlab.kernel.rules import RULES, Rules
 from netlab.kernel.watch import RealWatch
-from netlab.objects import Netns, Object
+from netlab.objects import Address, Netns, Object
 from netlab.plan import Op, Verb
 
 
@@ -69,6 +69,12 @@ class RealKernel:
             finally:
                 connection.close()
             self._rules.apply(name, cookie, ops)
+
+    def announce(self, address: Address) -> None:
+        try:
+            arp.announce(address.netns, address.link, address.address.partition("/")[0])
+        except (KernelError, OSError):
+            return  # its link is down or gone: nobody hears it
 
     def namespaces(self, lab: str) -> list[str]:
         return netns.names(lab)

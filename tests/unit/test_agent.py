@@ -181,6 +181,10 @@ def test_an_etcd_that_has_lost_a_node_is_a_problem(tmp_path: Path) -> None:
         (NodeReport(1, "10.244.2.0/24", 0, True), "knows 0 of 1 other leases"),
         (NodeReport(0, "10.244.2.0/24", 1, True), "still changing"),
         (NodeReport(1, "10.244.2.0/24", 1, False, error="etcd is away"), "etcd is away"),
+        (
+            NodeReport(1, "10.244.2.0/24", 1, True, written=9),
+            "the controllers have not read yet how its pods are",
+        ),
     ],
 )
 def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, problem: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from netlab.agent.loop import Loop, takes_more
+from netlab.agent.loop import Loop, applied, takes_more
 from netlab.errors import NetlabError
+from netlab.kernel.fake import FakeKernel
 from netlab.objects import Address, Bridge, Netns, Object, Route
 from netlab.plan import Op, Verb
 
@@ -73,6 +74,25 @@ def test_a_loop_that_has_ended_holds_no_descriptor_and_may_be_woken() -> None:
 )
 def test_which_operations_may_take_more_with_them(verb: Verb, thing: Object, more: bool) -> None:
     assert takes_more([Op(verb, thing)]) is more
+
+
+class Unmoved(FakeKernel):
+    """One in which nothing is done."""
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        pass
+
+
+def test_a_machine_that_gets_an_address_is_announced() -> None:
+    """Neither a pod is, whose MAC follows from its address, nor another link, nor what goes."""
+    kernel = Unmoved()
+    others = [
+        Address("t.n1.default.web", "eth0", "10.244.1.2/24"),
+        Address("t.n1", "lo", "1.1.1.1/32"),
+    ]
+    added = [Op(Verb.ADD, one) for one in (*others, ADDRESS)]
+    applied(kernel, [*added, Op(Verb.DELETE, Address("t.n2", "eth0", "192.168.50.12/24"))])
+    assert kernel.announced == [ADDRESS]
 
 
 class Long(Loop):
