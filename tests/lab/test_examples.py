@@ -51,6 +51,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     text = (ROOT / "topologies/notes.yaml").read_text()
     try:
         command("up", command.file(text.replace("name: notes ", f"name: {command.lab} ", 1)))
+        for name in ("topologies", "examples", "docs"):
+            (command.directory / name).symlink_to(ROOT / name)
         yield command
     finally:
         command("down", code=None)
@@ -67,7 +69,7 @@ LACKING = {"netlab link delay node1 50ms 5ms": "netem"}  # exit code 3 where the
 def test_an_example_works_when_it_is_pasted(lab: Cli, line: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f'netlab() {{ {sys.executable} -m netlab "$@"; }}; set -o pipefail; {line}'],
-        cwd=ROOT,
+        cwd=lab.directory,  # some write pictures
         env={**os.environ, "NETLAB_LAB": lab.lab},
         stdin=subprocess.DEVNULL,
         capture_output=True,
