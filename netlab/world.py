@@ -167,6 +167,7 @@ def _within(lab: Lab, segment: Segment) -> list[str]:
     first, last = int(network.network_address), int(network.broadcast_address)
     balancer = [lab.balancer.address] if lab.balancer is not None else []
     every = [lab.gateway.address, lab.master.address, *balancer, *(n.address for n in lab.nodes)]
+    every += [one.address for one in lab.attached]
     return [one for one in every if first < int(IPv4Address(one)) < last]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import __version__, patience, processes
+from netlab import __version__, attachments, patience, processes
 from netlab.agent.balancer import Balancer
 from netlab.agent.control_plane import ControlPlane, Declaration
 from netlab.agent.heartbeat import Heartbeat
@@ -27,6 +27,7 @@ from netlab.controllers.scheduler import hopeless
 from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.kernel import Kernel, netns, real
+from netlab.model.attachments import Attachment
 from netlab.model.faults import Fault, Sort, with_faults
 from netlab.model.inventory import Inventory
 from netlab.model.lab import Backend, Lab
@@ -165,6 +166,7 @@ class Agent:
 
     def _declare(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         lab = carried(msgspec.convert(request["lab"], Lab), self.state.lab)
+        lab = attachments.carried(lab, self.state.lab)
         if stopped := lab.faulted(Sort.ETCD_STOP):
             raise NetlabError(stopped.words, hint=f"`{stopped.undo}` starts it again")
         patience = request.get("patience", PATIENCE)
@@ -226,6 +228,24 @@ class Agent:
             kept = [fault for fault in lab.faults if fault not in gone]
             self._become(msgspec.structs.replace(lab, faults=with_faults(kept, new)), say)
             return {"removed": msgspec.to_builtins(gone)}
+
+    def attach(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Plug in the namespace that *request*'s `attachment` says, and take out the one called
+        `detach`, if it has them; return once it is made, or raise NetlabError and leave nothing."""
+        with self._declaring:
+            lab = self._declared_lab()
+            kept = [one for one in lab.attached if one.netns != request.get("detach")]
+            remaining = msgspec.structs.replace(lab, attached=tuple(kept))
+            if "attachment" not in request:
+                self._become(remaining, say)
+                return {}
+            new = msgspec.convert(request["attachment"], Attachment)
+            attachments.require_room(remaining, new)
+            self._become(msgspec.structs.replace(lab, attached=(*kept, new)), say)
+            if trouble := self.world.attachments.troubles.get(new.netns):
+                self._become(remaining, say)
+                raise NetlabError(trouble)
+            return {}
 
     def populate(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
         """Have the nodes of *request*'s `lab`, as Lab documents have them, and its `faults`."""
@@ -328,7 +348,8 @@ class Agent:
         return any(loop.at_work(seconds=LONG_PASS) for loop in loops)
 
     def _problems(self, revision: int, *, expected: bool = True) -> list[str]:
-        if self.state.lab and self.state.lab.faulted(Sort.ETCD_STOP):
+        lab = self.state.lab
+        if lab and lab.faulted(Sort.ETCD_STOP):
             return self.state.problems()
         loops = (self.world, self.control_plane)
         behind = (self.world.whole, self.world.opened) != (self.state.lab, self.state.published)
@@ -336,6 +357,7 @@ class Agent:
             *(f"{loop.name}: {loop.error}" for loop in loops if loop.error),
             *(["underlay, gateway or outside: still changing"] if behind else []),
             *self.state.problems(revision=revision, expected=expected),
+            *(self.world.attachments.problems(lab) if lab and expected else ()),
         ]
 
     def _recorded(self) -> tuple[list[Op], list[Step]]:
@@ -388,6 +410,7 @@ class Agent:
                 "ready": self.state.etcd_ready.is_set(),
             },
             servers={"pid": next(iter(marked.get("pods", [])), 0)},
+            attached=self.world.attachments.told(self.state.lab) if self.state.lab else [],
         )
         silent = found["etcd"]["ready"] and not self._etcd_answers()
         found["etcd"]["ready"] = found["etcd"]["ready"] and not silent

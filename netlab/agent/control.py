@@ -3,6 +3,7 @@
     {"do": "declare", "lab": …, "documents": […]}   progress lines, then {"result": …}
     {"do": "serve", "mode": …}                      progress lines, then {"result": …}
     {"do": "fault", "add": […], "remove": […]}      progress lines, then {"result": …}
+    {"do": "attach", "attachment": … | "detach": …} progress lines, then {"result": …}
     {"do": "populate", "lab": …}                    progress lines, then {"result": …}
     {"do": "status"}                                {"result": …}
     {"do": "known"}                                 {"result": …}
@@ -78,6 +79,8 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             say({"result": agent.carry_by(request, say)})
         elif request["do"] == "fault":
             say({"result": agent.fault(request, say)})
+        elif request["do"] == "attach":
+            say({"result": agent.attach(request, say)})
         elif request["do"] == "populate":
             say({"result": agent.populate(request, say)})
         elif request["do"] == "status":

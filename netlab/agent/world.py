@@ -3,7 +3,8 @@
 It owns the namespaces `underlay`, `gateway`, `internet`, `client`, `master`, `balancer`, the
 empty shells of the nodes' namespaces with their cables, the process etcd in `master`, and the pod
 servers.
-A namespace with the lab's name that belongs to nothing declared is removed; a guest's is left.
+A namespace with the lab's name that belongs to nothing declared is removed; a guest's is left. What
+is attached of others' namespaces is `attachments`'.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from netlab import patience, processes, world
+from netlab.agent.attachments import Attachments
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
+from netlab.attachments import others
 from netlab.kernel import Kernel, Watch, netns
 from netlab.model.faults import Sort
 from netlab.model.lab import Lab
@@ -28,6 +31,7 @@ from netlab.store.etcd import PORT, Etcd
 
 ETCD = "etcd"  # the role of etcd's process
 ETCD_DEADLINE = patience.seconds(20.0)  # seconds for etcd to become healthy
+LOOK_FOR_LOST = 1.0  # seconds between two looks for an attached namespace that is gone
 INTERNET_PORTS = (Port(80), Port(80, "UDP"), Port(53), Port(53, "UDP"))
 
 
@@ -55,6 +59,7 @@ class World(Loop):
         self.ready = ready
         self.wake_node = wake_node
         self.kernel = kernel
+        self.attachments = Attachments(kernel)
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
         self._etcd_pidfd: int | None = None
@@ -78,10 +83,11 @@ class World(Loop):
 
         def missing() -> list[Op]:
             observed = [thing for name in desired for thing in self._observed(name, desired[name])]
-            return difference(wanted, observed)
+            return difference(wanted, others(lab, observed))
 
         operations = self.agree(self.kernel, missing, agreed=self._agreed)
         self._agreed = set(wanted)
+        self.attachments.keep(lab, self.agree)
         self.opened = published
         self._watch(lab)
         self._etcd(lab)
@@ -106,7 +112,7 @@ class World(Loop):
         mine = {*world.members(lab), *(node.name for node in lab.running)}
         whole = all(names.get(lab.netns(member)) for member in mine)
         strange = any(name.split(".")[1] not in mine for name in names)
-        return not only or bool(lost) or not whole or strange
+        return not only or bool(lost) or not whole or strange or self.attachments.moved(lab)
 
     def _observed(self, name: str, desired: list[Object]) -> list[Object]:
         # A node's namespace is full of what its own loop makes; here only its shell counts.
@@ -147,6 +153,9 @@ class World(Loop):
         # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
         watched[self._mounted.fileno()] = lambda: None
         return watched
+
+    def pause(self) -> float:
+        return LOOK_FOR_LOST if self.attachments.troubles else self.interval
 
     def heard(self, descriptors: Collection[int]) -> None:
         self._only_names = set(descriptors) == {self._mounted.fileno()}

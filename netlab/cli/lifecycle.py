@@ -137,6 +137,8 @@ def up(
         print(f"problem: {problem}", file=sys.stderr)
     for fault in lab.connect(name).lab.faults:
         print(f"still faulted: {fault.words}; undo: {fault.undo}", file=sys.stderr)
+    for one in lab.connect(name).lab.attached:
+        print(f"still attached: {one.words}; undo: {one.undo}", file=sys.stderr)
     if not report.converged:
         return 1
     if verify:

@@ -57,6 +57,8 @@ COMMANDS = (
     Entry("node", "faulting:node", "Change", "Add, remove, stop or start a node of the live lab"),
     Entry("link", "faulting:link", "Change", "Pull, plug in or spoil a cable of the live lab"),
     Entry("fault", "faulting:fault", "Change", "Stop etcd, cut nodes off from it; clear undoes it"),
+    Entry("attach", "attaching:attach", "Change", "Plug a foreign namespace into the underlay"),
+    Entry("detach", "attaching:detach", "Change", "Take a foreign namespace out of it again"),
     Entry("proxy", "proxy:proxy", "Services", "Program one namespace as a kube-proxy, from files"),
     Entry(
         "diff-modes",

@@ -150,6 +150,16 @@ def _faults(ctx: click.Context) -> list[str]:
     return list(dict.fromkeys(sorts.values()))
 
 
+def _foreign(ctx: click.Context) -> list[str]:
+    from netlab.lab.attaching import candidates
+
+    return candidates(options.live_lab(ctx))
+
+
+def _attached(ctx: click.Context) -> list[str]:
+    return [one.netns for one in options.live_lab(ctx).lab.attached]
+
+
 def _in_order(ctx: click.Context, kinds: Sequence[str]) -> list[str]:
     """Return kinds for the first of a command's words, then names of that kind."""
     words = [*(ctx.params.get("words") or ()), *ctx.args]
@@ -219,6 +229,8 @@ rolled = completion(_rolled)
 labelled = completion(lambda ctx: _in_order(ctx, ("pod", "node", "service", "deployment")))
 tainted = completion(lambda ctx: _in_order(ctx, ("node",)))
 cables = completion(_cables)
+foreign = completion(_foreign)
+attached = completion(_attached)
 faults = completion(_faults)
 targets = completion(_targets)
 watched = completion(_watched)

@@ -109,6 +109,11 @@ def screen(state: dict[str, Any]) -> list[str]:
         for fault in state.get("faults", [])
     ]
     lines += [
+        tables.coloured(f"attached: {one['words']}, since {one['since']}", tables.YELLOW)
+        + f"; undo: {one['undo']}"
+        for one in state.get("attached", [])
+    ]
+    lines += [
         tables.coloured(f"changed: {one['words']}", tables.YELLOW) + f"; undo: {one['undo']}"
         for one in state.get("changes", [])
     ]

@@ -153,6 +153,10 @@ def _refusing(destination: str) -> Route | None:
     connection = netlink.Socket()
     try:
         bodies = connection.dump(GET_ROUTE, routes_body(socket.AF_INET))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:  # a new namespace has no main table yet
+            raise
+        return None
     finally:
         connection.close()
     best: tuple[int, int, str] = (-1, 0, "")
@@ -164,8 +168,8 @@ def _refusing(destination: str) -> Route | None:
         to = words(socket.AF_INET, found[_DST]) if _DST in found else "0.0.0.0"
         if length > best[0] and IPv4Address(destination) in IPv4Network(f"{to}/{length}"):
             best = length, kind, f"{to}/{length}" if length else "default"
-    error = _REFUSING.get(best[1])
-    return Route(_TYPES[best[1]], prefix=best[2], refused=error) if error else None
+    refused = _REFUSING.get(best[1])
+    return Route(_TYPES[best[1]], prefix=best[2], refused=refused) if refused else None
 
 
 _ANSWERS = (

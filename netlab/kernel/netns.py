@@ -256,9 +256,10 @@ def _mount_under(directory: str) -> tuple[str, bool, str]:
     return "", False, ""
 
 
-def names(lab: str) -> list[str]:
-    """Return the names that belong to *lab*, `LAB.…`, left-over files included, sorted."""
-    prefix = f"{lab}."
+def names(lab: str = "") -> list[str]:
+    """Return the names that belong to *lab*, `LAB.…`, left-over files included, sorted; without
+    a lab, all there are."""
+    prefix = f"{lab}." if lab else ""
     try:
         return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix))
     except FileNotFoundError:

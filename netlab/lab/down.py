@@ -6,13 +6,13 @@ import shutil
 import time
 from pathlib import Path
 
-from netlab import processes, rootless
+from netlab import attachments, processes, rootless, world
 from netlab.agent import control
 from netlab.errors import NetlabError
 from netlab.kernel import real
 from netlab.lab.directory import LOCK, RUN, lock
 from netlab.lab.report import Progress, Report, silent
-from netlab.objects import Netns
+from netlab.objects import Netns, Veth
 from netlab.plan import Op, Verb, words
 
 AGENT_END = 10.0  # seconds for an agent to end when asked
@@ -28,7 +28,14 @@ def down(name: str, *, progress: Progress = silent) -> Report:
         ended = [f"end {role}" for role in processes.end_all(run, grace=0.0)]
         progress("namespaces")
         kernel = real.RealKernel()
-        operations = [Op(Verb.DELETE, Netns(n)) for n in kernel.namespaces(name)]
+        # First what reaches into others' namespaces: a namespace is freed when the kernel has time.
+        cables = [
+            thing
+            for thing in kernel.observe(f"{name}.{world.UNDERLAY}", ())
+            if isinstance(thing, Veth) and thing.name.startswith(attachments.PORT)
+        ]
+        operations = [Op(Verb.DELETE, thing) for thing in cables]
+        operations += [Op(Verb.DELETE, Netns(n)) for n in kernel.namespaces(name)]
         kernel.apply(operations)
         _remove(run)
     if RUN.is_dir() and not any(RUN.iterdir()):

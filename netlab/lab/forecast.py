@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 import msgspec
 
-from netlab import cni, controllers, desired, world
+from netlab import attachments, cni, controllers, desired, world
 from netlab.agent.control_plane import described
 from netlab.agent.rules import rewriting
 from netlab.balancing import listeners
@@ -39,7 +39,7 @@ def plan(declaration: Declaration) -> Report:
     lab = declaration.require_lab()
     config = resolve(lab.network)
     stored, held, known = _present(lab)
-    lab = carried(lab, known)
+    lab = attachments.carried(carried(lab, known), known)
     declaration = msgspec.structs.replace(declaration, lab=lab)
     changes, seen, held = _forecast(declaration, stored, held, config)
     operations = _operations(seen, config, held)
@@ -172,9 +172,8 @@ def _operations(seen: Cluster, config: Config, held: list[Lease]) -> list[Op]:
         wanted.setdefault(name, [])
         wanted[name] = [*dict.fromkeys([*objects, *wanted[name]])]
     kernel = real.RealKernel()
-    observed = [
-        thing for name, objects in wanted.items() for thing in kernel.observe(name, objects)
-    ]
+    found = [thing for name, objects in wanted.items() for thing in kernel.observe(name, objects)]
+    observed = attachments.others(lab, found)
     gone = [Netns(name) for name in kernel.namespaces(lab.name) if name not in wanted]
     return difference(
         [thing for objects in wanted.values() for thing in objects], [*observed, *gone]

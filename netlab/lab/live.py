@@ -19,6 +19,7 @@ from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.kernel import netns
 from netlab.lab.directory import lock, run_directory
+from netlab.model.attachments import Attachment
 from netlab.model.faults import Fault, Sort
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Backend, Lab
@@ -204,6 +205,18 @@ class Live:
             result = self._asked(request)
         self.reread()
         return msgspec.convert(result["removed"], list[Fault])
+
+    def attach(self, attachment: Attachment) -> None:
+        """Plug a foreign namespace into the underlay; see `lab.attaching`, which checks it."""
+        with lock(self.name):
+            self._asked({"do": "attach", "attachment": msgspec.to_builtins(attachment)})
+        self.reread()
+
+    def detach(self, netns: str) -> None:
+        """Take the foreign namespace called *netns* out of the underlay."""
+        with lock(self.name):
+            self._asked({"do": "attach", "detach": netns})
+        self.reread()
 
     def populate(self, lab: Lab) -> int:
         """Have the nodes of *lab*, and its faults; return etcd's revision after it."""

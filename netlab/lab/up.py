@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from netlab import capabilities, patience, processes
+from netlab import attachments, capabilities, patience, processes
 from netlab.agent import control
 from netlab.errors import NetlabError
 from netlab.lab.directory import lock
 from netlab.lab.report import Progress, Report, silent
+from netlab.model.lab import Lab
 from netlab.topology import Declaration
 
 AGENT_START = patience.seconds(60.0)  # for a new agent to listen; one that ends is seen at once
@@ -30,12 +31,14 @@ def up(
     """Make the lab be what *declaration* says; a second call changes nothing.
 
     *verbose*: have the report say every kernel change in words of ip(8). Raises CapabilityError
-    when this machine lacks what the proxy mode needs; nothing is changed then.
+    when this machine lacks what the proxy mode needs, UsageError where an attached namespace has
+    no place any more; nothing is changed then.
     """
     lab = declaration.require_lab()
     capabilities.require_mode(lab.proxyMode)
     began = time.monotonic()
     with lock(lab.name) as run:
+        attachments.carried(lab, _running(run))
         started = _ensure_agent(run)
         seconds = {"agent": round(time.monotonic() - began, 4)} if started else {}
         request: dict[str, Any] = {
@@ -55,6 +58,12 @@ def up(
                 result["seconds"] = {**seconds, **result["seconds"]}
                 return msgspec.convert(result, Report)
     raise NetlabError("the agent ended without an answer", hint=f"see {run}/agent.log")
+
+
+def _running(run: Path) -> Lab | None:
+    """Return the lab as it runs, or did when its agent ended; None for a new one."""
+    path = run / "lab.json"
+    return msgspec.json.decode(path.read_bytes(), type=Lab) if path.exists() else None
 
 
 def _ensure_agent(run: Path) -> bool:

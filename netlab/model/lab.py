@@ -16,6 +16,7 @@ from ipaddress import (
 
 import msgspec
 
+from netlab.model.attachments import Attachment
 from netlab.model.faults import Fault, Sort, targets
 from netlab.model.kubernetes import Meta
 from netlab.model.modes import SCHEDULERS
@@ -226,6 +227,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     ipvs: Ipvs = Ipvs()
     nodeLifecycle: NodeLifecycle = NodeLifecycle()
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
+    attached: tuple[Attachment, ...] = ()  # the same of foreign namespaces
     balancer: Balancer | None = None
     dns: Dns = Dns()
     apiVersion: str = API_VERSION

@@ -6,12 +6,13 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network
 
 import msgspec
 from msgspec.structs import replace
 
-from netlab import topology
-from netlab.errors import InputError
+from netlab import attachments, topology
+from netlab.errors import InputError, UsageError
 from netlab.model.lab import Lab
 
 _PLACE = re.compile(r"^.*?: nodes\[\d+\]\.?")  # of the text made here; nobody wrote it
@@ -22,7 +23,10 @@ def with_node(lab: Lab, name: str, *, address: str = "", labels: Mapping[str, st
 
     Raises InputError with every mistake.
     """
-    document = msgspec.to_builtins(replace(lab, faults=()))
+    if lab.attached and not address:  # of these the document knows nothing
+        first = IPv4Network(lab.underlay.segments[0].cidr)
+        address = attachments.free_address(lab, first)
+    document = msgspec.to_builtins(replace(lab, faults=(), attached=()))
     node = {"name": name, "address": address, "labels": dict(labels)}
     document["nodes"].append({key: value for key, value in node.items() if value})
     text = json.dumps({"apiVersion": lab.apiVersion, "kind": lab.kind, **document})
@@ -32,4 +36,7 @@ def with_node(lab: Lab, name: str, *, address: str = "", labels: Mapping[str, st
         raise InputError(
             [f"node {name}: {_PLACE.sub('', one)}" for one in error.mistakes]
         ) from None
-    return replace(grown, faults=lab.faults)
+    try:
+        return attachments.carried(replace(grown, faults=lab.faults), lab)
+    except UsageError as error:
+        raise InputError([f"node {name}: {error.message}"]) from None

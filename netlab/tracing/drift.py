@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from netlab import desired, plan, world
+from netlab import attachments, desired, plan, world
 from netlab.balancing import listeners
 from netlab.cluster import Cluster, NodeState
 from netlab.flannel.config import resolve
@@ -62,7 +62,8 @@ def differences(cluster: Cluster, leases: Sequence[Lease], way: Way) -> list[Op]
     for netns in way.netns:
         objects = wanted.get(netns)
         if objects is not None:
-            ops = plan.difference(objects, kernel.observe(netns, objects))
+            there = attachments.others(cluster.lab, kernel.observe(netns, objects))
+            ops = plan.difference(objects, there)
             found += [
                 op
                 for op in ops

@@ -262,3 +262,29 @@ def test_an_ingress_controller_serves_without_root(user: User) -> None:
 
     eventually(lambda: answer().get("pod") == "a", what="the Ingress is served")
     assert answer()["client"] == address["ingress"]
+
+
+def test_without_root_only_a_namespace_made_in_the_labs_own_room_can_be_attached(
+    user: User,
+) -> None:
+    (user.home / "lab.yaml").write_text(topology("rootless"))
+    user.netlab("up", "lab.yaml")
+    user.python_module("netlab.rootless", "ip", "netns", "add", "box", code=0)
+    user.netlab("attach", "box", "--address", "192.168.50.60")
+    ping = ("ip", "netns", "exec", "box", "ping", "-qc1", "-W1", "192.168.50.101")
+    user.python_module("netlab.rootless", *ping, code=0)
+    held = subprocess.Popen(
+        [*_as_user(), "unshare", "--user", "--map-root", "--net", "sleep", "99"]
+    )
+    try:
+        path = f"/proc/{held.pid}/ns/net"
+        here = os.stat("/proc/self/ns/net").st_ino
+        eventually(lambda: os.stat(path).st_ino != here)
+        words = ("attach", path, "--address", "192.168.50.61", "--device", "lab0")
+        said = user.netlab(*words, code=3).stderr
+        assert f"{path}: it belongs to another user namespace" in said
+        assert "python3 -m netlab.rootless ip netns add" in said
+    finally:
+        held.kill()
+        held.wait()
+    user.netlab("detach", "box")

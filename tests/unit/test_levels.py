@@ -20,6 +20,7 @@ ROOMS = {
         "desired",
         "draining",
         "edits",
+        "attachments",
         "faults",
         "rollout",
         "flannel",
