@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from netlab import faults, world
 from netlab.cluster import NodeState, PodState
 from netlab.model.lab import Lab
-from netlab.objects import Address, Bridge, Netns, Object, Route, Sysctl, Veth
+from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth
 
 
 def in_subnet(address: str, subnet: str) -> bool:
@@ -83,6 +83,15 @@ def pod_objects(node: NodeState, pod: PodState) -> list[Object]:
         Address(pod.netns, world.UPLINK, f"{pod.ip}/{length}"),
         Route(pod.netns, "default", world.UPLINK, node.bridge_address),
     ]
+
+
+def near(node: NodeState, pod: PodState) -> Neighbor:
+    """Return the place of *pod* among the neighbours of its bridge, which is its own.
+
+    The kernel has 1024 that count for all network namespaces together, and a pod with a probe uses
+    one for its bridge already.
+    """
+    return Neighbor(node.netns, node.declared.bridge, pod.ip)
 
 
 def node_objects(lab: Lab, node: NodeState) -> list[Object]:

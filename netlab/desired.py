@@ -36,6 +36,7 @@ def node(
     objects += cni.bridge_objects(state, mtu=mtu)
     pods = with_address(cluster, state)
     objects += [cni.cable(state, pod, mtu=mtu, up=world.plugged_in(lab, pod.title)) for pod in pods]
+    objects += [cni.near(state, pod) for pod in pods]
     objects += backends.objects(
         state.netns,
         config=config,

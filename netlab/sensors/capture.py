@@ -99,6 +99,7 @@ class Capture:
         self._program = program
         self._rings: dict[str, Ring] = {}
         self._devices: dict[str, dict[int, str]] = {}
+        self._named: dict[str, int] = {}  # when these were read, ns since the epoch
         self._identities: dict[str, int] = {}
         self._stale: list[Ring] = []  # of namespaces whose names are others' by now
         self._kept: deque[Kept] = deque()
@@ -316,19 +317,24 @@ class Capture:
     def _seen(self, kept: Iterable[Kept]) -> list[Sighting]:
         found = []
         for netns, frame in kept:
-            device = self.device(netns, frame.ifindex)
+            device = self.device(netns, frame)
             sighting = dissect.sighting(frame, netns=netns, device=device)
             if sighting is not None:
                 found.append(sighting)
         return found
 
-    def device(self, netns: str, ifindex: int) -> str:
-        """Return the device's name; a device that appeared later makes the names be read again."""
-        names = self._devices[netns]
-        if ifindex not in names:
+    def device(self, netns: str, frame: Frame) -> str:
+        """Return the name of the device that *frame* was seen on.
+
+        An index that was another device's may be given anew, so names that were read before the
+        frame came are read again; a device that has gone since keeps the name it had.
+        """
+        if self._named.get(netns, 0) <= frame.time:
+            now = time.time_ns()
             try:
                 with entered(netns):
-                    names.update(socket.if_nameindex())
+                    self._devices[netns].update(socket.if_nameindex())
             except KernelError:
                 pass  # the namespace has lost its name; its packets are still its own
-        return names.get(ifindex, f"if{ifindex}")
+            self._named[netns] = now  # not before: other threads go by it
+        return self._devices[netns].get(frame.ifindex, f"if{frame.ifindex}")

@@ -168,7 +168,7 @@ def taken_apart(
     as they are known already."""
     found = []
     for kept in frames:
-        device = capture.device(kept.netns, kept.frame.ifindex)
+        device = capture.device(kept.netns, kept.frame)
         sighting = dissect.sighting(kept.frame, netns=kept.netns, device=device)
         if sighting is None:
             continue

@@ -21,6 +21,7 @@ from netlab.kernel import conntrack
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Passing, Protocol
 from netlab.sensors.capture import Capture
+from netlab.sensors.ring import Frame
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.traceswitch import Selector
 from netlab.tracing.attached import Watch
@@ -218,7 +219,7 @@ def test_a_namespace_that_is_gone_has_nothing_to_tell() -> None:
             assert len(trace.passes(lambda _: True)) == 1
             subprocess.run(["ip", "netns", "del", gone], check=True)
             assert trace.passes(lambda _: True) == []
-            assert capture.device(gone, 99) == "if99"
+            assert capture.device(gone, Frame(time.time_ns(), 99, False, False, b"")) == "if99"
             assert not has_rules(gone)
     finally:
         subprocess.run(["ip", "netns", "del", gone], capture_output=True)

@@ -367,6 +367,27 @@ def test_a_device_that_appears_later_is_known_by_its_name(live: World) -> None:
     assert seen == {("late", Direction.OUT), ("late2", Direction.IN)}
 
 
+def test_a_device_with_the_index_of_one_that_is_gone_is_known_by_its_own_name(live: World) -> None:
+    netns, seen = f"{NAME}.client", []
+    flow = Flow("10.9.9.1", "10.9.9.2", Protocol.UDP, 40000, 9)
+    with capture.Capture([netns]) as watching:
+        for device in ("former", "latter"):
+            mark = token()
+            handmade.run(
+                f"ip -n {netns} link add {device} up index 77 type veth peer name far; "
+                f"ip -n {netns} link set {device} up; ip -n {netns} link set far up; "
+                f"ip -n {netns} address add 10.9.9.1/24 dev {device}; "
+                f"ip -n {netns} neighbour add 10.9.9.2 lladdr {SOME_MAC} dev {device}"
+            )
+            try:
+                inject(netns, [datagram(flow, mark)], flow.destination)
+                watching.flush()
+                seen += [one.device for one in watching.sightings(mark) if one.device != "far"]
+            finally:
+                handmade.run(f"ip -n {netns} link del {device}")
+    assert seen == ["former", "latter"]
+
+
 def test_watching_a_namespace_that_is_not_there_is_an_error() -> None:
     with pytest.raises(KernelError, match=f"{NAME}.nowhere"):
         capture.Capture([f"{NAME}.nowhere"]).__enter__()
