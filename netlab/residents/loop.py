@@ -56,9 +56,11 @@ class Loop:
     def turn(self, until: float) -> None:
         """Serve whoever is ready, waiting for it until *until* at the latest."""
         first = min(until, self._timers[0][0]) if self._timers else until
-        for fd, events in self._epoll.poll(max(0.0, first - self.now())):
-            ready = self._ready.get(fd)
-            if ready is not None:  # closed meanwhile by the one before
+        told = self._epoll.poll(max(0.0, first - self.now()))
+        for fd, events, ready in [(fd, events, self._ready.get(fd)) for fd, events in told]:
+            # One before may have closed it, and another may have got its number: what is still so
+            # is told again by the next turn.
+            if ready is not None and self._ready.get(fd) is ready:
                 ready(events)
         now = self.now()
         while self._timers and self._timers[0][0] <= now:
