@@ -81,6 +81,7 @@ class Rewrite(msgspec.Struct, frozen=True, tag_field="step", tag="rewrite"):
     """The packet's ends were changed. `conntrack` is the id of the kernel's entry, 0: not known.
 
     `before`, `after`: the whole flow as it was and as it is. `means`: who is meant by the new end.
+    `by`: what did it, `ip_vs`; "": the kernel's NAT.
     """
 
     place: Place
@@ -89,6 +90,10 @@ class Rewrite(msgspec.Struct, frozen=True, tag_field="step", tag="rewrite"):
     after: Flow
     conntrack: int = 0
     means: str = ""
+    by: str = ""
+
+
+IP_VS = "ip_vs"  # a `Rewrite.by`
 
 
 class Envelope(msgspec.Struct, frozen=True, tag_field="step", tag="envelope"):

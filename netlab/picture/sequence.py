@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from netlab.journeys import End, Envelope, Fate, Journey, NextHop, Place, Rewrite, Rule, Seen, Track
 from netlab.packets import Flow
 from netlab.picture.mermaid import escaped
-from netlab.picture.steps import REWRITES, duration, ends, envelope_words
+from netlab.picture.steps import duration, ends, envelope_words, rewrite_title
 from netlab.picture.text import count, plain
 from netlab.telling.text import shown, without_comment
 
@@ -83,7 +83,7 @@ def _note(event: Rule | Rewrite | NextHop | Envelope) -> list[str]:
     if isinstance(event, Envelope):
         outer = event.outer
         return [envelope_words(event), f"{outer.source} → {outer.destination}"]
-    return [REWRITES[event.kind], _changed(event.before, event.after), *filter(None, [event.means])]
+    return [rewrite_title(event), _changed(event.before, event.after), *filter(None, [event.means])]
 
 
 def _changed(before: Flow, after: Flow) -> str:

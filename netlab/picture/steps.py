@@ -59,6 +59,12 @@ class Packet(msgspec.Struct, frozen=True):
     icmp: str = ""
 
 
+def rewrite_title(event: Rewrite) -> str:
+    """Return `destination rewritten (DNAT)`, in brackets what did it."""
+    title = REWRITES[event.kind]
+    return f"{title.partition(' (')[0]} ({event.by})" if event.by else title
+
+
 class Step(msgspec.Struct, frozen=True):
     """One step. `way`: the points to draw to get here, the last one is where the packet then is.
 
@@ -146,7 +152,7 @@ def _told(number: int, event: Event, packet: Packet, missed: int) -> Step:
         return replace(
             step,
             sort=Sort.REWRITE,
-            title=REWRITES[event.kind],
+            title=rewrite_title(event),
             means=event.means,
             before=event.before,
             facts=(("conntrack entry", str(event.conntrack)),) if event.conntrack else (),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from msgspec.structs import replace
 
 from netlab.journeys import (
+    IP_VS,
     End,
     Envelope,
     Fate,
@@ -268,9 +269,14 @@ class _Walk:
             after = replace(before, **changed)
             if after != before:
                 who = self._names.who(changed[end], changed[f"{end}_port"], now.protocol)
-                entry = self._entry.get(where, 0)
-                yield Rewrite(self._names.place(where), kind, before, after, entry, who)
+                entry, place = self._entry.get(where, 0), self._names.place(where)
+                by = self._by(where, kind, before, after)
+                yield Rewrite(place, kind, before, after, entry, who, by)
                 before = after
+
+    def _by(self, netns: str, kind: RewriteKind, before: Flow, after: Flow) -> str:
+        asked = {RewriteKind.DNAT: before, RewriteKind.UN_DNAT: after.reply}.get(kind)
+        return IP_VS if asked is not None and self._names.by_ip_vs(netns, asked) else ""
 
     def _end(self, last: Caught | Passing, passings: Sequence[Passing]) -> End:
         if isinstance(last, Passing):

@@ -107,6 +107,7 @@ def step_document(step: Step) -> dict[str, Any]:
                 "after": _flow(step.after),
                 "conntrack": step.conntrack or None,
                 "means": step.means,
+                "by": step.by or None,
             }
         case NextHop():
             return {

@@ -6,6 +6,7 @@ from netlab import world
 from netlab.annotation.names import addresses_of, services_of
 from netlab.cluster import Cluster
 from netlab.journeys import Place
+from netlab.model.modes import Mode
 from netlab.model.services import Service
 from netlab.packets import Flow, Protocol
 
@@ -39,6 +40,7 @@ class Names:
         self._node_ports: dict[tuple[int, str], str] = {}
         for service in services_of(cluster):
             self._take_service(service)
+        self._by_ip_vs = lab.proxyMode == Mode.IPVS
         self._node_addresses = {node.address for node in cluster.nodes}
 
     def _take_service(self, service: Service) -> None:
@@ -68,6 +70,15 @@ class Names:
     def node_port(self, port: int, protocol: Protocol) -> str:
         """Return the Service port that has *port* on the nodes, "" if none has."""
         return self._node_ports.get((port, str(protocol)), "")
+
+    def by_ip_vs(self, netns: str, asked: Flow) -> bool:
+        """Return whether ip_vs of *netns* sends on what is *asked*: in ipvs mode every node's does,
+        for Services; no rule does."""
+        if not self._by_ip_vs or self.place(netns).kind != "node":
+            return False
+        at = asked.destination, asked.destination_port, asked.protocol
+        here = self.home(asked.destination) == netns
+        return bool(self.service(*at) or (here and self.node_port(*at[1:])))
 
     def is_node(self, address: str) -> bool:
         """Return whether an address is one of a node's: on the underlay, its bridge, its tunnel."""

@@ -255,13 +255,14 @@ def _other_lines(
 
 
 def rewrite_words(step: Rewrite) -> str:
-    """Return `DNAT: destination 10.96.0.10:80 => 10.244.3.2:80, conntrack 3914 (default/web-2)`."""
+    """Return `DNAT: destination 10.96.0.10:80 => 10.244.3.2:80, conntrack 3914 (default/web-2)`;
+    instead of DNAT what did it, if it was no NAT."""
     source = step.kind in (RewriteKind.SNAT, RewriteKind.UN_DNAT)
     before, after = (_end(flow, source=source) for flow in (step.before, step.after))
     means = f" ({step.means})" if step.means else ""
     entry = f", conntrack {step.conntrack}" if step.conntrack else ""
     what = "source" if source else "destination"
-    return f"{REWRITES[step.kind]}: {what} {before} => {after}{entry}{means}"
+    return f"{step.by or REWRITES[step.kind]}: {what} {before} => {after}{entry}{means}"
 
 
 def envelope_words(step: Envelope) -> str:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from drawn_labs import drawn_lab
+from msgspec.structs import replace
 from watched import ACK, NODES, PUSH, RST, SYN, Watch, icmp, tcp, udp
 
+from netlab.cluster import Cluster
 from netlab.journeys import End, Envelope, Rewrite, Rule, Seen, Step, Track
 from netlab.packets import Flow, Protocol
 from netlab.telling import assembly, selecting
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Opening
+from netlab.telling.text import rewrite_words
 
 # web-1-1 and web-1-2 are on n1, web-2-1 on n2; their Service web is 10.96.0.10
 ONE, TWO, FAR = "10.244.1.2:40001", "10.244.1.3:80", "10.244.2.2:80"
@@ -23,16 +26,20 @@ NAMES = Names(drawn_lab(2, 2))
 PORT = "docker0 > "  # br_netfilter calls a bridge's port by the bridge's name
 
 
+def served_by_ipvs(cluster: Cluster) -> Cluster:
+    return replace(cluster, lab=replace(cluster.lab, proxyMode="ipvs"))
+
+
 def told(
     watch: Watch, *, source: str = ONE, to: str = VIP, protocol: str = "tcp", **others: Any
 ) -> list[Track]:
     """Return the tracks of the conversation between the two."""
     (here, sport), (there, dport) = (end.split(":") for end in (source, to))
     flow = Flow(here, there, Protocol(protocol), int(sport), int(dport))
-    mark = others.pop("mark", b"")
+    mark, names = others.pop("mark", b""), others.pop("names", NAMES)
     opening = Opening(flow.protocol, None if mark else NUMBER, mark)
     chosen = selecting.chosen(opening, [flow], watch.caught, watch.passings, tunnel_port=8472)
-    return list(assembly.tracks(chosen, NAMES, lambda hit: "", **others))
+    return list(assembly.tracks(chosen, names, lambda hit: "", **others))
 
 
 def words(track: Track) -> list[str]:
@@ -136,6 +143,33 @@ def test_a_rewrite_tells_both_flows_and_who_is_meant() -> None:
         "10.244.1.2:40001 -> 10.244.2.2:80 tcp",
         "default/web-2-1",
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "by", "said"),
+    [
+        (NAMES, "", ("DNAT", "un-DNAT")),
+        (Names(served_by_ipvs(drawn_lab(2, 2))), "ip_vs", ("ip_vs", "ip_vs")),
+    ],
+    ids=["by-rules", "by-ip_vs"],
+)
+def test_a_rewrite_tells_what_did_it(names: Names, by: str, said: tuple[str, str]) -> None:
+    watch = Watch()
+    watch.seen("t.n1 veth1 in", tcp(ONE, VIP))
+    watch.seen("t.n1 flannel.1 out", tcp(ONE, FAR, ttl=63))
+    back: dict[str, Any] = {"flags": SYN | ACK, "numbers": (9, NUMBER + 1)}
+    watch.seen("t.n1 flannel.1 in", tcp(FAR, ONE, **back))
+    watch.seen("t.n1 veth1 out", tcp(VIP, ONE, ttl=63, **back))
+    changes = [
+        (track.name, str(step.kind), step.by, rewrite_words(step).partition(":")[0])
+        for track in told(watch, names=names)
+        for step in track.steps
+        if isinstance(step, Rewrite)
+    ]
+    assert changes == [
+        ("SYN", "dnat", by, said[0]),
+        ("SYN ACK", "un-dnat", by, said[1]),
+    ]
 
 
 def test_a_bridge_that_only_switches_is_not_waited_for() -> None:

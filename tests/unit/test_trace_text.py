@@ -289,7 +289,7 @@ STEPS = {
         *("step", "place", "hook", "family", "table", "base", "chain", "rule", "verdict"),
         *("fitted", "means", "mark", "state", "flow", "incoming", "outgoing"),
     },
-    "rewrite": {"step", "place", "kind", "before", "after", "conntrack", "means"},
+    "rewrite": {"step", "place", "kind", "before", "after", "conntrack", "means", "by"},
     "next-hop": {"step", "place", "by", "device", "gateway", "mac", "tunnel", "words"},
     "envelope": {"step", "place", "device", "opened", "vxlan"},
     "end": {"step", "place", "fate", "words"},
