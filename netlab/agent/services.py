@@ -26,7 +26,7 @@ from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
 from netlab.model.services import ProxyNode
 from netlab.portals.control import Home
-from netlab.proxy.options import options_of
+from netlab.proxy.options import Options, options_of
 from netlab.proxy.ruleset import Step, words
 
 TOLD = 20  # changes told one by one in the log
@@ -43,6 +43,13 @@ def with_host_ports(pods: Iterable[Document]) -> list[Document]:
             for port in container.get("ports") or ()
         )
     ]
+
+
+def _changed(before: Options, now: Options) -> str:
+    """Return in words which options a proxy has *now*."""
+    if before.mode is not now.mode:
+        return f"mode {now.mode} instead of {before.mode}"
+    return f"other options of mode {now.mode}"
 
 
 class ServiceProxy(Loop):
@@ -85,7 +92,7 @@ class ServiceProxy(Loop):
         held = self._policies.agree(objects)
         self._tell(done, held, [*proxy.warnings, *done.problems, *self._policies.warnings])
         followed = ServicesReport(
-            *fingerprint(objects), mode=lab.proxyMode, policies=policies_fingerprint(objects)
+            *fingerprint(objects), proxy.options, policies=policies_fingerprint(objects)
         )
         self.state.report_services(self.node, followed)
         if away is not None:
@@ -108,7 +115,7 @@ class ServiceProxy(Loop):
         wanted = options_of(lab)
         if self._proxy is None or self._proxy.options != wanted:
             if self._proxy is not None:
-                self.log.info("mode %s instead of %s", wanted.mode, self._proxy.options.mode)
+                self.log.info("%s", _changed(self._proxy.options, wanted))
             self._proxy = KubeProxy(wanted, healthz=True, home=self._home(lab), former=self._proxy)
         return self._proxy
 

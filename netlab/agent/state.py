@@ -28,6 +28,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import ENDED, Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
+from netlab.proxy.options import Options, options_of
 from netlab.world import BALANCER, GATEWAY, MASTER, Published
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
@@ -47,11 +48,11 @@ class NodeReport(msgspec.Struct, frozen=True):
 
 
 class ServicesReport(msgspec.Struct, frozen=True):
-    """Which Services, slices and policies a node's rules follow; see `fingerprint`."""
+    """Which Services, slices and policies a node's rules follow, see `fingerprint`, and how."""
 
     count: int = -1
     versions: int = 0
-    mode: str = ""
+    options: Options = Options()
     error: str = ""
     policies: tuple[int, int] = (0, 0)  # the same of NetworkPolicies and what these select
 
@@ -287,8 +288,8 @@ class State:
             problems.append(f"node {name}: services: {services.error}")
         elif (services.count, services.versions) != self._fingerprint:
             problems.append(f"node {name}: its rules do not follow the Services yet")
-        elif services.mode != self.lab.proxyMode:
-            problems.append(f"node {name}: its rules are still those of mode {services.mode}")
+        elif services.options != options_of(self.lab):
+            problems.append(f"node {name}: {_other_options(services.options, self.lab)}")
         elif services.policies != self._policies:
             problems.append(f"node {name}: its rules do not follow the NetworkPolicies yet")
         return problems
@@ -317,6 +318,13 @@ class State:
         if (report.count, report.versions) != self._fingerprint:
             return [f"{BALANCER}: its rules do not follow the Services yet"]
         return [] if report.known else [f"{BALANCER}: it has not heard from every node yet"]
+
+
+def _other_options(had: Options, lab: Lab) -> str:
+    """Return in words that a node's proxy is still one with the options it *had*."""
+    if had.mode != lab.proxyMode:
+        return f"its rules are still those of mode {had.mode}"
+    return f"its proxy has not taken the lab's options of mode {had.mode} yet"
 
 
 def fingerprint(objects: Inventory) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import PODS_PORTION, PORTION, portions
@@ -31,7 +32,9 @@ from netlab.flannel.lease import Lease
 from netlab.model.inventory import inventory
 from netlab.model.kubernetes import Container, Meta
 from netlab.model.lab import Gateway, Lab, LabNode, Master, Network, Segment, Underlay
+from netlab.model.modes import Mode
 from netlab.objects import Address, FdbEntry, IptablesChain, Route, Veth, Vxlan
+from netlab.proxy.options import options_of
 
 LAB = Lab(
     metadata=Meta(name="t"),
@@ -41,6 +44,7 @@ LAB = Lab(
     network=Network(Network="10.244.0.0/16"),
     gateway=Gateway(address="192.168.50.1", publish=["30000-32767/tcp"]),
 )
+OPTIONS = options_of(LAB)
 LEASES = {
     "192.168.50.11": ("10.244.1.0/24", "02:00:00:00:00:01"),
     "192.168.50.12": ("10.244.2.0/24", "02:00:00:00:00:02"),
@@ -154,7 +158,7 @@ def converged(state: State) -> None:
         assert snapshot is not None
         subnet = LEASES[LAB.node(name).address][0]
         state.report(name, NodeReport(snapshot.version, subnet, 1, True))
-        state.report_services(name, ServicesReport(0, 0, LAB.proxyMode))
+        state.report_services(name, ServicesReport(0, 0, options_of(LAB)))
 
 
 def test_a_lab_whose_nodes_have_settled_has_no_problems(tmp_path: Path) -> None:
@@ -198,12 +202,19 @@ def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, prob
     ("report", "problem"),
     [
         (ServicesReport(), "its rules do not follow the Services yet"),
-        (ServicesReport(1, 0, "iptables"), "its rules do not follow the Services yet"),
-        (ServicesReport(0, 1, "iptables"), "its rules do not follow the Services yet"),
-        (ServicesReport(0, 0, "nftables"), "its rules are still those of mode nftables"),
-        (ServicesReport(0, 0, "iptables", "no nft"), "services: no nft"),
+        (ServicesReport(1, 0, OPTIONS), "its rules do not follow the Services yet"),
+        (ServicesReport(0, 1, OPTIONS), "its rules do not follow the Services yet"),
         (
-            ServicesReport(0, 0, "iptables", policies=(1, 7)),
+            ServicesReport(0, 0, replace(OPTIONS, mode=Mode.NFTABLES)),
+            "its rules are still those of mode nftables",
+        ),
+        (
+            ServicesReport(0, 0, replace(OPTIONS, scheduler="lc")),
+            "its proxy has not taken the lab's options of mode iptables yet",
+        ),
+        (ServicesReport(0, 0, OPTIONS, "no nft"), "services: no nft"),
+        (
+            ServicesReport(0, 0, OPTIONS, policies=(1, 7)),
             "its rules do not follow the NetworkPolicies yet",
         ),
     ],
@@ -272,7 +283,7 @@ def test_a_refused_service_is_a_problem(tmp_path: Path) -> None:
         seen = cluster(LAB, documents, leases=LEASES, revision=7)
         state.publish(seen, stable=True, wake=lambda _: None)
         for name in ("n1", "n2"):
-            state.report_services(name, ServicesReport(1, 0, LAB.proxyMode))
+            state.report_services(name, ServicesReport(1, 0, OPTIONS))
         assert state.problems() == problems
 
 
