@@ -13,17 +13,18 @@ The calling thread is in the namespace, in every call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from netlab.agent.healthchecks import HealthChecks, proxy_health
+from netlab.agent.leftovers import left_over, remove
 from netlab.agent.userspace import Userspace
-from netlab.errors import KernelError
 from netlab.kernel import (
     conntrack,
     generation,
     iptables,
     ipvs,
+    ipvs_timeouts,
     nftables,
     settings,
     virtual_servers,
@@ -42,13 +43,14 @@ from netlab.proxy import userspace as userspace_renderer
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.frontend import Frontend, HealthCheck
+from netlab.proxy.ipvs import not_spared
 from netlab.proxy.objects import Changed, Objects
 from netlab.proxy.options import Options
 from netlab.proxy.portals import Portal, Portals
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Key, Renderer, Sort, Step, difference
 from netlab.proxy.service import NOTHING, Served
-from netlab.proxy.settings import after_cleanup, sysctls, without_guard
+from netlab.proxy.settings import LAX_ARP, after_cleanup, sysctls, without_guard
 
 
 class RuleSets(Protocol):
@@ -61,14 +63,6 @@ class RuleSets(Protocol):
         """Make the steps true, all or none. Raises KernelError."""
 
 
-class Left(NamedTuple):
-    """How to find what a mode that is no more left behind, and to remove it."""
-
-    mode: Mode  # whose tools can say it
-    read: Callable[[Iterable[Family]], dict[Key, Block]]
-    write: Callable[[Sequence[Step]], None]
-
-
 KERNEL: Mapping[Mode, RuleSets] = {
     Mode.IPTABLES: iptables,
     Mode.NFTABLES: nftables,
@@ -79,16 +73,6 @@ RENDERER: Mapping[Mode, Renderer] = {  # of userspace mode: one for each node
     Mode.IPTABLES: iptables_renderer,
     Mode.NFTABLES: nftables_renderer,
     Mode.IPVS: ipvs_renderer,
-}
-# What there is when a mode is not any more, in the order in which it goes: rules refer to sets.
-_CHAINS = Left(Mode.IPTABLES, iptables.read, iptables.write)
-_TABLES = Left(Mode.NFTABLES, nftables.read, nftables.write)
-_SERVERS = Left(Mode.IPVS, ipvs.left, ipvs.write)
-PARTS: Mapping[Mode, tuple[Left, ...]] = {
-    Mode.IPTABLES: (_CHAINS,),
-    Mode.NFTABLES: (_TABLES,),
-    Mode.IPVS: (_CHAINS, _SERVERS),
-    Mode.USERSPACE: (_CHAINS,),
 }
 UDP = "UDP"
 LOOK = 1.0  # seconds between two looks at what nobody counts the changes of, at least …
@@ -251,7 +235,7 @@ class KubeProxy:
             self._alone = False  # it may have been a proxy of another mode
         elif look:
             steps, repaired = self._looked(steps)
-        closed = _set(without_guard(steps))
+        closed = settings.make(without_guard(steps))
         if steps:
             kernel.write(steps)
         self._seen = seen
@@ -289,23 +273,30 @@ class KubeProxy:
         """Return the steps from what is *there* to what is wanted, and those of them that undo what
         others did: they are not about what *steps* are."""
         news = {step.block.key for step in steps}
-        found = list(difference(self.blocks, there))
+        wanted = self.blocks
+        found = list(difference(wanted, not_spared(there, wanted, self.options.exclude_cidrs)))
         return found, [one for one in found if one.block.key not in news and not _has_ended(one)]
 
     def _clear(self) -> None:
         """Remove what other modes have; what they needed set stays only if this one does."""
         assert self._objects is not None
-        found = left_over(self.options.mode)
+        found = left_over(self.options.mode, self.options.exclude_cidrs)
         kept = sysctls(self._objects.situations)
-        needless = after_cleanup(block for _, mine in found for block in mine)
-        _set({name: value for name, value in needless.items() if name not in kept})
-        _remove(found)
+        gone = [block for _, mine in found for block in mine]
+        needless = after_cleanup(gone)
+        if self.options.strict_arp is not None and any(one.sort is Sort.ADDRESSES for one in gone):
+            needless |= LAX_ARP
+        settings.make({name: value for name, value in needless.items() if name not in kept})
+        remove(found)
         if self._userspace is None:
             portals.end()
 
     def _set_settings(self) -> dict[str, str]:
         assert self._objects is not None
-        return _set(sysctls(self._objects.situations))
+        written = settings.make(sysctls(self._objects.situations))
+        if self.options.mode is Mode.IPVS:
+            written |= ipvs_timeouts.make(self.options.timeouts)
+        return written
 
     def _sweep(self) -> list[conntrack.Entry]:
         """Delete the UDP entries that lead the *unswept* Services' clients astray."""
@@ -389,50 +380,3 @@ def _hidden() -> list[str]:
 
 def _udp(served: Served) -> list[Frontend]:
     return [one for one in served.frontends if one.service.protocol == UDP]
-
-
-def _set(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Give the settings the values *wanted*, where the kernel has them; return those written."""
-    written = unlike(wanted)
-    for name, value in written.items():
-        try:
-            settings.write(name, value)
-        except OSError as error:
-            raise KernelError(f"cannot set {name}={value}: {error.strerror}") from error
-    return written
-
-
-def unlike(wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the settings *wanted* that the kernel has, with another value."""
-    held = {name: settings.read(name) for name in wanted}
-    return {name: value for name, value in wanted.items() if held[name] not in (None, value)}
-
-
-Found = list[tuple[Left, list[Block]]]
-
-
-def left_over(mode: Mode | None) -> Found:
-    """Return what is there that no proxy of *mode* would have; None: of any."""
-    own = PARTS[mode] if mode else ()
-    parts = dict.fromkeys(part for of in PARTS.values() for part in of if part not in own)
-    return [(part, list(part.read(Family).values())) for part in parts]
-
-
-def _remove(found: Found) -> list[Block]:
-    """Remove the blocks *found*; return them all."""
-    for part, mine in found:
-        if mine:
-            part.write([Step(None, block) for block in mine])
-    return [block for _, mine in found for block in mine]
-
-
-def cleanup() -> list[Block]:
-    """Remove every rule of a kube-proxy from the namespace, of whichever mode; return which.
-
-    The process of userspace mode ends. Raises KernelError, CapabilityError.
-    """
-    found = left_over(None)
-    _set(after_cleanup(block for _, mine in found for block in mine))
-    removed = _remove(found)
-    portals.end()
-    return removed

@@ -14,18 +14,20 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from netlab.agent import policies
-from netlab.agent.kubeproxy import KERNEL, given, left_over, renderer, unlike
+from netlab.agent.kubeproxy import KERNEL, given, renderer
+from netlab.agent.leftovers import left_over
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NotFoundError
-from netlab.kernel import iptables, ipvs, netns, nftables
+from netlab.kernel import iptables, ipvs, ipvs_timeouts, netns, nftables, settings
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import ProxyNode
 from netlab.portals import control
 from netlab.proxy import Frontend, HealthCheck, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
+from netlab.proxy.ipvs import not_spared
 from netlab.proxy.objects import Objects
-from netlab.proxy.options import options_of
+from netlab.proxy.options import USUAL, options_of
 from netlab.proxy.portals import Portals
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
@@ -171,7 +173,7 @@ def desired(cluster: Cluster, node: str) -> Desired:
     return Desired(documents, node_of(cluster.documents, node), chosen, ports, local=local)
 
 
-def observed() -> tuple[dict[Key, Block], dict[tuple[Key, int], tuple[int, int]]]:
+def observed() -> tuple[Blocks, Counts]:
     """Return a proxy's blocks, of any mode, in the calling thread's namespace, and their counts.
 
     Raises KernelError.
@@ -203,6 +205,7 @@ def programmed(
         raise NotFoundError(f"node {node} is not up", hint="`netlab up` with its files repairs it")
     with netns.entered(name):
         there, counts = observed()
+    there = not_spared(there, wanted.blocks, options_of(cluster.lab).exclude_cidrs)
     found = compared(node, wanted, there, counts)
     return found if only is None else list(_only(found, only))
 
@@ -267,23 +270,28 @@ class Rewriting(NamedTuple):
 def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
     """Return what the proxy of *node* would do to the rules and settings that are there now,
     and what would be done to its policies' table."""
-    wanted = desired(cluster, node.name)
-    mode = Mode(cluster.lab.proxyMode)
+    wanted, chosen = desired(cluster, node.name), options_of(cluster.lab)
+    mode, spared = chosen.mode, chosen.exclude_cidrs
     steps: list[tuple[Mode, list[Step]]] = []
-    settled = sysctls(wanted.situations)
+    settled, kept = sysctls(wanted.situations), chosen.timeouts
     if netns.exists(node.netns):
         with netns.entered(node.netns):
-            steps.append((mode, list(difference(wanted.blocks, KERNEL[mode].read(Family)))))
-            for part, blocks in left_over(mode):
+            there = not_spared(KERNEL[mode].read(Family), wanted.blocks, spared)
+            steps.append((mode, list(difference(wanted.blocks, there))))
+            for part, blocks in left_over(mode, spared):
                 steps.append((part.mode, [Step(None, block) for block in blocks]))
-            sets = unlike(settled)
+            sets = settings.unlike(settled)
+            timed = mode is Mode.IPVS and bool(ipvs_timeouts.unlike(kept))
     else:
         steps.append((mode, list(difference(wanted.blocks, {}))))
-        sets = settled
+        sets, timed = settled, mode is Mode.IPVS and kept != USUAL
     words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
+    if timed:
+        to = f"{kept.tcp} {kept.tcp_fin} {kept.udp}"
+        words.append(f"ip netns exec {node.netns} ipvsadm --set {to}")
     scripts = [one for each, todo in steps for one in given(each, todo)]
     held = policies.rewriting(cluster, node)
     scripts += given(Mode.NFTABLES, held)
     for argv, text in scripts:
         words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
-    return Rewriting(len(sets) + len(held) + sum(len(todo) for _, todo in steps), words)
+    return Rewriting(len(sets) + timed + len(held) + sum(len(todo) for _, todo in steps), words)

@@ -14,7 +14,8 @@ import click
 from netlab.cli import options
 from netlab.cli.lifecycle import count
 from netlab.errors import CapabilityError, InputError, NotFoundError, UsageError
-from netlab.model.modes import PROXY_MODES, SCHEDULERS
+from netlab.model import durations
+from netlab.model.modes import PROXY_MODES, SCHEDULERS, TIMEOUT_MAX
 
 if TYPE_CHECKING:
     from netlab.agent.kubeproxy import KubeProxy, Pass
@@ -88,6 +89,19 @@ class Given(NamedTuple):
     is_flag=True,
     help="No link answers for addresses that are on another (ipvs).",
 )
+@click.option(
+    "--ipvs-tcp-timeout",
+    metavar="TIME",
+    default="0s",
+    help="Of what ip_vs remembers (15m0s).",
+)
+@click.option("--ipvs-tcpfin-timeout", metavar="TIME", default="0s", help="After a FIN.")
+@click.option("--ipvs-udp-timeout", metavar="TIME", default="0s", help="The same of UDP.")
+@click.option(
+    "--ipvs-exclude-cidrs",
+    metavar="CIDR,...",
+    help="Where virtual servers that others made are left alone.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what the tools would be given.")
 @click.option("--watch", is_flag=True, help="Go on: follow the files, repair what others alter.")
 @click.option("--cleanup", is_flag=True, help="Remove all rules of a kube-proxy.")
@@ -106,6 +120,10 @@ def proxy(
     service_cidr: str | None,
     ipvs_scheduler: str,
     ipvs_strict_arp: bool,
+    ipvs_tcp_timeout: str,
+    ipvs_tcpfin_timeout: str,
+    ipvs_udp_timeout: str,
+    ipvs_exclude_cidrs: str | None,
     dry_run: bool,
     watch: bool,
     cleanup: bool,
@@ -119,11 +137,13 @@ def proxy(
         raise UsageError("--cleanup with objects", hint="netlab proxy --cleanup [--netns NS]")
     if sum((dry_run, watch, cleanup)) > 1:
         raise UsageError("more than one of --dry-run, --watch, --cleanup", hint="give one")
+    spared = _prefixes("--ipvs-exclude-cidrs", ipvs_exclude_cidrs)
     if cleanup:
-        return _cleaned(netns)
+        return _cleaned(netns, spared)
     if not sources:
         raise UsageError("no objects given", hint="netlab proxy -f FILE|DIR|-")
     from netlab.proxy import Mode, Options
+    from netlab.proxy.options import Timeouts
 
     how, pods, interface = detector(detect_local)
     chosen = Options(
@@ -136,7 +156,13 @@ def proxy(
         localhost_node_ports=localhost_nodeports,
         service_cidrs=parts(service_cidr),
         scheduler=ipvs_scheduler,
-        strict_arp=ipvs_strict_arp,
+        strict_arp=True if ipvs_strict_arp else None,
+        timeouts=Timeouts(
+            tcp=_timeout("--ipvs-tcp-timeout", ipvs_tcp_timeout),
+            tcp_fin=_timeout("--ipvs-tcpfin-timeout", ipvs_tcpfin_timeout),
+            udp=_timeout("--ipvs-udp-timeout", ipvs_udp_timeout),
+        ),
+        exclude_cidrs=spared,
     )
     if chosen.mode is Mode.USERSPACE and not (watch or dry_run):
         raise UsageError(
@@ -178,6 +204,25 @@ def detector(text: str) -> tuple[DetectLocal, tuple[str, ...], str]:
 
 def parts(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _timeout(option: str, text: str) -> int:
+    """Return the seconds of a duration. Raises UsageError naming the *option*."""
+    from netlab.topology import values
+
+    if wrong := values.duration(TIMEOUT_MAX)(text):
+        raise UsageError(f"{option}: {wrong}")
+    return durations.seconds(text)
+
+
+def _prefixes(option: str, text: str | None) -> tuple[str, ...]:
+    """Return canonical prefixes. Raises UsageError naming the *option*."""
+    from netlab.proxy.addresses import network
+
+    found = {one: network(one) for one in parts(text)}
+    if wrong := [one for one, canonical in found.items() if not canonical]:
+        raise UsageError(f"{option}: {wrong[0]} is no prefix", hint="like 10.0.0.0/8")
+    return tuple(found.values())
 
 
 def _given(sources: tuple[str, ...], node_name: str | None, *, aloud: bool) -> Given:
@@ -328,11 +373,11 @@ def _stamp(sources: tuple[str, ...]) -> tuple[tuple[str, int, int, int], ...]:
     return tuple(found)
 
 
-def _cleaned(netns: str | None) -> int:
-    from netlab.agent import kubeproxy
+def _cleaned(netns: str | None, spared: tuple[str, ...]) -> int:
+    from netlab.agent import leftovers
     from netlab.kernel import turns
 
     with _inside(netns), turns.turn():
-        removed = kubeproxy.cleanup()
+        removed = leftovers.cleanup(spared)
     print(f"{count(len(removed), 'block')} removed" if removed else "nothing to remove")
     return 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+
+from netlab.errors import KernelError
 
 _TO_PATH = str.maketrans("./", "/.")
 
@@ -45,3 +48,23 @@ def write(name: str, value: str) -> None:
         os.write(descriptor, value.encode())
     finally:
         os.close(descriptor)
+
+
+def unlike(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the settings *wanted* that the kernel has, with another value."""
+    held = {name: read(name) for name in wanted}
+    return {name: value for name, value in wanted.items() if held[name] not in (None, value)}
+
+
+def make(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Give the settings the values *wanted*, where the kernel has them; return those written.
+
+    Raises KernelError.
+    """
+    written = unlike(wanted)
+    for name, value in written.items():
+        try:
+            write(name, value)
+        except OSError as error:
+            raise KernelError(f"cannot set {name}={value}: {error.strerror}") from error
+    return written

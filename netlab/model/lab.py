@@ -210,6 +210,10 @@ class Ipvs(msgspec.Struct, frozen=True, omit_defaults=True):
     scheduler: str = SCHEDULERS[0]
     # No link answers for addresses that are on another; None: where the lab has a balancer.
     strictARP: bool | None = None
+    excludeCIDRs: tuple[str, ...] = ()
+    tcpTimeout: str = "0s"  # this, and those below: the kernel's own
+    tcpFinTimeout: str = "0s"
+    udpTimeout: str = "0s"
 
 
 class Lab(msgspec.Struct, frozen=True, omit_defaults=True):

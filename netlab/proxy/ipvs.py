@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from netlab.proxy import hostport_rules
-from netlab.proxy.addresses import socket_address
+from netlab.proxy.addresses import contains, socket_address
 from netlab.proxy.frontend import Frontend, HealthCheck, Kind, Policy, ServicePort, by_port
 from netlab.proxy.iptables_words import FILTER, chain_key, host
 from netlab.proxy.ipvs_frame import OUT_FILTER, addresses_key, frame, hostport_frame
@@ -39,7 +39,7 @@ from netlab.proxy.ipvs_sets import (
     set_key,
 )
 from netlab.proxy.options import Situation
-from netlab.proxy.ruleset import Block, Key, Part, Sort
+from netlab.proxy.ruleset import Block, Blocks, Key, Part, Sort
 
 __all__ = ["frame", "hostport_frame", "part"]
 
@@ -79,6 +79,24 @@ def part(
     return Part(
         tuple(blocks.values()), tuple((key, tuple(lines)) for key, lines in entries.items())
     )
+
+
+def not_spared(there: Blocks, wanted: Blocks, prefixes: Sequence[str]) -> Blocks:
+    """Return what is *there* without the virtual servers at addresses in the canonical *prefixes*
+    that are not *wanted*: they are others', and stay.
+
+    Source: kubernetes pkg/proxy/ipvs/proxier.go, cleanLegacyService, v1.33.
+    """
+    if not prefixes:
+        return there
+
+    def is_spared(block: Block) -> bool:
+        if block.sort is not Sort.SERVER or block.key in wanted:
+            return False
+        host = block.name.partition(" ")[2].rpartition(":")[0].strip("[]")
+        return any(contains(one, host) for one in prefixes)
+
+    return {key: block for key, block in there.items() if not is_spared(block)}
 
 
 def server_name(protocol: str, address: str, port: int) -> str:

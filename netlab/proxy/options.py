@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from netlab.errors import UsageError
+from netlab.model.durations import seconds
 from netlab.model.lab import Lab
 from netlab.model.modes import SCHEDULERS, Mode
 from netlab.model.services import ZONE_LABEL, ProxyNode
@@ -38,6 +39,18 @@ class DetectLocal(StrEnum):
     NONE = "none"
 
 
+class Timeouts(msgspec.Struct, frozen=True):
+    """How long ip_vs remembers a connection without a packet, in seconds; 0: as it is."""
+
+    tcp: int = 0
+    tcp_fin: int = 0
+    udp: int = 0
+
+
+# The kernel's own. Source: Linux net/netfilter/ipvs/ip_vs_proto_tcp.c, _udp.c, v6.12.
+USUAL = Timeouts(tcp=900, tcp_fin=120, udp=300)
+
+
 class Options(msgspec.Struct, frozen=True):
     """A proxy's options."""
 
@@ -51,7 +64,9 @@ class Options(msgspec.Struct, frozen=True):
     tcp_liberal: bool = False  # net.netfilter.nf_conntrack_tcp_be_liberal is set on the node
     service_cidrs: tuple[str, ...] = ()  # where all cluster IPs are; (): that is not known
     scheduler: str = SCHEDULERS[0]  # of ipvs mode, as is what follows
-    strict_arp: bool = False  # no link answers for addresses that are on another
+    strict_arp: bool | None = None  # no link answers for addresses on another; None: as it is
+    timeouts: Timeouts = Timeouts()
+    exclude_cidrs: tuple[str, ...] = ()  # virtual servers in these prefixes are not removed
 
 
 class PodTraffic(msgspec.Struct, frozen=True):
@@ -99,7 +114,7 @@ class Situation(msgspec.Struct, frozen=True):
     tcp_liberal: bool = False  # then what conntrack finds INVALID need not be dropped
     service_cidrs: tuple[str, ...] = ()
     scheduler: str = SCHEDULERS[0]
-    strict_arp: bool = False
+    strict_arp: bool | None = None
     local: tuple[str, ...] = ()  # the node's addresses, where they are needed one by one: ipvs mode
 
     @property
@@ -250,4 +265,11 @@ def options_of(lab: Lab) -> Options:
         scheduler=lab.ipvs.scheduler,
         # Else every node answers for what the balancer has on the same segment.
         strict_arp=bool(lab.balancer) if lab.ipvs.strictARP is None else lab.ipvs.strictARP,
+        # A lab's nodes have what its file says, whatever they had before.
+        timeouts=Timeouts(
+            tcp=seconds(lab.ipvs.tcpTimeout) or USUAL.tcp,
+            tcp_fin=seconds(lab.ipvs.tcpFinTimeout) or USUAL.tcp_fin,
+            udp=seconds(lab.ipvs.udpTimeout) or USUAL.udp,
+        ),
+        exclude_cidrs=lab.ipvs.excludeCIDRs,
     )

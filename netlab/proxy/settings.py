@@ -50,6 +50,7 @@ STRICT_ARP = {
     "net.ipv4.conf.all.arp_ignore": "1",
     "net.ipv4.conf.all.arp_announce": "2",
 }
+LAX_ARP = dict.fromkeys(STRICT_ARP, "0")
 
 
 def sysctls(situations: Mapping[Family, Situation]) -> dict[str, str]:
@@ -62,7 +63,8 @@ def sysctls(situations: Mapping[Family, Situation]) -> dict[str, str]:
         found[ROUTE_LOCALNET] = "1"
     if any(one.mode is Mode.IPVS for one in situations.values()):
         found.update(VIRTUAL_SERVERS)
-        found.update(STRICT_ARP if any(one.strict_arp for one in situations.values()) else {})
+        strict = next(one.strict_arp for one in situations.values())
+        found.update({} if strict is None else STRICT_ARP if strict else LAX_ARP)
     return found
 
 

@@ -24,7 +24,7 @@ from netlab.model.lab import (
     Outside,
     address_range,
 )
-from netlab.model.modes import PROXY_MODES, SCHEDULERS
+from netlab.model.modes import PROXY_MODES, SCHEDULERS, TIMEOUT_MAX
 from netlab.topology import values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields, Pairs
 
@@ -106,6 +106,9 @@ _BALANCER = Fields(
 )
 
 
+_timeout = values.duration(TIMEOUT_MAX)  # of what ip_vs remembers
+
+
 def _name(value: str) -> str:
     """Return why *value* cannot be a name outside."""
     return values.subdomain(value.removesuffix("."))
@@ -140,13 +143,15 @@ SHAPE = Fields(
         ),
         "proxyMode": values.one_of(PROXY_MODES),
         "ipvs": Fields(
-            {"scheduler": values.one_of(SCHEDULERS), "strictARP": values.boolean},
-            later=frozenset(
-                (
-                    *("syncPeriod", "minSyncPeriod", "excludeCIDRs"),
-                    *("tcpTimeout", "tcpFinTimeout", "udpTimeout"),
-                )
-            ),
+            {
+                "scheduler": values.one_of(SCHEDULERS),
+                "strictARP": values.boolean,
+                "excludeCIDRs": Each(values.network),
+                "tcpTimeout": _timeout,
+                "tcpFinTimeout": _timeout,
+                "udpTimeout": _timeout,
+            },
+            later=frozenset(("syncPeriod", "minSyncPeriod")),
         ),
         "balancer": _BALANCER,
         "dns": Fields(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 from typing import Any
 
+from netlab.model import durations
+
 Check = Callable[[Any], str]
 
 LABEL_MAX = 63  # RFC 1123
@@ -84,6 +86,21 @@ def amount(value: Any) -> str:
     if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
         return ""
     return f"must be a number or a percentage, not {described(value)} (1, or 25%)"
+
+
+def duration(longest: int) -> Check:
+    """Return the check for a span of time of at most *longest* seconds: `15m0s`."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            return f"must be a duration, not {described(value)} (15m0s, 90s)"
+        try:
+            found = durations.seconds(value)
+        except ValueError:
+            return f"{value} is no duration (15m0s, 90s: whole hours, minutes and seconds)"
+        return "" if found <= longest else f"{value} is too long (at most {longest}s)"
+
+    return check
 
 
 port = between(1, 65535)

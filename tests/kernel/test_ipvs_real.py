@@ -14,17 +14,29 @@ from typing import Any, NamedTuple
 
 import pytest
 from flows.capability import without_ipvs
+from msgspec.structs import replace
 
 from netlab import patience
 from netlab.agent.kubeproxy import KubeProxy, Pass
-from netlab.kernel import ipset, ipvs, netns, nftables, virtual_servers
+from netlab.agent.leftovers import cleanup
+from netlab.kernel import (
+    ipset,
+    ipvs,
+    ipvs_timeouts,
+    netns,
+    nftables,
+    settings,
+    virtual_servers,
+)
 from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered
 from netlab.model.kubernetes import view
+from netlab.model.modes import SCHEDULERS
 from netlab.model.services import ProxyNode
 from netlab.packets import Flow, Protocol
 from netlab.proxy import DetectLocal, Mode, Options
 from netlab.proxy.addresses import Family
+from netlab.proxy.options import Timeouts
 from netlab.proxy.ruleset import difference
 
 pytestmark = [
@@ -185,6 +197,22 @@ def test_what_is_written_is_read_back_and_a_second_pass_changes_nothing(node: No
     assert "-A -t 192.168.7.1:30080 -s lc -p 600" in listed
 
 
+def test_links_are_as_strict_as_asked_and_no_stricter_afterwards(node: Node) -> None:
+    def strict() -> str | None:
+        with entered(node.netns):
+            return settings.read("net.ipv4.conf.all.arp_ignore")
+
+    for mode, asked, found in (
+        (Mode.IPVS, True, "1"),
+        (Mode.IPVS, None, "1"),
+        (Mode.IPVS, False, "0"),
+        (Mode.IPVS, True, "1"),
+        (Mode.IPTABLES, True, "0"),
+    ):
+        node.agree(KubeProxy(options(mode, strict_arp=asked), answering=False), "2")
+        assert strict() == found, (mode, asked)
+
+
 def test_what_others_alter_is_put_right(node: Node) -> None:
     proxy = KubeProxy(options(), answering=False)
     node.agree(proxy, "2", "3")
@@ -208,6 +236,48 @@ def test_what_others_alter_is_put_right(node: Node) -> None:
         with entered(node.netns):
             left = list(difference(proxy.blocks, virtual_servers.read(Family)))
         assert left == [], words
+
+
+def test_virtual_servers_in_excluded_prefixes_are_left_alone(node: Node) -> None:
+    proxy = KubeProxy(options(exclude_cidrs=("192.0.2.0/24",)), answering=False)
+    node.agree(proxy, "2", "3")
+    for words in ("-A -t 192.0.2.9:9 -s rr", "-a -t 192.0.2.9:9 -r 10.1.0.2:9 -m"):
+        shell(f"ip netns exec {node.netns} ipvsadm {words}")
+    shell(f"ip netns exec {node.netns} ipvsadm -A -t 192.0.3.9:9 -s rr")
+
+    def addresses() -> set[str]:
+        with entered(node.netns):
+            return {one.address for one in ipvs.servers()} - {VIP, "192.168.7.1"}
+
+    until(lambda: bool(node.agree(proxy, "2", "3").repaired))
+    assert addresses() == {"192.0.2.9"}
+    node.agree(KubeProxy(replace(proxy.options, mode=Mode.IPTABLES), answering=False), "2", "3")
+    assert addresses() == {"192.0.2.9"}
+    with entered(node.netns):
+        assert cleanup(("192.0.2.0/24",))
+        ((one,),) = (server.reals for server in ipvs.servers())
+    assert one.text == "10.1.0.2:9"
+
+
+def test_what_ip_vs_remembers_is_kept_for_as_long_as_asked(node: Node) -> None:
+    asked = Timeouts(tcp=600, udp=30)
+    proxy = KubeProxy(options(timeouts=asked), answering=False)
+    done = node.agree(proxy, "2", "3").settings
+    assert {"ip_vs.timeout_tcp": "600", "ip_vs.timeout_udp": "30"}.items() <= done.items()
+    shell(f"ip netns exec {node.netns} ipvsadm --set 5 60 0")
+    assert node.agree(proxy, "2", "3").settings == {"ip_vs.timeout_tcp": "600"}
+    with entered(node.netns):
+        assert ipvs_timeouts.read() == Timeouts(tcp=600, tcp_fin=60, udp=30)
+
+
+def test_every_scheduler_sends_clients_to_endpoints_and_takes_over_from_another(node: Node) -> None:
+    for scheduler in SCHEDULERS:
+        proxy = KubeProxy(options(scheduler=scheduler), answering=False)
+        assert node.agree(proxy, "2", "3").steps
+        assert {node.ask(), node.ask()} <= {"2", "3"}
+        with entered(node.netns):
+            left = list(difference(proxy.blocks, virtual_servers.read(Family)))
+        assert left == [], scheduler
 
 
 def test_an_endpoint_with_connections_is_left_when_they_end(node: Node) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from netlab.agent.kubeproxy import KubeProxy, cleanup
+from netlab.agent.kubeproxy import KubeProxy
+from netlab.agent.leftovers import cleanup
 from netlab.kernel import netns, settings
 from netlab.model.kubernetes import view
 from netlab.model.services import ProxyNode

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from netlab.agent.kubeproxy import KubeProxy, cleanup
+from netlab.agent.kubeproxy import KubeProxy
+from netlab.agent.leftovers import cleanup
 from netlab.kernel import iptables, netns, nftables
 from netlab.model.kubernetes import view
 from netlab.model.services import ProxyNode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from service_objects import CIDR, HERE, THERE, decide, endpoint, service, slice_
 from test_ipvs_flows import state
 
-from netlab.proxy import Decision, Mode, ipvs_text
+from netlab.proxy import Decision, Mode, ipvs, ipvs_text
 from netlab.proxy.addresses import Family
 from netlab.proxy.ipvs_text import Real, Server
 from netlab.proxy.ruleset import Block, Sort, Step, difference
@@ -47,6 +47,24 @@ def test_a_real_server_that_is_ending_is_not_of_the_block() -> None:
     one = Server(Family.IPV4, "TCP", "10.96.0.1", 80, "rr", 0, False, reals)
     assert one.ending == reals[:1]
     assert one.block.lines == ("-r 10.0.0.2:80 -m -w 0",)
+
+
+def test_virtual_servers_in_excluded_prefixes_are_spared_but_for_our_own() -> None:
+    there = state(decided(endpoint("10.244.1.2", HERE)), Family.IPV4)
+    foreign = Block(Family.IPV4, Sort.SERVER, "ipvs", "TCP 10.96.7.7:80", ("-s rr",))
+    six = Block(Family.IPV6, Sort.SERVER, "ipvs", "TCP [fd00::7]:80", ("-s rr",))
+    beside = {**there, foreign.key: foreign, six.key: six}
+
+    def gone(*prefixes: str) -> list[str]:
+        found = difference(there, ipvs.not_spared(beside, there, prefixes))
+        return [step.block.name for step in found if step.new is None]
+
+    assert gone() == [foreign.name, six.name]
+    assert gone("10.96.0.0/12") == [six.name]
+    assert gone("fd00::/8") == [foreign.name]
+    # Where nothing is wanted any more, what was ours is not ours to tell.
+    left = ipvs.not_spared(beside, {}, ("10.96.0.0/12",))
+    assert "TCP 10.96.0.1:80" not in {block.name for block in left.values()}
 
 
 def test_what_is_wanted_is_made_before_what_is_not_goes() -> None:

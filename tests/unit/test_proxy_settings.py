@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from service_objects import NODE, V4, V6
 
+from netlab import topology
 from netlab.model.kubernetes import view
 from netlab.model.services import ProxyNode
 from netlab.proxy import Mode, Options, Situation, iptables
 from netlab.proxy.addresses import Family
-from netlab.proxy.options import situations
+from netlab.proxy.options import Timeouts, options_of, situations
 from netlab.proxy.ruleset import Block, Step
 from netlab.proxy.settings import GUARD_KEY, ROUTE_LOCALNET, after_cleanup, sysctls, without_guard
+
+NOTES = Path(__file__).parents[2] / "topologies" / "notes.yaml"
 
 
 def where(**options: Any) -> dict[Family, Situation]:
@@ -30,14 +35,23 @@ def guard(**options: Any) -> Block:
     return found
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_ip_vs_has_conntrack_know_its_connections(strict: bool) -> None:
+@pytest.mark.parametrize(("strict", "arp"), [(None, None), (False, "0"), (True, "1")])
+def test_ip_vs_has_conntrack_know_its_connections(strict: bool | None, arp: str | None) -> None:
     found = sysctls(where(mode=Mode.IPVS, strict_arp=strict))
     assert found["net.ipv4.vs.conntrack"] == "1"
     assert found["net.ipv4.vs.expire_nodest_conn"] == "1"
-    assert ("net.ipv4.conf.all.arp_ignore" in found) is strict
+    assert found.get("net.ipv4.conf.all.arp_ignore") == arp
     assert "net.ipv4.vs.conn_reuse_mode" not in found
     assert "net.ipv4.conf.all.route_localnet" not in found
+
+
+def test_a_labs_timeouts_are_the_kernels_where_its_file_says_none() -> None:
+    lab = topology.load([str(NOTES)]).lab
+    assert lab is not None
+    assert options_of(lab).timeouts == Timeouts(tcp=900, tcp_fin=120, udp=300)
+    said = msgspec.structs.replace(lab.ipvs, tcpTimeout="1h", udpTimeout="0s")
+    found = options_of(msgspec.structs.replace(lab, ipvs=said))
+    assert found.timeouts == Timeouts(tcp=3600, tcp_fin=120, udp=300)
 
 
 @pytest.mark.parametrize(
