@@ -8,7 +8,8 @@ In the namespace the calling thread is in; ip_vs keeps all of it per namespace.
    counts others', too. So the file is read, and only those that it lacks are asked for.
 2. A real server that is taken away while it has connections gets no new ones (weight 0) and goes
    when they have ended: that it is ending is written on itself and remembered nowhere. Those of UDP
-   go at once, as upstream: what still comes is sent to another.
+   go at once, as upstream: what still comes is sent to another. So do those that `dh` chooses: it
+   chooses them also when they are ending, and then refuses.
 3. The device is made first and goes last, so it tells whether anything may be there.
 
 Source: kubernetes pkg/proxy/ipvs/proxier.go and graceful_termination.go, v1.33.
@@ -234,7 +235,11 @@ def _unserve(steps: Sequence[Step]) -> None:
 
 def _busy(blocks: Iterable[Block]) -> frozenset[tuple[str, str]]:
     """Return the real servers of *blocks* with connections that are to end by themselves."""
-    names = [block.name for block in blocks if not block.name.startswith("UDP ")]
+    names = [
+        block.name
+        for block in blocks
+        if not (block.name.startswith("UDP ") or block.head[0].split(" ")[1] == "dh")
+    ]
     if not names:
         return frozenset()
     opened = netlink.Socket(netlink.GENERIC)

@@ -21,11 +21,22 @@ from netlab.proxy.ruleset import Block
 NEW_SERVICE, SET_SERVICE, DELETE_SERVICE, GET_SERVICE = 1, 2, 3, 4  # IPVS_CMD_*
 NEW_DEST, SET_DEST, DELETE_DEST, GET_DEST = 5, 6, 7, 8
 _SERVICE, _DEST = 1, 2  # IPVS_CMD_ATTR_*
-_AF, _PROTOCOL, _ADDRESS, _PORT, _SCHEDULER, _FLAGS, _TIMEOUT, _NETMASK = (  # IPVS_SVC_ATTR_*
+(
+    _AF,
+    _PROTOCOL,
+    _ADDRESS,
+    _PORT,
+    _SCHEDULER,
+    _BITS,
+    _TIMEOUT,
+    _NETMASK,
+) = (  # IPVS_SVC_ATTR_*
     *(1, 2, 3, 4),
     *(6, 7, 8, 9),
 )
-_PERSISTENT, _MH_PORT = 0x1, 0x10  # IP_VS_SVC_F_PERSISTENT, IP_VS_SVC_F_SCHED2
+_PERSISTENT = 0x1  # IP_VS_SVC_F_PERSISTENT
+# IP_VS_SVC_F_SCHED1, 2: what they mean is the scheduler's; here, of those that have some.
+_FLAGS = {"sh": {"sh-fallback": 0x8, "sh-port": 0x10}, "mh": {"mh-fallback": 0x8, "mh-port": 0x10}}
 _DEST_ADDRESS, _DEST_PORT, _FORWARD, _WEIGHT, _UPPER, _LOWER, _DEST_AF = 1, 2, 3, 4, 5, 6, 11
 _ACTIVE, _INACTIVE = 7, 8
 _PROTOCOLS = {number: word for word, number in NUMBER.items()}
@@ -77,11 +88,13 @@ def service(kind: int, command: int, block: Block) -> bytes:
     body = _named(block.name)
     if command != DELETE_SERVICE:
         timeout = int(words[words.index("-p") + 1]) if "-p" in words else 0
-        flags = (_PERSISTENT if timeout else 0) | (_MH_PORT if "mh-port" in words else 0)
+        flags = _PERSISTENT if timeout else 0
+        if "-b" in words:
+            flags |= sum(_FLAGS[words[1]][one] for one in words[words.index("-b") + 1].split(","))
         whole = u32(_NETMASK, 128) if "[" in block.name else attribute(_NETMASK, b"\xff" * 4)
         body += (
             text(_SCHEDULER, words[1])
-            + attribute(_FLAGS, pack("=II", flags, 0xFFFFFFFF))
+            + attribute(_BITS, pack("=II", flags, 0xFFFFFFFF))
             + u32(_TIMEOUT, timeout)
             + whole
         )
@@ -106,16 +119,17 @@ def server(body: bytes) -> Server | None:
     of = netlink.attributes(netlink.attributes(body, 4)[_SERVICE])
     if _ADDRESS not in of:
         return None
-    flags = unpack("=II", of[_FLAGS])[0]
+    scheduler, bits = netlink.string(of[_SCHEDULER]), unpack("=II", of[_BITS])[0]
+    flags = (name for name, bit in _FLAGS.get(scheduler, {}).items() if bits & bit)
     family, address = _address(of[_AF], of[_ADDRESS])
     return Server(
         family,
         _PROTOCOLS[netlink.number(of[_PROTOCOL])],
         address,
         int.from_bytes(of[_PORT], "big"),
-        netlink.string(of[_SCHEDULER]),
-        netlink.number(of[_TIMEOUT]) if flags & _PERSISTENT else 0,
-        bool(flags & _MH_PORT),
+        scheduler,
+        netlink.number(of[_TIMEOUT]) if bits & _PERSISTENT else 0,
+        ",".join(flags),
         (),
     )
 

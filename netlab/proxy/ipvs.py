@@ -7,10 +7,11 @@
    is one, on a device that is never up. The sets tell iptables what ip_vs does not do: whose source
    is replaced, and who is kept out.
 
-Source: kubernetes pkg/proxy/ipvs/proxier.go, syncProxyRules, v1.33. It differs in two points:
+Source: kubernetes pkg/proxy/ipvs/proxier.go, syncProxyRules, v1.33. It differs in three points:
 
 1. A range of length 0 is two of length 1: a set cannot hold it, and kube-proxy lets nobody in.
 2. The node, where it is kept out, is with whatever address it has, not with the served one alone.
+3. Who hashes to a real server that is ending goes to another: see `FLAGS`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ SERVERS = "ipvs"  # the `table` of their blocks
 WEIGHT = 1  # of every real server; one that is ending has 0
 FLAG = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
 NUMBER = {"TCP": 6, "UDP": 17, "SCTP": 132}
-MAGLEV = "mh"  # the scheduler that kube-proxy has hash addresses with ports
+# Of schedulers that hash. kube-proxy lets none fall back, so that clients who hash to a real server
+# that is ending are refused for as long as it ends (kubernetes#139497).
+FLAGS = {"mh": "mh-fallback,mh-port", "sh": "sh-fallback"}
 
 Line = tuple[Key, str]
 
@@ -114,8 +117,8 @@ def _server(frontend: Frontend, situation: Situation) -> Block:
     words = f"-s {situation.scheduler}"
     if service.affinity:
         words += f" -p {service.affinity}"
-    if situation.scheduler == MAGLEV:
-        words += " -b mh-port"
+    if situation.scheduler in FLAGS:
+        words += f" -b {FLAGS[situation.scheduler]}"
     name = server_name(service.protocol, frontend.address, frontend.port)
     used = service.of(frontend.ways[0].policy) if frontend.ways else ()
     lines = tuple(real_server(one.text) for one in used)

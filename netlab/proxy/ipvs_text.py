@@ -49,7 +49,7 @@ class Server(NamedTuple):
     port: int
     scheduler: str
     timeout: int  # seconds a client stays at its real server; 0: it does not
-    by_port: bool  # maglev hashes addresses with ports
+    flags: str  # of its scheduler, as ipvsadm writes them: `mh-fallback,mh-port`
     reals: tuple[Real, ...]
 
     @property
@@ -66,7 +66,7 @@ class Server(NamedTuple):
     def block(self) -> Block:
         """It as a block, without those that are `ending`."""
         words = f"-s {self.scheduler}" + (f" -p {self.timeout}" if self.timeout else "")
-        words += " -b mh-port" if self.by_port else ""
+        words += f" -b {self.flags}" if self.flags else ""
         lines = tuple(one.line for one in self.reals if one.weight or not one.connections)
         return Block(self.family, Sort.SERVER, SERVERS, self.name, (words,), lines)
 

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,7 +37,7 @@ from netlab.packets import Flow, Protocol
 from netlab.proxy import DetectLocal, Mode, Options
 from netlab.proxy.addresses import Family
 from netlab.proxy.options import Timeouts
-from netlab.proxy.ruleset import difference
+from netlab.proxy.ruleset import Sort, difference
 
 pytestmark = [
     pytest.mark.kernel,
@@ -46,7 +46,7 @@ pytestmark = [
 ]
 
 PREFIX = f"nltest{os.getpid()}ipvs"
-VIP, PORT = "10.96.0.10", 80
+VIP, PORT, NODE_PORT = "10.96.0.10", 80, 30080
 WITHIN = patience.seconds(20.0)  # seconds; a deadline
 NODE = view(
     {
@@ -70,7 +70,7 @@ def objects(*pods: str, affinity: int = 0, port: int = PORT) -> list[dict[str, A
     spec: dict[str, Any] = {
         "type": "NodePort",
         "clusterIP": VIP,
-        "ports": [{"name": "p", "port": port, "nodePort": 30080, "targetPort": 8080}],
+        "ports": [{"name": "p", "port": port, "nodePort": NODE_PORT, "targetPort": 8080}],
     }
     if affinity:
         spec["sessionAffinity"] = "ClientIP"
@@ -103,13 +103,15 @@ class Node(NamedTuple):
         with entered(self.netns):
             return proxy.agree(objects(*pods, **words), NODE)
 
-    def connect(self, *, within: float = WITHIN) -> socket.socket:
+    def connect(
+        self, address: str = VIP, port: int = PORT, *, within: float = WITHIN
+    ) -> socket.socket:
         """Return a connection from the node to the Service."""
         with entered(self.netns):
-            return socket.create_connection((VIP, PORT), timeout=within)
+            return socket.create_connection((address, port), timeout=within)
 
-    def ask(self, *, within: float = WITHIN) -> str:
-        with closing(self.connect(within=within)) as sock:
+    def ask(self, address: str = VIP, port: int = PORT, *, within: float = WITHIN) -> str:
+        with closing(self.connect(address, port, within=within)) as sock:
             return answer(sock)
 
 
@@ -270,6 +272,22 @@ def test_what_ip_vs_remembers_is_kept_for_as_long_as_asked(node: Node) -> None:
         assert ipvs_timeouts.read() == Timeouts(tcp=600, tcp_fin=60, udp=30)
 
 
+@pytest.mark.parametrize("scheduler", ["mh", "sh", "dh"])
+def test_who_hashes_to_an_endpoint_that_is_ending_goes_to_another(
+    node: Node, scheduler: str
+) -> None:
+    places = [f"192.168.7.{number}" for number in range(2, 10)]  # each is its own client, too
+    shell("; ".join(f"ip -n {node.netns} addr add {one}/32 dev lo" for one in places))
+    proxy = KubeProxy(options(scheduler=scheduler), answering=False)
+    node.agree(proxy, "2")
+    with ExitStack() as held:
+        socks = [held.enter_context(closing(node.connect(one, NODE_PORT))) for one in places]
+        assert {answer(one) for one in socks} == {"2"}
+        node.agree(proxy, "3")
+        assert {node.ask(one, NODE_PORT) for one in places} == {"3"}
+        assert scheduler == "dh" or {answer(one) for one in socks} == {"2"}
+
+
 def test_every_scheduler_sends_clients_to_endpoints_and_takes_over_from_another(node: Node) -> None:
     for scheduler in SCHEDULERS:
         proxy = KubeProxy(options(scheduler=scheduler), answering=False)
@@ -278,6 +296,10 @@ def test_every_scheduler_sends_clients_to_endpoints_and_takes_over_from_another(
         with entered(node.netns):
             left = list(difference(proxy.blocks, virtual_servers.read(Family)))
         assert left == [], scheduler
+        with entered(node.netns):
+            saved = subprocess.run(("ipvsadm", "-Sn"), capture_output=True, text=True).stdout
+        (head,) = proxy.blocks[Family.IPV4, Sort.SERVER, "ipvs", f"TCP {VIP}:{PORT}"].head
+        assert f"-A -t {VIP}:{PORT} {head}\n" in saved
 
 
 def test_an_endpoint_with_connections_is_left_when_they_end(node: Node) -> None:

@@ -44,7 +44,7 @@ def test_real_servers_are_listed_by_their_virtual_servers() -> None:
 
 def test_a_real_server_that_is_ending_is_not_of_the_block() -> None:
     reals = (Real("10.0.0.1:80", "-m", 0, 1, 0), Real("10.0.0.2:80", "-m", 0, 0, 0))
-    one = Server(Family.IPV4, "TCP", "10.96.0.1", 80, "rr", 0, False, reals)
+    one = Server(Family.IPV4, "TCP", "10.96.0.1", 80, "rr", 0, "", reals)
     assert one.ending == reals[:1]
     assert one.block.lines == ("-r 10.0.0.2:80 -m -w 0",)
 
