@@ -12,7 +12,8 @@ from netlab.packets import Outcome, Verdict
 from netlab.verify import backends, proxymodes
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import Failure, Live
-from netlab.verify.verification import verify
+from netlab.verify.turns import turn
+from netlab.verify.verification import proven
 
 # What a Service is for: the paths on which a mode's rules, or its process, are.
 SERVICE_PATHS = (
@@ -57,7 +58,7 @@ def in_modes(
     `verify`. Raises as `verify` does.
     """
     wanted = paths(ids)
-    with _kept(live):
+    with _turn(live, on_wait), _kept(live):
         return _columns(
             *(live, modes, wanted),
             own=live.lab.proxyMode,
@@ -65,7 +66,6 @@ def in_modes(
             lacking=lacking or {},
             on_name=on_mode,
             on_result=on_result,
-            on_wait=on_wait,
         )
 
 
@@ -82,20 +82,20 @@ def by_backends(
     """Return the same by each of the back ends called *names*; without *ids* the paths that a back
     end bears on."""
     wanted = paths(ids, backends.PATHS)
-    own = live.lab.network.Backend
-    try:
-        return _columns(
-            *(live, names, wanted),
-            own=titles.title(own),
-            become=lambda name: backends.changed(live, name, own),
-            lacking=lacking or {},
-            on_name=on_name,
-            on_result=on_result,
-            on_wait=on_wait,
-        )
-    finally:
-        if live.lab.network.Backend != own:
-            live.carry_by(own)
+    with _turn(live, on_wait):
+        own = live.lab.network.Backend
+        try:
+            return _columns(
+                *(live, names, wanted),
+                own=titles.title(own),
+                become=lambda name: backends.changed(live, name, own),
+                lacking=lacking or {},
+                on_name=on_name,
+                on_result=on_result,
+            )
+        finally:
+            if live.lab.network.Backend != own:
+                live.carry_by(own)
 
 
 def _columns(
@@ -108,7 +108,6 @@ def _columns(
     lacking: Mapping[str, str],
     on_name: Callable[[str], None],
     on_result: Callable[[Verdict], None],
-    on_wait: Callable[[str], None],
 ) -> list[Column]:
     columns = {name: Column(name, (), why) for name, why in lacking.items()}
     tried = [name for name in names if name not in columns]
@@ -121,9 +120,17 @@ def _columns(
             for verdict in columns[name].verdicts:
                 on_result(verdict)
             continue
-        found = verify(live, [path.id for path in wanted], on_result=on_result, on_wait=on_wait)
+        found = proven(live, [path.id for path in wanted], on_result=on_result)
         columns[name] = Column(name, found)
     return [columns[name] for name in names if name in columns]
+
+
+@contextmanager
+def _turn(live: Live, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Have the lab's turn from its first change to its last, and know it as it is then."""
+    with turn(live.run, on_wait):
+        live.reread()
+        yield
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from netlab import patience
 from netlab.errors import NetlabError
 
 FILE = "verify.lock"  # in the lab's run directory
-WAIT = 120.0  # seconds for the others before this one
+WAIT = patience.seconds(300.0)  # for the others before this one: in all modes it takes minutes
 LOOK = 0.05  # seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,8 @@ PASS = Verdict("pod-node", Outcome.PASS, "pods and nodes", ("seen",))
 class Live:
     """A lab that changes its back end, but to *broken*."""
 
+    run = Path()  # see `turn`
+
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
         self.carried: list[str] = []
@@ -27,10 +30,18 @@ class Live:
     def _have(self, backend: Backend) -> None:
         self.lab: Any = SimpleNamespace(network=SimpleNamespace(Backend=backend))
 
+    def reread(self) -> None:
+        pass
+
     def carry_by(self, backend: Backend) -> list[str]:
         self.carried.append(backends.title(backend))
         self._have(backend)
         return ["node n1: stays"] if self.carried[-1] == self.broken else []
+
+
+@pytest.fixture(autouse=True)
+def _turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Live, "run", tmp_path)
 
 
 def by_backends(live: Live, *names: str, **more: Any) -> list[matrix.Column]:
@@ -42,7 +53,7 @@ def test_each_back_end_is_asked_the_own_one_first_and_the_lab_put_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     live = Live(broken="host-gw")
-    monkeypatch.setattr(matrix, "verify", lambda *_, **__: [PASS])
+    monkeypatch.setattr(matrix, "proven", lambda *_, **__: [PASS])
     names = ("vxlan+DirectRouting", "host-gw", "vxlan", "udp")
     found = by_backends(live, *names, lacking={"udp": "no tun"})
     assert live.carried == ["vxlan+DirectRouting", "host-gw", "vxlan"]
@@ -60,7 +71,7 @@ def test_the_lab_is_put_back_after_an_interrupt(monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     live = Live()
-    monkeypatch.setattr(matrix, "verify", interrupted)
+    monkeypatch.setattr(matrix, "proven", interrupted)
     with pytest.raises(KeyboardInterrupt):
         by_backends(live, "host-gw")
     assert live.carried == ["host-gw", "vxlan"]

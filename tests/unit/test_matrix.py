@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
@@ -13,12 +14,14 @@ from netlab import verify as prover
 from netlab.cli import matrix as told
 from netlab.errors import NetlabError, UsageError
 from netlab.packets import Outcome, Verdict
-from netlab.verify import PATHS, matrix
+from netlab.verify import PATHS, matrix, turns
 from netlab.verify.matrix import Column
 
 
 class Live:
     """A lab that changes its mode, but to those *broken*."""
+
+    run = Path()  # see `turn`
 
     def __init__(self, mode: str = "nftables", broken: tuple[str, ...] = ()) -> None:
         self.lab = SimpleNamespace(proxyMode=mode)
@@ -33,19 +36,27 @@ class Live:
     def status(self, *, timeout: float = 1.0) -> dict[str, Any]:
         return {}
 
+    def reread(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Live, "run", tmp_path)
+
 
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """What was verified: the mode the lab was in, the paths."""
     found: list[tuple[str, list[str]]] = []
 
-    def verify(live: Live, ids: list[str], *, on_result: Any, on_wait: Any) -> list[Verdict]:
+    def proven(live: Live, ids: list[str], *, on_result: Any) -> list[Verdict]:
         found.append((live.lab.proxyMode, ids))
         if "boom" in ids:
             raise NetlabError("gone")
         return [Verdict(one, Outcome.PASS, "title", ("seen",), seconds=0.5) for one in ids]
 
-    monkeypatch.setattr(matrix, "verify", verify)
+    monkeypatch.setattr(matrix, "proven", proven)
     return found
 
 
@@ -88,10 +99,32 @@ def test_it_changes_back_whatever_happens(
         if live.lab.proxyMode == "iptables":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(matrix, "verify", broken)
+    monkeypatch.setattr(matrix, "proven", broken)
     with pytest.raises(KeyboardInterrupt):
         in_modes(live, "iptables")
     assert live.lab.proxyMode == "nftables"
+
+
+def test_nobody_else_has_a_turn_until_all_is_done_and_changed_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waited meanwhile, and was told another one's mode, takes the lab as it then is."""
+    live, met = Live("userspace"), []
+    monkeypatch.setattr(turns, "WAIT", 0.0)
+
+    def proven(*_: Any, **__: Any) -> list[Verdict]:
+        with pytest.raises(NetlabError, match="is being verified by"), turns.turn(live.run, print):
+            pass
+        met.append(live.lab.proxyMode)
+        return []
+
+    monkeypatch.setattr(matrix, "proven", proven)
+    monkeypatch.setattr(live, "reread", lambda: setattr(live.lab, "proxyMode", "iptables"))
+    in_modes(live, "iptables", "nftables")
+    assert met == ["iptables", "nftables"]
+    assert live.served == ["nftables", "iptables"]
+    with turns.turn(live.run, print):
+        pass
 
 
 def test_which_paths_are_proven() -> None:
