@@ -6,7 +6,7 @@ The process says which flow it made for which; then the second is told like any 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -17,12 +17,14 @@ from netlab.kernel.netns import entered
 from netlab.model.modes import Mode
 from netlab.packets import Flow, Passing, Protocol
 from netlab.portals import control
+from netlab.sensors.sending import Answer
 from netlab.sensors.traceswitch import Selector
 from netlab.targets import endpoint_addresses, endpoint_slices
 from netlab.telling import assembly, selecting
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Chosen, Opening
 
+CLOSED = "connection closed without a word"
 MOST = 32  # endpoints whose flows are watched for
 
 
@@ -104,6 +106,27 @@ def onward(
             )
             found.append(Onward(flow, _words(node.name, flow, names), part))
     return found
+
+
+def heard(
+    answer: Answer | None, chosen: Chosen, ports: Collection[int], names: Names
+) -> Answer | None:
+    """Return *answer*; of a connection into one of the *ports* that made no other, that it was
+    closed.
+
+    A process that has nowhere to send a client lets it in and out again. That resets who has said
+    a word by then; to one who is slower its end looks as that of a server that answers nothing.
+    """
+    if answer is None or answer.says or answer.refused:
+        return answer
+    flows = {one.flow for one in chosen.passings} | {one.sighting.flow for one in chosen.caught}
+    led = any(
+        one.protocol is Protocol.TCP
+        and one.destination_port in ports
+        and names.is_node(one.destination)
+        for one in flows
+    )
+    return replace(answer, refused=CLOSED) if led else answer
 
 
 def without(chosen: Chosen, parts: Sequence[Onward]) -> Chosen:

@@ -142,6 +142,8 @@ def fired(
         shot.onward = relayed.onward(
             *(cluster, shot.chosen, caught, passings, names), tunnel_port=port
         )
+        if not shot.onward:
+            shot.answer = relayed.heard(shot.answer, shot.chosen, shot.portals, names)
         shot.chosen = relayed.without(shot.chosen, shot.onward)
         nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
         ids = {one.conntrack for one in shot.chosen.passings} - {0}
