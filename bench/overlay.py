@@ -3,7 +3,8 @@
     sudo .venv/bin/python bench/overlay.py [mesh|thousand]…
 
 mesh      a lab of 30 nodes: from `netlab up` until each has its route, neighbour and FDB entry for
-          each other; one node more (from its namespace on), one less; etcd killed, and a lease written once it is back
+          each other; one node more (from its namespace on), one less; etcd killed, and a lease
+          written once it is back
 thousand  1,000 leases of nodes that are not here, written by a script: until the two nodes have all
           their routes; then a third node joins: from its namespace until it has them
 
