@@ -38,6 +38,11 @@ class NodeState(msgspec.Struct, frozen=True):
         return self.declared.address
 
     @property
+    def uplink(self) -> str:
+        """The node's card on the underlay."""
+        return self.declared.uplink
+
+    @property
     def bridge_address(self) -> str:
         """The node's address on docker0, the default gateway of its pods, without prefix length."""
         return str(IPv4Network(self.subnet)[1]) if self.subnet else ""

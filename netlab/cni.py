@@ -95,14 +95,23 @@ def near(node: NodeState, pod: PodState) -> Neighbor:
 
 
 def node_objects(lab: Lab, node: NodeState) -> list[Object]:
-    """Return what a node has before it has a lease: forwarding, its address on the underlay."""
+    """Return what a node has before it has a lease: forwarding, its address on the underlay.
+
+    Of a node that is the machine itself that is nearly nothing: its card, the addresses and routes
+    there and how it sees IPv6 are the machine's own.
+    """
+    forwarding: list[Object] = [
+        Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
+        # Without it, packets between two pods on one bridge bypass conntrack and NAT.
+        Sysctl(node.netns, "net.bridge.bridge-nf-call-iptables", "1"),
+    ]
+    if lab.spread:
+        return forwarding
     return [
         Netns(node.netns),
         world.no_ipv6(node.netns),
         *world.no_reverse_path_filter(node.netns),
-        Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
-        # Without it, packets between two pods on one bridge bypass conntrack and NAT.
-        Sysctl(node.netns, "net.bridge.bridge-nf-call-iptables", "1"),
+        *forwarding,
         *world.machine_addressing(lab, node.netns, node.address),
-        *faults.far_queues(lab, node.name, node.netns, world.UPLINK),
+        *faults.far_queues(lab, node.name, node.netns, node.uplink),
     ]

@@ -13,7 +13,8 @@ from netlab.flannel import backends, rules
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
 from netlab.model.faults import Fault, Sort
-from netlab.objects import Object
+from netlab.objects import Netem, Object
+from netlab.plan import Op, Verb
 
 
 def node(
@@ -42,7 +43,7 @@ def node(
         config=config,
         own=own,
         peers=peers,
-        device=world.UPLINK,
+        device=state.uplink,
         local=state.address,
         home=lab.segment_of(state.address).cidr,
         underlay_mtu=lab.underlay.mtu,
@@ -54,6 +55,19 @@ def node(
         objects += faults.rules(state.netns, lossy, {})
         objects += faults.queues(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY), lossy)
     return objects
+
+
+def joining(operations: Sequence[Op]) -> list[Op]:
+    """Return which of *operations* let a node that knows nothing yet reach etcd: what adds.
+
+    And what lets its card send again all that it lost: etcd cannot tell of that.
+    """
+    return [
+        op
+        for op in operations
+        if op.verb is not Verb.DELETE
+        or (isinstance(op.object, Netem) and op.object.link == world.UPLINK)
+    ]
 
 
 def _faulted(cluster: Cluster, pods: Sequence[PodState], sort: Sort) -> dict[str, Fault]:

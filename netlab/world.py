@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from netlab import faults
 from netlab.model.faults import Fault, Sort
-from netlab.model.lab import Lab, Segment
+from netlab.model.lab import FIRST_CARD, Lab, Segment
 from netlab.objects import (
     Address,
     Bridge,
@@ -39,7 +39,7 @@ IFNAME_MAX = 15  # bytes; linux/if.h, IFNAMSIZ less the closing zero
 UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet", "client", "master"
 BALANCER = "balancer"
 MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER, BALANCER)  # the last one if declared
-UPLINK = "eth0"
+UPLINK = FIRST_CARD
 FIREWALL = "firewall"
 GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent leaves them alone
 

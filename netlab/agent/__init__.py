@@ -12,9 +12,16 @@
     kubeproxy      what serves Services in one namespace; healthchecks, answers: the HTTP servers
     policies       what keeps NetworkPolicies there
     balancer       the load balancer outside; `probing`: which nodes are well
-    state          what the loops tell each other, and what `netlab status` reads; `pace`: how
-                   long all take to follow a change
+    machine        instead of world, on a machine of a lab of several: its names, its processes;
+                   `place`: what the machine is; `before`: its settings; `leaving`: what it gives
+                   back
+    following      instead of control_plane, where that is on another machine
+    etcd           etcd's process
+    state          what the loops tell each other; `reports`: in which words, and to agents on other
+                   machines; `pace`: how long all take to follow a change; `summary`: what
+                   `netlab status` shows of it
     rules          what a node's proxy has programmed, against what it should have
+    requests       what is asked of the agent, each until it is done
     control        the control socket: declare, status, stop
     __main__       the process: `python -m netlab.agent RUN_DIRECTORY`
 

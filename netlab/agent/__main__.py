@@ -1,4 +1,5 @@
-"""The agent's process: `python -m netlab.agent RUN_DIRECTORY`, started by `netlab up`."""
+"""The agent's process: `python -m netlab.agent RUN_DIRECTORY`, started by `netlab up`, or in the
+place of `netlab agent`."""
 
 from __future__ import annotations
 
@@ -13,14 +14,19 @@ from pathlib import Path
 
 from netlab.agent.agent import Agent
 from netlab.agent.control import serve
+from netlab.agent.place import read
 
 DESCRIPTORS = 2047
 
 
 def main(run: Path) -> None:
     """Run the agent of the lab whose run directory is *run* until it is told to stop."""
+    apart = read(run) is not None
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if apart and not _is_stderr(run / "agent.log"):
+        handlers.append(logging.FileHandler(run / "agent.log"))
     logging.basicConfig(
-        stream=sys.stderr,
+        handlers=handlers,
         level=logging.INFO,
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
@@ -29,9 +35,14 @@ def main(run: Path) -> None:
     _room_for_descriptors()
     gc.freeze()  # what was imported stays; the rest is small and mostly freed by counting
     gc.set_threshold(20_000, 20, 50)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # On a terminal of a machine of several ^C ends it, as any signal may; what it made goes on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL if apart else signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)  # every thread's stack, into agent.log
     serve(run / "agent.sock", Agent(run))
+
+
+def _is_stderr(path: Path) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(2))
 
 
 def _room_for_descriptors() -> None:

@@ -22,7 +22,8 @@ from netlab import world
 from netlab.agent.loop import Loop
 from netlab.agent.probing import Probing
 from netlab.agent.reading import Reading
-from netlab.agent.state import BalancerReport, State, fingerprint
+from netlab.agent.reports import BalancerReport, fingerprint
+from netlab.agent.state import State
 from netlab.balancing import rules
 from netlab.balancing.listeners import Backend, Listener, Probe, backends, listeners
 from netlab.errors import KernelError

@@ -72,17 +72,17 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             return  # somebody only wanted to know whether anybody listens
         request = msgspec.json.decode(line)
         if request["do"] == "declare":
-            say({"result": agent.declare(request, say)})
+            say({"result": agent.requests.declare(request, say)})
         elif request["do"] == "serve":
-            say({"result": agent.serve_by(request, say)})
+            say({"result": agent.requests.serve_by(request, say)})
         elif request["do"] == "carry":
-            say({"result": agent.carry_by(request, say)})
+            say({"result": agent.requests.carry_by(request, say)})
         elif request["do"] == "fault":
-            say({"result": agent.fault(request, say)})
+            say({"result": agent.requests.fault(request, say)})
         elif request["do"] == "attach":
-            say({"result": agent.attach(request, say)})
+            say({"result": agent.requests.attach(request, say)})
         elif request["do"] == "populate":
-            say({"result": agent.populate(request, say)})
+            say({"result": agent.requests.populate(request, say)})
         elif request["do"] == "status":
             say({"result": agent.status(changes=request.get("changes", False))})
         elif request["do"] == "known":

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
+
 from netlab import controllers, world
-from netlab.agent.heartbeat import ALIVE
 from netlab.agent.liveness import Liveness
 from netlab.agent.loop import Loop
+from netlab.agent.reports import LAB, heard
 from netlab.agent.state import State
 from netlab.cluster import cluster
 from netlab.controllers import Change, Clock, Health, Verb
@@ -26,7 +28,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.etcd import Etcd
 from netlab.store.watch import Watch
 
 ETCD_START = 0.5  # seconds
@@ -100,6 +102,8 @@ class ControlPlane(Loop):
         etcd = self._connected(lab)
         config = resolve(lab.network)
         self._write_config(etcd, config)
+        if lab.spread:
+            self._write_lab(etcd, lab)
         objects, revision = self._objects(etcd)
         self._health = self._heard(etcd, lab)
         while self._declarations:
@@ -129,11 +133,12 @@ class ControlPlane(Loop):
 
     def _heard(self, etcd: Etcd, lab: Lab) -> Health:
         """Return which nodes are heard from, and which are lost."""
-        alive = {item.key.removeprefix(ALIVE) for item in etcd.range(ALIVE).items}
+        told = heard(etcd)
+        self.state.hear(told)
         lifecycle = lab.nodeLifecycle
         health = self._liveness.health(
             [node.name for node in lab.nodes],
-            alive,
+            told.alive,
             grace=lifecycle.gracePeriodSeconds,
             now=time.monotonic(),
         )
@@ -153,7 +158,7 @@ class ControlPlane(Loop):
         if self._etcd is None or self._watch is None or home != self._home:
             self._disconnect()
             netns.move(name)
-            self._etcd, self._home = Etcd(lab.master.address, PORT), home
+            self._etcd, self._home = self.state.access.etcd(lab.master.address), home
             self._watch = self._etcd.watch()
         return self._etcd
 
@@ -174,6 +179,16 @@ class ControlPlane(Loop):
         wanted = config.json().encode()
         if held is None or held.value != wanted:
             etcd.put(CONFIG_KEY, wanted)
+
+    def _write_lab(self, etcd: Etcd, lab: Lab) -> None:
+        """Keep the Lab document in etcd, where the machines of the nodes read it."""
+        place = self.state.place
+        wanted = msgspec.json.encode(place.common(lab) if place is not None else lab)
+        held = etcd.get(LAB)
+        if held is None or held.value != wanted:
+            etcd.put(LAB, wanted)
+            held = etcd.get(LAB)
+        self.state.lab_revision = held.mod_revision if held is not None else 0
 
     def _declared(
         self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory, revision: int

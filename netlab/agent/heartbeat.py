@@ -5,16 +5,20 @@
 2. The thread lives in the node's namespace: a node that is cut off cannot renew. It is not the
    node's own loop, which may be at something long.
 3. etcd gives every lease its whole time again when it comes back, so its outage kills no node.
+4. Where a node is a machine of its own, what the node says of itself goes the same way, when it has
+   changed. It stays when the key goes: it was true then.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from netlab.agent.loop import Loop
+from netlab.agent.reports import ALIVE, REPORTS, Told
 from netlab.agent.state import State
 from netlab.kernel import netns
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.etcd import Etcd
 
-ALIVE = "/netlab/alive/"
 BEATS = 3  # in the time in which one is enough
 ETCD_SILENCE = 1.0  # seconds
 
@@ -30,6 +34,7 @@ class Heartbeat(Loop):
         self._home = (0, "")
         self._lease = 0
         self._grace = 0
+        self._told: Told | None = None  # what other machines were told last
 
     def once(self) -> None:
         lab = self.state.lab
@@ -42,13 +47,22 @@ class Heartbeat(Loop):
             netns.move(name)
             self._home = (netns.identity(name), lab.master.address)
         if self._etcd is None:
-            self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
+            self._etcd = self.state.access.etcd(lab.master.address, timeout=ETCD_SILENCE)
         alive = self._lease and grace == self._grace and self._etcd.keep_alive(self._lease) > 0
         if not alive:
             self._lease, self._grace = self._etcd.grant(grace), grace
         held = self._etcd.get(ALIVE + self.node) if alive else None
         if held is None or held.lease != self._lease:  # new, or somebody deleted or replaced it
             self._etcd.put(ALIVE + self.node, b"", lease=self._lease)
+            self._told = None  # it may have been another etcd
+        if self.state.place is not None:
+            self._tell(self._etcd)
+
+    def _tell(self, etcd: Etcd) -> None:
+        told = self.state.told(self.node)
+        if told != self._told:
+            etcd.put(REPORTS + self.node, msgspec.json.encode(told))
+            self._told = told
 
     def pause(self) -> float:
         return self._grace / BEATS if self._grace else self.interval

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from netlab import cni, desired, world
+from netlab import cni, desired
+from netlab.agent import place as places
 from netlab.agent.kubelet import Kubelet, Store
 from netlab.agent.loop import Loop, applied
-from netlab.agent.state import NodeReport, Snapshot, State
+from netlab.agent.reports import NodeReport, pods_fingerprint
+from netlab.agent.state import Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
 from netlab.controllers import Change, events
 from netlab.controllers import Verb as Deed
@@ -33,11 +35,11 @@ from netlab.kernel import Kernel, generation, netns
 from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
-from netlab.objects import Netem, Netns, Object
-from netlab.plan import Op, Verb, difference
+from netlab.objects import Netns, Object
+from netlab.plan import Op, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.etcd import Etcd
 from netlab.store.watch import Watch
 
 BULK = 100  # changes at once
@@ -62,6 +64,7 @@ class Node(Loop):
         super().__init__(node)
         self._rules_changed = rules_changed
         self._rules_seen = 0  # their generation
+        self._lab_revision = 0
         self.state = state
         self.node = node
         self.kubelet = Kubelet(state.run, node, servers, log=self.log)
@@ -85,6 +88,7 @@ class Node(Loop):
     # -- one pass
 
     def once(self) -> None:
+        self._lab_revision = self.state.lab_revision  # before the Lab, which may be newer
         lab = self.state.lab
         if lab is None or not netns.exists(lab.netns(self.node)):
             return
@@ -108,7 +112,9 @@ class Node(Loop):
         self._carry(lab, state, config)
         self.state.follow(self.node, lab)
         self.kubelet.run(seen, state, store, objects=snapshot.cluster.documents)
-        self._report(snapshot.version, config, away)
+        if store is not None and self.state.place is not None:
+            self._introduce(snapshot.cluster)
+        self._report(snapshot, config, away)
         if away is not None:
             raise away
 
@@ -129,8 +135,10 @@ class Node(Loop):
     def _join_underlay(self, lab: Lab) -> None:
         """Give the node its address on the underlay, which etcd is asked through."""
         name = lab.netns(self.node)
+        if lab.spread:
+            return  # it is the machine's, and the machine has it
         wanted = cni.node_objects(lab, NodeState(lab.node(self.node), name))
-        operations = joining(difference(wanted, self.kernel.observe(name, wanted)))
+        operations = desired.joining(difference(wanted, self.kernel.observe(name, wanted)))
         self.note(operations, agreed=())
         applied(self.kernel, operations)
 
@@ -164,7 +172,7 @@ class Node(Loop):
 
     def _connected(self, host: str) -> Etcd:
         if self._etcd is None or self._watch is None:
-            self._etcd = Etcd(host, PORT, timeout=ETCD_SILENCE)
+            self._etcd = self.state.access.etcd(host, timeout=ETCD_SILENCE)
             self._watch = self._etcd.watch([SUBNETS])
         return self._etcd
 
@@ -199,6 +207,12 @@ class Node(Loop):
     def _own_object(self, seen: Cluster) -> Document | None:
         nodes = seen.documents.of("Node")
         return next((one for one in nodes if one["metadata"]["name"] == self.node), None)
+
+    def _introduce(self, seen: Cluster) -> None:
+        """Have the Node object say what a kubelet says of itself and its machine."""
+        own = self._own_object(seen)
+        if own is not None and (introduced := places.introduced(own)) != own:
+            self._write([introduced])
 
     def _write(self, documents: Sequence[Document]) -> list[Document]:
         assert self._etcd is not None
@@ -351,18 +365,20 @@ class Node(Loop):
                 self._rules_changed()
         self._suspect |= heard
 
-    def _report(self, version: int, config: Config, away: StoreError | None) -> None:
-        held = self._held
+    def _report(self, followed: Snapshot, config: Config, away: StoreError | None) -> None:
+        held, apart = self._held, self.state.place is not None
         self.state.report(
             self.node,
             NodeReport(
-                settled=version,
+                settled=followed.version,
                 subnet=held.lease.subnet if held else "",
                 peers=len({p.public_ip for p in backends.followed(config, self._peers)}),
                 online=away is None,
                 renews=held.renews if held else 0.0,
                 written=self._written,
                 error=str(away) if away else "",
+                pods=pods_fingerprint(followed.documents) if apart else (0, 0),
+                lab=self._lab_revision if apart else 0,
             ),
         )
 
@@ -391,16 +407,3 @@ class Node(Loop):
         if self.off:
             self.kubelet.cut()
         self.kubelet.containers.close()
-
-
-def joining(operations: Sequence[Op]) -> list[Op]:
-    """Return which of *operations* let a node that knows nothing yet reach etcd: what adds.
-
-    And what lets its card send again all that it lost: etcd cannot tell of that.
-    """
-    return [
-        op
-        for op in operations
-        if op.verb is not Verb.DELETE
-        or (isinstance(op.object, Netem) and op.object.link == world.UPLINK)
-    ]

@@ -15,7 +15,8 @@ from netlab.kernel import netns
 from netlab.model.inventory import Inventory
 from netlab.model.lab import Lab
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.access import Access
+from netlab.store.etcd import Etcd
 from netlab.store.watch import Watch
 
 ETCD_SILENCE = patience.seconds(1.0)  # seconds
@@ -24,12 +25,21 @@ ETCD_SILENCE = patience.seconds(1.0)  # seconds
 class Reading:
     """The objects in etcd as a member of the lab last read them; for one thread."""
 
-    def __init__(self, member: str, ready: threading.Event, warn: Callable[[str], None]) -> None:
-        """*ready*: set while etcd is up; *warn* is told what is no object."""
+    def __init__(
+        self,
+        member: str,
+        ready: threading.Event,
+        warn: Callable[[str], None],
+        *,
+        access: Access = Access(),  # noqa: B008  (a frozen value)
+    ) -> None:
+        """*ready*: set while etcd is up; *warn* is told what is no object; *access*: the way to
+        etcd."""
         self.member = member
         self.objects = Inventory()
         self._ready = ready
         self._warn = warn
+        self._access = access
         self._home = (0, "")
         self._etcd: Etcd | None = None
         self._watch: Watch | None = None
@@ -55,7 +65,7 @@ class Reading:
         try:
             if self._etcd is None or self._watch is None:
                 self.disconnect()
-                self._etcd = Etcd(lab.master.address, PORT, timeout=ETCD_SILENCE)
+                self._etcd = self._access.etcd(lab.master.address, timeout=ETCD_SILENCE)
                 self._watch = self._etcd.watch()
             # What is no object is told by the loop that sees it first, be it this one.
             self.objects, _ = registry.objects(self._etcd, watch=self._watch, warn=self._warn)

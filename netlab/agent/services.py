@@ -20,7 +20,8 @@ from netlab.agent.kubeproxy import KubeProxy, Pass
 from netlab.agent.loop import Loop
 from netlab.agent.policies import Held, PolicyRules
 from netlab.agent.reading import Reading
-from netlab.agent.state import ServicesReport, State, fingerprint, policies_fingerprint
+from netlab.agent.reports import ServicesReport, fingerprint, policies_fingerprint
+from netlab.agent.state import State
 from netlab.kernel import netns, turns
 from netlab.model.kubernetes import Document, view
 from netlab.model.lab import Lab
@@ -61,7 +62,7 @@ class ServiceProxy(Loop):
         self.node = node
         self.steps: list[Step] | None = None  # what was done, while somebody wants to know
         self._post: socket | None = None  # by which other proxies know of this one
-        self._reading = Reading(node, state.etcd_ready, self.log.warning)
+        self._reading = Reading(node, state.etcd_ready, self.log.warning, access=state.access)
         self._read: list[Document] = []  # its Node object, if there is one
         self._own: ProxyNode | None = None  # the same, as a proxy reads it
         self._proxy: KubeProxy | None = None

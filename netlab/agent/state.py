@@ -11,61 +11,38 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from netlab import edits
+from netlab import __version__
 from netlab.agent.pace import Pace
+from netlab.agent.place import Place
+from netlab.agent.reports import (
+    BalancerReport,
+    Heard,
+    NodeReport,
+    ServicesReport,
+    Told,
+    fingerprint,
+    pods_fingerprint,
+    policies_fingerprint,
+)
 from netlab.balancing.listeners import published
 from netlab.cluster import Cluster, PodState
-from netlab.controllers.change import controller
 from netlab.controllers.departure import Declared
 from netlab.controllers.podstate import REJECTED
 from netlab.controllers.scheduler import why_waiting
 from netlab.model.faults import Sort, told
-from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import ENDED, Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
 from netlab.proxy.options import Options, options_of
+from netlab.store.access import Access
 from netlab.world import BALANCER, GATEWAY, MASTER, Published
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
+WAITING = "waiting"
 TURNS = 2  # nodes that compare and apply at once
-
-
-class NodeReport(msgspec.Struct, frozen=True):
-    """What a node's loop last made true."""
-
-    settled: int = -1  # the version of the node's snapshot that the kernel agrees with
-    subnet: str = ""
-    peers: int = 0
-    online: bool = False  # whether etcd answered in the last pass
-    renews: float = 0.0  # seconds since the epoch
-    written: int = 0  # the revision at which it last wrote how its pods are
-    error: str = ""
-
-
-class ServicesReport(msgspec.Struct, frozen=True):
-    """Which Services, slices and policies a node's rules follow, see `fingerprint`, and how."""
-
-    count: int = -1
-    versions: int = 0
-    options: Options = Options()
-    error: str = ""
-    policies: tuple[int, int] = (0, 0)  # the same of NetworkPolicies and what these select
-
-
-class BalancerReport(msgspec.Struct, frozen=True):
-    """What the balancer's rules follow, see `fingerprint`, and which nodes are well."""
-
-    count: int = -1
-    versions: int = 0
-    known: bool = False  # whether every node was heard, or given up, once
-    nodes: dict[str, bool] = {}  # by name: whether every listener uses it that may
-    listeners: dict[str, list[str]] = {}  # 192.168.50.200:80/tcp: the addresses of its nodes
-    error: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -79,8 +56,14 @@ class Snapshot(msgspec.Struct, frozen=True):
 class State:
     """The blackboard of one lab's agent."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, place: Place | None = None) -> None:
+        """*place*: what this machine is in a lab of several; None: all of the lab is here."""
         self.run = run
+        self.place = place
+        self.access = place.access if place is not None else Access()
+        self.lab_revision = 0  # of the Lab document in etcd that `lab` was read from
+        self.on_report: Callable[[str], None] = lambda node: None
+        self._heard = Heard()
         self.born = time.time()
         self.lab: Lab | None = None
         self.cluster: Cluster | None = None
@@ -133,6 +116,63 @@ class State:
         for name in [*touched, *([GATEWAY] if reopened else [])]:
             wake(name)
 
+    # -- machines of their own
+
+    def is_here(self, node: str) -> bool:
+        """Return whether *node* lives where this agent does."""
+        return self.place is None or self.place.node == node
+
+    def hear(self, heard: Heard) -> None:
+        """Take what the agents of other machines have said."""
+        with self.changed:
+            if heard != self._heard:
+                self._heard = heard
+                self._notice_agreement()
+                self.changed.notify_all()
+
+    def told(self, node: str) -> Told:
+        """Return what there is to tell other machines of a node that lives here."""
+        with self.changed:
+            return Told(
+                version=__version__,
+                uplink=self.place.uplink if self.place is not None else "",
+                node=self._reports.get(node, NodeReport()),
+                services=self._services.get(node, ServicesReport()),
+            )
+
+    def told_by(self, node: str) -> Told:
+        """Return what the agent on another machine says of its node."""
+        return self._heard.reports.get(node, Told())
+
+    def absent(self, node: str) -> str:
+        """Return why nothing can be expected of a node that is a machine of its own, "" if it can.
+
+        What begins with WAITING is mended by its machine alone.
+        """
+        if self.is_here(node) or node in self._heard.alive or self.lab is None:
+            return ""
+        if node not in self._heard.reports:
+            return f"{WAITING} for its machine: run `netlab join {self.lab.master.address}` there"
+        return f"{WAITING}: its machine, or the agent on it, is not heard from"
+
+    def _report_of(self, node: str) -> NodeReport:
+        if self.is_here(node):
+            return self._reports.get(node, NodeReport())
+        return self.told_by(node).node
+
+    def _services_of(self, node: str) -> ServicesReport:
+        if self.is_here(node):
+            return self._services.get(node, ServicesReport())
+        return self.told_by(node).services
+
+    def _has_settled(self, node: str, report: NodeReport) -> bool:
+        if self.is_here(node):
+            return report.settled == self._versions.get(node, 0)
+        there = pods_fingerprint(self._documents.get(node, ()))
+        return (report.pods, report.lab) == (there, self.lab_revision)
+
+    # -- what the loops report
+
     def snapshot(self, node: str) -> Snapshot | None:
         """Return what *node* should be made of, None before the first publication."""
         with self.changed:
@@ -143,24 +183,28 @@ class State:
     def report(self, node: str, report: NodeReport) -> None:
         """Take what a node's loop says of itself."""
         with self.changed:
-            if self._reports.get(node) != report:
-                self._reports[node] = report
-                self._notice_agreement()
-                self.changed.notify_all()
+            if self._reports.get(node) == report:
+                return
+            self._reports[node] = report
+            self._notice_agreement()
+            self.changed.notify_all()
+        self.on_report(node)
 
     def reports(self) -> dict[str, NodeReport]:
         """Return the latest report of each declared node."""
         with self.changed:
             names = [node.name for node in self.lab.running] if self.lab else []
-            return {name: self._reports.get(name, NodeReport()) for name in names}
+            return {name: self._report_of(name) for name in names}
 
     def report_services(self, node: str, report: ServicesReport) -> None:
         """Take what a node's proxy says of itself."""
         with self.changed:
-            if self._services.get(node) != report:
-                self._services[node] = report
-                self._notice_agreement()
-                self.changed.notify_all()
+            if self._services.get(node) == report:
+                return
+            self._services[node] = report
+            self._notice_agreement()
+            self.changed.notify_all()
+        self.on_report(node)
 
     def heard(self) -> None:
         """Take note that etcd told of something."""
@@ -206,6 +250,7 @@ class State:
             return all(
                 (report := self._reports.get(name)) is not None and report.settled == version
                 for name, version in self._versions.items()
+                if self.is_here(name)
             )
 
     def forget(self, node: str) -> None:
@@ -246,10 +291,12 @@ class State:
             )
             return
         cut = () if expected else self._cut()
+        absent = {one.name: why for one in lab.running if (why := self.absent(one.name))}
+        yield from (f"node {name}: {why}" for name, why in absent.items())
         reports = {
-            node.name: self._reports.get(node.name, NodeReport())
+            node.name: self._report_of(node.name)
             for node in lab.running
-            if node.name not in cut
+            if node.name not in cut and node.name not in absent
         }
         for name, report in reports.items():
             yield from self._node_problems(name, report)
@@ -258,7 +305,7 @@ class State:
         for pod in cluster.pods:
             if pod.node in reports and (problem := pod_problem(pod)):
                 yield problem
-        if lab.balancer is not None:
+        if lab.balancer is not None and self.place is None:
             yield from self._balancer_problems()
         for one in objects.of("Pod") if expected or not self._short_of_nodes() else ():
             if not one.get("spec", {}).get("nodeName"):
@@ -271,7 +318,7 @@ class State:
 
     def _node_problems(self, name: str, report: NodeReport) -> list[str]:
         assert self.lab is not None
-        wanted = len(self.lab.running) - 1
+        wanted = sum(not self.absent(node.name) for node in self.lab.running) - 1
         problems = []
         if report.error:
             problems.append(f"node {name}: {report.error}{self._because(name)}")
@@ -279,9 +326,9 @@ class State:
             problems.append(f"node {name}: no subnet lease yet")
         elif report.peers < wanted:
             problems.append(f"node {name}: knows {report.peers} of {wanted} other leases")
-        elif report.settled != self._versions.get(name, 0):
+        elif not self._has_settled(name, report):
             problems.append(f"node {name}: still changing")
-        services = self._services.get(name, ServicesReport())
+        services = self._services_of(name)
         if problems:
             return problems
         if services.error:
@@ -327,25 +374,6 @@ def _other_options(had: Options, lab: Lab) -> str:
     return f"its proxy has not taken the lab's options of mode {had.mode} yet"
 
 
-def fingerprint(objects: Inventory) -> tuple[int, int]:
-    """Return how many Services and slices there are, and the sum of their resourceVersions.
-
-    Any change of stored objects changes the pair.
-    """
-    return _fingerprint(objects, ("Service", "EndpointSlice"))
-
-
-def policies_fingerprint(objects: Inventory) -> tuple[int, int]:
-    """Return the same of NetworkPolicies and what they may select; (0, 0) while there is none."""
-    if not objects.of("NetworkPolicy"):
-        return 0, 0
-    return _fingerprint(objects, ("NetworkPolicy", "Pod", "Namespace"))
-
-
-def _fingerprint(objects: Inventory, kinds: Sequence[str]) -> tuple[int, int]:
-    return sum(len(objects.of(kind)) for kind in kinds), sum(map(objects.versions, kinds))
-
-
 def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
     """Return whether both are the same objects in the same versions."""
     return len(these) == len(those) and all(
@@ -354,23 +382,6 @@ def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
         == (other["metadata"]["uid"], other["metadata"].get("resourceVersion"))
         for one, other in zip(these, those, strict=True)
     )
-
-
-def pods_counted(objects: Inventory) -> dict[str, int]:
-    """Return how many pods are ready, and how many there should be: of workloads as many as they
-    ask for, and each pod that nobody made."""
-    pods = [pod for pod in objects.of("Pod") if pod.get("status", {}).get("phase") not in ENDED]
-    counted = {"Deployment", "ReplicaSet", "StatefulSet"}
-    workloads = [one for kind in sorted(counted) for one in objects.of(kind)]
-    wanted = sum(edits.replicas_of(one) for one in workloads if controller(one) is None)
-    owners = [controller(pod) for pod in pods]
-    wanted += sum(owner is None or owner.get("kind") not in counted for owner in owners)
-    return {"ready": sum(map(_ready, pods)), "wanted": wanted}
-
-
-def _ready(pod: Document) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
 def pod_problem(pod: PodState) -> str:
@@ -387,64 +398,3 @@ def pod_problem(pod: PodState) -> str:
     if ended or (pod.phase == "Running" and not pod.message):
         return ""
     return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"
-
-
-def _balancer_status(state: State) -> dict[str, Any]:
-    """Return what there is to say of the balancer, nothing where none is declared."""
-    if state.lab is None or state.lab.balancer is None:
-        return {}
-    report = state.balancer_report()
-    return {
-        "balancer": {
-            "address": state.lab.balancer.address,
-            "pool": state.lab.balancer.pool,
-            "nodes": report.nodes,
-            "listeners": report.listeners,
-            "lastError": report.error,
-        }
-    }
-
-
-def status(state: State, **more: Any) -> dict[str, Any]:
-    """Return the lab's state as JSON-able data: the stable schema of `netlab status -o json`."""
-    lab, problems = state.lab, state.problems()
-    reports = state.reports()
-    cluster = state.cluster
-    leased = {node.name: node.subnet for node in cluster.nodes} if cluster else {}
-    nodes = []
-    for node in lab.nodes if lab else []:
-        report = reports.get(node.name)
-        stopped = report is None
-        report = report or NodeReport()
-        pods = cluster.pods_on(node.name) if cluster else []
-        nodes.append(
-            {
-                "name": node.name,
-                "address": node.address,
-                "subnet": report.subnet or leased.get(node.name, ""),
-                "pods": len(pods),
-                "running": sum(pod.phase == "Running" for pod in pods),
-                "peers": report.peers,
-                "online": report.online,
-                "renews": report.renews,
-                "state": "Stopped"
-                if stopped
-                else ("Ready" if report.subnet and not report.error else "NotReady"),
-                "lastError": report.error,
-            }
-        )
-    return {
-        "lab": lab.name if lab else "",
-        "converged": not problems,
-        "revision": cluster.revision if cluster else 0,
-        "problems": problems,
-        "nodes": nodes,
-        "pods": pods_counted(cluster.documents) if cluster else {"ready": 0, "wanted": 0},
-        "convergence": state.pace.told(),
-        "faults": [
-            {**msgspec.to_builtins(one), "words": one.words, "by": one.command, "undo": one.undo}
-            for one in (lab.faults if lab else ())
-        ],
-        **_balancer_status(state),
-        **more,
-    }

@@ -13,24 +13,19 @@ import os
 import select
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
 
-from netlab import patience, processes, world
+from netlab import world
 from netlab.agent.attachments import Attachments
+from netlab.agent.etcd import EtcdProcess
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.attachments import others
 from netlab.kernel import Kernel, Watch, netns
-from netlab.model.faults import Sort
 from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
 from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Port, Served, Servers
-from netlab.store import server
-from netlab.store.etcd import PORT, Etcd
 
-ETCD = "etcd"  # the role of etcd's process
-ETCD_DEADLINE = patience.seconds(20.0)  # seconds for etcd to become healthy
 LOOK_FOR_LOST = 1.0  # seconds between two looks for an attached namespace that is gone
 INTERNET_PORTS = (Port(80), Port(80, "UDP"), Port(53), Port(53, "UDP"))
 
@@ -62,7 +57,7 @@ class World(Loop):
         self.attachments = Attachments(kernel)
         self._watches: dict[str, tuple[int, Watch]] = {}
         self._agreed: set[Object] = set()
-        self._etcd_pidfd: int | None = None
+        self._etcd = EtcdProcess(state, self.log)
         self.whole: Lab | None = None  # the declaration that was last found true
         self.opened: tuple[world.Published, ...] = ()  # what the gateway was then open for
         self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
@@ -90,7 +85,7 @@ class World(Loop):
         self.attachments.keep(lab, self.agree)
         self.opened = published
         self._watch(lab)
-        self._etcd(lab)
+        self._etcd.keep(lab)
         self._outside_servers(lab)
         if self.whole != lab or operations:
             self.whole = lab
@@ -146,8 +141,8 @@ class World(Loop):
         watched: dict[int, Callable[[], None]] = {
             watch.fileno(): partial(_drain, watch) for _, watch in self._watches.values()
         }
-        if self._etcd_pidfd is not None:
-            watched[self._etcd_pidfd] = lambda: None  # readable when etcd has ended
+        if (ended := self._etcd.fileno()) is not None:
+            watched[ended] = lambda: None
         # Readable when the pod servers die: the next pass starts new ones and tells them all.
         watched[self.servers.fileno()] = lambda: None
         # The mount table changes when a namespace's name goes: `ip netns delete` behind our back.
@@ -161,54 +156,6 @@ class World(Loop):
         self._only_names = set(descriptors) == {self._mounted.fileno()}
 
     # -- processes
-
-    def _etcd(self, lab: Lab) -> None:
-        """Have etcd running in the master's namespace; one that lives is kept."""
-        arguments = server.arguments(self.state.run / ETCD, lab.master.address, PORT)
-        home = netns.identity(lab.netns(world.MASTER))
-        pids = []
-        for pid in processes.marked(self.state.run).get(ETCD, []):
-            if _serves(pid, arguments, home):
-                pids.append(pid)
-            else:
-                processes.end(pid, grace=1.0)  # for another address, or in a namespace that went
-        if lab.faulted(Sort.ETCD_STOP):
-            self.state.etcd_ready.clear()
-            for pid in pids:
-                processes.end(pid, grace=1.0)
-                self.log.info("etcd, pid %d, ended: it is stopped by a fault", pid)
-            self._unfollow()
-            return
-        if not pids:
-            self.state.etcd_ready.clear()
-            pids = [
-                processes.spawn(
-                    self.state.run,
-                    ETCD,
-                    arguments,
-                    netns=lab.netns(world.MASTER),
-                    env={**os.environ, **server.environment()},
-                    stdout=self.state.run / "etcd.log",
-                )
-            ]
-            self.log.info("started etcd, pid %d, on %s:%d", pids[0], lab.master.address, PORT)
-            self._follow(pids[0])
-        if self._etcd_pidfd is None:
-            self._follow(pids[0])
-        if not self.state.etcd_ready.is_set():
-            with netns.entered(lab.netns(world.MASTER)):
-                server.wait_healthy(Etcd(lab.master.address, PORT), ETCD_DEADLINE)
-            self.state.etcd_ready.set()
-
-    def _follow(self, pid: int) -> None:
-        """Be woken when the process *pid* ends."""
-        self._unfollow()
-        self._etcd_pidfd = os.pidfd_open(pid)
-
-    def _unfollow(self) -> None:
-        if self._etcd_pidfd is not None:
-            os.close(self._etcd_pidfd)
-            self._etcd_pidfd = None
 
     def _outside_servers(self, lab: Lab) -> None:
         self.servers.ensure()
@@ -231,15 +178,6 @@ class World(Loop):
             watch.close()
         self._mounted.close()
         os.close(self._mounts)
-
-
-def _serves(pid: int, arguments: list[str], home: int) -> bool:
-    """Return whether *pid* was started with *arguments* and lives in the namespace *home*."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-        return words == arguments and os.stat(f"/proc/{pid}/ns/net").st_ino == home
-    except OSError:
-        return False
 
 
 def _drain(watch: Watch) -> None:

@@ -97,7 +97,7 @@ def capture(
     if rules and not comments:
         raise UsageError("--rules without comments", hint="rules are told in comments")
     refuse_stdout(write, ring=bool(ring))
-    live = options.live_lab(ctx, looking=True)
+    live = options.live_lab(ctx, looking=True, whole=True)
     from netlab.recording import Wish
 
     wish = Wish(

@@ -47,7 +47,7 @@ def link(ctx: click.Context, action: str, words: tuple[str, ...]) -> int:
     delay NAME 50ms [JITTER]: what goes to the machine takes longer (needs netem); 0 undoes it.
     clear: all of that, of the named cables or of every one. show: what each cable does.
     """
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, whole=True)
     if action == "show":
         print("\n".join(shown(live, words)))
         return 0
@@ -275,7 +275,7 @@ def node(
         raise UsageError(f"node {action} takes no --address or --label")
     if address and len(name) > 1:
         raise UsageError("one address, and several nodes")
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, whole=True)
     called = [one.removeprefix("node/") for one in name]
     if action == "add":
         return added(live, called, address=address, labels=labels)
@@ -385,7 +385,7 @@ def fault(ctx: click.Context, action: str, words: tuple[str, ...]) -> int:
     """
     from netlab.model.faults import Fault, Sort, told
 
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, whole=True)
     if action == "list":
         for one in live.lab.faults:
             print(told(one))

@@ -80,7 +80,9 @@ def get(
             raise UsageError("rules cannot be watched", hint="watch -n1 netlab get rules")
         chosen = ctx.get_parameter_source("namespace") == ParameterSource.COMMANDLINE
         which = Which(name, service, namespace if chosen and not everywhere else "", selector)
-        return print_rules(options.live_lab(ctx), which, output or "", headers=not no_headers)
+        return print_rules(
+            options.live_lab(ctx, whole=True), which, output or "", headers=not no_headers
+        )
     if service:
         raise UsageError("--service is for rules only", hint="netlab get rules --service web")
     if kind in ("labs", "lab"):

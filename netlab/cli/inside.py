@@ -81,9 +81,11 @@ def exec_(
 
     if target in MEMBERS or target.startswith("node/"):
         require_power(live.lab, target.removeprefix("node/"))
+        live.require_here(target.removeprefix("node/"))
         return execution.run_in(machine_target(live.run, cluster, target), words)
     pod = pod_named(cluster, target, namespace, container=container)
     require_power(live.lab, pod.node)
+    live.require_here(pod.node)
     chosen = [each for each in pod.containers if each.name == container] or pod.containers[:1]
     return execution.run_in(
         pod_target(live.run, cluster, pod),
@@ -121,6 +123,7 @@ def logs(
     """
     live = options.live_lab(ctx, looking=True)
     state = pod_named(live.cluster(), pod, namespace, container=container)
+    live.require_here(state.node)
     chosen = container or only_container(state)
     from netlab.pods import logs as written
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import netlab
-from netlab.cli import options, tables
+from netlab.cli import machines, options, tables
 from netlab.cli.progress import Progress
 from netlab.errors import UsageError
 from netlab.model.modes import PROXY_MODES, SCHEDULERS
@@ -29,8 +29,11 @@ def declaration(
     *,
     proxy_mode: str | None = None,
     scheduler: str | None = None,
+    spread: bool = False,
 ) -> tuple[Declaration, str]:
     """Return what *files* declare, and the lab's name; without files, the notes' own lab.
+
+    *spread*: the nodes are machines of their own.
 
     Raises InputError with every mistake, UsageError for a lab that -L does not mean.
     """
@@ -43,7 +46,7 @@ def declaration(
             raise UsageError("no files given", hint="netlab up FILE|DIR|-")
         print(f"note: no file named, taking {NOTES}", file=sys.stderr)
         files = (str(NOTES),)
-    declared = topology.load(files, stdin=sys.stdin)
+    declared = topology.load(files, stdin=sys.stdin, spread=spread)
     lab = topology.require_lab(declared, files)
     said = options.settings(ctx)
     if said.explicit and said.lab != lab.name:
@@ -102,6 +105,7 @@ FILES = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]...", type=click.
     netlab up topologies/notes.yaml --verify -v
     netlab up lab.yaml manifests/
     kubectl get deploy -o yaml | netlab up lab.yaml -
+    sudo netlab up --master lab.yaml --uplink eth1
     """,
 )
 @FILES
@@ -110,13 +114,20 @@ FILES = click.argument("files", nargs=-1, metavar="[FILE|DIR|-]...", type=click.
     "--ipvs-scheduler", type=click.Choice(SCHEDULERS), help="Of ipvs mode, instead of the lab's."
 )
 @click.option("--verify", is_flag=True, help="Then prove every path with packets.")
+@click.option("--master", is_flag=True, help="Be the first of several machines: etcd is here.")
+@machines.UPLINK
+@machines.tls_options
 @click.pass_context
 def up(
     ctx: click.Context,
+    /,
     files: tuple[str, ...],
     proxy_mode: str | None,
     ipvs_scheduler: str | None,
     verify: bool,
+    master: bool,
+    uplink: str,
+    **said: str,
 ) -> int:
     """Converge a lab to the files: a Lab document and any Kubernetes manifests.
 
@@ -124,7 +135,13 @@ def up(
     Every mistake in the files is reported at once, and then nothing is changed.
     """
     begun = time.monotonic()
-    declared, name = declaration(ctx, files, proxy_mode=proxy_mode, scheduler=ipvs_scheduler)
+    declared, name = declaration(
+        ctx, files, proxy_mode=proxy_mode, scheduler=ipvs_scheduler, spread=master
+    )
+    if master:
+        return machines.up_here(ctx, declared, uplink=uplink, verify=verify, said=said)
+    if uplink or any(said.values()):
+        raise UsageError("--uplink and --etcd-… are for several machines", hint="up --master")
     options.be_root(create=True)
     from netlab import lab
 

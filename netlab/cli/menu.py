@@ -71,6 +71,8 @@ COMMANDS = (
     Entry("trace", "trace:trace", "Prove", "Tell one flow's whole way: devices, rules, rewrites"),
     Entry("why", "trace:why", "Prove", "Tell what stops a flow, and what would repair it"),
     Entry("capture", "capture:capture", "Prove", "Write what devices show into one pcapng file"),
+    Entry("join", "machines:join", "Machine", "Tell how this machine becomes a node of a lab"),
+    Entry("agent", "machines:agent", "Machine", "Be one node of a lab that is on several machines"),
     Entry(
         "doctor", "machine:doctor", "Machine", "Try what this machine's kernel and programs can do"
     ),

@@ -173,10 +173,13 @@ def chosen_lab(ctx: click.Context, named: str | None = None) -> str:
     return lab.chosen(named or said.lab)
 
 
-def live_lab(ctx: click.Context, named: str | None = None, *, looking: bool = False) -> Live:
+def live_lab(
+    ctx: click.Context, named: str | None = None, *, looking: bool = False, whole: bool = False
+) -> Live:
     """Return the chosen lab, connected.
 
     *looking*: for a command that looks at what goes on, also without etcd; it says so then.
+    *whole*: for one that needs all of the lab on this machine. Raises UsageError where it is not.
     """
     name = chosen_lab(ctx, named)
     from netlab import lab
@@ -184,4 +187,7 @@ def live_lab(ctx: click.Context, named: str | None = None, *, looking: bool = Fa
     def note(words: str) -> None:
         click.echo(f"note: {words}", err=True)
 
-    return lab.connect(name, note=note if looking else None)
+    live = lab.connect(name, note=note if looking else None)
+    if whole:
+        live.require_whole()
+    return live

@@ -74,14 +74,14 @@ def verify(
     if mode is not None:
         from netlab.cli import matrix
 
-        live = options.live_lab(ctx)
+        live = options.live_lab(ctx, whole=True)
         return matrix.proven_in(live, mode, ids=ids, output=output, whole=whole)
     if backend is not None:
         from netlab.cli import matrix
 
-        live = options.live_lab(ctx)
+        live = options.live_lab(ctx, whole=True)
         return matrix.proven_by(live, backend, ids=ids, output=output, whole=whole)
-    return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
+    return proven(options.live_lab(ctx, whole=True), ids=ids, output=output, whole=whole)
 
 
 def proven(live: Live, *, ids: Sequence[str], output: str, whole: bool) -> int:
@@ -202,7 +202,7 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     Without a port the flow is ICMP echo; without a protocol, TCP. A pod's port may be named.
     """
     target, port, protocol = flow_end(destination)
-    live = options.live_lab(ctx, looking=True)
+    live = options.live_lab(ctx, looking=True, whole=True)
     from netlab import probe as prober
 
     with Progress("probe") as progress:

@@ -95,6 +95,8 @@ def screen(state: dict[str, Any]) -> list[str]:
             lines.append(f"{part}: {process_words(state[part])}")
     if state.get("balancer"):
         lines.append(f"balancer: {balancer_words(state['balancer'], state['nodes'])}")
+    if state.get("machine"):
+        lines.append(machine_words(state["machine"]))
     lines += followed(state)
     lines.append("")
     header = ("NODE", "STATE", "ADDRESS", "LEASE", "PODS", "PEERS", "RENEWS IN")
@@ -103,6 +105,7 @@ def screen(state: dict[str, Any]) -> list[str]:
         f"{node['name']}: {node['lastError']}" for node in state["nodes"] if node["lastError"]
     ]
     lines += [f"problem: {problem}" for problem in state["problems"]]
+    lines += [f"note: {words}" for words in other_versions(state)]
     lines += [
         tables.coloured(f"fault: {fault['words']}, since {fault['since']}", tables.YELLOW)
         + f"; undo: {fault['undo']}"
@@ -118,6 +121,23 @@ def screen(state: dict[str, Any]) -> list[str]:
         for one in state.get("changes", [])
     ]
     return lines
+
+
+def machine_words(machine: dict[str, Any]) -> str:
+    """Return what the machine we are on is in a lab of several."""
+    parts = [f"node {machine['node']}, uplink {machine['uplink']}"] if machine["node"] else []
+    parts += ["the control plane and etcd"] if machine["master"] else []
+    return f"this machine: {'; '.join(parts)}"
+
+
+def other_versions(state: dict[str, Any]) -> list[str]:
+    """Return which nodes' machines run another netlab than this one, in words."""
+    own = (state.get("agent") or {}).get("version", "")
+    return [
+        f"{node['name']} runs netlab {node['version']}, this machine {own}"
+        for node in state["nodes"]
+        if node.get("version") and node["version"] != own
+    ]
 
 
 def followed(state: dict[str, Any]) -> list[str]:

@@ -152,7 +152,7 @@ def trace(
     if not source:
         raise UsageError("no source", hint="netlab trace SRC DST[:PORT[/PROTO]]")
     target, port, protocol = asked_of(destination, http)
-    live = options.live_lab(ctx, looking=True)
+    live = options.live_lab(ctx, looking=True, whole=True)
     from netlab import tracing
 
     with Progress("trace") as progress:
@@ -182,7 +182,7 @@ def _attach(
     output: str,
     write: str,
 ) -> int:
-    live = options.live_lab(ctx, looking=True)
+    live = options.live_lab(ctx, looking=True, whole=True)
     from netlab.tracing.attached import attached
 
     with Progress("trace") as progress:
@@ -231,7 +231,7 @@ def why(
     if not source:
         raise UsageError("no source", hint="netlab why SRC DST[:PORT[/PROTO]]")
     target, port, protocol = asked_of(destination, http, command="why")
-    live = options.live_lab(ctx)
+    live = options.live_lab(ctx, whole=True)
     from netlab.telling import forms, text
     from netlab.tracing.why import why as diagnosed
 

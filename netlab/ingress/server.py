@@ -22,7 +22,7 @@ from pathlib import Path
 from netlab import processes, vhosts
 from netlab.errors import CapabilityError, NetlabError
 from netlab.pods.namespaces import MS_NODEV, MS_NOSUID, mount
-from netlab.store.http import Connection
+from netlab.store.http import Connection, Server
 from netlab.vhosts.nginx import MODULE_FILES, Surroundings
 
 DIRECTORY = "/etc/nginx"
@@ -42,7 +42,7 @@ class Nginx:
         self.directory = directory
         self.file = directory / "nginx.conf"
         self._process: subprocess.Popen[bytes] | None = None
-        self._told = Connection("127.0.0.1", status_port, timeout=5.0)
+        self._told = Connection(Server((("127.0.0.1", status_port),)), timeout=5.0)
 
     def surroundings(self, certificates: Mapping[str, str]) -> Surroundings:
         """Return what its configuration has to say of the place. Raises CapabilityError."""

@@ -184,6 +184,27 @@ def create(name: str) -> None:
         enter_new(name)
 
 
+def attach(name: str, process: str = "self") -> None:
+    """Have the network namespace of a *process* called *name*, as `ip netns attach` does.
+
+    One that is called so already stays so. Raises KernelError: the name is another namespace's.
+    """
+    source = f"/proc/{process}/ns/net"
+    number = identity(name)
+    if number:
+        if number != os.stat(source).st_ino:
+            raise KernelError(
+                f"{name}: another namespace has this name",
+                hint=f"`ip netns delete {name}` takes it away, if nobody needs it",
+            )
+        return
+    file = path(name)
+    _make_directory()
+    _name(file)
+    if _libc.mount(source.encode(), file.encode(), None, _BIND, None):
+        raise _failed("name the namespace", name)
+
+
 def delete(name: str) -> None:
     """Take the name away; the namespace ends with its last process and socket.
 

@@ -6,12 +6,18 @@ import shutil
 import time
 from pathlib import Path
 
+import msgspec
+
 from netlab import attachments, processes, rootless, world
-from netlab.agent import control
-from netlab.errors import NetlabError
+from netlab.agent import control, leaving
+from netlab.agent import place as places
+from netlab.agent.place import Place
+from netlab.errors import NetlabError, StoreError
 from netlab.kernel import real
+from netlab.lab import machines
 from netlab.lab.directory import LOCK, RUN, lock
 from netlab.lab.report import Progress, Report, silent
+from netlab.model.lab import Lab
 from netlab.objects import Netns, Veth
 from netlab.plan import Op, Verb, words
 
@@ -24,19 +30,28 @@ def down(name: str, *, progress: Progress = silent) -> Report:
     with lock(name) as run:
         progress("agent")
         _stop_agent(run)
+        lab, place = _spread(run)
+        problems: list[str] = []
+        if lab is not None and place is not None and not place.master:
+            progress("etcd")
+            problems += _deregistered(lab, place)
         progress("processes")
         ended = [f"end {role}" for role in processes.end_all(run, grace=0.0)]
         progress("namespaces")
         kernel = real.RealKernel()
+        operations = leaving.cleared(run, lab, place, kernel) if lab and place else []
         # First what reaches into others' namespaces: a namespace is freed when the kernel has time.
         cables = [
             thing
             for thing in kernel.observe(f"{name}.{world.UNDERLAY}", ())
             if isinstance(thing, Veth) and thing.name.startswith(attachments.PORT)
         ]
-        operations = [Op(Verb.DELETE, thing) for thing in cables]
-        operations += [Op(Verb.DELETE, Netns(n)) for n in kernel.namespaces(name)]
-        kernel.apply(operations)
+        shells = [Op(Verb.DELETE, thing) for thing in cables]
+        shells += [Op(Verb.DELETE, Netns(n)) for n in kernel.namespaces(name)]
+        kernel.apply(shells)
+        operations += shells
+        if place is not None and place.data:
+            shutil.rmtree(place.data, ignore_errors=True)
         _remove(run)
     if RUN.is_dir() and not any(RUN.iterdir()):
         try:
@@ -46,10 +61,28 @@ def down(name: str, *, progress: Progress = silent) -> Report:
     rootless.leave_if_empty(RUN)
     return Report(
         changes=ended,
+        problems=problems,
         operations=len(operations),
         words=[line for op in operations for line in words(op)],
         seconds={"down": round(time.monotonic() - began, 4)},
     )
+
+
+def _spread(run: Path) -> tuple[Lab | None, Place | None]:
+    """Return the lab and what this machine is in it, where the nodes are machines."""
+    place = places.read(run)
+    if place is None or not (run / "lab.json").exists():
+        return None, place
+    return msgspec.json.decode((run / "lab.json").read_bytes(), type=Lab), place
+
+
+def _deregistered(lab: Lab, place: Place) -> list[str]:
+    """Have etcd forget the machine; return what is left to be said of it."""
+    try:
+        machines.deregister(lab, place)
+    except StoreError as error:
+        return [f"{error.message}: the lease of node {place.node} stays there until it ends"]
+    return []
 
 
 def _remove(run: Path) -> None:

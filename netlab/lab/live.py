@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
-from netlab import controllers, patience, world
+from netlab import controllers, patience
 from netlab.agent import control
+from netlab.agent import place as places
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change, podstate, scheduler
 from netlab.controllers.change import generated
-from netlab.errors import NetlabError, NotFoundError, StoreError
+from netlab.errors import NetlabError, NotFoundError, StoreError, UsageError
 from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.kernel import netns
@@ -24,7 +25,8 @@ from netlab.model.faults import Fault, Sort
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Backend, Lab
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd, Listing
+from netlab.store.access import Access
+from netlab.store.etcd import Etcd, Listing
 
 ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
@@ -44,27 +46,56 @@ class Live:
         self.run = run_directory(name)
         if not (self.run / "lab.json").exists():
             raise NotFoundError(f"lab {name} was never brought up", hint="netlab up FILE")
+        self.place = places.read(self.run)
+        self._access = self.place.access if self.place is not None else Access()
         self.lab: Lab
         self.reread()
         self._etcd: Etcd | None = None
 
     def etcd(self) -> Etcd:
-        """Return a connection to the lab's etcd, made in the master's namespace."""
+        """Return a connection to the lab's etcd, made in the master's namespace, or in that of the
+        machine we are on."""
         if self._etcd is None:
-            master = self.lab.netns(world.MASTER)
-            if not netns.exists(master):
+            home = self._home
+            if not netns.exists(home):
                 raise NotFoundError(
                     f"lab {self.name} is not running", hint="`netlab up` with its files repairs it"
                 )
-            with netns.entered(master):
+            with netns.entered(home):
                 self._ask_whether_etcd_lives()
-                self._etcd = Etcd(self.lab.master.address, PORT, timeout=LISTING)
+                self._etcd = self._access.etcd(self.lab.master.address, timeout=LISTING)
                 self._etcd.get("\0")  # connects, while this thread is inside
         return self._etcd
 
+    @property
+    def _home(self) -> str:
+        return places.home(self.lab, self.place)
+
+    def require_whole(self) -> Live:
+        """Return this lab, if all of it is on this machine. Raises UsageError."""
+        if self.place is not None:
+            raise UsageError(
+                f"lab {self.name} is on several machines, and this command looks at one",
+                hint=f"netlab get, describe, apply, delete, status work here; this machine is "
+                f"{' and '.join(self.place.names)}",
+            )
+        return self
+
+    def require_here(self, member: str) -> None:
+        """Raise NotFoundError unless *member*, a node or another machine, is on this machine."""
+        if self.place is None or member in self.place.names:
+            return
+        mine = f"this machine is {' and '.join(self.place.names)}"
+        if any(node.name == member for node in self.lab.nodes):
+            address = self.lab.node(member).address
+            raise NotFoundError(
+                f"node {member} is another machine, {address}; {mine}", hint="the same there"
+            )
+        raise NotFoundError(f"lab {self.name} is on several machines: no {member} here; {mine}")
+
     def _ask_whether_etcd_lives(self) -> None:
         """Raise StoreError soon when etcd does not answer."""
-        asked = Etcd(self.lab.master.address, PORT, timeout=ANSWER)
+        asked = self._access.etcd(self.lab.master.address, timeout=ANSWER)
         try:
             asked.get("\0")
         finally:
@@ -83,7 +114,7 @@ class Live:
         """
         try:
             self.etcd()
-            with netns.entered(self.lab.netns(world.MASTER)):
+            with netns.entered(self._home):
                 yield
         except StoreError as error:
             self.reread()

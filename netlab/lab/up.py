@@ -11,7 +11,10 @@ import msgspec
 
 from netlab import attachments, capabilities, patience, processes
 from netlab.agent import control
-from netlab.errors import NetlabError
+from netlab.agent import place as places
+from netlab.agent.place import Place
+from netlab.errors import NetlabError, UsageError
+from netlab.lab import machines
 from netlab.lab.directory import lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.model.lab import Lab
@@ -27,8 +30,11 @@ def up(
     progress: Progress = silent,
     verbose: bool = False,
     patience: float | None = None,
+    place: Place | None = None,
 ) -> Report:
     """Make the lab be what *declaration* says; a second call changes nothing.
+
+    *place*: what this machine is, if the nodes are machines of their own.
 
     *verbose*: have the report say every kernel change in words of ip(8). Raises CapabilityError
     when this machine lacks what the proxy mode needs, UsageError where an attached namespace has
@@ -37,7 +43,14 @@ def up(
     lab = declaration.require_lab()
     capabilities.require_mode(lab.proxyMode)
     began = time.monotonic()
+    if place is not None:
+        machines.take(lab.name, place)
     with lock(lab.name) as run:
+        if place is None and (spread := places.read(run)) is not None:
+            raise UsageError(
+                f"lab {lab.name} is on several machines; this one is {' and '.join(spread.names)}",
+                hint="`netlab up --master` on the machine of the control plane changes it",
+            )
         attachments.carried(lab, _running(run))
         started = _ensure_agent(run)
         seconds = {"agent": round(time.monotonic() - began, 4)} if started else {}

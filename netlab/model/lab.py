@@ -25,6 +25,7 @@ API_VERSION = "netlab/v1"
 SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 IP_MODES = ("VIP", "Proxy")  # core/v1 LoadBalancerIPMode; unset is the first
+FIRST_CARD = "eth0"  # a machine's card on the underlay, where netlab makes the machine
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
 
 
@@ -59,6 +60,8 @@ class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     taints: list[Taint] = []
     bridge: str = "docker0"
+    # Of the running lab, never of a file, and only where the node is the machine itself.
+    uplink: str = FIRST_CARD
 
     @property
     def all_labels(self) -> dict[str, str]:
@@ -232,6 +235,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     nodeLifecycle: NodeLifecycle = NodeLifecycle()
     faults: tuple[Fault, ...] = ()  # of the running lab, never of a file
     attached: tuple[Attachment, ...] = ()  # the same of foreign namespaces
+    spread: bool = False  # likewise: whether the nodes are machines of their own, as `up --master`
     balancer: Balancer | None = None
     dns: Dns = Dns()
     apiVersion: str = API_VERSION

@@ -127,6 +127,16 @@ def marked_environment(
     return {MARK: f"{rundir}:{role}", **rest}
 
 
+def own_environment(rundir: Path | str, role: str) -> dict[str, str]:
+    """Return our environment with the mark, for a program that takes our place by exec.
+
+    It need not lead a session: its start time, which exec does not change, proves that it is meant.
+    """
+    started = {START: str(start_time(os.getpid()))}
+    marked_ = marked_environment(rundir, role)
+    return {MARK: marked_.pop(MARK), **started, **marked_}
+
+
 def spawn(
     rundir: Path | str,
     role: str,

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from netlab.errors import StoreError
-from netlab.store.http import Connection
+from netlab.store.http import Connection, Server
 from netlab.store.watch import Watch
 from netlab.store.wire import KeyValue as KeyValue
 from netlab.store.wire import Refusal, Response, key_values
@@ -70,6 +70,10 @@ class TxnResult(msgspec.Struct, frozen=True):
 
 
 Op = Put | Delete
+
+
+class _Authenticated(msgspec.Struct):
+    token: str
 
 
 class _TimeLeft(msgspec.Struct):
@@ -151,7 +155,8 @@ def _listing(response: Response) -> Listing:
 class Etcd:
     """A client of the etcd at *host*. Every method raises StoreError: refused, or no answer.
 
-    A change whose answer was lost may have happened: list, and decide again.
+    A change whose answer was lost may have happened: list, and decide again. *server*: where and
+    how to connect, instead of *host*; *login*: the user and password that etcd wants.
     """
 
     def __init__(
@@ -161,11 +166,17 @@ class Etcd:
         *,
         timeout: float = 2.0,  # s, of each wait: to connect, and for the next bytes
         prefixes: Sequence[str] = PREFIXES,
+        server: Server | None = None,
+        login: tuple[str, str] | None = None,
     ) -> None:
-        self.host, self.port, self.timeout = host, port, timeout
+        self._server = server or Server(((host, port),))
+        self.host, self.port = self._server.addresses[0]
+        self.timeout = timeout
+        self._login = login
+        self._token = ""
         self.revision = 0  # the store's, as of the last answer
         self._prefixes = list(prefixes)
-        self._connection = Connection(host, port, timeout=timeout)
+        self._connection = Connection(self._server, timeout=timeout)
 
     def __repr__(self) -> str:
         return f"etcd {self.host}:{self.port}"
@@ -282,13 +293,13 @@ class Etcd:
         self.get("\0")  # finds the gateway's prefix, and says at once if nobody is there
         bodies = [{"create_request": range_fields(prefix)} for prefix in prefixes]
         return Watch(
-            self.host,
-            self.port,
+            self._server,
             path=self._prefixes[0] + "/watch",
             body=b"\n".join(map(msgspec.json.encode, bodies)),
             count=len(prefixes),
             timeout=self.timeout,
             whole=tuple(prefixes) == EVERYTHING,
+            token=self._token,
         )
 
     def healthy(self) -> bool:
@@ -316,10 +327,35 @@ class Etcd:
         return response
 
     def _exchange(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if self._login is None:
+            return self._answer(path, body)
+        if self._token:
+            answer = self._answer(path, body)
+            if answer[0] != 401:  # a token ends after five minutes in which nobody used it
+                return answer
+        self._token = self._authenticated(*self._login)
+        return self._answer(path, body)
+
+    def _authenticated(self, user: str, password: str) -> str:
+        """Return the token that stands for *user*, "" where etcd asks nobody who he is."""
+        self._token = ""
+        asked = msgspec.json.encode({"name": user, "password": password})
+        status, body = self._answer("/auth/authenticate", asked)
+        if status == 200:
+            return msgspec.json.decode(body, type=_Authenticated).token
+        refusal = _refusal(body)
+        if "not enabled" in refusal:
+            return ""
+        raise StoreError(
+            f"{self!r}: user {user!r}: {refusal or f'HTTP status {status}'}",
+            hint="--etcd-username and --etcd-password say who asks",
+        )
+
+    def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
         answer = (404, b"")
         for prefix in list(self._prefixes):
             try:
-                answer = self._connection.exchange("POST", prefix + path, body)
+                answer = self._connection.exchange("POST", prefix + path, body, token=self._token)
             except OSError as error:
                 words = error.strerror or str(error) or type(error).__name__
                 raise self.error(words.lower()) from error

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from netlab import patience
+
+if TYPE_CHECKING:  # ssl takes as long to load as all that is here
+    from ssl import SSLContext
 
 CHUNK = 1 << 18  # bytes asked of the kernel at once
 CONNECT_WITHIN = patience.seconds(0.7)  # a lost SYN is sent again after 1 s: a fresh one is quicker
@@ -21,17 +25,45 @@ class Stale(OSError):
     """The kept connection was closed by the peer before it answered anything."""
 
 
-def request_bytes(host: str, method: str, path: str, body: bytes, *, last: bool) -> bytes:
-    """Return a whole HTTP request; *last* asks the server to close after its answer."""
-    close = "Connection: close\r\n" if last else ""
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{close}Content-Length: {len(body)}\r\n\r\n"
+class Server(NamedTuple):
+    """Whom to connect to: whoever of *addresses* answers first, in their order."""
+
+    addresses: tuple[tuple[str, int], ...]
+    tls: SSLContext | None = None
+
+
+def request_bytes(
+    host: str, method: str, path: str, body: bytes, *, last: bool, token: str = ""
+) -> bytes:
+    """Return a whole HTTP request; *last* asks the server to close after its answer. *token*: what
+    tells the server who asks."""
+    extra = ("Connection: close\r\n" if last else "") + (
+        f"Authorization: {token}\r\n" if token else ""
+    )
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def opened(host: str, port: int, timeout: float) -> socket.socket:
+def opened(server: Server, timeout: float) -> socket.socket:
     """Return a TCP connection, made in the calling thread's network namespace. Raises OSError."""
-    sock = socket.create_connection((host, port), timeout=min(timeout, CONNECT_WITHIN))
+    *others, last = server.addresses
+    for address in others:
+        try:
+            return _opened(address, server.tls, timeout)
+        except OSError:
+            continue
+    return _opened(last, server.tls, timeout)
+
+
+def _opened(address: tuple[str, int], tls: SSLContext | None, timeout: float) -> socket.socket:
+    sock = socket.create_connection(address, timeout=min(timeout, CONNECT_WITHIN))
     sock.settimeout(timeout)
+    if tls is not None:
+        try:
+            sock = tls.wrap_socket(sock, server_hostname=address[0])
+        except OSError:
+            sock.close()
+            raise
     for level, option, value in (
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -140,8 +172,8 @@ class Connection:
     hide behind an equal count.
     """
 
-    def __init__(self, host: str, port: int, *, timeout: float) -> None:
-        self.host, self.port, self.timeout = host, port, timeout
+    def __init__(self, server: Server, *, timeout: float) -> None:
+        self.server, self.timeout = server, timeout
         self.opened = 0
         self._sock: socket.socket | None = None
 
@@ -151,9 +183,12 @@ class Connection:
             self._sock.close()
             self._sock = None
 
-    def exchange(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    def exchange(
+        self, method: str, path: str, body: bytes = b"", *, token: str = ""
+    ) -> tuple[int, bytes]:
         """Return (status, body) of the answer. Raises OSError; the timeout is per wait, in s."""
-        request = request_bytes(self.host, method, path, body, last=False)
+        host = self.server.addresses[0][0]
+        request = request_bytes(host, method, path, body, last=False, token=token)
         if self._sock is not None:
             try:
                 return self._answer(self._sock, request)
@@ -162,7 +197,7 @@ class Connection:
         return self._answer(self._opened(), request)
 
     def _opened(self) -> socket.socket:
-        self._sock = opened(self.host, self.port, self.timeout)
+        self._sock = opened(self.server, self.timeout)
         self.opened += 1
         return self._sock
 

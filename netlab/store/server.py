@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from netlab.errors import StoreError
+from netlab.store.access import Access
 from netlab.store.etcd import PORT, Etcd
 
 PEER_PORT_OFFSET = 1  # etcd's own: clients 2379, peers 2380
@@ -21,9 +22,19 @@ KEEP_REVISIONS = 10_000  # older ones are compacted every five minutes; nobody a
 POLL = 0.003  # s
 
 
-def arguments(data_dir: str | Path, host: str, port: int = PORT) -> list[str]:
-    """Return the command line of an etcd that listens on *host* alone, for clients and peers."""
-    clients, peers = f"http://{host}:{port}", f"http://{host}:{port + PEER_PORT_OFFSET}"
+def arguments(
+    data_dir: str | Path,
+    host: str,
+    port: int = PORT,
+    *,
+    access: Access = Access(),  # noqa: B008  (a frozen value)
+) -> list[str]:
+    """Return the command line of an etcd that listens on *host* alone, for clients and peers.
+
+    *access*: with certificates, clients must speak TLS, and with a `cafile` show one of their own.
+    """
+    scheme = "https" if access.certfile else "http"
+    clients, peers = f"{scheme}://{host}:{port}", f"http://{host}:{port + PEER_PORT_OFFSET}"
     options = {
         "name": "netlab",
         "data-dir": str(data_dir),
@@ -40,6 +51,10 @@ def arguments(data_dir: str | Path, host: str, port: int = PORT) -> list[str]:
         "max-txn-ops": str(TRANSACTION_OPS),
         "max-request-bytes": str(REQUEST_BYTES),
     }
+    if access.certfile:
+        options |= {"cert-file": access.certfile, "key-file": access.keyfile}
+    if access.certfile and access.cafile:
+        options |= {"trusted-ca-file": access.cafile, "client-cert-auth": "true"}
     return ["etcd", *(f"--{name}={value}" for name, value in options.items())]
 
 

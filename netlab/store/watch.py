@@ -20,7 +20,7 @@ from collections import deque
 import msgspec
 
 from netlab.errors import StoreError
-from netlab.store.http import CHUNK, Chunks, Reader, opened, request_bytes
+from netlab.store.http import CHUNK, Chunks, Reader, Server, opened, request_bytes
 from netlab.store.wire import KeyValue, Line
 
 EVENTS_KEPT = 8192  # until they are read
@@ -37,16 +37,17 @@ class Watch:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        server: Server,
         *,
         path: str,
         body: bytes,
         count: int,
         timeout: float,
         whole: bool = False,
+        token: str = "",
     ) -> None:
         self.revision = 0  # the last one heard of
+        host, port = server.addresses[0]
         self._name = f"etcd {host}:{port}: watch"
         self._whole = whole
         self._events: deque[KeyValue] = deque(maxlen=EVENTS_KEPT)
@@ -55,9 +56,10 @@ class Watch:
         self._rest = b""  # of a line that has not come whole yet
         self._acknowledged = 0
         try:
-            self._sock = opened(host, port, timeout)
+            self._sock = opened(server, timeout)
             try:
-                self._sock.sendall(request_bytes(host, "POST", path, body, last=True))
+                request = request_bytes(host, "POST", path, body, last=True, token=token)
+                self._sock.sendall(request)
                 self._establish(count)
                 self._sock.setblocking(False)
             except BaseException:

@@ -31,7 +31,7 @@ from netlab.errors import InputError
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import SERVICE_CIDR, Lab
 from netlab.topology import cross, labdoc, servicecross, tree
-from netlab.topology.declared import LAB, Piece, pieces
+from netlab.topology.declared import LAB, Piece, of_machines, pieces
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.sources import texts
 
@@ -55,8 +55,12 @@ class Declaration(msgspec.Struct, frozen=True):
         return require_lab(self)
 
 
-def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
+def load(
+    sources: Sequence[str], *, stdin: TextIO | None = None, spread: bool = False
+) -> Declaration:
     """Return what *sources* declare: files, directories, or `-` for *stdin*.
+
+    *spread*: the nodes are machines of their own, and one of them may be the master, too.
 
     Kubernetes objects come in the order of the files, with namespace `default` filled in and
     without the fields an API server fills in. Raises InputError with every mistake there is.
@@ -75,7 +79,8 @@ def load(sources: Sequence[str], *, stdin: TextIO | None = None) -> Declaration:
             what = "has no document in it" if text.strip() else "is empty"
             mistakes.add(source, 0, (), f"{what} (a Lab document or Kubernetes objects)")
         for root in roots:
-            found.extend(pieces(source, root, mistakes))
+            make = of_machines if spread else None
+            found.extend(pieces(source, root, mistakes, make=make))
     labs = [piece for piece in found if piece.document["kind"] == LAB]
     others = cross.unique((one for one in found if one.document["kind"] != LAB), mistakes)
     _check_one_lab(labs, mistakes)

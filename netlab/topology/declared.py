@@ -134,7 +134,12 @@ def _unknown(version: str, kind: str) -> tuple[Path, str]:
     return ("apiVersion",), f"{version} has no {kind} ({known.group})"
 
 
-def _piece(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
+def of_machines(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
+    """Return one object as a user declares it for a lab whose nodes are machines of their own."""
+    return _piece(origin, kind, mistakes, spread=True)
+
+
+def _piece(origin: Origin, kind: str, mistakes: Mistakes, *, spread: bool = False) -> Piece | None:
     def report(line: int, path: Path, text: str) -> None:
         mistakes.add(origin.source, line, origin.prefix + path, text)
 
@@ -144,7 +149,7 @@ def _piece(origin: Origin, kind: str, mistakes: Mistakes) -> Piece | None:
     if kind == LAB:
         walk(origin.node, labdoc.SHAPE, (), report)
         value = without_nulls(plain(origin.node))
-        labrules.check(labdoc.completed(value), say)
+        labrules.check(labdoc.completed(value), say, spread=spread)
         return Piece(value, origin)
     document: Document = plain(origin.node)
     known = kind_of(document)

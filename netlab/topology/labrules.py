@@ -27,11 +27,14 @@ UNUSABLE = {
 _VETH = re.compile(r"veth[0-9a-f]{8}")
 
 
-def check(lab: dict[str, Any], say: Say) -> None:
-    """Say everything in which the completed Lab document *lab* contradicts itself."""
+def check(lab: dict[str, Any], say: Say, *, spread: bool = False) -> None:
+    """Say everything in which the completed Lab document *lab* contradicts itself.
+
+    *spread*: its nodes are machines of their own, of which one may be the master, too.
+    """
     _check_prefixes(lab, say)
     _check_segments(lab, say)
-    _check_addresses(lab, say)
+    _check_addresses(lab, say, spread=spread)
     _check_node_names(lab, say)
     _check_bridges(lab, say)
     _check_network(lab, say)
@@ -131,7 +134,7 @@ def machines(lab: dict[str, Any]) -> Iterator[tuple[Path, str, Any]]:
         yield ("nodes", index, "address"), f"node {node.get('name')}", node.get("address")
 
 
-def _check_addresses(lab: dict[str, Any], say: Say) -> None:
+def _check_addresses(lab: dict[str, Any], say: Say, *, spread: bool) -> None:
     nets = [(path[2], net) for path, net in prefixes(lab) if path[0] == "underlay"]
     owners: dict[str, str] = {}
     members = [0] * len(nets)
@@ -143,7 +146,12 @@ def _check_addresses(lab: dict[str, Any], say: Say) -> None:
         if values.address(text):
             continue
         if owners.setdefault(text, name) != name:
-            say(path, f"{text} is also the address of {owners[text]} (an address of its own)")
+            one_machine = owners[text] == "the master" and path[0] == "nodes"
+            if one_machine and spread:
+                owners[text] = name
+            else:
+                own = "an address of its own" + ", or `up --master`" * one_machine
+                say(path, f"{text} is also the address of {owners[text]} ({own})")
         if path[-1] == "router":
             continue
         here = next((index for index, one in enumerate(nets) if IPv4Address(text) in one[1]), None)

@@ -18,7 +18,7 @@ from netlab.errors import StoreError
 from netlab.model.inventory import Inventory
 from netlab.store import registry, watch
 from netlab.store.etcd import Delete, Etcd, Put
-from netlab.store.http import Chunks
+from netlab.store.http import Chunks, Server
 from netlab.store.watch import Watch
 
 pytestmark = pytest.mark.kernel
@@ -288,7 +288,7 @@ def told(pieces: Sequence[bytes], *, close: bool = False) -> Iterator[Watch]:
         try:
             port = listener.getsockname()[1]
             options = {"path": "/", "body": b"", "count": 1, "timeout": 2.0, "whole": True}
-            with Watch("127.0.0.1", port, **options) as watch:
+            with Watch(Server((("127.0.0.1", port),)), **options) as watch:
                 yield watch
         finally:
             done.set()

@@ -112,6 +112,7 @@ class FakeLive:
         self.name = name
         self.lab = msgspec.convert(LAB, Lab)
         self.stored = list(documents)
+        self.place = None
         self.problems: list[str] = []
 
     def documents(self) -> list[Document]:
@@ -163,6 +164,12 @@ class FakeLive:
 
     def wait(self, *, revision: int = 0, timeout: float = 0.0) -> list[str]:
         return self.problems
+
+    def require_whole(self) -> FakeLive:
+        return self
+
+    def require_here(self, member: str) -> None:
+        pass
 
 
 class FakeRoom(SimpleNamespace):

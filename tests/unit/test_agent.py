@@ -16,14 +16,9 @@ from netlab import cni, controllers, desired, world
 from netlab.agent.control_plane import PODS_PORTION, PORTION, portions
 from netlab.agent.loop import Loop
 from netlab.agent.podstatus import pod_status
-from netlab.agent.state import (
-    NodeReport,
-    ServicesReport,
-    State,
-    fingerprint,
-    policies_fingerprint,
-    status,
-)
+from netlab.agent.reports import NodeReport, ServicesReport, fingerprint, policies_fingerprint
+from netlab.agent.state import State
+from netlab.agent.summary import status
 from netlab.cluster import PodState, cluster
 from netlab.controllers import Change, Verb
 from netlab.errors import NetlabError

@@ -7,9 +7,9 @@ import pytest
 from fake_lab import DOCUMENTS, LAB, LEASES
 
 from netlab import desired, faults, plan, world
-from netlab.agent.node import joining
 from netlab.cli import faulting
 from netlab.cluster import cluster
+from netlab.desired import joining
 from netlab.errors import InputError, UsageError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease

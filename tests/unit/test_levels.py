@@ -38,6 +38,7 @@ ROOMS = {
         "picture",
         "probes",
         "vhosts",
+        "uplinks",
     ],
     "edges": [
         "kernel",

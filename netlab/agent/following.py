@@ -1,0 +1,116 @@
+"""The loop of a node's machine that follows the control plane on another one, through etcd.
+
+What `control_plane` publishes on its own machine this loop reads: the Lab document, the objects,
+the leases, and what the agents of all nodes say. It writes nothing. While etcd is away, what was
+read last stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from netlab.agent.loop import Loop
+from netlab.agent.place import Place
+from netlab.agent.reports import heard
+from netlab.agent.state import State
+from netlab.cluster import cluster
+from netlab.errors import NetlabError, StoreError
+from netlab.flannel import lease
+from netlab.flannel.config import SUBNETS
+from netlab.model.lab import Lab
+from netlab.store import registry
+from netlab.store.etcd import Etcd
+from netlab.store.watch import Watch
+
+
+def lab_of(value: bytes) -> Lab:
+    """Return the Lab document that etcd holds. Raises NetlabError: of another netlab."""
+    try:
+        return msgspec.json.decode(value, type=Lab)
+    except msgspec.DecodeError as error:
+        raise NetlabError(
+            f"the Lab document in etcd cannot be read: {error}",
+            hint="the same version of netlab on all machines reads what it writes",
+        ) from error
+
+
+class Following(Loop):
+    """Publishes what etcd holds; `adopt` is called with the Lab document when it has changed."""
+
+    def __init__(
+        self,
+        state: State,
+        place: Place,
+        *,
+        adopt: Callable[[Lab], None],
+        wake_node: Callable[[str], None],
+    ) -> None:
+        super().__init__("following")
+        self.state = state
+        self.place = place
+        self.adopt = adopt
+        self.wake_node = wake_node
+        self._etcd: Etcd | None = None
+        self._watch: Watch | None = None
+
+    def once(self) -> None:
+        etcd = self._connected()
+        told = heard(etcd)
+        self.state.hear(told)
+        if told.lab is None:
+            raise StoreError(f"{etcd!r} holds no lab", hint="`netlab up --master` declares one")
+        lab = self.place.fitted(lab_of(told.lab.value))
+        if lab.name != self.state.run.name:
+            raise NetlabError(
+                f"{etcd!r} holds lab {lab.name} now, not {self.state.run.name}",
+                hint="`netlab agent --leave`, then join that one",
+            )
+        if all(node.name != self.place.node for node in lab.nodes):
+            raise NetlabError(
+                f"node {self.place.node} is no longer declared in lab {lab.name}",
+                hint="`netlab agent --leave` takes from this machine what it had as a node",
+            )
+        if lab != self.state.lab:
+            self.adopt(lab)
+        self.state.lab_revision = told.lab.mod_revision
+        objects, revision = registry.objects(etcd, watch=self._watch, warn=self.log.warning)
+        leases, _ = lease.peers(etcd.range(SUBNETS).items)
+        seen = cluster(
+            lab,
+            objects,
+            leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
+            revision=revision,
+            before=self.state.cluster,
+        )
+        self.state.publish(seen, stable=True, wake=self.wake_node)
+
+    def _connected(self) -> Etcd:
+        """Return the connection to etcd, made in this process's own namespace: the machine's."""
+        if self._etcd is None or self._watch is None:
+            self._disconnect()
+            self._etcd = self.place.access.etcd("")
+            self._watch = self._etcd.watch()
+        return self._etcd
+
+    def _disconnect(self) -> None:
+        for connection in (self._watch, self._etcd):
+            if connection is not None:
+                connection.close()
+        self._watch = self._etcd = None
+
+    def _failed(self, message: str) -> None:
+        self._disconnect()
+        super()._failed(message)
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+
+    def _drain(self) -> None:
+        assert self._watch is not None
+        self.state.heard()
+        self._watch.drain()
+
+    def close(self) -> None:
+        self._disconnect()

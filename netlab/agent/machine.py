@@ -1,0 +1,81 @@
+"""The loop of a machine in a lab of several: its names, its processes.
+
+Where all of a lab is on one machine, `world` makes what is around the nodes; here it is there. What
+is left: the machine's namespace bears the names of what the machine is, etcd runs if the control
+plane is here, the pod servers run if a node is, and what the kernel needs for both is loaded. How
+the machine's settings were before is kept, for when it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from netlab import processes
+from netlab.agent import before
+from netlab.agent.attachments import Attachments
+from netlab.agent.etcd import EtcdProcess
+from netlab.agent.loop import Loop
+from netlab.agent.place import Place
+from netlab.agent.state import State
+from netlab.kernel import Kernel, netns, settings
+from netlab.model.lab import Lab
+from netlab.pods.control import Servers
+from netlab.world import Published
+
+BRIDGED = "net.bridge.bridge-nf-call-iptables"
+
+
+class Machine(Loop):
+    """Keeps what the machine *place* is. `ready` is called when that has changed."""
+
+    interval = 5.0  # seconds; nothing tells that a name was taken away
+
+    def __init__(
+        self,
+        state: State,
+        place: Place,
+        kernel: Kernel,
+        servers: Servers,
+        *,
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__("machine")
+        self.state = state
+        self.place = place
+        self.servers = servers
+        self.ready = ready
+        self.whole: Lab | None = None  # the declaration that was last found true
+        self.attachments = Attachments(kernel)  # none are: they need an underlay that is here
+        self._etcd = EtcdProcess(state, self.log)
+
+    @property
+    def opened(self) -> tuple[Published, ...]:
+        """What the world outside may reach of a balancer: there is none to open anything."""
+        return self.state.published
+
+    def once(self) -> None:
+        lab = self.state.lab
+        if lab is None:
+            return
+        for name in self.place.names:
+            netns.attach(lab.netns(name))
+        if self.place.node:
+            if settings.read(BRIDGED) is None and processes.installed("modprobe"):
+                processes.run(["modprobe", "br_netfilter"], check=False)  # nothing else loads it
+            before.remember(self.state.run)
+            self.servers.ensure()
+        if self.place.master:
+            self._etcd.keep(lab)
+        else:
+            self.state.etcd_ready.set()  # whoever asks it finds out
+        if self.whole != lab:
+            self.whole = lab
+            self.ready()
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        watched: dict[int, Callable[[], None]] = {}
+        if self.place.node:
+            watched[self.servers.fileno()] = lambda: None  # readable when the pod servers die
+        if (ended := self._etcd.fileno()) is not None:
+            watched[ended] = lambda: None
+        return watched

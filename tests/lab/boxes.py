@@ -1,0 +1,163 @@
+"""Namespaces that play machines: each with a network, processes, mounts and a name of its own.
+
+    fabric    a bridge, the private network of all boxes: their eth1, 192.168.56.10 + number
+    eth0      of each box, with 10.0.2.15 as VirtualBox's NAT gives it; it leads nowhere
+
+A box has an empty /run and an empty /var/lib/netlab, which `reboot` empties, the latter not.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labs import DEADLINE, ROOT, eventually
+
+NETLAB = (sys.executable, "-m", "netlab")
+START = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /var/lib/netlab
+mount --bind "$DISK" /var/lib/netlab
+hostname "$NAME"
+ip link set lo up
+echo started
+exec sleep infinity
+"""
+
+
+class Box:
+    """One machine. `netlab` runs the command there; `run` any."""
+
+    def __init__(self, number: int, directory: Path, fabric: int) -> None:
+        self.number = number
+        self.name = f"node{number}"
+        self.address = f"192.168.56.{10 + number}"
+        self.disk = directory / f"disk{number}"
+        self.disk.mkdir()
+        self.directory = directory
+        self._fabric = fabric
+        self._first: subprocess.Popen[bytes] | None = None
+        self.agent: subprocess.Popen[bytes] | None = None
+        self.boot()
+
+    def boot(self) -> None:
+        """Start it, with its two cards."""
+        words = "unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc"
+        self._first = subprocess.Popen(
+            [*words.split(), "--propagation", "private", "bash", "-c", START],
+            env={**os.environ, "DISK": str(self.disk), "NAME": self.name},
+            stdout=subprocess.PIPE,
+        )
+        assert self._first.stdout is not None
+        assert self._first.stdout.readline() == b"started\n"
+        # unshare forks: the namespaces are its child's.
+        children = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children")
+        self.pid = int(children.read_text().split()[0])
+        for card, address in (("eth0", "10.0.2.15"), ("eth1", self.address)):
+            port = f"b{self.number}{card}"
+            ip = ["nsenter", "-t", str(self._fabric), "-n", "ip"]
+            pair = f"type veth peer name {card} netns {self.pid}"
+            subprocess.run([*ip, "link", "add", port, *pair.split()], check=True)
+            subprocess.run([*ip, "link", "set", port, "up"], check=True)
+            if card == "eth1":
+                subprocess.run([*ip, "link", "set", port, "master", "fabric"], check=True)
+            self.run("ip", "addr", "add", f"{address}/24", "dev", card)
+            self.run("ip", "link", "set", card, "up")
+        self.run("ip", "route", "add", "default", "via", "10.0.2.2")
+
+    def run(
+        self, *words: str, code: int | None = 0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command there; *code*: the exit code demanded, None for any."""
+        done = subprocess.run(
+            self._inside(words),
+            cwd=ROOT,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=max(180, 2 * DEADLINE),
+        )
+        if code is not None:
+            assert done.returncode == code, (
+                f"{self.name}: {words}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def _inside(self, words: Sequence[str]) -> list[str]:
+        return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", "-i", *words]
+
+    def netlab(self, *words: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        return self.run(*NETLAB, *words, code=code)
+
+    def out(self, *words: str) -> str:
+        return self.run(*words).stdout
+
+    def start_agent(self, *words: str) -> None:
+        """Start `netlab agent WORDS` in the foreground there, and go on."""
+        log = (self.directory / f"{self.name}.log").open("ab")
+        self.agent = subprocess.Popen(
+            self._inside([*NETLAB, "agent", *words]), cwd=ROOT, stdout=log, stderr=log
+        )
+        log.close()
+
+    def log(self) -> str:
+        return (self.directory / f"{self.name}.log").read_text()
+
+    def kill_agent(self, lab: str) -> None:
+        """End its agent as the kernel does when memory is short."""
+        mark = f"NETLAB_PROCESS=/run/netlab/{lab}:agent"
+        script = (
+            "for e in /proc/[0-9]*/environ; do "
+            f"if head -zn1 $e 2>/dev/null | grep -qazxF '{mark}'; then "
+            "p=${e%/environ}; kill -9 ${p#/proc/}; fi; done"
+        )
+        self.run("bash", "-c", script)
+        if self.agent is not None:
+            self.agent.wait()
+            self.agent = None
+
+    def power_off(self) -> None:
+        """End everything on it at once."""
+        if self._first is not None:
+            self._first.kill()
+            self._first.wait()
+            assert self._first.stdout is not None
+            self._first.stdout.close()
+            self._first = None
+        if self.agent is not None:
+            self.agent.wait()
+            self.agent = None
+        # Its cards go with its namespace; the ports here go with them.
+        eventually(lambda: not Path(f"/proc/{self.pid}").exists(), what="the end of a machine")
+
+
+@contextmanager
+def boxes(count: int) -> Iterator[list[Box]]:
+    """Have *count* machines on one private network meanwhile."""
+    fabric = subprocess.Popen(
+        ["unshare", "--net", "bash", "-c", "ip link add fabric type bridge && "
+         "ip link set fabric up && echo started && exec sleep infinity"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    found: list[Box] = []
+    try:
+        assert fabric.stdout is not None and fabric.stdout.readline() == b"started\n"
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                for number in range(1, count + 1):
+                    found.append(Box(number, Path(directory), fabric.pid))
+                yield found
+            finally:
+                for box in found:
+                    box.power_off()
+    finally:
+        fabric.kill()
+        fabric.wait()
+        assert fabric.stdout is not None
+        fabric.stdout.close()

@@ -1,0 +1,342 @@
+"""A lab whose nodes are machines of their own: two namespaces play the machines, with etcd on one.
+
+What they share is a private network, as Vagrant's boxes do, and an address of a NAT that leads
+nowhere and is the same on both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from boxes import Box, boxes
+from labs import ASK, eventually
+
+pytestmark = pytest.mark.lab
+LAB = "spread"
+ETCD = "http://192.168.56.11:2379"
+FILES = """
+apiVersion: netlab/v1
+kind: Lab
+metadata: {name: spread}
+underlay: {segments: [{name: lan, cidr: 192.168.56.0/24}]}
+master: {address: 192.168.56.11}
+nodes:
+  - {name: node1, address: 192.168.56.11}
+  - {name: node2, address: 192.168.56.12}
+dns: {replicas: 0}
+nodeLifecycle: {gracePeriodSeconds: 2}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: web, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIP: 10.96.7.7, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
+"""  # noqa: E501
+# What is on a machine before it joins, and nobody's of netlab.
+FOREIGN = """
+ip link add theirs type bridge
+ip link set theirs up
+ip addr add 172.20.0.1/24 dev theirs
+ip route add 198.51.100.0/24 dev theirs proto static
+ip route add 203.0.113.0/24 via 10.0.2.2 proto 99
+ip rule add fwmark 0x77 table 77 priority 500
+iptables -N DOCKER
+iptables -A FORWARD -i theirs -j DOCKER
+iptables -A INPUT -p tcp --dport 9999 -j DROP
+iptables -t nat -A POSTROUTING -s 172.20.0.0/24 -j MASQUERADE
+iptables -t mangle -A PREROUTING -p tcp --dport 9999 -j MARK --set-mark 0x77
+nft add table inet theirs
+nft 'add chain inet theirs input { type filter hook input priority 0; }'
+nft add rule inet theirs input tcp dport 9998 drop
+sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.eth1.rp_filter=1
+"""
+
+
+def written(directory: Path, text: str = FILES, name: str = "lab.yaml") -> str:
+    path = directory / name
+    path.write_text(text)
+    return str(path)
+
+
+def state(box: Box) -> dict[str, str]:
+    """Return all that netlab must leave as it is on a machine, as the machine's tools say it."""
+    return {
+        "links": box.out("sh", "-c", "ip -o -d link | sed 's/ allmulti.*//; s/state [A-Z]* //'"),
+        "addresses": box.out("ip", "-o", "-4", "addr"),
+        "routes": box.out("ip", "-4", "route", "show", "table", "all"),
+        "rules": box.out("ip", "rule"),
+        "iptables": box.out("sh", "-c", r"iptables-save | grep -v '^#' | sed 's/\[.*\]//'"),
+        "nft": box.out("sh", "-c", "nft -s list table inet theirs 2>&1; true"),
+        "tables": box.out("nft", "list", "tables"),
+        "settings": box.out(
+            *("sysctl", "net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter"),
+            *("net.ipv4.conf.eth1.rp_filter", "net.ipv6.conf.all.disable_ipv6"),
+            *("net.ipv4.conf.all.route_localnet", "net.bridge.bridge-nf-call-iptables"),
+        ),
+        "names": box.out("sh", "-c", "find /run/netns /run/netlab -mindepth 1 2>/dev/null | sort"),
+        "processes": box.out("sh", "-c", "grep -laz ^NETLAB_PROCESS /proc/[0-9]*/environ; true"),
+    }  # fmt: skip
+
+
+def status(box: Box) -> dict[str, Any]:
+    """Return what `netlab status` says; nothing much while there is no agent yet."""
+    said = box.netlab("status", "-o", "json", code=None).stdout
+    return dict(json.loads(said or '{"converged": false, "problems": []}'))
+
+
+def converged(box: Box) -> bool:
+    return bool(status(box)["converged"])
+
+
+def pods(box: Box) -> dict[str, dict[str, Any]]:
+    """Return the pods by their node's name."""
+    listed = json.loads(box.netlab("get", "pods", "-o", "json").stdout)["items"]
+    return {one["spec"]["nodeName"]: one for one in listed}
+
+
+def asked(box: Box, address: str, port: int = 80, *, pod: str = "") -> dict[str, Any]:
+    """Return what the server at *address* answers to the machine, or to a pod on it."""
+    words = ["python3", "-c", ASK, address, str(port)]
+    inside = ["ip", "netns", "exec", f"{LAB}.{box.name}.default.{pod}"] if pod else []
+    return dict(json.loads(box.out(*inside, *words)))
+
+
+def name(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def joined(box: Box) -> None:
+    box.start_agent("--node", box.name, "--etcd", ETCD)
+    eventually(lambda: converged(box), what=f"{box.name} converges: {box.log()}")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, Box]]:
+    """Both machines in the lab: node1 with the master, node2 by `netlab agent`."""
+    with boxes(2) as (first, second):
+        first.netlab("up", "--master", written(tmp_path_factory.mktemp("lab")))
+        joined(second)
+        eventually(lambda: converged(first), what="the first machine converges")
+        yield first, second
+
+
+def test_pods_on_both_machines_reach_each_other(two: tuple[Box, Box]) -> None:
+    first, second = two
+    there = pods(second)
+    for box, other in ((first, second), (second, first)):
+        mine, theirs = there[box.name], there[other.name]
+        answer = asked(box, theirs["status"]["podIP"], pod=name(mine))
+        assert answer["pod"] == f"default/{name(theirs)}" or answer["pod"] == name(theirs)
+        assert answer["client"].split(":")[0] == mine["status"]["podIP"]
+
+
+def test_a_service_reaches_both_machines(two: tuple[Box, Box]) -> None:
+    first, second = two
+    mine = pods(second)["node2"]
+    for ask in (
+        lambda: asked(second, "10.96.7.7", pod=name(mine)),  # from a pod, by its address
+        lambda: asked(first, "10.96.7.7"),  # from a machine
+        lambda: asked(first, second.address, 30080),  # from another machine, by a port of the node
+    ):
+        nodes: set[str] = set()
+        eventually(lambda: nodes.add(ask()["node"]) or len(nodes) == 2, what=f"both of {nodes}")  # noqa: B023
+
+
+def test_every_machine_shows_the_whole_lab(two: tuple[Box, Box]) -> None:
+    for box, other in (two, two[::-1]):
+        found = {node["name"]: node for node in status(box)["nodes"]}
+        assert [found[n]["state"] for n in ("node1", "node2")] == ["Ready", "Ready"]
+        assert found[box.name]["here"] and not found[other.name]["here"]
+        assert found[other.name]["uplink"] == "eth1" and found[other.name]["version"]
+        assert box.netlab("exec", name(pods(box)[box.name]), "--", "hostname").returncode == 0
+        away = box.netlab("exec", name(pods(box)[other.name]), "--", "hostname", code=4)
+        assert f"node {other.name} is another machine, {other.address}" in away.stderr
+    nodes = json.loads(two[0].netlab("get", "nodes", "-o", "json").stdout)["items"]
+    assert all(one["status"]["nodeInfo"]["kubeletVersion"] for one in nodes)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify",),
+        ("trace", "web", "10.96.7.7:80"),
+        ("node", "stop", "node2"),
+        ("capture", "--all", "-w", "x"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_looks_at_one_machine_says_so(two: tuple[Box, Box], words: tuple[str, ...]) -> None:
+    done = two[1].netlab(*words, code=2)
+    assert "is on several machines" in done.stderr
+
+
+def test_an_agent_that_was_killed_goes_on_and_changes_nothing(two: tuple[Box, Box]) -> None:
+    first, second = two
+    before, held = state(second), pods(second)["node2"]
+    lease = first.netlab("get", "leases").stdout
+    second.kill_agent(LAB)
+    eventually(lambda: "not heard from" in "".join(status(first)["problems"]), what="its silence")
+    assert asked(first, second.address, 30080)["node"]  # nothing stops while nobody looks
+    joined(second)
+    eventually(lambda: converged(first), what="the first machine converges")
+    after = state(second)
+    before.pop("processes"), after.pop("processes")
+    assert after == before
+    assert first.netlab("get", "leases").stdout.split()[:12] == lease.split()[:12]
+    assert pods(second)["node2"]["status"]["podIP"] == held["status"]["podIP"]
+
+
+def test_drift_on_a_machine_is_repaired(two: tuple[Box, Box]) -> None:
+    _, second = two
+    second.run("ip", "link", "delete", "flannel.1")
+    second.run("ip", "netns", "delete", f"{LAB}.node2")
+    eventually(
+        lambda: (
+            "flannel.1" in second.out("ip", "-o", "link")
+            and "10.244" in second.out("ip", "route", "show", "dev", "flannel.1")
+        )
+    )
+    eventually(lambda: f"{LAB}.node2\n" in second.out("ls", "/run/netns"))
+    assert second.out("ip", "-o", "-4", "addr", "show", "eth1").count("192.168.56.12/24") == 1
+    eventually(lambda: converged(second))
+
+
+def test_a_machine_keeps_what_is_its_own_and_leaves_cleanly(tmp_path: Path) -> None:
+    with boxes(2) as (first, second):
+        second.run("sh", "-ec", FOREIGN)
+        before = state(second)
+        first.netlab("up", "--master", written(tmp_path))
+        joined(second)
+        during = state(second)
+        for what in ("links", "addresses", "routes", "rules"):
+            assert set(before[what].splitlines()) <= set(during[what].splitlines()), what
+        assert set(before["iptables"].splitlines()) <= set(during["iptables"].splitlines())
+        assert during["nft"] == before["nft"]
+        assert "rp_filter = 2" in during["settings"]
+        assert "ip_forward = 1" in during["settings"]
+        second.netlab("agent", "--leave")
+        assert state(second) == before
+        assert second.agent is not None and second.agent.wait(timeout=10) == 0
+        assert "192.168.56.12" not in first.netlab("get", "leases").stdout
+        eventually(
+            lambda: (
+                "node node2: waiting for its machine: run `netlab join 192.168.56.11` there"
+                in status(first)["problems"]
+            )
+        )
+        eventually(lambda: ready(first)["node2"] == "Unknown", what="node2 is known to be away")
+
+
+def ready(box: Box) -> dict[str, str]:
+    """Return the condition Ready of each node."""
+    nodes = json.loads(box.netlab("get", "nodes", "-o", "json").stdout)["items"]
+    return {
+        name(one): condition["status"]
+        for one in nodes
+        for condition in one["status"].get("conditions", [])
+        if condition["type"] == "Ready"
+    }
+
+
+def test_a_machine_that_is_booted_again_has_its_lease_and_its_mac(tmp_path: Path) -> None:
+    with boxes(2) as (first, second):
+        first.netlab("up", "--master", written(tmp_path))
+        joined(second)
+        lease, link = first.netlab("get", "leases").stdout, vtep(second)
+        second.power_off()
+        eventually(lambda: "not heard from" in "".join(status(first)["problems"]))
+        second.boot()
+        joined(second)
+        assert vtep(second) == link
+        assert subnets(first.netlab("get", "leases").stdout) == subnets(lease)
+        eventually(lambda: converged(first))
+        there = pods(first)
+        assert asked(first, there["node2"]["status"]["podIP"], pod=name(there["node1"]))
+
+
+def vtep(box: Box) -> str:
+    return str(json.loads(box.out("ip", "-j", "link", "show", "flannel.1"))[0]["address"])
+
+
+def subnets(table: str) -> list[str]:
+    return [word for word in table.split() if word.startswith("10.244.")]
+
+
+BAD = [  # words of `netlab agent`, what it says
+    pytest.param(("--node", "node7", "--etcd", ETCD), "lab spread has no such node", id="name"),
+    pytest.param(
+        ("--node", "node2", "--etcd", ETCD, "--uplink", "eth9"), "no such card here", id="card"
+    ),
+    pytest.param(
+        ("--node", "node2", "--etcd", ETCD, "--uplink", "eth0"),
+        "--uplink eth0 has 10.0.2.15, not the declared address 192.168.56.12",
+        id="NAT's card",
+    ),
+    pytest.param(
+        ("--node", "node1", "--etcd", ETCD), "no card of this machine has 192.168.56.11", id="other"
+    ),
+    pytest.param(("--node", "node2", "--etcd", "192.168.56.11"), "no URL of an etcd", id="URL"),
+    pytest.param(("--node", "node2"), "--node and --etcd say whose node", id="no etcd"),
+    pytest.param(
+        ("--node", "node2", "--etcd", ETCD, "--etcd-cafile", "/nowhere"), "no such file", id="file"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, Box]]:
+    """A lab whose second machine has not joined."""
+    with boxes(2) as (first, second):
+        first.netlab("up", "--master", written(tmp_path_factory.mktemp("lab")))
+        yield first, second
+
+
+@pytest.mark.parametrize(("words", "said"), BAD)
+def test_a_machine_that_cannot_be_that_node_says_why(
+    half: tuple[Box, Box], words: tuple[str, ...], said: str
+) -> None:
+    before = state(half[1])
+    done = half[1].netlab("agent", *words, code=2)
+    assert said in done.stderr, done.stderr
+    assert state(half[1]) == before
+
+
+def test_join_finds_out_which_node_a_machine_is(half: tuple[Box, Box]) -> None:
+    done = half[1].netlab("join", "192.168.56.11")
+    assert f"netlab agent --node node2 --etcd {ETCD} --uplink eth1" in done.stdout
+    assert "it has 192.168.56.12, the declared address" in done.stdout
+
+
+def test_the_master_must_be_on_its_own_machine(half: tuple[Box, Box], tmp_path: Path) -> None:
+    done = half[1].netlab("up", "--master", written(tmp_path), code=2)
+    assert "no card of this machine has 192.168.56.11" in done.stderr
+    plain = half[0].netlab("up", written(tmp_path), code=2)
+    assert "nodes[0].address: 192.168.56.11 is also the address of the master" in plain.stderr
+
+
+def test_a_second_up_changes_nothing(half: tuple[Box, Box], tmp_path: Path) -> None:
+    done = half[0].netlab("up", "--master", written(tmp_path))
+    assert "nothing to change" in done.stdout
+    assert "netlab join 192.168.56.11" in done.stdout
+
+
+def test_down_on_the_first_machine_leaves_nothing_there(tmp_path: Path) -> None:
+    with boxes(1) as (first,):
+        first.run("sh", "-ec", FOREIGN)
+        before = state(first)
+        first.netlab("up", "--master", written(tmp_path))
+        first.netlab("down")
+        assert state(first) == before
+        assert list(first.disk.iterdir()) == []

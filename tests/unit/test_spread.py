@@ -1,0 +1,254 @@
+"""A lab whose nodes are machines of their own: what is wanted there, said there, and shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from test_agent import LAB as WHOLE
+from test_agent import LEASES, NODES, document
+
+from netlab import __version__, desired, topology
+from netlab.agent.place import Place, introduced, read, write
+from netlab.agent.reports import (
+    ALIVE,
+    LAB,
+    REPORTS,
+    Heard,
+    NodeReport,
+    ServicesReport,
+    Told,
+    heard_of,
+    pods_fingerprint,
+)
+from netlab.agent.state import State
+from netlab.agent.summary import status
+from netlab.cli.status import screen
+from netlab.cluster import cluster
+from netlab.errors import InputError, UsageError
+from netlab.flannel.config import resolve
+from netlab.flannel.lease import Lease
+from netlab.objects import Address, Bridge, Neighbor, Netns, Route, Sysctl, Vxlan
+from netlab.proxy.options import options_of
+from netlab.store.access import Access, endpoint, from_environment
+from netlab.store.etcd import KeyValue
+
+SPREAD = msgspec.structs.replace(WHOLE, spread=True)
+OPTIONS = options_of(SPREAD)
+PLACE = Place(node="n1", uplink="enp0s8", access=Access(urls=("http://192.168.50.10:2379",)))
+
+
+# -- what is wanted on the machine
+
+
+def test_a_machine_is_asked_for_nothing_of_its_own() -> None:
+    lab = PLACE.fitted(SPREAD)
+    seen = cluster(lab, (document("a", ip="10.244.1.2"),), leases=LEASES)
+    own, peer = Lease("10.244.1.0/24", "192.168.50.11"), Lease("10.244.2.0/24", "192.168.50.12")
+    wanted = desired.node(seen, seen.nodes[0], config=resolve(lab.network), own=own, peers=[peer])
+    (tunnel,) = (thing for thing in wanted if isinstance(thing, Vxlan))
+    assert tunnel.device == "enp0s8"
+    assert {thing.name for thing in wanted if isinstance(thing, Bridge)} == {"docker0"}
+    on = {thing.link for thing in wanted if isinstance(thing, Address | Route | Neighbor)}
+    assert on == {"docker0", "flannel.1"}
+    assert not [thing for thing in wanted if isinstance(thing, Netns)]
+    settings = {thing.name for thing in wanted if isinstance(thing, Sysctl)}
+    assert {name for name in settings if "flannel" not in name} == {
+        "net.ipv4.ip_forward",
+        "net.bridge.bridge-nf-call-iptables",
+    }
+
+
+def test_the_lab_in_etcd_names_no_machines_card() -> None:
+    assert PLACE.common(PLACE.fitted(SPREAD)) == SPREAD
+    assert PLACE.fitted(SPREAD).node("n1").uplink == "enp0s8"
+    assert PLACE.fitted(SPREAD).node("n2").uplink == "eth0"
+
+
+def test_a_place_is_read_as_it_was_written_and_by_root_alone(tmp_path: Path) -> None:
+    assert read(tmp_path) is None
+    write(tmp_path, PLACE)
+    assert read(tmp_path) == PLACE
+    assert (tmp_path / "machine.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_node_says_which_netlab_keeps_it() -> None:
+    node = introduced({"kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": []}})
+    assert node["status"]["nodeInfo"]["kubeletVersion"].startswith("netlab/")
+    assert node["status"]["addresses"] == [] and introduced(node) == node
+
+
+# -- what the others say
+
+
+def listened(tmp_path: Path, *, alive: str = "n2", told: dict[str, Told] | None = None) -> State:
+    """A state in which all that lives here is well; of n2 is heard what *alive* and *told* say."""
+    state = State(tmp_path, PLACE)
+    state.lab = PLACE.fitted(SPREAD)
+    state.lab_revision = 5
+    pods = (
+        document("a", "n1", "10.244.1.2", "Running"),
+        document("b", "n2", "10.244.2.2", "Running"),
+    )
+    seen = cluster(state.lab, (*NODES, *pods), leases=LEASES, revision=7)
+    state.publish(seen, stable=True, wake=lambda _: None)
+    snapshot = state.snapshot("n1")
+    assert snapshot is not None
+    state.hear(Heard(frozenset(filter(None, [alive])), told or {}))
+    state.report("n1", NodeReport(snapshot.version, "10.244.1.0/24", 1, True))
+    state.report_services("n1", ServicesReport(0, 0, OPTIONS))
+    return state
+
+
+WELL = Told(
+    "9.9",
+    "eth1",
+    NodeReport(
+        40, "10.244.2.0/24", 1, True, pods=pods_fingerprint([document("b")]), lab=5
+    ),
+    ServicesReport(0, 0, OPTIONS),
+)  # fmt: skip
+
+
+def changed(**fields: Any) -> Told:
+    return msgspec.structs.replace(WELL, node=msgspec.structs.replace(WELL.node, **fields))
+
+
+@pytest.mark.parametrize(
+    ("alive", "told", "problem"),
+    [
+        ("n2", WELL, ""),
+        ("", WELL, "waiting: its machine, or the agent on it, is not heard from"),
+        ("", None, "waiting for its machine: run `netlab join 192.168.50.10` there"),
+        ("n2", None, "no subnet lease yet"),
+        ("n2", changed(pods=(1, 9)), "still changing"),
+        ("n2", changed(lab=4), "still changing"),
+        ("n2", changed(peers=0), "knows 0 of 1 other leases"),
+        ("n2", changed(error="no vxlan"), "no vxlan"),
+        (
+            "n2",
+            msgspec.structs.replace(WELL, services=ServicesReport(1, 0, OPTIONS)),
+            "its rules do not follow the Services yet",
+        ),
+    ],
+)
+def test_what_another_machine_lacks_is_a_problem_here(
+    tmp_path: Path, alive: str, told: Told | None, problem: str
+) -> None:
+    state = listened(tmp_path, alive=alive, told={"n2": told} if told else {})
+    assert state.problems() == ([f"node n2: {problem}"] if problem else [])
+
+
+def test_status_shows_what_each_machine_says_of_itself(tmp_path: Path) -> None:
+    shown = {one["name"]: one for one in status(listened(tmp_path, told={"n2": WELL}))["nodes"]}
+    assert (shown["n1"]["here"], shown["n1"]["uplink"]) == (True, "enp0s8")
+    assert (shown["n2"]["here"], shown["n2"]["uplink"]) == (False, "eth1")
+    assert shown["n2"]["version"] == "9.9" and shown["n2"]["state"] == "Ready"
+    silent = status(listened(tmp_path, alive=""))["nodes"]
+    assert [one["state"] for one in silent] == ["Ready", "Waiting"]
+
+
+def test_a_change_of_what_a_node_says_is_passed_on_once(tmp_path: Path) -> None:
+    state = listened(tmp_path)
+    told: list[str] = []
+    state.on_report = told.append
+    report = state.reports()["n1"]
+    state.report("n1", report)
+    state.report("n1", msgspec.structs.replace(report, error="x"))
+    state.report_services("n1", ServicesReport(3, 0, OPTIONS))
+    assert told == ["n1", "n1"]
+    assert state.told("n1").node.error == "x" and state.told("n1").services.count == 3
+
+
+def test_what_cannot_be_read_was_not_said() -> None:
+    items = [
+        KeyValue(ALIVE + "n2", b""),
+        KeyValue(REPORTS + "n1", msgspec.json.encode(WELL)),
+        KeyValue(REPORTS + "n2", b'{"node": {"settled": "later"}}'),
+        KeyValue(LAB, b"{}", mod_revision=4),
+        KeyValue("/netlab/else", b""),
+    ]
+    heard = heard_of(items)
+    assert heard.alive == {"n2"} and heard.reports == {"n1": WELL}
+    assert heard.lab is not None and heard.lab.mod_revision == 4
+
+
+# -- what is declared
+
+
+def test_only_machines_of_their_own_may_share_the_masters_address(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        "apiVersion: netlab/v1\nkind: Lab\nmetadata: {name: t}\n"
+        "master: {address: 192.168.50.11}\n"
+        "nodes: [{name: n1, address: 192.168.50.11}, {name: n2, address: 192.168.50.12}]\n"
+    )
+    loaded = topology.load([str(file)], spread=True).require_lab()
+    assert loaded.master.address == loaded.nodes[0].address and not loaded.spread
+    with pytest.raises(InputError) as caught:
+        topology.load([str(file)])
+    assert caught.value.mistakes == [
+        f"{file}:5: nodes[0].address: 192.168.50.11 is also the address of the master "
+        "(an address of its own, or `up --master`)"
+    ]
+    file.write_text(file.read_text().replace("50.12", "50.11"))
+    with pytest.raises(InputError, match="is also the address of node n1"):
+        topology.load([str(file)], spread=True)
+
+
+# -- the way to etcd
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("http://192.168.56.11:2379", ("http", "192.168.56.11", 2379)),
+        ("https://etcd.example", ("https", "etcd.example", 2379)),
+        ("http://[fd00::1]:4001/", ("http", "fd00::1", 4001)),
+    ],
+)
+def test_an_etcds_url_is_read(url: str, parts: tuple[str, str, int]) -> None:
+    assert endpoint(url) == parts
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["192.168.56.11:2379", "192.168.56.11", "ftp://x", "http://", "http://h/v3", "http://h:x"],
+)
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(UsageError, match="no URL of an etcd"):
+        endpoint(url)
+
+
+@pytest.mark.parametrize(
+    ("urls", "warned"),
+    [
+        (("http://192.168.56.11:2379",), False),
+        (("http://127.0.0.1:2379", "http://10.0.0.1"), False),
+        (("http://8.8.8.8:2379",), True),
+        (("http://10.0.0.1", "http://etcd.example"), True),
+        (("https://8.8.8.8:2379",), False),
+    ],
+)
+def test_an_etcd_that_anybody_can_reach_is_warned_of(urls: tuple[str, ...], warned: bool) -> None:
+    assert bool(Access(urls=urls).warning) == warned
+
+
+def test_a_pods_program_is_told_the_whole_way_to_etcd() -> None:
+    access = Access(
+        ("https://a:1", "https://b:2"), "/ca", "/cert", "/key", username="u", password="p"
+    )
+    assert from_environment(access.environment("192.168.50.10")) == access
+    plain = Access().environment("192.168.50.10")
+    assert plain == {"NETLAB_ETCD": "http://192.168.50.10:2379"}
+
+
+def test_status_says_whose_netlab_is_another(tmp_path: Path) -> None:
+    found = status(listened(tmp_path, told={"n2": WELL}), agent={"version": __version__})
+    machine = {"node": "n1", "uplink": "enp0s8", "master": False}
+    lines = screen({**found, "machine": machine})
+    assert f"note: n2 runs netlab 9.9, this machine {__version__}" in lines
+    assert "this machine: node n1, uplink enp0s8" in lines
+    assert len([line for line in lines if line.startswith("note:")]) == 1

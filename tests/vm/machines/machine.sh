@@ -1,0 +1,77 @@
+#!/bin/sh
+# One of two machines of a lab, in `scripts/vm --count 2`: NODE is its number, $1 a directory that
+# both can write to, in which disk1.tar, if there, is what machine 1 had on its disk before.
+#
+# Leaves there: nodeN.json (`netlab status`), leases, macN (of flannel.1), answersN (from the other
+# node's pod: to the pod, by the Service, by the node's port), beforeN and afterN (the machine's own
+# addresses and routes, before it joined and after it left), disk1.tar.
+set -eu
+out=$1
+here=$(dirname -- "$0")
+lab=spread
+
+waited() { # until the condition $1 holds
+    tries=0
+    until sh -c "$1"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || { echo "never: $1" >&2; exit 1; }
+        sleep 0.2
+    done
+}
+
+own() { ip -o -4 addr; ip -4 route; ip -o link | cut -d: -f2; }
+
+other=$((3 - NODE))
+# A card as VirtualBox's NAT gives it: the same address on both.
+ip link add nat0 type dummy
+ip addr add 10.0.2.15/24 dev nat0
+ip link set nat0 up
+own >"$out/before$NODE"
+
+if [ "$NODE" = 1 ]; then
+    mkdir -p /var/lib/netlab
+    [ ! -e "$out/disk1.tar" ] || tar -C /var/lib/netlab -xf "$out/disk1.tar"
+    netlab up --master "$here/lab.yaml"
+    touch "$out/up"
+else
+    waited "test -e '$out/up'"
+    netlab join 192.168.50.11 --run &
+    agent=$!
+fi
+waited "netlab status >/dev/null 2>&1"
+netlab status -o json >"$out/node$NODE.json"
+netlab get leases >"$out/leases"
+cat /sys/class/net/flannel.1/address >"$out/mac$NODE"
+
+pod=$(netlab get pods -o wide --no-headers | awk -v n="node$NODE" '$7 == n {print $1}')
+theirs=$(netlab get pods -o wide --no-headers | awk -v n="node$other" '$7 == n {print $6}')
+ask() { # $1 address, $2 port, from the pod here
+    ip netns exec "$lab.node$NODE.default.$pod" python3 -S -c '
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as s:
+    s.sendall(b"hello\n")
+    print(s.makefile().readline().strip())' "$1" "$2"
+}
+{
+    ask "$theirs" 80
+    ask 10.96.7.7 80
+    ask "192.168.50.1$other" 30080
+} >"$out/answers$NODE"
+
+touch "$out/asked$NODE"
+waited "test -e '$out/asked$other'"
+if [ "$NODE" = 1 ]; then
+    sync
+    tar -C /var/lib/netlab -cf "$out/disk1.tar" .
+    touch "$out/saved"
+    waited "test -e '$out/left'"
+    netlab down
+else
+    waited "test -e '$out/saved'"
+    if [ -e "$out/again" ]; then
+        netlab agent --leave
+        wait "$agent"
+    fi
+    touch "$out/left"
+fi
+own >"$out/after$NODE"
