@@ -7,8 +7,9 @@ document, the Kubernetes documents and the leases in etcd; no kernel state is in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv4Network
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, ip_network
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,16 +17,18 @@ from netlab import images, world
 from netlab.dns import files
 from netlab.model.inventory import Inventory, inventory
 from netlab.model.kubernetes import Container, Document, Pod, view
-from netlab.model.lab import Lab, LabNode
+from netlab.model.lab import Lab, LabNode, both, like
 
 
 class NodeState(msgspec.Struct, frozen=True):
-    """A node and the lease it holds; `subnet` is empty without one."""
+    """A node and the lease it holds; `subnet` is empty without one, `subnet_v6` with one stack."""
 
     declared: LabNode
     netns: str
     subnet: str = ""  # 10.244.1.0/24
     vtep_mac: str = ""
+    subnet_v6: str = ""
+    vtep_mac_v6: str = ""
     overlay: bool = True  # whether it has a device of flannel's
 
     @property
@@ -43,9 +46,19 @@ class NodeState(msgspec.Struct, frozen=True):
         return self.declared.uplink
 
     @property
+    def subnets(self) -> tuple[str, ...]:
+        """The subnets of its lease, one of each family."""
+        return both(self.subnet, self.subnet_v6)
+
+    @property
     def bridge_address(self) -> str:
         """The node's address on docker0, the default gateway of its pods, without prefix length."""
         return str(IPv4Network(self.subnet)[1]) if self.subnet else ""
+
+    @property
+    def bridge_addresses(self) -> tuple[str, ...]:
+        """The node's addresses on docker0, one of each family."""
+        return tuple(str(ip_network(one)[1]) for one in self.subnets)
 
     @property
     def tunnel_address(self) -> str:
@@ -73,6 +86,12 @@ class PodState(msgspec.Struct, frozen=True):
     message: str = ""
     version: str = ""  # resourceVersion of its document
     terminating: bool = False
+    ip_v6: str = ""  # in a dual-stack lab
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Its addresses, one of each family."""
+        return both(self.ip, self.ip_v6)
 
     @property
     def title(self) -> str:
@@ -137,6 +156,7 @@ def pod_state(lab: Lab, document: Document) -> PodState | None:
         version=meta.resourceVersion,
         message=pod.status.message,
         terminating=bool(meta.deletionTimestamp),
+        ip_v6=like("::", [one.ip for one in pod.status.podIPs]),
     )
 
 
@@ -146,23 +166,33 @@ def _identity(document: Document) -> tuple[str, str]:
     return metadata.get("uid", ""), metadata.get("resourceVersion", "")
 
 
+class _Held(NamedTuple):
+    """What a node has by its lease."""
+
+    subnet: str = ""
+    vtep_mac: str = ""
+    subnet_v6: str = ""
+    vtep_mac_v6: str = ""
+
+
 def cluster(
     lab: Lab,
     documents: Iterable[Document],
     *,
-    leases: dict[str, tuple[str, str]],
+    leases: Mapping[str, Sequence[str]],
     revision: int = 0,
     before: Cluster | None = None,
 ) -> Cluster:
-    """Return the cluster of *documents*; *leases*: public IP to (subnet, VTEP MAC).
+    """Return the cluster of *documents*.
 
+    *leases*: public IP to (subnet, VTEP MAC), and with two stacks those of IPv6 behind them.
     *before*: an earlier cluster, from which the pods whose documents are the same are taken.
     """
     nodes = tuple(
         NodeState(
             node,
             lab.netns(node.name),
-            *leases.get(node.address, ("", "")),
+            *_Held(*leases.get(node.address, ())),
             overlay=bool(lab.network.tunnel),
         )
         for node in lab.nodes

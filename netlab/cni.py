@@ -8,17 +8,18 @@ itself through a Service.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, ip_address, ip_network
+from itertools import chain
 
-from netlab import faults, world
+from netlab import faults, stacks, world
 from netlab.cluster import NodeState, PodState
-from netlab.model.lab import Lab
+from netlab.model.lab import Lab, like
 from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth
 
 
 def in_subnet(address: str, subnet: str) -> bool:
     """Return whether *address* lies in *subnet*."""
-    return IPv4Address(address) in IPv4Network(subnet)
+    return ip_address(address) in ip_network(subnet)
 
 
 def free_addresses(subnet: str, used: Collection[str]) -> Iterator[str]:
@@ -27,25 +28,25 @@ def free_addresses(subnet: str, used: Collection[str]) -> Iterator[str]:
     First those after the highest in use, so that an address just given back rests as long as it
     can; then the others, lowest first.
     """
-    network = IPv4Network(subnet)
+    network = ip_network(subnet)
     first, last = int(network[2]), int(network[-2])
-    taken = {int(IPv4Address(address)) for address in used}
+    taken = {int(ip_address(address)) for address in used}
     highest = max((value for value in taken if first <= value <= last), default=first - 1)
-    for value in (*range(highest + 1, last + 1), *range(first, highest)):
+    for value in chain(range(highest + 1, last + 1), range(first, highest)):
         if value not in taken:
-            yield str(IPv4Address(value))
+            yield str(network[value - int(network[0])])
 
 
 def bridge_objects(node: NodeState, *, mtu: int) -> list[Object]:
-    """Return docker0 with the lease's first address. Needs a lease.
+    """Return docker0 with the lease's first address of each family. Needs a lease.
 
     Its MAC does not follow its name: the pods, whose gateway it is, would go on with the old one.
     """
-    network = IPv4Network(node.subnet)
     name = node.declared.bridge
+    networks = [ip_network(one) for one in node.subnets]
     return [
         Bridge(node.netns, name, world.mac(node.netns, "bridge"), mtu),
-        Address(node.netns, name, f"{network[1]}/{network.prefixlen}"),
+        *(Address(node.netns, name, f"{net[1]}/{net.prefixlen}") for net in networks),
     ]
 
 
@@ -74,24 +75,24 @@ def cable(node: NodeState, pod: PodState, *, mtu: int, up: bool = True) -> Veth:
     )
 
 
-def pod_objects(node: NodeState, pod: PodState) -> list[Object]:
-    """Return what is inside the pod's namespace: eth0's address and the way out."""
-    length = IPv4Network(node.subnet).prefixlen
-    return [
-        Netns(pod.netns),
-        world.no_ipv6(pod.netns),
-        Address(pod.netns, world.UPLINK, f"{pod.ip}/{length}"),
-        Route(pod.netns, "default", world.UPLINK, node.bridge_address),
-    ]
+def pod_objects(lab: Lab, node: NodeState, pod: PodState) -> list[Object]:
+    """Return what is inside the pod's namespace: eth0's addresses and the ways out."""
+    objects = [Netns(pod.netns), *stacks.ip_stacks(lab, pod.netns)]
+    for address in pod.ips:
+        network = ip_network(like(address, node.subnets))
+        default = stacks.default_route(address)
+        objects.append(Address(pod.netns, world.UPLINK, f"{address}/{network.prefixlen}"))
+        objects.append(Route(pod.netns, default, world.UPLINK, str(network[1])))
+    return objects
 
 
-def near(node: NodeState, pod: PodState) -> Neighbor:
+def near(node: NodeState, pod: PodState) -> list[Object]:
     """Return the place of *pod* among the neighbours of its bridge, which is its own.
 
     The kernel has 1024 that count for all network namespaces together, and a pod with a probe uses
     one for its bridge already.
     """
-    return Neighbor(node.netns, node.declared.bridge, pod.ip)
+    return [Neighbor(node.netns, node.declared.bridge, address) for address in pod.ips]
 
 
 def node_objects(lab: Lab, node: NodeState) -> list[Object]:
@@ -109,9 +110,10 @@ def node_objects(lab: Lab, node: NodeState) -> list[Object]:
         return forwarding
     return [
         Netns(node.netns),
-        world.no_ipv6(node.netns),
-        *world.no_reverse_path_filter(node.netns),
+        *stacks.ip_stacks(lab, node.netns, forwards=True),
+        *stacks.no_reverse_path_filter(node.netns),
         *forwarding,
-        *world.machine_addressing(lab, node.netns, node.address),
+        *([Sysctl(node.netns, "net.bridge.bridge-nf-call-ip6tables", "1")] if lab.dual else []),
+        *world.machine_addressing(lab, node.netns, *node.declared.addresses),
         *faults.far_queues(lab, node.name, node.netns, node.uplink),
     ]

@@ -37,7 +37,7 @@ def node(
     objects += cni.bridge_objects(state, mtu=mtu)
     pods = with_address(cluster, state)
     objects += [cni.cable(state, pod, mtu=mtu, up=world.plugged_in(lab, pod.title)) for pod in pods]
-    objects += [cni.near(state, pod) for pod in pods]
+    objects += [place for pod in pods for place in cni.near(state, pod)]
     objects += backends.objects(
         state.netns,
         config=config,
@@ -45,11 +45,12 @@ def node(
         peers=peers,
         device=state.uplink,
         local=state.address,
-        home=lab.segment_of(state.address).cidr,
+        home=lab.segment_of(state.address).prefixes,
         underlay_mtu=lab.underlay.mtu,
-        underlay=[segment.cidr for segment in lab.underlay.segments],
+        underlay=[one for segment in lab.underlay.segments for one in segment.prefixes],
     )
-    objects += rules.objects(state.netns, network=config.network, subnet=own.subnet)
+    for half, network in zip(own.halves, config.networks, strict=False):
+        objects += rules.objects(state.netns, network=network, subnet=half.subnet)
     if cluster.lab.faults:
         lossy = _faulted(cluster, pods, Sort.LINK_LOSS)
         objects += faults.rules(state.netns, lossy, {})
@@ -86,7 +87,7 @@ def pods(cluster: Cluster, state: NodeState) -> dict[str, list[Object]]:
     lab = cluster.lab
     return {
         pod.netns: [
-            *cni.pod_objects(state, pod),
+            *cni.pod_objects(lab, state, pod),
             *faults.far_queues(lab, pod.title, pod.netns, world.UPLINK),
         ]
         for pod in with_address(cluster, state)

@@ -129,6 +129,15 @@ class Route(Object, frozen=True):
     def key(self) -> tuple[Any, ...]:
         return ("Route", self.netns, self.destination, self.table)
 
+    def blocks(self, other: Object) -> bool:
+        """Return whether it must go before *other* can take its place.
+
+        IPv6 has no next hop on one link that a route leads to by another, onlink or not
+        (net/ipv6/route.c, ip6_route_check_nh_onlink), and flannel's are within their destination.
+        """
+        onlink = isinstance(other, Route) and other.onlink and ":" in other.destination
+        return onlink and other.key == self.key
+
 
 RULE_PRIORITY = 110  # of each RoutingRule, before the main table's own rule, 32766
 
@@ -184,15 +193,19 @@ class Sysctl(Object, frozen=True):
 
 
 class IptablesChain(Object, frozen=True):
-    """A chain that is netlab's alone, whole: `rules` as `iptables-save` prints them, without -A."""
+    """A chain that is netlab's alone, whole: `rules` as `iptables-save` prints them, without -A.
+
+    `family`: `ip`, or `ip6` for one of ip6tables.
+    """
 
     table: str
     name: str
     rules: tuple[str, ...]
+    family: str = "ip"
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return ("IptablesChain", self.netns, self.table, self.name)
+        return ("IptablesChain", self.netns, self.family, self.table, self.name)
 
 
 class IptablesJump(Object, frozen=True):
@@ -201,10 +214,11 @@ class IptablesJump(Object, frozen=True):
     table: str
     chain: str
     rule: str
+    family: str = "ip"
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return ("IptablesJump", self.netns, self.table, self.chain, self.rule)
+        return ("IptablesJump", self.netns, self.family, self.table, self.chain, self.rule)
 
 
 class Netem(Object, frozen=True):

@@ -16,12 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import NamedTuple
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from netlab import faults
+from netlab import firewall as rules
+from netlab.firewall import Published
 from netlab.model.faults import Fault, Sort
-from netlab.model.lab import FIRST_CARD, Lab, Segment
+from netlab.model.lab import FIRST_CARD, Lab, Segment, like
 from netlab.objects import (
     Address,
     Bridge,
@@ -34,22 +42,14 @@ from netlab.objects import (
     Sysctl,
     Veth,
 )
+from netlab.stacks import default_route, ip_stacks, no_ipv6, no_reverse_path_filter
 
 IFNAME_MAX = 15  # bytes; linux/if.h, IFNAMSIZ less the closing zero
 UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet", "client", "master"
 BALANCER = "balancer"
 MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER, BALANCER)  # the last one if declared
 UPLINK = FIRST_CARD
-FIREWALL = "firewall"
 GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent leaves them alone
-
-
-class Published(NamedTuple):
-    """A port of a load balancer's address, for which the gateway is open to the outside."""
-
-    address: str
-    protocol: str  # tcp, udp, sctp
-    port: int
 
 
 def members(lab: Lab) -> tuple[str, ...]:
@@ -99,33 +99,33 @@ def mac(*parts: str) -> str:
     return octets.hex(":")
 
 
-def no_ipv6(netns: str) -> Sysctl:
-    """Return the setting that keeps a single-stack namespace silent: no neighbour discovery."""
-    return Sysctl(netns, "net.ipv6.conf.all.disable_ipv6", "1")
-
-
-def gateway_side(interface: str) -> IPv4Interface:
+def gateway_side(interface: str) -> IPv4Interface | IPv6Interface:
     """Return the gateway's address on the link of an outside machine: the first free one."""
-    machine = IPv4Interface(interface)
+    machine = ip_interface(interface)
     first = machine.network[1] if machine.network[1] != machine.ip else machine.network[2]
-    return IPv4Interface(f"{first}/{machine.network.prefixlen}")
+    return ip_interface(f"{first}/{machine.network.prefixlen}")
 
 
 def member_addresses(lab: Lab) -> dict[str, list[str]]:
     """Return the addresses of the members that are no nodes, without prefix lengths."""
     balancer = {BALANCER: [lab.balancer.address]} if lab.balancer is not None else {}
+    internet, client = lab.outside.machine(INTERNET), lab.outside.machine(CLIENT)
+    sides = [
+        str(gateway_side(one).ip) for pair in zip(internet, client, strict=True) for one in pair
+    ]
+    known = (_ip(internet[0]), lab.resolver, *map(_ip, internet[1:]))
     return {
-        GATEWAY: [
-            lab.gateway.address,
-            str(gateway_side(lab.outside.internet).ip),
-            str(gateway_side(lab.outside.client).ip),
-        ],
-        INTERNET: list(dict.fromkeys((str(IPv4Interface(lab.outside.internet).ip), lab.resolver))),
-        CLIENT: [str(IPv4Interface(lab.outside.client).ip)],
-        MASTER: [lab.master.address],
-        UNDERLAY: [segment.router for segment in lab.underlay.segments if segment.router],
+        GATEWAY: [lab.gateway.address, *sides[:2], *lab.gateway.addresses[1:], *sides[2:]],
+        INTERNET: list(dict.fromkeys(known)),
+        CLIENT: [_ip(one) for one in client],
+        MASTER: list(lab.master.addresses),
+        UNDERLAY: [one for segment in lab.underlay.segments for one in segment.routers],
         **balancer,
     }
+
+
+def _ip(interface: str) -> str:
+    return interface.partition("/")[0]
 
 
 def is_uplink(address: Address) -> bool:
@@ -133,42 +133,48 @@ def is_uplink(address: Address) -> bool:
     return address.link == UPLINK and address.netns.count(".") == 1
 
 
-def machine_addressing(lab: Lab, netns: str, address: str) -> list[Object]:
-    """Return the address, routes and neighbours of a machine on the underlay.
+def machine_addressing(lab: Lab, netns: str, *addresses: str) -> list[Object]:
+    """Return the addresses, routes and neighbours of a machine on the underlay.
 
-    Routes to the other segments, to the addresses that the balancer gives, and the default route.
+    *addresses*: one of each family. Routes to the other segments, to the addresses that the
+    balancer gives, and the default route.
     """
-    home = lab.segment_of(address)
-    objects: list[Object] = [
-        Address(netns, UPLINK, f"{address}/{IPv4Network(home.cidr).prefixlen}")
-    ]
+    return [thing for one in addresses for thing in _addressing(lab, netns, one)]
+
+
+def _addressing(lab: Lab, netns: str, address: str) -> list[Object]:
+    """Return those of one family."""
+    home, gateway = lab.segment_of(address), like(address, lab.gateway.addresses)
+    prefix, router = like(address, home.prefixes), like(address, home.routers)
+    objects: list[Object] = [Address(netns, UPLINK, f"{address}/{prefix.partition('/')[2]}")]
     gateway_here = lab.segment_of(lab.gateway.address) == home
     for segment in lab.underlay.segments:
         if segment != home:
-            objects.append(Route(netns, segment.cidr, UPLINK, home.router))
-    if address != lab.gateway.address:
-        via = lab.gateway.address if gateway_here else home.router
-        objects.append(Route(netns, "default", UPLINK, via))
-    if lab.balancer is not None and address != lab.balancer.address:
+            objects.append(Route(netns, like(address, segment.prefixes), UPLINK, router))
+    if address != gateway:
+        via = gateway if gateway_here else router
+        objects.append(Route(netns, default_route(address), UPLINK, via))
+    if lab.balancer is not None and address != lab.balancer.address and ":" not in address:
         balancer_here = lab.segment_of(lab.balancer.address) == home
-        via = lab.balancer.address if balancer_here else home.router
+        via = lab.balancer.address if balancer_here else router
         objects += [Route(netns, prefix, UPLINK, via) for prefix in lab.balancer.prefixes]
-    near = [home.router, *_within(lab, home)] if home.router else _within(lab, home)
+    near = [router, *_within(lab, prefix)] if router else _within(lab, prefix)
     return objects + [Neighbor(netns, UPLINK, one) for one in near if one != address]
 
 
-def _within(lab: Lab, segment: Segment) -> list[str]:
-    """Return the addresses of the machines on a segment, of those too that are switched off.
+def _within(lab: Lab, prefix: str) -> list[str]:
+    """Return the addresses of the machines in a segment's *prefix*, also of those switched off.
 
     Each machine keeps a place for each other as its neighbour: in a lab of 30 nodes all of them
     would need more than the 1024 that the kernel has for all network namespaces together.
     """
-    network = IPv4Network(segment.cidr)
+    network = ip_network(prefix)
     first, last = int(network.network_address), int(network.broadcast_address)
     balancer = [lab.balancer.address] if lab.balancer is not None else []
-    every = [lab.gateway.address, lab.master.address, *balancer, *(n.address for n in lab.nodes)]
+    nodes = (one for node in lab.nodes for one in node.addresses)
+    every = [*lab.gateway.addresses, *lab.master.addresses, *balancer, *nodes]
     every += [one.address for one in lab.attached]
-    return [one for one in every if first < int(IPv4Address(one)) < last]
+    return [one for one in every if like(prefix, [one]) and first < int(ip_address(one)) < last]
 
 
 def cable(lab: Lab, member: str, address: str) -> Veth:
@@ -202,21 +208,24 @@ def underlay_objects(lab: Lab) -> list[Object]:
     several = len(lab.underlay.segments) > 1
     objects: list[Object] = [
         Netns(netns),
-        no_ipv6(netns),
+        *(ip_stacks(lab, netns, forwards=True) if several else [no_ipv6(netns)]),
         Sysctl(netns, "net.ipv4.ip_forward", "1" if several else "0"),
         # Frames only pass through: they must not meet this namespace's IP hooks.
         Sysctl(netns, "net.bridge.bridge-nf-call-iptables", "0"),
     ]
+    if lab.dual:
+        objects.append(Sysctl(netns, "net.bridge.bridge-nf-call-ip6tables", "0"))
     for segment in lab.underlay.segments:
         name = bridge_name(segment)
         objects.append(Bridge(netns, name, mac(lab.name, UNDERLAY, name), lab.underlay.mtu))
         if several:
-            length = IPv4Network(segment.cidr).prefixlen
-            objects.append(Address(netns, name, f"{segment.router}/{length}"))
-            objects += [Neighbor(netns, name, one) for one in _within(lab, segment)]
+            for router in segment.routers:
+                prefix = like(router, segment.prefixes)
+                objects.append(Address(netns, name, f"{router}/{prefix.partition('/')[2]}"))
+                objects += [Neighbor(netns, name, one) for one in _within(lab, prefix)]
     if several:
         home = bridge_name(lab.segment_of(lab.gateway.address))
-        objects.append(Route(netns, "default", home, lab.gateway.address))
+        objects += [Route(netns, default_route(it), home, it) for it in lab.gateway.addresses]
     if several and lab.balancer is not None:
         home, via = bridge_name(lab.segment_of(lab.balancer.address)), lab.balancer.address
         objects += [Route(netns, prefix, home, via) for prefix in lab.balancer.prefixes]
@@ -250,35 +259,10 @@ def machines(lab: Lab) -> list[tuple[str, str]]:
     ]
 
 
-def firewall(lab: Lab, published: Iterable[Published] = ()) -> NftTable:
-    """Return the gateway's rules: inside may go out, outside reaches what is published only.
-
-    That is ports of the nodes, and *published*, ports of addresses of the balancer.
-    """
-    nodes = ", ".join(sorted((node.address for node in lab.nodes), key=_numeric))
-    opened = [
-        f"\t\tip daddr {{ {nodes} }} {proto} dport {ports} accept"
-        for ports, proto in (entry.split("/") for entry in lab.gateway.publish)
-    ]
-    opened += [
-        f'\t\tip daddr {one.address} {one.protocol} dport {one.port} accept comment "load balancer"'
-        for one in sorted(published)
-    ]
-    lines = [
-        "\tchain forward {",
-        "\t\ttype filter hook forward priority filter; policy drop;",
-        "\t\tct state established,related accept",
-        f'\t\tiifname "{UPLINK}" accept comment "from the inside"',
-        f'\t\toifname != "{UPLINK}" accept comment "between outside machines"',
-        *opened,
-        '\t\tcounter drop comment "not published"',
-        "\t}",
-    ]
-    return NftTable(lab.netns(GATEWAY), "ip", FIREWALL, "\n".join(lines) + "\n")
-
-
-def _numeric(address: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in address.split("."))
+def firewall(lab: Lab, published: Iterable[Published] = (), family: str = "ip") -> NftTable:
+    """Return the gateway's table of rules of *family*, `ip` or `ip6`."""
+    body = rules.body(lab, published, inside=UPLINK, family=family)
+    return NftTable(lab.netns(GATEWAY), family, rules.NAME, body)
 
 
 def outside_cable(lab: Lab, member: str) -> Veth:
@@ -298,37 +282,32 @@ def outside_cable(lab: Lab, member: str) -> Veth:
 def gateway_objects(lab: Lab, published: Iterable[Published] = ()) -> list[Object]:
     """Return the gateway: three cards, forwarding, routes to the other segments, the firewall."""
     netns = lab.netns(GATEWAY)
+    families = ("ip", "ip6") if lab.dual else ("ip",)
     return [
         Netns(netns),
-        no_ipv6(netns),
+        *ip_stacks(lab, netns, forwards=True),
         *no_reverse_path_filter(netns),
         Sysctl(netns, "net.ipv4.ip_forward", "1"),
         outside_cable(lab, INTERNET),
         outside_cable(lab, CLIENT),
-        Address(netns, INTERNET, str(gateway_side(lab.outside.internet))),
-        Address(netns, CLIENT, str(gateway_side(lab.outside.client))),
-        *machine_addressing(lab, netns, lab.gateway.address),
-        firewall(lab, published),
+        *(
+            Address(netns, member, str(gateway_side(one)))
+            for member in (INTERNET, CLIENT)
+            for one in lab.outside.machine(member)
+        ),
+        *machine_addressing(lab, netns, *lab.gateway.addresses),
+        *(firewall(lab, published, family) for family in families),
     ]
 
 
-def no_reverse_path_filter(netns: str) -> list[Object]:
-    """Return strict reverse-path filtering off; a new namespace inherits the host's setting."""
-    return [
-        Sysctl(netns, "net.ipv4.conf.all.rp_filter", "0"),
-        Sysctl(netns, "net.ipv4.conf.default.rp_filter", "0"),
-    ]
-
-
-def outside_objects(lab: Lab, member: str, interface: str) -> list[Object]:
-    """Return an outside machine: its address, and a default route through the gateway."""
+def outside_objects(lab: Lab, member: str) -> list[Object]:
+    """Return an outside machine: its addresses, and default routes through the gateway."""
     netns = lab.netns(member)
-    return [
-        Netns(netns),
-        no_ipv6(netns),
-        Address(netns, UPLINK, interface),
-        Route(netns, "default", UPLINK, str(gateway_side(interface).ip)),
-    ]
+    objects = [Netns(netns), *ip_stacks(lab, netns)]
+    for one in lab.outside.machine(member):
+        objects.append(Address(netns, UPLINK, one))
+        objects.append(Route(netns, default_route(one), UPLINK, str(gateway_side(one).ip)))
+    return objects
 
 
 def resolver_objects(lab: Lab) -> list[Object]:
@@ -341,7 +320,8 @@ def resolver_objects(lab: Lab) -> list[Object]:
 def master_objects(lab: Lab) -> list[Object]:
     """Return the control plane's machine: a plain host of the underlay."""
     netns = lab.netns(MASTER)
-    return [Netns(netns), no_ipv6(netns), *machine_addressing(lab, netns, lab.master.address)]
+    addressing = machine_addressing(lab, netns, *lab.master.addresses)
+    return [Netns(netns), *ip_stacks(lab, netns), *addressing]
 
 
 def balancer_objects(lab: Lab) -> list[Object]:
@@ -370,8 +350,16 @@ def balancer_objects(lab: Lab) -> list[Object]:
 
 
 def node_shells(lab: Lab) -> list[Object]:
-    """Return the empty namespaces of the nodes that are on, which the cables end in."""
-    return [Netns(lab.netns(node.name)) for node in lab.running]
+    """Return the empty namespaces of the nodes that are on, which the cables end in.
+
+    How IPv6 is there must be set before a cable comes up.
+    """
+    shells = [lab.netns(node.name) for node in lab.running]
+    return [
+        thing
+        for netns in shells
+        for thing in (Netns(netns), *(ip_stacks(lab, netns, forwards=True) if lab.dual else ()))
+    ]
 
 
 def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Object]]:
@@ -382,8 +370,8 @@ def objects(lab: Lab, published: Iterable[Published] = ()) -> dict[str, list[Obj
     members = (GATEWAY, MASTER, *([BALANCER] if lab.balancer is not None else []))
     groups: list[Iterable[Object]] = [
         node_shells(lab),
-        [*outside_objects(lab, INTERNET, lab.outside.internet), *resolver_objects(lab)],
-        outside_objects(lab, CLIENT, lab.outside.client),
+        [*outside_objects(lab, INTERNET), *resolver_objects(lab)],
+        outside_objects(lab, CLIENT),
         master_objects(lab),
         balancer_objects(lab),
         gateway_objects(lab, published),

@@ -221,7 +221,10 @@ class Agent:
         cluster = self.state.cluster
         if cluster is None:
             raise NetlabError("nothing was read from etcd yet")
-        leases = {node.address: (node.subnet, node.vtep_mac) for node in cluster.nodes}
+        leases = {
+            node.address: (node.subnet, node.vtep_mac, node.subnet_v6, node.vtep_mac_v6)
+            for node in cluster.nodes
+        }
         return {
             "documents": list(cluster.documents),
             "leases": {address: one for address, one in leases.items() if one[0]},

@@ -123,7 +123,7 @@ class ControlPlane(Loop):
             cluster(
                 lab,
                 objects,
-                leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
+                leases={item.public_ip: item.held for item in leases},
                 revision=revision,
                 before=self.state.cluster,
             ),

@@ -80,7 +80,7 @@ class Following(Loop):
         seen = cluster(
             lab,
             objects,
-            leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
+            leases={item.public_ip: item.held for item in leases},
             revision=revision,
             before=self.state.cluster,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from netlab.errors import NetlabError
 from netlab.kernel import netns
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Container, Document
-from netlab.model.lab import Lab
+from netlab.model.lab import Lab, like
 from netlab.pods.containers import Containers, Wanted
 from netlab.pods.control import Port, Result, Served, Servers
 
@@ -56,7 +55,7 @@ class Kubelet:
         self.containers = Containers(run)
         self.log = log
         self._documents: dict[str, Document] = {}  # by uid, the newest seen or written
-        self._given: dict[str, str] = {}  # addresses by uid, also those not written yet
+        self._given: dict[str, Sequence[str]] = {}  # addresses by uid, also those not written yet
         self._served: dict[str, tuple[Served, int]] = {}  # with the namespace's identity
         self._results: dict[str, Result] = {}
         self._endings = Endings()
@@ -85,51 +84,56 @@ class Kubelet:
         self,
         documents: Sequence[Document],
         *,
-        subnet: str,
-        host: str,
+        subnets: Sequence[str],
+        host: Sequence[str],
         online: bool,
         node: Document | None = None,
         room: int = 0,
     ) -> list[Document]:
-        """Return the node's pods, each with its address; `run` writes the new ones.
+        """Return the node's pods, each with its addresses; `run` writes the new ones.
 
-        *subnet*: the node's lease, "" without one; *host*: the node's own address; *node*: its
-        object; *room*: for how many pods it has addresses. While etcd is away, pods that have no
-        address yet are left out. So are those that have ended as they were to, and those that the
-        node does not take up.
+        *subnets*: of the node's lease, one of each family, [] without one; *host*: the node's own
+        addresses; *node*: its object; *room*: for how many pods it has addresses. While etcd is
+        away, pods that have no address yet are left out. So are those that have ended as they were
+        to, and those that the node does not take up.
         """
         documents = self._endings.take(documents)
         current = {d["metadata"]["uid"]: self._newest(d) for d in documents}
-        if subnet and online:
+        if subnets and online:
             self._admission.look(current, self._given.keys(), node, addresses=room)
         current = {uid: d for uid, d in current.items() if self._admission.takes(uid, d)}
-        fitting = {uid: d for uid, d in current.items() if _fits(d, subnet, host)}
+        fitting = {uid: d for uid, d in current.items() if _fits(d, subnets, host)}
         self._given = {uid: a for uid, a in self._given.items() if uid in current}
         self._restarts = {one: n for one, n in self._restarts.items() if one[0] in current}
-        if subnet and online:
-            used = {d["status"]["podIP"] for d in fitting.values()} | set(self._given.values())
-            free = cni.free_addresses(subnet, used)
+        if subnets and online:
+            used = [ip for document in current.values() for ip in _ips(document)]
+            used += [ip for given in self._given.values() for ip in given]
+            free = {
+                subnet: cni.free_addresses(subnet, [ip for ip in used if like(subnet, [ip])])
+                for subnet in subnets
+            }
             for uid, document in current.items():
                 if uid not in fitting:
-                    address = self._address(document, subnet, free, host)
-                    self._given[uid] = address
-                    fitting[uid] = _with_address(document, address, host)
+                    own = host if _on_host(document) else self._addresses(document, free)
+                    self._given[uid] = own
+                    fitting[uid] = _with_addresses(document, own, host)
         self._documents = fitting
         return list(fitting.values())
 
-    def _address(self, document: Document, subnet: str, free: Iterator[str], host: str) -> str:
-        """Return the address for a pod without one: what it was given before, if that fits."""
-        if _on_host(document):
-            return host
-        given = self._given.get(document["metadata"]["uid"], "")
-        if given and cni.in_subnet(given, subnet):
-            return given
-        try:
-            return next(free)
-        except StopIteration:
-            raise NetlabError(
-                f"lease {subnet} is full", hint="a smaller SubnetLen holds more pods"
-            ) from None
+    def _addresses(self, document: Document, free: Mapping[str, Iterator[str]]) -> list[str]:
+        """Return the addresses for a pod that lacks some: those it has, or was given before, if
+        they fit. *free*: those of each subnet of the lease."""
+        known = [*_ips(document), *self._given.get(document["metadata"]["uid"], ())]
+        found = []
+        for subnet, others in free.items():
+            held = [ip for ip in known if like(subnet, [ip]) and cni.in_subnet(ip, subnet)]
+            try:
+                found.append(held[0] if held else next(others))
+            except StopIteration:
+                raise NetlabError(
+                    f"lease {subnet} is full", hint="a smaller SubnetLen holds more pods"
+                ) from None
+        return found
 
     def _newest(self, document: Document) -> Document:
         held = self._documents.get(document["metadata"]["uid"])
@@ -308,6 +312,7 @@ def _served(pod: PodState, container: Container) -> Served:
         container=container.name,
         ports=tuple(Port(port.containerPort, port.protocol) for port in container.ports),
         hostname=pod.hostname,
+        ipv6=bool(pod.ip_v6),
     )
 
 
@@ -319,23 +324,33 @@ def _on_host(document: Document) -> bool:
     return bool(document["spec"].get("hostNetwork"))
 
 
-def _fits(document: Document, subnet: str, host: str) -> bool:
-    """Return whether the pod has an address of the node's lease, or of the node itself."""
-    address = document.get("status", {}).get("podIP")
-    if not address:
-        return False
-    if _on_host(document):
-        return bool(address == host)
-    return not subnet or IPv4Address(address) in IPv4Network(subnet)
+def _ips(document: Document) -> list[str]:
+    """Return the addresses in a pod's status, [] without any."""
+    status = document.get("status", {})
+    listed = [str(one["ip"]) for one in status.get("podIPs") or () if one.get("ip")]
+    return listed or [one for one in (status.get("podIP"),) if one]
 
 
-def _with_address(document: Document, address: str, host: str) -> Document:
+def _fits(document: Document, subnets: Sequence[str], host: Sequence[str]) -> bool:
+    """Return whether the pod has the addresses it should: of the node's lease, or the node's."""
+    held = _ips(document)
+    if not held or _on_host(document):
+        return held == list(host)
+    families = len(held) == len(subnets) or not subnets
+    return families and all(
+        like(ip, subnets) and cni.in_subnet(ip, like(ip, subnets)) for ip in held if subnets
+    )
+
+
+def _with_addresses(document: Document, own: Sequence[str], host: Sequence[str]) -> Document:
+    hosts = {"hostIPs": [{"ip": one} for one in host]} if len(host) > 1 else {}
     status = {
         **document.get("status", {}),
         "phase": "Pending",
-        "hostIP": host,
-        "podIP": address,
-        "podIPs": [{"ip": address}],
+        "hostIP": host[0],
+        **hosts,
+        "podIP": own[0],
+        "podIPs": [{"ip": one} for one in own],
         "startTime": document.get("status", {}).get("startTime") or now(),
     }
     return {**document, "status": status}

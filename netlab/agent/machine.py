@@ -17,10 +17,10 @@ from netlab.agent.etcd import EtcdProcess
 from netlab.agent.loop import Loop
 from netlab.agent.place import Place
 from netlab.agent.state import State
+from netlab.firewall import Published
 from netlab.kernel import Kernel, netns, settings
 from netlab.model.lab import Lab
 from netlab.pods.control import Servers
-from netlab.world import Published
 
 BRIDGED = "net.bridge.bridge-nf-call-iptables"
 

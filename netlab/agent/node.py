@@ -28,7 +28,7 @@ from netlab.controllers import Verb as Deed
 from netlab.controllers.events import Fact
 from netlab.encapsulation import control as encapsulation
 from netlab.errors import StoreError
-from netlab.flannel import backends, lease, subnets, udp, vxlan
+from netlab.flannel import backends, lease, subnets, udp
 from netlab.flannel.config import SUBNETS, UDP, Config, resolve
 from netlab.flannel.lease import Lease
 from netlab.kernel import Kernel, generation, netns
@@ -147,13 +147,11 @@ class Node(Loop):
         if not self.state.etcd_ready.is_set():
             return StoreError("etcd is not up yet")
         address = lab.node(self.node).address
-        mac = vxlan.vtep_mac(lab.name, self.node, config.vni)
+        me = subnets.Me.of(lab.name, lab.node(self.node), config)
         try:
             etcd = self._connected(lab.master.address)
             listing = etcd.range(SUBNETS)
-            self._held, lines = subnets.maintain(
-                etcd, config, listing, self._held, public_ip=address, vtep_mac=mac
-            )
+            self._held, lines = subnets.maintain(etcd, config, listing, self._held, me)
             if lines:
                 listing = etcd.range(SUBNETS)
         except StoreError as error:
@@ -190,14 +188,13 @@ class Node(Loop):
         node's new address cannot wait for what etcd says.
         """
         address = lab.node(self.node).address
-        leases = {item.public_ip: (item.subnet, item.vtep_mac) for item in self._peers}
+        leases = {item.public_ip: item.held for item in self._peers}
         if self._held is not None:
-            leases[address] = (self._held.lease.subnet, self._held.lease.vtep_mac)
-        subnet = self._held.lease.subnet if self._held else ""
+            leases[address] = self._held.lease.held
         pods = self.kubelet.addressed(
             snapshot.documents,
-            subnet=subnet,
-            host=address,
+            subnets=[half.subnet for half in self._held.lease.halves] if self._held else [],
+            host=lab.node(self.node).addresses,
             online=online,
             node=self._own_object(snapshot.cluster),
             room=lab.network.pods_per_node,

@@ -32,13 +32,14 @@ from netlab.cluster import Cluster, PodState
 from netlab.controllers.departure import Declared
 from netlab.controllers.podstate import REJECTED
 from netlab.controllers.scheduler import why_waiting
+from netlab.firewall import Published
 from netlab.model.faults import Sort, told
 from netlab.model.kubernetes import ENDED, Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
 from netlab.proxy.options import Options, options_of
 from netlab.store.access import Access
-from netlab.world import BALANCER, GATEWAY, MASTER, Published
+from netlab.world import BALANCER, GATEWAY, MASTER
 
 CUTTING = (Sort.LINK_DOWN, Sort.LINK_LOSS, Sort.ETCD_PARTITION)  # a node from etcd
 WAITING = "waiting"

@@ -20,9 +20,10 @@ from netlab.agent.etcd import EtcdProcess
 from netlab.agent.loop import Loop
 from netlab.agent.state import State
 from netlab.attachments import others
+from netlab.firewall import Published
 from netlab.kernel import Kernel, Watch, netns
 from netlab.model.lab import Lab
-from netlab.objects import Netns, Object
+from netlab.objects import Netns, Object, Sysctl
 from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Port, Served, Servers
 
@@ -59,7 +60,7 @@ class World(Loop):
         self._agreed: set[Object] = set()
         self._etcd = EtcdProcess(state, self.log)
         self.whole: Lab | None = None  # the declaration that was last found true
-        self.opened: tuple[world.Published, ...] = ()  # what the gateway was then open for
+        self.opened: tuple[Published, ...] = ()  # what the gateway was then open for
         self._names: dict[str, int] = {}  # of every namespace of the lab, with their identities
         self._only_names = False  # whether nothing but the mount table has changed
         self._mounts = os.open("/proc/self/mounts", os.O_RDONLY)
@@ -113,7 +114,11 @@ class World(Loop):
         # A node's namespace is full of what its own loop makes; here only its shell counts.
         if all(isinstance(thing, Netns) for thing in desired):
             return [Netns(name)] if netns.exists(name) else []
-        return self.kernel.observe(name, desired)
+        found = self.kernel.observe(name, desired)
+        if any(not isinstance(thing, Netns | Sysctl) for thing in desired):
+            return found
+        wanted = {thing.key for thing in desired}
+        return [thing for thing in found if thing.key in wanted]
 
     def _remove_strangers(self, lab: Lab) -> None:
         nodes = {node.name for node in lab.running}
@@ -169,6 +174,7 @@ class World(Loop):
                     container=world.INTERNET,
                     ports=INTERNET_PORTS,
                     names=lab.outside_names,
+                    ipv6=lab.dual,
                 )
             ]
         )

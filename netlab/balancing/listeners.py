@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from netlab import world
+from netlab.firewall import Published
 from netlab.model.kubernetes import Document, view
 from netlab.model.lab import IP_MODES, Lab
 from netlab.model.services import Service, ServiceSpec, canonical
@@ -159,10 +159,8 @@ def _fit(node: Document) -> bool:
     return EXCLUDED_LABEL not in labels and not leaving
 
 
-def published(lab: Lab, services: Iterable[Document]) -> tuple[world.Published, ...]:
+def published(lab: Lab, services: Iterable[Document]) -> tuple[Published, ...]:
     """Return what the gateway must let through from outside to the balancer's addresses."""
     return tuple(
-        sorted(
-            world.Published(one.address, one.protocol, one.port) for one in listeners(lab, services)
-        )
+        sorted(Published(one.address, one.protocol, one.port) for one in listeners(lab, services))
     )

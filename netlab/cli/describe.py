@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -194,10 +194,15 @@ def pod_place(document: Document, cluster: Cluster) -> Facts:
     return [
         ("Network namespace", f"/run/netns/{pod.netns}"),
         ("Cable", f"eth0 = {pod.veth} in {node.netns}, a port of {node.declared.bridge}"),
-        ("Lease", f"{node.subnet} of {node.name} ({node.address})"),
-        ("Default route", f"via {node.bridge_address} ({node.declared.bridge})"),
+        ("Lease", f"{_both(node.subnets)} of {node.name} ({_both(node.declared.addresses)})"),
+        ("Default route", f"via {_both(node.bridge_addresses)} ({node.declared.bridge})"),
         ("From other nodes", routes_to(cluster, node.name)),
     ]
+
+
+def _both(addresses: Iterable[str]) -> str:
+    """Return addresses of one thing, one of each family."""
+    return ", ".join(addresses)
 
 
 def routes_to(cluster: Cluster, name: str) -> str | list[str]:
@@ -244,18 +249,18 @@ def node_facts(document: Document, scene: Scene) -> Facts:
     ]
     here: Facts = [
         ("Network namespace", f"/run/netns/{node.netns}"),
-        ("eth0", node.address),
-        (node.declared.bridge, node.bridge_address),
+        ("eth0", _both(node.declared.addresses)),
+        (node.declared.bridge, _both(node.bridge_addresses)),
         ("Routes to others", peers),
     ]
     if tunnel := cluster.lab.network.tunnel:
         here.insert(-1, (tunnel, f"{node.tunnel_address} {node.vtep_mac}".strip()))
-    pods = [f"{pod.title}  {pod.ip}  {pod.phase}" for pod in cluster.pods_on(node.name)]
+    pods = [f"{pod.title}  {_both(pod.ips)}  {pod.phase}" for pod in cluster.pods_on(node.name)]
     return [
         ("Status", rows.node_status(document, scene)),
         *condition_facts(document),
         ("Taints", [taint_words(one) for one in (document.get("spec") or {}).get("taints") or ()]),
-        ("Lease", node.subnet),
+        ("Lease", _both(node.subnets)),
         (f"Pods ({len(pods)})", pods),
         ("Here", here),
     ]

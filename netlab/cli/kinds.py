@@ -10,7 +10,7 @@ from netlab.errors import UsageError
 from netlab.model.kubernetes import KINDS, Document, Kind, kind_named
 
 if TYPE_CHECKING:
-    from netlab.cluster import Cluster
+    from netlab.cluster import Cluster, NodeState
     from netlab.lab import Live
 
 # What kubectl means by `all`; kinds without objects leave no trace in the output.
@@ -88,17 +88,26 @@ def seen(live: Live) -> Scene:
     return Scene(cluster, [*cluster.documents, *leases(cluster)])
 
 
+def _of_ipv6(node: NodeState) -> Document:
+    return {
+        "subnetV6": node.subnet_v6,
+        "publicIPv6": node.declared.address6,
+        "vtepMACV6": node.vtep_mac_v6,
+    }
+
+
 def leases(cluster: Cluster) -> list[Document]:
     """Return the nodes' leases as objects, so that they can be listed like any other."""
     return [
         {
             "apiVersion": LEASE.group,
             "kind": LEASE.kind,
-            "metadata": {"name": node.subnet.replace("/", "-")},
+            "metadata": {"name": "&".join(node.subnets).replace("/", "-")},
             "spec": {
                 "subnet": node.subnet,
                 "publicIP": node.address,
                 "vtepMAC": node.vtep_mac,
+                **(_of_ipv6(node) if node.subnet_v6 else {}),
                 "backend": cluster.lab.network.Backend.Type,
                 "node": node.name,
             },

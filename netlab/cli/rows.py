@@ -86,7 +86,10 @@ def pod_status(document: Document, scene: Scene) -> str:
 
 
 def pod_ip(document: Document, scene: Scene) -> str:
-    return str((document.get("status") or {}).get("podIP") or "")
+    """Return the pod's addresses, one of each family."""
+    status = document.get("status") or {}
+    listed = [str(one.get("ip", "")) for one in status.get("podIPs") or ()]
+    return ",".join(listed) or str(status.get("podIP") or "")
 
 
 def pod_node(document: Document, scene: Scene) -> str:

@@ -58,7 +58,7 @@ def _node(node: LabNode) -> Document:
         "spec": {"taints": taints} if taints else {},
         "status": {
             "addresses": [
-                {"type": "InternalIP", "address": node.address},
+                *({"type": "InternalIP", "address": one} for one in node.addresses),
                 {"type": "Hostname", "address": node.name},
             ]
         },

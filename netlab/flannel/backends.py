@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from netlab.flannel import hostgw, udp, vxlan
 from netlab.flannel.config import HOST_GW, UDP, Config
 from netlab.flannel.lease import Lease
+from netlab.flannel.peers import Net
+from netlab.model.lab import like
 from netlab.objects import Object
 
 
@@ -32,47 +34,76 @@ def objects(
     peers: Sequence[Lease],
     device: str,
     local: str,
-    home: str,
+    home: Sequence[str],
     underlay_mtu: int,
     underlay: Sequence[str] = (),
 ) -> list[Object]:
     """Return what *netns* holds for the leases *own* and *peers*, the own one perhaps among them.
 
-    *device* is the uplink, *local* its address, *home* the prefix of its segment, *underlay_mtu*
-    its MTU in bytes, *underlay* the prefixes of the physical network.
+    *device* is the uplink, *local* its address of IPv4, *home* the prefixes of its segment,
+    *underlay_mtu* its MTU in bytes, *underlay* the prefixes of the physical network.
     """
-    outside = uncovered(local, underlay, peers)
+    inner = mtu(config, underlay_mtu)
     if config.backend == UDP:
-        return udp.objects(netns, config=config, own=own, mtu=mtu(config, underlay_mtu))
-    if config.backend == HOST_GW:
-        return hostgw.objects(
-            netns, config=config, own=own, peers=peers, device=device, home=home, outside=outside
+        return udp.objects(netns, config=config, own=own, mtu=inner)
+    found: list[Object] = []
+    for mine in own.halves:
+        address = mine.public_ip if mine.ipv6 else local
+        theirs = [half for peer in peers for half in peer.halves if half.ipv6 == mine.ipv6]
+        outside = uncovered(address, underlay, theirs)
+        near = like(address, home)
+        if config.backend == HOST_GW:
+            found += hostgw.objects(
+                netns,
+                config=config,
+                own=mine,
+                peers=theirs,
+                device=device,
+                home=near,
+                outside=outside,
+            )
+            continue
+        found += vxlan.objects(
+            netns,
+            config=config,
+            own=mine,
+            peers=theirs,
+            device=device,
+            local=address,
+            home=near,
+            mtu=inner - (vxlan.VXLAN_OVERHEAD_V6 - vxlan.VXLAN_OVERHEAD if mine.ipv6 else 0),
+            outside=outside,
         )
-    return vxlan.objects(
-        netns,
-        config=config,
-        own=own,
-        peers=peers,
-        device=device,
-        local=local,
-        home=home,
-        mtu=mtu(config, underlay_mtu),
-        outside=outside,
-    )
+    return found
 
 
-def uncovered(local: str, underlay: Sequence[str], peers: Sequence[Lease]) -> list[IPv4Network]:
-    """Return what no way to a peer may cover: the nodes' own addresses, the physical network."""
-    return [IPv4Network(one) for one in (local, *underlay, *(peer.public_ip for peer in peers))]
+def uncovered(local: str, underlay: Sequence[str], peers: Sequence[Lease]) -> list[Net]:
+    """Return what no way to a peer may cover: the nodes' own addresses, the physical network.
+
+    Only of the family of *local*.
+    """
+    every = (local, *underlay, *(peer.public_ip for peer in peers))
+    return [ip_network(one) for one in every if like(local, [one])]
 
 
-def way(netns: str, config: Config, peer: Lease, *, device: str, home: str) -> list[Object]:
-    """Return what carries packets to *peer*'s subnet, by the uplink *device* on segment *home*."""
+def way(
+    netns: str, config: Config, peer: Lease, *, device: str, home: Sequence[str]
+) -> list[Object]:
+    """Return what carries packets to *peer*'s subnets, by the uplink *device*.
+
+    *home*: the prefixes of its segment.
+    """
     if config.backend == UDP:
         return []  # a route for all, and a process that knows
-    if config.backend == HOST_GW or (config.direct_routing and hostgw.near(peer, home)):
-        return [hostgw.way(netns, device, peer)]
-    return vxlan.way(netns, vxlan.device_name(config.vni), peer)
+    found: list[Object] = []
+    for half in peer.halves[: len(config.networks)]:
+        near = hostgw.near(half, like(half.public_ip, home))
+        if config.backend == HOST_GW or (config.direct_routing and near):
+            found.append(hostgw.way(netns, device, half))
+        else:
+            link = vxlan.device_name(config.vni, ipv6=half.ipv6)
+            found += vxlan.way(netns, link, half)
+    return found
 
 
 def followed(config: Config, peers: Sequence[Lease]) -> list[Lease]:

@@ -6,7 +6,7 @@ Source: flannel v0.28 pkg/subnet/config.go, pkg/backend/vxlan/vxlan.go.
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -19,43 +19,69 @@ PREFIX = "/coreos.com/network"  # flanneld's default --etcd-prefix
 CONFIG_KEY = f"{PREFIX}/config"
 # Without a slash at the end, as flannel asks: it reads `subnetsX/10.5.8.0-24` as a lease too.
 SUBNETS = f"{PREFIX}/subnets"
-LONGEST_NETWORK = 28  # prefix lengths
-LONGEST_SUBNET = 30
+HOST_BITS = 2  # the fewest of a lease: its node and one pod
 VXLAN, HOST_GW, UDP = "vxlan", "host-gw", "udp"
 
 
-class Config(msgspec.Struct, frozen=True):
-    """A net-conf with every default filled in. Subnets are given by their first address."""
+class Range(msgspec.Struct, frozen=True):
+    """Which subnets of one family may be leased. They are given by their first address."""
 
     network: str  # 10.244.0.0/16
     subnet_len: int
     subnet_min: str
     subnet_max: str  # the last subnet that may be leased, included
+
+    @property
+    def size(self) -> int:
+        """How many addresses a subnet has."""
+        return 1 << (ip_network(self.network).max_prefixlen - self.subnet_len)
+
+    def fits(self, subnet: str) -> bool:
+        """Return whether *subnet* may be a lease here: right length, aligned, within bounds."""
+        address, _, length = subnet.partition("/")
+        if not address or (":" in address) != (":" in self.network):
+            return False
+        first = int(ip_address(address))
+        return (
+            int(length) == self.subnet_len
+            and first % self.size == 0
+            and int(ip_address(self.subnet_min)) <= first <= int(ip_address(self.subnet_max))
+        )
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A net-conf with every default filled in. `ipv6`: of the second stack, None without one."""
+
+    network: str  # 10.244.0.0/16
+    subnet_len: int
+    subnet_min: str
+    subnet_max: str
     backend: str = VXLAN
     vni: int = 1
     port: int = 0  # 0: the backend's own
     mtu: int = 0  # of the underlay; 0: that of the uplink
     direct_routing: bool = False
+    ipv6: Range | None = None
 
-    def fits(self, subnet: str) -> bool:
-        """Return whether *subnet* may be a lease here: right length, aligned, within bounds."""
-        address, _, length = subnet.partition("/")
-        first = int(IPv4Address(address))
-        return (
-            int(length) == self.subnet_len
-            and first % self.size == 0
-            and int(IPv4Address(self.subnet_min)) <= first <= int(IPv4Address(self.subnet_max))
-        )
+    @property
+    def ipv4(self) -> Range:
+        return Range(self.network, self.subnet_len, self.subnet_min, self.subnet_max)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The overlay's networks, one of each family."""
+        return (self.network,) if self.ipv6 is None else (self.network, self.ipv6.network)
+
+    def fits(self, subnet: str, subnet_v6: str = "") -> bool:
+        """Return whether a node may have these subnets: one of each family there is."""
+        if self.ipv6 is None:
+            return not subnet_v6 and self.ipv4.fits(subnet)
+        return self.ipv4.fits(subnet) and self.ipv6.fits(subnet_v6)
 
     @property
     def lease_type(self) -> str:
         """The BackendType of a node's lease: udp leases name none."""
         return "" if self.backend == UDP else self.backend
-
-    @property
-    def size(self) -> int:
-        """How many addresses a subnet has."""
-        return 1 << (32 - self.subnet_len)
 
     def json(self) -> str:
         """Return the text for CONFIG_KEY."""
@@ -64,16 +90,21 @@ class Config(msgspec.Struct, frozen=True):
             backend["VNI"] = self.vni
         optional = {"Port": self.port, "MTU": self.mtu, "DirectRouting": self.direct_routing}
         backend |= {key: value for key, value in optional.items() if value}
-        return json.dumps(
-            {
-                "Network": self.network,
-                "SubnetLen": self.subnet_len,
-                "SubnetMin": self.subnet_min,
-                "SubnetMax": self.subnet_max,
-                "Backend": backend,
-            },
-            separators=(",", ":"),
-        )
+        fields: dict[str, Any] = {
+            "Network": self.network,
+            "SubnetLen": self.subnet_len,
+            "SubnetMin": self.subnet_min,
+            "SubnetMax": self.subnet_max,
+        }
+        if self.ipv6 is not None:
+            fields |= {
+                "EnableIPv6": True,
+                "IPv6Network": self.ipv6.network,
+                "IPv6SubnetLen": self.ipv6.subnet_len,
+                "IPv6SubnetMin": self.ipv6.subnet_min,
+                "IPv6SubnetMax": self.ipv6.subnet_max,
+            }
+        return json.dumps({**fields, "Backend": backend}, separators=(",", ":"))
 
 
 def resolve(network: lab.Network) -> Config:
@@ -101,6 +132,11 @@ def parse(text: str | bytes) -> Config:
                 SubnetMin=_string(fields, "SubnetMin"),
                 SubnetMax=_string(fields, "SubnetMax"),
                 Backend=lab.Backend(Type=UDP) if backend is None else _backend(backend),
+                EnableIPv6=_boolean(fields, "EnableIPv6"),
+                IPv6Network=_string(fields, "IPv6Network"),
+                IPv6SubnetLen=_number(fields, "IPv6SubnetLen"),
+                IPv6SubnetMin=_string(fields, "IPv6SubnetMin"),
+                IPv6SubnetMax=_string(fields, "IPv6SubnetMax"),
             )
         )
     except ValueError as error:
@@ -112,9 +148,6 @@ def _backend(value: object) -> lab.Backend:
     name = _string(fields, "Type")
     if not name:
         raise ValueError("Backend.Type is missing")
-    direct = fields.get("directrouting") or False
-    if not isinstance(direct, bool):
-        raise ValueError("Backend.DirectRouting must be true or false")
     vxlan = name.lower() == VXLAN
     return lab.Backend(
         Type=name,
@@ -122,7 +155,7 @@ def _backend(value: object) -> lab.Backend:
         VNI=_number(fields, "VNI") if vxlan and fields.get("vni") is not None else 1,
         Port=_number(fields, "Port"),
         MTU=_number(fields, "MTU"),
-        DirectRouting=direct,
+        DirectRouting=_boolean(fields, "DirectRouting"),
     )
 
 
@@ -131,6 +164,13 @@ def _string(fields: dict[str, Any], key: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{key} must be a string, not {value!r}")
     return value or ""
+
+
+def _boolean(fields: dict[str, Any], key: str) -> bool:
+    value = fields.get(key.lower()) or False
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false")
+    return value
 
 
 def _number(fields: dict[str, Any], key: str) -> int:
@@ -143,41 +183,62 @@ def _number(fields: dict[str, Any], key: str) -> int:
 
 
 def _resolved(declared: lab.Network) -> Config:
-    if not declared.Network:
-        raise ValueError("Network is missing")
-    network = IPv4Network(declared.Network, strict=False)
-    if network.prefixlen > LONGEST_NETWORK:
-        raise ValueError(f"Network {network} is too small: /{LONGEST_NETWORK} or larger")
-    length = declared.SubnetLen or (24 if network.prefixlen <= 22 else network.prefixlen + 2)
-    if not network.prefixlen + 2 <= length <= LONGEST_SUBNET:
-        raise ValueError(
-            f"SubnetLen {length} must be from {network.prefixlen + 2} to {LONGEST_SUBNET}"
+    ipv4 = _range(
+        IPv4Network, declared.Network, declared.SubnetLen, declared.SubnetMin, declared.SubnetMax
+    )
+    ipv6 = None
+    if declared.EnableIPv6:
+        ipv6 = _range(
+            IPv6Network,
+            declared.IPv6Network,
+            declared.IPv6SubnetLen,
+            declared.IPv6SubnetMin,
+            declared.IPv6SubnetMax,
         )
-    size = 1 << (32 - length)
-    # flannel leaves the first subnet out.
-    first = _bound("SubnetMin", declared.SubnetMin, network, size, int(network[0]) + size)
-    last = _bound("SubnetMax", declared.SubnetMax, network, size, int(network[-1]) + 1 - size)
-    if first > last:
-        raise ValueError(f"SubnetMin {first} lies behind SubnetMax {last}")
     if not 0 < declared.Backend.VNI < 1 << 24:
         raise ValueError(f"Backend.VNI {declared.Backend.VNI} must be from 1 to {(1 << 24) - 1}")
     return Config(
-        network=str(network),
-        subnet_len=length,
-        subnet_min=str(first),
-        subnet_max=str(last),
+        network=ipv4.network,
+        subnet_len=ipv4.subnet_len,
+        subnet_min=ipv4.subnet_min,
+        subnet_max=ipv4.subnet_max,
         backend=declared.Backend.Type.lower(),
         vni=declared.Backend.VNI,
         port=declared.Backend.Port,
         mtu=declared.Backend.MTU,
         direct_routing=declared.Backend.DirectRouting,
+        ipv6=ipv6,
     )
 
 
-def _bound(name: str, text: str, network: IPv4Network, size: int, default: int) -> IPv4Address:
-    address = IPv4Address(text or default)
-    if address not in network:
-        raise ValueError(f"{name} {address} is not in Network {network}")
-    if int(address) % size:
-        raise ValueError(f"{name} {address} is not the first address of a subnet")
-    return address
+def _range(
+    family: type[IPv4Network] | type[IPv6Network], net: str, length: int, low: str, high: str
+) -> Range:
+    """Return the subnets of one family, with flannel's defaults. Raises ValueError.
+
+    Its fields have the names of IPv4's, with `IPv6` before them where they are of IPv6.
+    """
+    mark = "IPv6" if family is IPv6Network else ""
+    if not net:
+        raise ValueError(f"{mark}Network is missing")
+    network = family(net, strict=False)
+    longest = network.max_prefixlen - HOST_BITS
+    if network.prefixlen > longest - 2:
+        raise ValueError(f"{mark}Network {network} is too small: /{longest - 2} or larger")
+    length = lab.subnet_length(network, length)
+    if not network.prefixlen + 2 <= length <= longest:
+        raise ValueError(
+            f"{mark}SubnetLen {length} must be from {network.prefixlen + 2} to {longest}"
+        )
+    size = 1 << (network.max_prefixlen - length)
+    # flannel leaves the first subnet out.
+    first = ip_address(low) if low else network[size]
+    last = ip_address(high) if high else network[-size]
+    for name, address in (("SubnetMin", first), ("SubnetMax", last)):
+        if address not in network:
+            raise ValueError(f"{mark}{name} {address} is not in {mark}Network {network}")
+        if int(address) % size:
+            raise ValueError(f"{mark}{name} {address} is not the first address of a subnet")
+    if int(first) > int(last):
+        raise ValueError(f"{mark}SubnetMin {first} lies behind {mark}SubnetMax {last}")
+    return Range(str(network), length, str(first), str(last))

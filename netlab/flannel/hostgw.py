@@ -12,11 +12,11 @@ Source: flannel v0.28 pkg/backend/hostgw/hostgw.go, pkg/backend/route_network.go
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 
 from netlab.flannel.config import HOST_GW, Config
 from netlab.flannel.lease import Lease
-from netlab.flannel.peers import elsewhere, swallows
+from netlab.flannel.peers import Net, elsewhere, swallows
 from netlab.objects import Object, Route
 
 
@@ -28,10 +28,11 @@ def objects(
     peers: Sequence[Lease],
     device: str,
     home: str,
-    outside: Sequence[IPv4Network] = (),
+    outside: Sequence[Net] = (),
 ) -> list[Object]:
     """Return the routes of *netns* to every peer on its own segment, *home*, by *device*.
 
+    All of one family.
     *outside*: what no route may cover. The node's own lease may be among *peers*.
     """
     ways = {
@@ -47,7 +48,7 @@ def objects(
 
 def near(peer: Lease, home: str) -> bool:
     """Return whether the node of *peer* is on the segment *home* ("": unknown, so it is not)."""
-    return bool(home) and IPv4Address(peer.public_ip) in IPv4Network(home)
+    return bool(home) and ip_address(peer.public_ip) in ip_network(home)
 
 
 def way(netns: str, device: str, peer: Lease) -> Route:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Protocol
 
 import msgspec
@@ -27,7 +27,10 @@ NOWHERE = "0.0.0.0"
 REMEMBERED = 8192
 # What no machine has for its own and no route may lead to: this network, loopback, multicast and
 # what is reserved (RFC 6890). The kernel refuses a gateway there, and with it the whole batch.
-NOT_UNICAST = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
+NOT_UNICAST = {
+    4: ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"),
+    6: ("::/8", "fe80::/10", "ff00::/8"),  # link-local: of which link?
+}
 
 
 class KeyValue(Protocol):
@@ -57,6 +60,25 @@ class Lease(msgspec.Struct, frozen=True):
     public_ipv6: str = ""
     vtep_mac_v6: str = ""
     found_at: str = ""  # the key, when it is not the one flannel would write
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether it is the half of another one that is of IPv6."""
+        return ":" in self.subnet
+
+    @property
+    def halves(self) -> tuple[Lease, ...]:
+        """What it says of each family, as a lease of that family alone; IPv4's is itself."""
+        if not (self.subnet_v6 and self.public_ipv6):
+            return (self,)
+        own = (self.subnet_v6, self.public_ipv6, self.backend_type, self.vni, self.vtep_mac_v6)
+        return (self, Lease(*own))
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What its node has by it: subnet and VTEP MAC, and those of IPv6 with two stacks."""
+        of_ipv6 = (self.subnet_v6, self.vtep_mac_v6) if self.public_ipv6 else ()
+        return (self.subnet, self.vtep_mac, *of_ipv6)
 
     @property
     def key(self) -> str:
@@ -121,23 +143,22 @@ def parse(key: str, value: bytes) -> tuple[Lease, str]:
     public_ip = golang.ipv4(fields["publicip"]) if "publicip" in fields else NOWHERE
     if public_ip == NOWHERE:
         raise ValueError("it has no PublicIP")
-    for address in (subnet, public_ip):
-        if any(IPv4Network(address).overlaps(one) for one in NOT_UNICAST):
-            raise ValueError(f"nobody can be reached at {address}")
-    if IPv4Address(public_ip) in IPv4Network(subnet):
-        raise ValueError(f"its node, {public_ip}, would be within its own tunnel")
+    if wrong := _unreachable(subnet, public_ip):
+        raise ValueError(wrong)
+    given = fields.get("publicipv6")
+    public_ipv6 = golang.ipv6(given) if given is not None else ""
+    if subnet_v6 and public_ipv6 and (wrong := _unreachable(subnet_v6, public_ipv6)):
+        wrong, public_ipv6 = f"is of IPv4 only: {wrong}", ""
     lease = Lease(
         subnet,
         public_ip,
         kind,
         subnet_v6=subnet_v6,
-        public_ipv6=golang.ipv6(fields["publicipv6"])
-        if fields.get("publicipv6") is not None
-        else "",
+        public_ipv6=public_ipv6,
         found_at="" if key == key_of(subnet, subnet_v6) else key,
     )
     if kind != VXLAN:
-        return lease, ""
+        return lease, wrong
     try:
         data = golang.folded(fields.get("backenddata"), "BackendData")
         vni = data.get("vni") or 0
@@ -147,7 +168,18 @@ def parse(key: str, value: bytes) -> tuple[Lease, str]:
     except ValueError as error:
         return lease, f"its node cannot be reached: {error}"
     mac_v6 = golang.folded(fields.get("backendv6data"), "BackendV6Data").get("vtepmac") or ""
-    return msgspec.structs.replace(lease, vni=vni, vtep_mac=mac, vtep_mac_v6=mac_v6), ""
+    return msgspec.structs.replace(lease, vni=vni, vtep_mac=mac, vtep_mac_v6=mac_v6), wrong
+
+
+def _unreachable(subnet: str, public_ip: str) -> str:
+    """Return why no way can lead to *subnet* by *public_ip*, both of one family, or ""."""
+    for one in (subnet, public_ip):
+        net = ip_network(one)
+        if any(net.overlaps(ip_network(other)) for other in NOT_UNICAST[net.version]):
+            return f"nobody can be reached at {one}"
+    if ip_address(public_ip) in ip_network(subnet):
+        return f"its node, {public_ip}, would be within its own tunnel"
+    return ""
 
 
 def peers(items: Iterable[KeyValue]) -> tuple[list[Lease], list[str]]:

@@ -17,14 +17,16 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from netlab.errors import StoreError
+from netlab.flannel import vxlan
 from netlab.flannel.choice import choose, owner
 from netlab.flannel.config import SUBNETS, VXLAN, Config
 from netlab.flannel.lease import KeyValue, Lease, peers
+from netlab.model.lab import LabNode
 
 TTL = 86400  # s; flannel's subnetTTL
 MARGIN = 3600.0  # s before the end; flanneld's default --subnet-lease-renew-margin, 60 min
@@ -74,20 +76,42 @@ class Finding(msgspec.Struct, frozen=True):
     item: KeyValue | None = None
 
 
-def own_lease(config: Config, subnet: str, *, public_ip: str, vtep_mac: str) -> Lease:
+class Me(NamedTuple):
+    """A node as its leases name it; of IPv6 only where the overlay has that."""
+
+    public_ip: str
+    vtep_mac: str
+    public_ipv6: str = ""
+    vtep_mac_v6: str = ""
+
+    @classmethod
+    def of(cls, lab: str, node: LabNode, config: Config) -> Me:
+        """Return *node* of the lab called *lab*."""
+        mac = vxlan.vtep_mac(lab, node.name, config.vni)
+        if config.ipv6 is None:
+            return cls(node.address, mac)
+        mac_v6 = vxlan.vtep_mac(lab, node.name, config.vni, ipv6=True)
+        return cls(node.address, mac, node.address6, mac_v6)
+
+
+def own_lease(config: Config, subnet: str, me: Me, subnet_v6: str = "") -> Lease:
     """Return the lease of *subnet* as a node writes it: a VTEP is vxlan's alone."""
+    public_ipv6 = me.public_ipv6 if subnet_v6 else ""
     if config.backend != VXLAN:
-        return Lease(subnet, public_ip, config.lease_type)
-    return Lease(subnet, public_ip, VXLAN, config.vni, vtep_mac)
+        lease = Lease(subnet, me.public_ip, config.lease_type)
+        return msgspec.structs.replace(lease, subnet_v6=subnet_v6, public_ipv6=public_ipv6)
+    mac_v6 = me.vtep_mac_v6 if subnet_v6 else ""
+    own = (subnet, me.public_ip, VXLAN, config.vni, me.vtep_mac)
+    return Lease(*own, subnet_v6, public_ipv6, mac_v6)
 
 
 def acquire(
     etcd: Store,
     config: Config,
+    me: Me,
     *,
-    public_ip: str,
-    vtep_mac: str,
     previous: str | None = None,
+    previous_v6: str = "",
     rng: Random | None = None,
     ttl: int = TTL,  # s
     margin: float = MARGIN,  # s
@@ -103,20 +127,27 @@ def acquire(
     for _ in range(ATTEMPTS):
         items = (listing or etcd.range(SUBNETS)).items
         listing = None
-        choice = choose(config, items, public_ip=public_ip, previous=previous, rng=rng)
+        choice = choose(
+            config,
+            items,
+            public_ip=me.public_ip,
+            previous=previous,
+            previous_v6=previous_v6,
+            rng=rng,
+        )
         if choice is None:
             if etcd_lease:
                 etcd.revoke(etcd_lease)
             raise StoreError(
                 f"out of subnets: every /{config.subnet_len} from {config.subnet_min} to "
-                f"{config.subnet_max} of {config.network} is leased",
+                f"{config.subnet_max} of {' or '.join(config.networks)} is leased",
                 hint="a larger Network or a larger SubnetLen has more",
             )
         for key in choice.stale:
             etcd.delete(key)
         began = time.monotonic()
         etcd_lease = etcd_lease or etcd.grant(ttl)
-        lease = own_lease(config, choice.subnet, public_ip=public_ip, vtep_mac=vtep_mac)
+        lease = own_lease(config, choice.subnet, me, choice.subnet_v6)
         revision = etcd.put_if_unchanged(
             lease.key, lease.value(), mod_revision=choice.mod_revision, lease=etcd_lease
         )
@@ -140,7 +171,7 @@ def check(
     *wanted* is the lease as it should read.
     """
     item = next((item for item in listing.items if item.key == held.lease.key), None)
-    if not config.fits(held.lease.subnet):
+    if not config.fits(held.lease.subnet, held.lease.subnet_v6):
         return Finding(Action.ACQUIRE, "no longer fits the net-conf", item)
     if item is None:
         return Finding(Action.ACQUIRE, "was deleted or has run out")
@@ -177,9 +208,8 @@ def maintain(
     config: Config,
     listing: Listing,
     held: Held | None,
+    me: Me,
     *,
-    public_ip: str,
-    vtep_mac: str,
     rng: Random | None = None,
     ttl: int = TTL,  # s
     margin: float = MARGIN,  # s
@@ -190,13 +220,13 @@ def maintain(
     asks nothing of etcd. Raises StoreError; *held* is then still the best knowledge.
     """
 
-    def acquired(previous: str | None) -> Held:
+    def acquired(previous: Lease | None) -> Held:
         return acquire(
             etcd,
             config,
-            public_ip=public_ip,
-            vtep_mac=vtep_mac,
-            previous=previous,
+            me,
+            previous=previous.subnet if previous else None,
+            previous_v6=previous.subnet_v6 if previous else "",
             rng=rng,
             ttl=ttl,
             margin=margin,
@@ -206,12 +236,12 @@ def maintain(
     if held is None:
         taken = acquired(None)
         return taken, [f"lease {taken.lease.subnet} taken", *_forsaken(etcd, listing, taken.lease)]
-    wanted = own_lease(config, held.lease.subnet, public_ip=public_ip, vtep_mac=vtep_mac)
+    wanted = own_lease(config, held.lease.subnet, me, held.lease.subnet_v6)
     now = time.monotonic()
     finding = check(held, wanted, config, listing, margin=margin, now=now)
     item, name = finding.item, f"lease {held.lease.subnet}"
     if finding.action is Action.ACQUIRE or item is None:
-        taken = acquired(held.lease.subnet)
+        taken = acquired(held.lease)
         told = f"{name} {finding.why}; {taken.lease.subnet} taken"
         return taken, [told, *_forsaken(etcd, listing, taken.lease)]
     if finding.action is Action.ADOPT:

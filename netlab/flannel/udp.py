@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
-from netlab.flannel.peers import elsewhere, swallows
+from netlab.flannel.peers import Net, elsewhere, swallows
 from netlab.objects import Address, Object, Route, Sysctl, Tun
 
 DEVICE = "flannel0"
@@ -35,7 +35,7 @@ def objects(netns: str, *, config: Config, own: Lease, mtu: int) -> list[Object]
 
 
 def reached(
-    config: Config, own: Lease, peers: Sequence[Lease], outside: Sequence[IPv4Network]
+    config: Config, own: Lease, peers: Sequence[Lease], outside: Sequence[Net]
 ) -> list[tuple[str, str]]:
     """Return the subnet and node of each of *peers* that packets can be sent to in datagrams."""
     return [

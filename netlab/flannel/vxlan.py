@@ -9,34 +9,38 @@ no lease calls for any more is removed, because the plan compares with what is t
 
 With DirectRouting a peer on the node's own segment needs no tunnel: it is the next hop itself, as
 in `hostgw`, and the tunnel leads to those behind a router.
+
+With two stacks there are two devices: what is of IPv6 goes over IPv6. Its device is made with the
+MTU that the kernel leaves it, where flannel asks for IPv4's.
 Source: flannel v0.28 pkg/backend/vxlan/device.go, vxlan_network.go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
 from netlab import world
 from netlab.flannel import golang, hostgw
 from netlab.flannel.config import VXLAN, Config
 from netlab.flannel.lease import Lease
-from netlab.flannel.peers import elsewhere, swallows
+from netlab.flannel.peers import Net, elsewhere, swallows
 from netlab.objects import Address, FdbEntry, Neighbor, Object, Route, Sysctl, Vxlan
 
 VXLAN_OVERHEAD = 50  # bytes over IPv4: IP 20 + UDP 8 + VXLAN 8 + inner Ethernet 14 (RFC 7348)
+VXLAN_OVERHEAD_V6 = 70  # bytes over IPv6, whose header has 40
 IPV6_MTU = 1280  # bytes, the least IPv6 lives with (RFC 8200)
 BOOT = 3  # RTPROT_BOOT, rtnetlink(7): what a route gets from flannel, which names no protocol
 
 
-def device_name(vni: int) -> str:
-    """Return the name of the tunnel's device, `flannel.1`."""
-    return f"flannel.{vni}"
+def device_name(vni: int, *, ipv6: bool = False) -> str:
+    """Return the name of the tunnel's device, `flannel.1`; of that for IPv6 `flannel-v6.1`."""
+    return f"flannel-v6.{vni}" if ipv6 else f"flannel.{vni}"
 
 
-def vtep_mac(lab: str, node: str, vni: int) -> str:
+def vtep_mac(lab: str, node: str, vni: int, *, ipv6: bool = False) -> str:
     """Return the MAC of a node's tunnel device: always the same, so no peer has an old one."""
-    return world.mac(lab, node, device_name(vni))
+    return world.mac(lab, node, device_name(vni, ipv6=ipv6))
 
 
 def inner_mtu(underlay: int) -> int:
@@ -60,14 +64,16 @@ def objects(
     local: str,
     mtu: int,
     home: str = "",
-    outside: Sequence[IPv4Network] = (),
+    outside: Sequence[Net] = (),
 ) -> list[Object]:
     """Return the tunnel device of *netns* and the way to every peer that can be reached.
 
-    *device* is the uplink, *local* its address, *home* the prefix of its segment, *mtu* the
-    tunnel's in bytes, *outside* what no way may cover. The own lease may be among *peers*.
+    All of one family. *device* is the uplink, *local* its address, *home* the prefix of its
+    segment, *mtu* the tunnel's in bytes, *outside* what no way may cover. The own lease may be
+    among *peers*.
     """
-    link = device_name(config.vni)
+    link = device_name(config.vni, ipv6=own.ipv6)
+    subnet = ip_network(own.subnet)
     tunnel: list[Object] = [
         Vxlan(
             netns,
@@ -79,7 +85,7 @@ def objects(
             mtu,
             config.port,
         ),
-        Address(netns, link, f"{IPv4Network(own.subnet)[0]}/32"),
+        Address(netns, link, f"{subnet[0]}/{subnet.max_prefixlen}"),
         Sysctl(netns, f"net.ipv6.conf.{link.replace('.', '/')}.accept_ra", "0"),
     ]
     # By key, the first wins: two subnets of one peer share its FDB entry.
@@ -103,7 +109,7 @@ def reachable(peer: Lease, own: Lease) -> bool:
 
 def way(netns: str, link: str, peer: Lease) -> list[Object]:
     """Return the three entries that carry packets to *peer*'s subnet."""
-    gateway = str(IPv4Network(peer.subnet)[0])
+    gateway = str(ip_network(peer.subnet)[0])
     return [
         Neighbor(netns, link, gateway, peer.vtep_mac),
         FdbEntry(netns, link, peer.vtep_mac, peer.public_ip),

@@ -140,6 +140,9 @@ class Batch:
             return
         index = place.index(thing.link)
         if index is not None:
+            if isinstance(op.old, Route) and op.old.blocks(thing):
+                former = place.index(op.old.link)
+                place.queue(op, routes.delete_route(op.old, former or 0))
             place.queue(op, _ENCODERS[type(thing), op.verb](thing, index))
         elif op.verb is not Verb.DELETE:
             self._fail(op, f"no link {thing.link}", errno.ENODEV)

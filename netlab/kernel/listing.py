@@ -74,15 +74,17 @@ def target(rule: str) -> str:
     return ""
 
 
-def restore_script(ops: Iterable[Op]) -> Script:
-    """Return what iptables-restore --noflush reads to do *ops*; empty when there are none.
+def restore_script(ops: Iterable[Op], family: str = "ip") -> Script:
+    """Return what iptables-restore --noflush, or ip6tables-restore, reads to do *ops*.
+
+    Empty when there are none of *family*.
 
     In each table: jumps go, chains are declared (which empties them), rules and jumps are
     appended, unwanted chains go.
     """
     by_table: dict[str, list[Op]] = {}
     for op in ops:
-        if isinstance(op.object, IptablesChain | IptablesJump):
+        if isinstance(op.object, IptablesChain | IptablesJump) and op.object.family == family:
             by_table.setdefault(op.object.table, []).append(op)
     script = Script([], [])
     for table, members in by_table.items():

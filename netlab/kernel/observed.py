@@ -66,7 +66,8 @@ def observed(name: str, connection: netlink.Socket, desired: Collection[Object])
     for tunnel in by_index.values():
         if tunnel.kind == "vxlan" and tunnel.group == GROUP:
             found += _overlay(name, connection, tunnel, families)
-    found += _places(name, connection, by_index, wanted)
+    for family in families:
+        found += _places(name, connection, by_index, wanted, family)
     found += _settings(name, wanted.values())
     return found
 
@@ -193,7 +194,9 @@ def _addresses(
         index, words, marked = routes.address(body)
         link = by_index[index]
         thing = Address(name, link.name, words)
-        if marked or (link.ours and link.kind in TUNNELS) or thing.key in wanted:
+        # The kernel gives every device a link-local one of its own.
+        hangs_on = link.ours and link.kind in TUNNELS and not words.startswith("fe80:")
+        if marked or hangs_on or thing.key in wanted:
             found.append(thing)
     return found
 
@@ -255,14 +258,18 @@ def _overlay(
 # The neighbours that have a place of their own, on the links where any should; machines of the
 # underlay always have some. A permanent one of somebody else's is as good there.
 def _places(
-    name: str, connection: netlink.Socket, by_index: dict[int, Link], wanted: dict[Key, Object]
+    name: str,
+    connection: netlink.Socket,
+    by_index: dict[int, Link],
+    wanted: dict[Key, Object],
+    family: int,
 ) -> list[Object]:
     on = {one.link for one in wanted.values() if isinstance(one, Neighbor) and not one.mac}
     found: list[Object] = []
     for link in by_index.values():
         if link.name not in on:
             continue
-        body = routes.neighbors_body(socket.AF_INET, link.ifindex)
+        body = routes.neighbors_body(family, link.ifindex)
         for each in connection.dump(routes.GET_NEIGHBOR, body):
             thing = routes.neighbor(each, name, link.name)
             if thing is not None and (not thing.mac or thing.key in wanted):

@@ -27,6 +27,11 @@ from netlab.objects import (
 )
 from netlab.plan import Op
 
+
+def _table(it: IptablesChain | IptablesJump) -> str:
+    return f"table {it.table}" if it.family == "ip" else f"IPv6 table {it.table}"
+
+
 _NOUNS: dict[type, Callable[[Any], str]] = {
     Netns: lambda _: "network namespace",
     Bridge: lambda it: f"bridge {it.name}",
@@ -39,8 +44,8 @@ _NOUNS: dict[type, Callable[[Any], str]] = {
     Neighbor: lambda it: f"neighbour {it.address} on {it.link}",
     FdbEntry: lambda it: f"forwarding entry {it.mac} on {it.link}",
     Sysctl: lambda it: f"setting {it.name}",
-    IptablesChain: lambda it: f"chain {it.name} of table {it.table}",
-    IptablesJump: lambda it: f"rule '{it.rule}' in {it.chain} of table {it.table}",
+    IptablesChain: lambda it: f"chain {it.name} of {_table(it)}",
+    IptablesJump: lambda it: f"rule '{it.rule}' in {it.chain} of {_table(it)}",
     NftTable: lambda it: f"table {it.family} {it.name}",
     Netem: lambda it: f"delay of {it.link}",
 }

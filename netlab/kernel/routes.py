@@ -36,6 +36,7 @@ _PRIORITY, _MARK, _RULE_TABLE, _RULE_PROTO = 6, 10, 15, 21  # FRA_*, linux/fib_r
 _TO_TABLE = 1  # FR_ACT_TO_TBL
 _UNIVERSE, _LINK = 0, 253  # RT_SCOPE_*
 _ONLINK = 4  # RTNH_F_ONLINK
+_NODAD = 2  # IFA_F_NODAD, linux/if_addr.h
 _NEIGHBOR_DST, _LLADDR, _NEIGHBOR_IFINDEX, _NEIGHBOR_PROTO = 1, 2, 8, 12  # NDA_*
 _PERMANENT, _SELF = 0x80, 0x02  # NUD_PERMANENT, NTF_SELF
 _UNASKED, _EXT_LEARNED = 0, 0x10  # NUD_NONE, NTF_EXT_LEARNED
@@ -72,7 +73,9 @@ def words(family: int, raw: bytes) -> str:
 def _address(thing: Address, index: int) -> bytes:
     family, raw, length = prefix(thing.address)
     same = attribute(_LOCAL, raw) + attribute(_ADDRESS, raw)
-    return _address_header.pack(family, length, 0, 0, index) + same
+    # Who has it is decided here: nobody need ask for a second whether another has it, too.
+    flags = _NODAD if family == socket.AF_INET6 else 0
+    return _address_header.pack(family, length, flags, 0, index) + same
 
 
 def new_address(thing: Address, index: int) -> bytes:

@@ -28,6 +28,7 @@ from netlab.plan import Op, Verb
 from netlab.processes.commands import run
 
 RULES = (IptablesChain, IptablesJump, NftTable)
+FAMILIES = ("ip", "ip6")
 FEW = 100  # chains that are listed all at once in 5 ms; one alone takes 1 to 2 ms
 
 Key = tuple[Any, ...]
@@ -79,7 +80,13 @@ class Rules:
     def apply(self, netns: str, cookie: int, ops: Sequence[Op]) -> None:
         """Do *ops*, all of this namespace, and remember what came of it. Raises KernelError."""
         for script, argv in (
-            (listing.restore_script(ops), ("iptables-nft-restore", "--noflush", "--wait")),
+            *(
+                (
+                    listing.restore_script(ops, ip),
+                    (f"{ip}tables-nft-restore", "--noflush", "--wait"),
+                )
+                for ip in FAMILIES
+            ),
             (listing.nft_script(ops), ("nft", "-f", "-")),
         ):
             if script.lines:
@@ -127,9 +134,10 @@ def _in_words_of(wanted: NftTable, found: Object) -> Object:
 # The chains, jumps and tables of `asked`, and whatever else is called as netlab's chains are.
 def _listed(netns: str, asked: Collection[Object]) -> dict[Key, Object]:
     found: dict[Key, Object] = {}
-    if any(isinstance(thing, IptablesChain | IptablesJump) for thing in asked):
+    asked_of = {one.family for one in asked if isinstance(one, IptablesChain | IptablesJump)}
+    for family in sorted(asked_of):
         keys = {thing.key for thing in asked}
-        for thing in _listed_iptables(netns, keys):
+        for thing in _listed_iptables(netns, family, keys):
             found[thing.key] = thing
     for thing in asked:
         if isinstance(thing, NftTable):
@@ -141,33 +149,33 @@ def _listed(netns: str, asked: Collection[Object]) -> dict[Key, Object]:
     return found
 
 
-def _listed_iptables(netns: str, keys: Collection[Key]) -> list[Object]:
+def _listed_iptables(netns: str, family: str, keys: Collection[Key]) -> list[Object]:
     found: list[Object] = []
-    for (table, name), rules in _chains(netns, keys).items():
-        chain = IptablesChain(netns, table, name, rules)
+    for (table, name), rules in _chains(netns, family, keys).items():
+        chain = IptablesChain(netns, table, name, rules, family)
         if chain.key in keys or listing.is_ours(name):
             found.append(chain)
             continue
         for rule in rules:
-            jump = IptablesJump(netns, table, name, rule)
+            jump = IptablesJump(netns, table, name, rule, family)
             if jump.key in keys or listing.is_ours(listing.target(rule)):
                 found.append(jump)
     return found
 
 
 # All chains, or where there are many, those that may hold what is asked for.
-def _chains(netns: str, keys: Collection[Key]) -> listing.Chains:
-    there = iptables_chains()
+def _chains(netns: str, family: str, keys: Collection[Key]) -> listing.Chains:
+    there, tool = iptables_chains(family), f"{family}tables"
     if len(there) <= FEW:
-        done = run(("iptables-nft-save",), netns=netns, check=False)
+        done = run((f"{tool}-nft-save",), netns=netns, check=False)
         if done.returncode:
-            raise KernelError(f"{netns}: cannot list the iptables rules: {done.stderr.strip()}")
+            raise KernelError(f"{netns}: cannot list the {tool} rules: {done.stderr.strip()}")
         return listing.chains(done.stdout)
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for table, name, built_in in there:
-        asked = IptablesChain(netns, table, name, ()).key in keys
+        asked = IptablesChain(netns, table, name, (), family).key in keys
         if built_in or asked or listing.is_ours(name):
-            done = run(("iptables-nft", "-t", table, "-S", name), netns=netns, check=False)
+            done = run((f"{tool}-nft", "-t", table, "-S", name), netns=netns, check=False)
             if done.returncode == 0:  # else it has gone meanwhile, or is none of iptables
                 found[table, name] = listing.rules(done.stdout)
     return found

@@ -25,8 +25,9 @@ Ancillary = list[tuple[int, int, bytes]]
 EVERYTHING = frozenset(("self", "pods", "rules"))
 RECEIVE_BUFFER = 4 << 20  # bytes; a batch of 100 pods makes about 1 MiB of events
 
-# RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE
-_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE = 1, 3, 5, 7, 8
+# RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE
+_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE, _ADDRESS_V6, _ROUTE_V6 = 1, 3, 5, 7, 8, 9, 11
+_GROUPS = (_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE, _ADDRESS_V6, _ROUTE_V6)
 _NFTABLES = 7  # NFNLGRP_NFTABLES
 _RCVBUFFORCE = 33  # asm-generic/socket.h
 
@@ -42,7 +43,7 @@ class RealWatch:
                 self._rules = netlink.Socket(netlink.NETFILTER)
                 question = netlink.Socket()
             try:
-                _listen(self._links.socket, (_LINK, _NEIGHBOR, _ADDRESS, _ROUTE, _RULE))
+                _listen(self._links.socket, _GROUPS)
                 self._links.socket.setsockopt(netlink.SOL_NETLINK, netlink.LISTEN_ALL_NSID, 1)
                 _listen(self._rules.socket, (_NFTABLES,))
                 self._tunnels: set[int] = set()

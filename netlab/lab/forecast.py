@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from itertools import repeat
 
 import msgspec
 
@@ -15,10 +17,9 @@ from netlab.controllers import Change
 from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.flannel import lease as leases
-from netlab.flannel import vxlan
-from netlab.flannel.config import Config, resolve
+from netlab.flannel.config import Config, Range, resolve
 from netlab.flannel.lease import Lease
-from netlab.flannel.subnets import own_lease
+from netlab.flannel.subnets import Me, own_lease
 from netlab.kernel import real
 from netlab.lab.live import Live
 from netlab.lab.report import Report
@@ -77,7 +78,7 @@ def _forecast(
     documents = _settled(_after(stored, changes), lab)
     held = _stand_in_leases(lab, config, held)
     documents = _settled(_stand_in_addresses(lab, documents, held), lab)
-    leased = {item.public_ip: (item.subnet, item.vtep_mac) for item in held}
+    leased = {item.public_ip: item.held for item in held}
     return changes, cluster(lab, tuple(documents), leases=leased), held
 
 
@@ -118,41 +119,45 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
 def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]:
     """Return *held*, those of nodes as they will read, and for each node without one the first
     free subnet."""
-    nodes = {node.address: vxlan.vtep_mac(lab.name, node.name, config.vni) for node in lab.nodes}
-    found = [
-        own_lease(config, one.subnet, public_ip=one.public_ip, vtep_mac=nodes[one.public_ip])
-        if one.public_ip in nodes
-        else one
-        for one in held
-    ]
-    taken = {IPv4Network(item.subnet) for item in held}
-    free = (
-        subnet
-        for subnet in IPv4Network(config.network).subnets(new_prefix=config.subnet_len)
-        if subnet.network_address >= IPv4Network(config.subnet_min).network_address
-        and not any(subnet.overlaps(other) for other in taken)
-    )
-    for address, mac in nodes.items():
-        if address not in {item.public_ip for item in held}:
-            subnet = str(next(free))
-            found.append(own_lease(config, subnet, public_ip=address, vtep_mac=mac))
-    return found
+    nodes = {node.address: Me.of(lab.name, node, config) for node in lab.nodes}
+    free = _free(config.ipv4, [one.subnet for one in held])
+    free_v6 = _free(config.ipv6, [one.subnet_v6 for one in held]) if config.ipv6 else repeat("")
+
+    def mine(me: Me, has: Lease | None) -> Lease:
+        subnet_v6 = has.subnet_v6 if has and config.ipv6 else ""
+        return own_lease(config, has.subnet if has else next(free), me, subnet_v6 or next(free_v6))
+
+    found = [mine(nodes[one.public_ip], one) if one.public_ip in nodes else one for one in held]
+    known = {item.public_ip for item in held}
+    return found + [mine(me, None) for address, me in nodes.items() if address not in known]
+
+
+def _free(leases: Range, taken: list[str]) -> Iterator[str]:
+    """Yield the free subnets of one family, from the first one on."""
+    held = [ip_network(one) for one in taken if one]
+    start, last = ip_address(leases.subnet_min), int(ip_address(leases.subnet_max))
+    for first in range(int(start), last + 1, leases.size):
+        subnet = ip_network(f"{type(start)(first)}/{leases.subnet_len}")
+        if not any(subnet.overlaps(other) for other in held):
+            yield str(subnet)
 
 
 def _stand_in_addresses(lab: Lab, documents: list[Document], held: list[Lease]) -> list[Document]:
     """Return the objects with an address for each placed pod that has none."""
-    subnets = {item.public_ip: item.subnet for item in held}
-    used = {d.get("status", {}).get("podIP", "") for d in documents} - {""}
+    subnets = {item.public_ip: [half.subnet for half in item.halves] for item in held}
+    used = {ip["ip"] for d in documents for ip in d.get("status", {}).get("podIPs") or ()}
     found = []
     for document in documents:
         name = document.get("spec", {}).get("nodeName")
         if document["kind"] == "Pod" and name and not document.get("status", {}).get("podIP"):
-            subnet = subnets[lab.node(name).address]
-            mine = [a for a in used if cni.in_subnet(a, subnet)]
-            address = next(cni.free_addresses(subnet, mine))
-            used.add(address)
+            own = []
+            for subnet in subnets[lab.node(name).address]:
+                mine = [ip for ip in used if cni.in_subnet(ip, subnet)]
+                own.append(next(cni.free_addresses(subnet, mine)))
+            used |= set(own)
             ready = [{"type": "Ready", "status": "True"}]
-            status = {**document.get("status", {}), "podIP": address, "conditions": ready}
+            addresses = {"podIP": own[0], "podIPs": [{"ip": ip} for ip in own]}
+            status = {**document.get("status", {}), **addresses, "conditions": ready}
             document = {**document, "status": status}
         found.append(document)
     return found

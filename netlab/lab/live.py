@@ -136,8 +136,9 @@ class Live:
             except NetlabError:
                 raise error from None  # an agent that is gone knows no more
             self.note(f"{error.message}: objects are as the agent last knew them")
-        leases = {address: (subnet, mac) for address, (subnet, mac) in known["leases"].items()}
-        return cluster(self.lab, known["documents"], leases=leases, revision=known["revision"])
+        return cluster(
+            self.lab, known["documents"], leases=known["leases"], revision=known["revision"]
+        )
 
     def _stored(self) -> Cluster:
         with self._inside():
@@ -146,7 +147,7 @@ class Live:
         return cluster(
             self.lab,
             objects,
-            leases={item.public_ip: (item.subnet, item.vtep_mac) for item in leases},
+            leases={item.public_ip: item.held for item in leases},
             revision=revision,
         )
 

@@ -79,9 +79,14 @@ class PodSpec(View):
     restartPolicy: str = "Always"
 
 
+class PodIP(View):
+    ip: str = ""
+
+
 class PodStatus(View):
     phase: str = ""
     podIP: str = ""
+    podIPs: list[PodIP] = []
     hostIP: str = ""
     message: str = ""
     reason: str = ""

@@ -6,11 +6,15 @@ Field names are those of the file. Addresses and prefixes stay text; the loader 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
     IPv4Network,
+    IPv6Network,
     collapse_addresses,
+    ip_address,
+    ip_network,
     summarize_address_range,
 )
 
@@ -23,18 +27,44 @@ from netlab.model.modes import SCHEDULERS
 
 API_VERSION = "netlab/v1"
 SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
+SERVICE_CIDR6 = "fd00:10:96::/112"  # kind's default in a dual-stack cluster
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 IP_MODES = ("VIP", "Proxy")  # core/v1 LoadBalancerIPMode; unset is the first
 FIRST_CARD = "eth0"  # a machine's card on the underlay, where netlab makes the machine
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
 
 
+def both(ipv4: str, ipv6: str) -> tuple[str, ...]:
+    """Return what there is of the two, IPv4 first: all of a thing's addresses, or prefixes."""
+    return tuple(filter(None, (ipv4, ipv6)))
+
+
+def like(address: str, several: Iterable[str]) -> str:
+    """Return the one of *several* addresses or prefixes that has the family of *address*, or ""."""
+    return next((one for one in several if (":" in one) == (":" in address)), "")
+
+
 class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One Ethernet segment of the underlay; `router` joins segments when there are several."""
+    """One Ethernet segment of the underlay; `router` joins segments when there are several.
+
+    `cidr6`, `router6`: the same for IPv6, in a dual-stack lab.
+    """
 
     name: str
     cidr: str
     router: str = ""  # address of the underlay's own router here; needed with two segments or more
+    cidr6: str = ""
+    router6: str = ""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Its prefixes, one of each family."""
+        return both(self.cidr, self.cidr6)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The addresses of its router, one of each family; none if it has no router."""
+        return both(self.router, self.router6)
 
 
 class Underlay(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,6 +92,12 @@ class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     bridge: str = "docker0"
     # Of the running lab, never of a file, and only where the node is the machine itself.
     uplink: str = FIRST_CARD
+    address6: str = ""  # in a dual-stack lab
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses on the underlay, one of each family."""
+        return both(self.address, self.address6)
 
     @property
     def all_labels(self) -> dict[str, str]:
@@ -74,6 +110,11 @@ class Master(msgspec.Struct, frozen=True, omit_defaults=True):
     """The control plane's machine: etcd listens on its address and nowhere else."""
 
     address: str
+    address6: str = ""  # in a dual-stack lab
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return both(self.address, self.address6)
 
 
 class Backend(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,12 +135,23 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     SubnetMin: str = ""
     SubnetMax: str = ""
     Backend: Backend = Backend()
+    EnableIPv6: bool = False
+    IPv6Network: str = ""
+    IPv6SubnetLen: int = 0  # 0: flannel's default, 64 in a network of /62 or larger, else + 2
+    IPv6SubnetMin: str = ""
+    IPv6SubnetMax: str = ""
 
     @property
     def tunnel(self) -> str:
         """The name of flannel's device on each node, "" for a back end that has none."""
         vxlan = f"flannel.{self.Backend.VNI}"
         return {"vxlan": vxlan, "udp": "flannel0"}.get(self.Backend.Type, "")
+
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """The names of flannel's devices on each node: vxlan has one for each family."""
+        of_ipv6 = self.EnableIPv6 and self.Backend.Type == "vxlan"
+        return both(self.tunnel, f"flannel-v6.{self.Backend.VNI}" if of_ipv6 else "")
 
     @property
     def tunnel_port(self) -> int:
@@ -109,18 +161,14 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def subnet_length(self) -> int:
-        """The prefix length of a node's lease. Source: flannel pkg/subnet/config.go."""
-        length = IPv4Network(self.Network).prefixlen
-        return self.SubnetLen or (24 if length <= 22 else length + 2)
+        """The prefix length of a node's lease."""
+        return subnet_length(IPv4Network(self.Network), self.SubnetLen)
 
     @property
     def subnets(self) -> int:
         """How many leases the network holds: the most nodes there can be."""
-        size = 1 << (32 - self.subnet_length)
-        network = IPv4Network(self.Network)
-        first = int(IPv4Address(self.SubnetMin)) if self.SubnetMin else int(network[0]) + size
-        last = int(IPv4Address(self.SubnetMax)) if self.SubnetMax else int(network[-1]) - size + 1
-        return max(0, (last - first) // size + 1)
+        net = IPv4Network(self.Network)
+        return subnets(net, self.subnet_length, self.SubnetMin, self.SubnetMax)
 
     @property
     def pods_per_node(self) -> int:
@@ -129,6 +177,28 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
         Never more than a bridge has ports.
         """
         return min((1 << (32 - self.subnet_length)) - 3, BRIDGE_PORTS_MAX)
+
+
+def subnet_length(network: IPv4Network | IPv6Network, declared: int = 0) -> int:
+    """Return the prefix length of a node's lease; *declared* 0: flannel's default.
+
+    Source: flannel v0.28 pkg/subnet/config.go: /24 in a network of /22 or larger, of IPv6 /64 in
+    one of /62 or larger, else two bits more than the network's.
+    """
+    usual = 24 if network.version == 4 else 64
+    length = network.prefixlen
+    return declared or (usual if length <= usual - 2 else length + 2)
+
+
+def subnets(network: IPv4Network | IPv6Network, length: int, low: str = "", high: str = "") -> int:
+    """Return how many leases of *length* there are in *network*, from *low* to *high*.
+
+    These are the first addresses of subnets; flannel leaves the first subnet out.
+    """
+    size = 1 << (network.max_prefixlen - length)
+    first = int(ip_address(low)) if low else int(network[0]) + size
+    last = int(ip_address(high)) if high else int(network[-1]) - size + 1
+    return max(0, (last - first) // size + 1)
 
 
 class Outside(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,6 +211,14 @@ class Outside(msgspec.Struct, frozen=True, omit_defaults=True):
     client: str = "198.51.100.10/24"
     resolver: str = ""
     names: dict[str, str] = {}
+    internet6: str = ""  # in a dual-stack lab, as `client6`
+    client6: str = ""
+
+    def machine(self, name: str) -> tuple[str, ...]:
+        """Return the addresses of `internet` or `client`, each with its prefix length."""
+        if name == "internet":
+            return both(self.internet, self.internet6)
+        return both(self.client, self.client6)
 
 
 class Gateway(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -149,6 +227,11 @@ class Gateway(msgspec.Struct, frozen=True, omit_defaults=True):
 
     address: str
     publish: list[str] = []
+    address6: str = ""  # in a dual-stack lab
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return both(self.address, self.address6)
 
 
 class Balancer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -230,6 +313,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: Gateway
     outside: Outside = Outside()
     serviceCIDR: str = SERVICE_CIDR
+    serviceCIDR6: str = ""  # of a dual-stack lab
     proxyMode: str = "iptables"
     ipvs: Ipvs = Ipvs()
     nodeLifecycle: NodeLifecycle = NodeLifecycle()
@@ -244,6 +328,11 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def dual(self) -> bool:
+        """Whether pods have IPv6 addresses beside those of IPv4."""
+        return self.network.EnableIPv6
 
     @property
     def running(self) -> list[LabNode]:
@@ -278,7 +367,7 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
     def segment_of(self, address: str) -> Segment:
         """Return the underlay segment that *address* lies in. Raises LookupError."""
         for segment in self.underlay.segments:
-            if IPv4Address(address) in IPv4Network(segment.cidr):
+            if any(ip_address(address) in ip_network(prefix) for prefix in segment.prefixes):
                 return segment
         raise LookupError(f"{address} is in no underlay segment")
 

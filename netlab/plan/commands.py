@@ -149,13 +149,16 @@ def _address(op: Op) -> list[str]:
     if op.verb is Verb.DELETE:
         return [f"ip -n {thing.netns} address delete {thing.address} dev {thing.link}"]
     # The mark (IFA_PROTO 110) is left out: ip(8) can give it since 6.3 only.
-    return [f"ip -n {thing.netns} address add {thing.address} dev {thing.link}"]
+    nodad = " nodad" if ":" in thing.address else ""
+    return [f"ip -n {thing.netns} address add {thing.address} dev {thing.link}{nodad}"]
 
 
 def _route(op: Op) -> list[str]:
     thing = op.object
     assert isinstance(thing, Route)
     verb = {Verb.ADD: "add", Verb.CHANGE: "replace", Verb.DELETE: "delete"}[op.verb]
+    if isinstance(op.old, Route) and op.old.blocks(thing):
+        return [*_route(Op(Verb.DELETE, op.old)), *_route(Op(Verb.ADD, thing))]
     via = f" via {thing.via}" if thing.via else ""
     onlink = " onlink" if thing.onlink else ""
     table = f" table {thing.table}" if thing.table != MAIN_TABLE else ""
@@ -205,10 +208,14 @@ def _sysctl(op: Op) -> list[str]:
     return [f"ip netns exec {thing.netns} sysctl -q -w '{thing.name}={thing.value}'"]
 
 
+def _iptables(thing: IptablesChain | IptablesJump) -> str:
+    return f"ip netns exec {thing.netns} {thing.family}tables-nft -w -t {thing.table}"
+
+
 def _chain(op: Op) -> list[str]:
     thing = op.object
     assert isinstance(thing, IptablesChain)
-    tool = f"ip netns exec {thing.netns} iptables-nft -w -t {thing.table}"
+    tool = _iptables(thing)
     if op.verb is Verb.DELETE:
         return [f"{tool} -F {thing.name}", f"{tool} -X {thing.name}"]
     first = "-N" if op.verb is Verb.ADD else "-F"
@@ -222,8 +229,7 @@ def _jump(op: Op) -> list[str]:
     thing = op.object
     assert isinstance(thing, IptablesJump)
     verb = "-D" if op.verb is Verb.DELETE else "-A"
-    tool = f"ip netns exec {thing.netns} iptables-nft -w -t {thing.table}"
-    return [f"{tool} {verb} {thing.chain} {thing.rule}"]
+    return [f"{_iptables(thing)} {verb} {thing.chain} {thing.rule}"]
 
 
 def _table(op: Op) -> list[str]:

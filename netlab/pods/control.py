@@ -52,6 +52,7 @@ class Served(msgspec.Struct, frozen=True):
     ports: tuple[Port, ...]
     hostname: str = ""  # the pod's name unless given
     names: dict[str, str] = {}
+    ipv6: bool = False  # whether it has IPv6, too: when that changes, its ports are opened anew
 
     @property
     def key(self) -> str:

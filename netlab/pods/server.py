@@ -100,7 +100,7 @@ class Served:
     """
 
     __slots__ = (
-        *("errors", "facts", "inode", "key", "names", "netns", "node", "ports", "sockets"),
+        *("errors", "facts", "inode", "ipv6", "key", "names", "netns", "node", "ports", "sockets"),
     )
 
     def __init__(self, entry: Entry) -> None:
@@ -112,9 +112,15 @@ class Served:
         self.facts = {name: str(entry[name]) for name in names}
         self.facts["hostname"] = str(entry.get("hostname") or entry["pod"])
         self.names: dict[str, str] = dict(entry.get("names") or {})
+        self.ipv6 = bool(entry.get("ipv6"))
         self.sockets: dict[Port, list[Socket]] = {}
         self.errors: dict[Port, str] = {}
         self.inode = 0  # of the network namespace the sockets are in
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        """What cannot change without opening its sockets anew."""
+        return self.facts, self.netns, self.names, self.ipv6
 
     def result(self) -> dict[str, list[str]]:
         return {
@@ -206,7 +212,7 @@ class Server:
         """Put *new* in its predecessor's place, with the sockets that both want."""
         old = self._served.get(new.key)
         if old is not None:
-            if (old.facts, old.netns, old.names) != (new.facts, new.netns, new.names):
+            if old.told != new.told:
                 old.close()
             else:
                 old.close(set(old.sockets) - set(new.ports))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import world
+from netlab import firewall
 from netlab.kernel.netns import entered
 from netlab.processes import run
 
@@ -17,7 +17,7 @@ MASQUERADE = re.compile(r"^\[(\d+):\d+\] (-A FLANNEL-POSTRTG .*-j MASQUERADE.*)$
 
 def dropped(netns: str) -> int | None:
     """Return how many packets the gateway's rule "not published" dropped; None: no such rule."""
-    argv = ["nft", "-j", "list", "table", "ip", world.FIREWALL]
+    argv = ["nft", "-j", "list", "table", "ip", firewall.NAME]
     listing = run(argv, netns=netns, check=False)
     if listing.returncode:
         return None

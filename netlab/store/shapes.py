@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import msgspec
@@ -117,6 +117,8 @@ def _pod_spec(document: dict[str, Any], spec: PodSpec) -> None:
 def _status(status: dict[str, Any]) -> None:
     if status.get("podIP"):
         IPv4Address(status["podIP"])
+    for one in status.get("podIPs") or ():
+        ip_address(one["ip"])
     _have(status.get("containerStatuses") or (), ("name",))
     _have(status.get("conditions") or (), ("type", "status"))
 

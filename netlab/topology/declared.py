@@ -14,6 +14,7 @@ from netlab.model.kinds import BY_KIND, KINDS, OTHER_VERSIONS, Kind
 from netlab.model.kubernetes import Document, kind_of
 from netlab.model.lab import API_VERSION
 from netlab.topology import (
+    dualstack,
     ingressrules,
     labdoc,
     labrules,
@@ -149,7 +150,9 @@ def _piece(origin: Origin, kind: str, mistakes: Mistakes, *, spread: bool = Fals
     if kind == LAB:
         walk(origin.node, labdoc.SHAPE, (), report)
         value = without_nulls(plain(origin.node))
-        labrules.check(labdoc.completed(value), say, spread=spread)
+        completed = labdoc.completed(value)
+        labrules.check(completed, say, spread=spread)
+        dualstack.check(completed, say, spread=spread)
         return Piece(value, origin)
     document: Document = plain(origin.node)
     known = kind_of(document)

@@ -6,6 +6,11 @@ that of a declared `balancer` comes last, and none is of its pool; `network` 10.
 VXLAN; `outside` two documentation networks (RFC 5737); `serviceCIDR` 10.96.0.0/12; `proxyMode`
 iptables; `dns` two replicas at the tenth address of `serviceCIDR`, which ask a resolver on the
 internet for other names. Only `metadata.name` and `nodes` are required.
+
+With `network.EnableIPv6` there are two of each: what is left out of IPv6 is `IPv6Network`
+fd00:10:244::/56, `serviceCIDR6` fd00:10:96::/112, a /64 of fd00:192:168::/48 for each segment,
+two documentation networks outside (RFC 3849), and for each machine the address in its segment's
+`cidr6` that has the number its IPv4 address has in `cidr`: ::11 for 192.168.50.11.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from netlab.model.lab import (
     address_range,
 )
 from netlab.model.modes import PROXY_MODES, SCHEDULERS, TIMEOUT_MAX
-from netlab.topology import values
+from netlab.topology import dualstack, values
 from netlab.topology.shapes import ANNOTATIONS, LABELS, Each, Fields, Pairs
 
 # An inner packet of 1280 bytes, the least IPv6 needs, and VXLAN's 50 around it (RFC 8200, 7348).
@@ -63,17 +68,24 @@ _NETWORK = Fields(
         "SubnetMin": values.address,
         "SubnetMax": values.address,
         "Backend": _BACKEND,
+        "EnableIPv6": values.boolean,
+        "IPv6Network": values.network6,
+        "IPv6SubnetLen": values.between(1, 126),
+        "IPv6SubnetMin": values.address6,
+        "IPv6SubnetMax": values.address6,
     },
-    later=frozenset(
-        (
-            *("EnableIPv4", "EnableIPv6", "EnableNFTables", "IPv6Network"),
-            *("IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
-        )
-    ),
+    later=frozenset(("EnableIPv4", "EnableNFTables")),
 )
 
 _SEGMENT = Fields(
-    {"name": values.label, "cidr": values.network, "router": values.address}, required=("cidr",)
+    {
+        "name": values.label,
+        "cidr": values.network,
+        "router": values.address,
+        "cidr6": values.network6,
+        "router6": values.address6,
+    },
+    required=("cidr",),
 )
 
 _TAINT = Fields(
@@ -89,6 +101,7 @@ _NODE = Fields(
     {
         "name": values.label,
         "address": values.address,
+        "address6": values.address6,
         "labels": LABELS,
         "taints": Each(_TAINT),
         "bridge": values.interface_name,
@@ -114,6 +127,8 @@ def _name(value: str) -> str:
     return values.subdomain(value.removesuffix("."))
 
 
+_ADDRESSES = {"address": values.address, "address6": values.address6}
+
 SHAPE = Fields(
     {
         "apiVersion": values.string,
@@ -122,8 +137,8 @@ SHAPE = Fields(
             {"name": values.label, "labels": LABELS, "annotations": ANNOTATIONS}, required=("name",)
         ),
         "underlay": Fields({"mtu": _mtu, "segments": Each(_SEGMENT, least=1)}),
-        "master": Fields({"address": values.address}),
-        "gateway": Fields({"address": values.address, "publish": Each(values.published)}),
+        "master": Fields(_ADDRESSES),
+        "gateway": Fields({**_ADDRESSES, "publish": Each(values.published)}),
         "nodes": Each(_NODE, least=1),
         "network": _NETWORK,
         "outside": Fields(
@@ -132,9 +147,12 @@ SHAPE = Fields(
                 "client": values.interface,
                 "resolver": values.address,
                 "names": Pairs(_name, values.address),
+                "internet6": values.interface6,
+                "client6": values.interface6,
             }
         ),
         "serviceCIDR": values.network,
+        "serviceCIDR6": values.network6,
         "nodeLifecycle": Fields(
             {
                 "gracePeriodSeconds": values.between(GRACE_MIN, GRACE_MAX),
@@ -195,6 +213,8 @@ def completed(value: dict[str, Any]) -> dict[str, Any]:
         lab["balancer"] = _mapping(lab, "balancer")
     lab["nodes"] = [dict(node) if isinstance(node, dict) else node for node in _list(lab, "nodes")]
     _give_addresses(lab)
+    if network.get("EnableIPv6") is True:
+        dualstack.complete(lab)
     return lab
 
 

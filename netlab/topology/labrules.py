@@ -6,16 +6,24 @@ Works on the completed document and tolerates values of the wrong form: those ar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Any, NamedTuple
 
 from netlab import world
-from netlab.model.lab import BRIDGE_PORTS_MAX, Backend, Network, address_range
+from netlab.model.lab import BRIDGE_PORTS_MAX, Backend, address_range, subnet_length, subnets
 from netlab.topology import values
 from netlab.topology.tree import Path
 
 Say = Callable[[Path, str], None]  # field, what is wrong
+Net = IPv4Network | IPv6Network
 
 UNUSABLE = {
     "0.0.0.0/8": "this host, RFC 1122",
@@ -23,6 +31,23 @@ UNUSABLE = {
     "169.254.0.0/16": "link-local",
     "224.0.0.0/4": "multicast",
     "240.0.0.0/4": "reserved",
+}
+
+
+class _Names(NamedTuple):
+    """What flannel calls the fields of one family's leases; `check`: of the network's form."""
+
+    check: Callable[[Any], str]
+    network: str
+    length: str
+    low: str
+    high: str
+
+
+_PLAIN = ("Network", "SubnetLen", "SubnetMin", "SubnetMax")
+LEASES: dict[type, _Names] = {
+    IPv4Network: _Names(values.network, *_PLAIN),
+    IPv6Network: _Names(values.network6, *(f"IPv6{name}" for name in _PLAIN)),
 }
 _VETH = re.compile(r"veth[0-9a-f]{8}")
 
@@ -32,7 +57,7 @@ def check(lab: dict[str, Any], say: Say, *, spread: bool = False) -> None:
 
     *spread*: its nodes are machines of their own, of which one may be the master, too.
     """
-    _check_prefixes(lab, say)
+    check_prefixes(list(prefixes(lab)), UNUSABLE, say, example="192.168.50.0/24")
     _check_segments(lab, say)
     _check_addresses(lab, say, spread=spread)
     _check_node_names(lab, say)
@@ -67,27 +92,27 @@ def prefixes(lab: dict[str, Any]) -> Iterator[tuple[Path, IPv4Network]]:
             yield ("outside", member), IPv4Interface(text).network
 
 
-def _check_prefixes(lab: dict[str, Any], say: Say) -> None:
-    found = list(prefixes(lab))
+def check_prefixes(
+    found: list[tuple[Path, Net]], unusable: Mapping[str, str], say: Say, *, example: str
+) -> None:
+    """Say which prefixes, all of one family, overlap each other or one of the *unusable*."""
     for path, net in found:
-        for unusable, what in UNUSABLE.items():
-            if net.overlaps(IPv4Network(unusable)):
-                say(path, f"{net} overlaps {unusable}, {what} (for example 192.168.50.0/24)")
+        for prefix, what in unusable.items():
+            if net.overlaps(ip_network(prefix)):
+                say(path, f"{net} overlaps {prefix}, {what} (for example {example})")
     # Sorted by first address, a prefix overlaps one before it only if it overlaps the widest.
-    widest: tuple[Path, IPv4Network] | None = None
+    widest: tuple[Path, Net] | None = None
     for path, net in sorted(found, key=lambda one: (int(one[1][0]), one[1].prefixlen)):
         if widest is not None and net.overlaps(widest[1]):
             later, earlier = _in_order(found, (path, net), widest)
             say(later[0], f"{later[1]} overlaps {_field(earlier[0])} {earlier[1]} (prefixes apart)")
-        if widest is None or net.broadcast_address > widest[1].broadcast_address:
+        if widest is None or int(net.broadcast_address) > int(widest[1].broadcast_address):
             widest = (path, net)
 
 
 def _in_order(
-    found: list[tuple[Path, IPv4Network]],
-    one: tuple[Path, IPv4Network],
-    other: tuple[Path, IPv4Network],
-) -> tuple[tuple[Path, IPv4Network], tuple[Path, IPv4Network]]:
+    found: list[tuple[Path, Net]], one: tuple[Path, Net], other: tuple[Path, Net]
+) -> tuple[tuple[Path, Net], tuple[Path, Net]]:
     """Return the two, the one declared later first."""
     return (one, other) if found.index(one) > found.index(other) else (other, one)
 
@@ -202,19 +227,27 @@ def _check_network(lab: dict[str, Any], say: Say) -> None:
     mtu, outer = raw["Backend"].get("MTU"), lab["underlay"]["mtu"]
     if isinstance(mtu, int) and isinstance(outer, int) and mtu > outer:
         say(("network", "Backend", "MTU"), f"{mtu} is more than the underlay's {outer}")
-    if values.network(raw["Network"]):
+    check_leases(lab, IPv4Network, say)
+
+
+def check_leases(lab: dict[str, Any], family: type[Net], say: Say) -> None:
+    """Check the part of the net-conf that says which subnets there are, of one family."""
+    raw, names = lab["network"], LEASES[family]
+    if names.check(raw[names.network]):
         return
-    net = IPv4Network(raw["Network"])
-    if net.prefixlen > 28:
-        say(("network", "Network"), f"{net} is too small for leases (/28 or larger)")
+    net = family(raw[names.network])
+    longest = net.max_prefixlen - 2  # a lease's length: its node and one pod
+    if net.prefixlen > longest - 2:
+        say(("network", names.network), f"{net} is too small for leases (/{longest - 2} or larger)")
         return
-    length = raw.get("SubnetLen", 0)
-    if values.integer(length) or length > 30:
+    length = raw.get(names.length, 0)
+    if values.integer(length) or length > longest:
         return
     if length and length < net.prefixlen + 2:
-        say(("network", "SubnetLen"), f"{length} is too short for {net} ({net.prefixlen + 2}..30)")
+        words = f"{length} is too short for {net} ({net.prefixlen + 2}..{longest})"
+        say(("network", names.length), words)
         return
-    length = Network(str(net), SubnetLen=length).subnet_length
+    length = subnet_length(net, length)
     if _check_limits(raw, net, length, say):
         _check_room(lab, net, length, say)
 
@@ -247,39 +280,41 @@ def _check_backend(lab: dict[str, Any], say: Say) -> None:
             say(("nodes", index, "address"), words)
 
 
-def _check_limits(raw: dict[str, Any], net: IPv4Network, length: int, say: Say) -> bool:
-    """Check SubnetMin and SubnetMax, and return whether both are right."""
-    right = True
-    for name in ("SubnetMin", "SubnetMax"):
+def _check_limits(raw: dict[str, Any], net: Net, length: int, say: Say) -> bool:
+    """Check the first and last subnet that may be leased, and return whether both are right."""
+    right, names = True, LEASES[type(net)]
+    for name in (names.low, names.high):
         text = raw.get(name)
         if text is None:
             continue
-        right = right and not values.address(text)
-        if values.address(text):
+        wrong = values.address6(text) if net.version == 6 else values.address(text)
+        right = right and not wrong
+        if wrong:
             continue
-        lease = IPv4Network(f"{text}/{length}", strict=False)
-        if IPv4Address(text) not in net:
-            say(("network", name), f"{text} is outside network.Network {net}")
+        lease = ip_network(f"{text}/{length}", strict=False)
+        if ip_address(text) not in net:
+            say(("network", name), f"{text} is outside network.{names.network} {net}")
             right = False
-        elif lease[0] != IPv4Address(text):
+        elif lease[0] != ip_address(text):
             say(("network", name), f"{text} is not the start of a /{length} ({lease[0]})")
             right = False
     return right
 
 
-def _check_room(lab: dict[str, Any], net: IPv4Network, length: int, say: Say) -> None:
-    raw = lab["network"]
-    low, high = raw.get("SubnetMin", ""), raw.get("SubnetMax", "")
-    resolved = Network(str(net), SubnetLen=length, SubnetMin=low, SubnetMax=high)
-    if resolved.subnets == 0:
-        first = low or str(net[1 << (32 - length)])
-        say(("network", "SubnetMax"), f"{high} is before the first lease ({first} or later)")
+def _check_room(lab: dict[str, Any], net: Net, length: int, say: Say) -> None:
+    raw, names = lab["network"], LEASES[type(net)]
+    low, high = raw.get(names.low, ""), raw.get(names.high, "")
+    leases = subnets(net, length, low, high)
+    if leases == 0:
+        first = low or str(net[1 << (net.max_prefixlen - length)])
+        say(("network", names.high), f"{high} is before the first lease ({first} or later)")
         return
     nodes = len(lab["nodes"])
-    if nodes > resolved.subnets:
-        room = f"{resolved.subnets} lease{'s' if resolved.subnets > 1 else ''} of /{length}"
-        path: Path = ("nodes", resolved.subnets)
-        say(path, f"{nodes} nodes, but network.Network {net} holds {room} (a larger network)")
+    if nodes > leases:
+        room = f"{leases} lease{'s' if leases > 1 else ''} of /{length}"
+        path: Path = ("nodes", leases)
+        words = f"{nodes} nodes, but network.{names.network} {net} holds {room} (a larger network)"
+        say(path, words)
 
 
 def _check_service_cidr(lab: dict[str, Any], say: Say) -> None:

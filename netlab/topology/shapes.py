@@ -42,7 +42,7 @@ ANNOTATIONS = Pairs(values.label_key, values.string)
 ANY_MAPPING = Pairs(values.anything, values.anything)
 ANY_LIST = Each(values.anything)
 
-KNOWN_MAX = 15  # fields listed to the user when none is near
+KNOWN_MAX = 16  # fields listed to the user when none is near
 
 
 def walk(node: Node, shape: Shape, path: Path, report: Report) -> None:

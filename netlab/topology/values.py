@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    NetmaskValueError,
+)
 from typing import Any
 
 from netlab.model import durations
@@ -217,7 +226,7 @@ def address(value: Any) -> str:
         IPv4Address(value)
     except AddressValueError:
         if ":" in value:
-            return f"{value} is an IPv6 address, which netlab has not got yet (IPv4)"
+            return f"{value} is an IPv6 address (IPv4 here; fields that end in 6 take IPv6)"
         hint = f": {value.partition('/')[0]}" if "/" in value else ", for example 192.168.50.11"
         return f"{value} is not an IPv4 address (four numbers of 0..255{hint})"
     return ""
@@ -248,7 +257,7 @@ def _prefixed(value: Any, what: str, example: str) -> str:
         return wrong
     head, slash, length = value.partition("/")
     if ":" in value:
-        return f"{value} is IPv6, which netlab has not got yet (IPv4, such as {example})"
+        return f"{value} is IPv6 (IPv4 here, such as {example}; fields that end in 6 take IPv6)"
     if not slash and not address(head):
         return f"{value} has no prefix length ({what}, such as {example})"
     try:
@@ -260,11 +269,60 @@ def _prefixed(value: Any, what: str, example: str) -> str:
     return ""
 
 
-def host_in(ip: IPv4Address, net: IPv4Network) -> str:
-    """Accept the address of a machine in *net*: neither its first nor its last one."""
+def address6(value: Any) -> str:
+    """Accept an IPv6 address in its usual form (RFC 5952), without prefix length."""
+    if wrong := string(value):
+        return wrong
+    try:
+        right = str(IPv6Address(value))
+    except AddressValueError:
+        hint = f": {value.partition('/')[0]}" if "/" in value else ", for example fd00:50::11"
+        return f"{value} is not an IPv6 address (eight groups of four hexadecimal digits{hint})"
+    if "%" in value:
+        return f"{value} names a link (an address that is the same everywhere)"
+    return "" if right == value else f"{value} is not in its usual form ({right})"
+
+
+def network6(value: Any) -> str:
+    """Accept an IPv6 network in CIDR notation, without host bits, in its usual form."""
+    if wrong := _prefixed6(value, "an IPv6 network", "fd00:50::/64"):
+        return wrong
+    right = IPv6Interface(value).network
+    if right.network_address != IPv6Address(value.partition("/")[0]):
+        return f"{value} has host bits set ({right})"
+    return "" if str(right) == value else f"{value} is not in its usual form ({right})"
+
+
+def interface6(value: Any) -> str:
+    """Accept a machine's IPv6 address with the prefix length of its network."""
+    if wrong := _prefixed6(value, "an IPv6 address with prefix length", "2001:db8:1::10/64"):
+        return wrong
+    here = IPv6Interface(value)
+    if here.network.prefixlen > 126:
+        return f"{value} leaves no room for the gateway (a prefix length of 126 or less)"
+    if str(here) != value:
+        return f"{value} is not in its usual form ({here})"
+    return host_in(here.ip, here.network)
+
+
+def _prefixed6(value: Any, what: str, example: str) -> str:
+    if wrong := string(value):
+        return wrong
+    head, slash, length = value.partition("/")
+    if not slash and not address6(head):
+        return f"{value} has no prefix length ({what}, such as {example})"
+    try:
+        IPv6Interface(value)
+    except (AddressValueError, NetmaskValueError):
+        return f"{value} is not {what} (such as {example})"
+    return "" if length.isdigit() and "%" not in head else f"{value} is not {what} ({example})"
+
+
+def host_in(ip: IPv4Address | IPv6Address, net: IPv4Network | IPv6Network) -> str:
+    """Accept the address of a machine in *net*: not its first one, nor IPv4's last one."""
     if ip == net.network_address:
         return f"{ip} is the network address of {net} (a host's address)"
-    if ip == net.broadcast_address:
+    if ip.version == 4 and ip == net.broadcast_address:
         return f"{ip} is the broadcast address of {net} (a host's address)"
     return ""
 

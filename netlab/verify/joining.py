@@ -18,13 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-from netlab import patience, world
+from netlab import patience, stacks, world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.encapsulation import control
-from netlab.flannel import backends, choice, lease, udp, vxlan
+from netlab.flannel import backends, choice, lease, udp
 from netlab.flannel.config import SUBNETS, UDP, resolve
 from netlab.flannel.lease import Lease
-from netlab.flannel.subnets import own_lease
+from netlab.flannel.subnets import Me, own_lease
 from netlab.kernel import netns as namespaces
 from netlab.kernel.real import RealKernel
 from netlab.model.lab import LabNode, Segment
@@ -63,17 +63,18 @@ def stranger(context: Context) -> tuple[NodeState, Lease]:
     config = resolve(context.lab.network)
     with context.etcd() as etcd:
         leases, _ = lease.peers(etcd.range(SUBNETS).items)
-    subnets = choice.free(config, [held.subnet for held in leases])
+    subnets = choice.free(config.ipv4, [held.subnet for held in leases])
     if not subnets:
         raise Skip("needs a free subnet in flannel's network")
     _, address = free_address(context, {held.public_ip for held in leases})
     name = f"{NAME}{next(_numbers)}-{os.getpid()}"
-    mac = vxlan.vtep_mac(context.lab.name, name, config.vni)
-    held = own_lease(config, subnets[-1], public_ip=address, vtep_mac=mac)
     bridge = context.cluster.nodes[0].declared.bridge
     node = LabNode(name, address, bridge=bridge)
+    me = Me.of(context.lab.name, node, config)
+    held = own_lease(config, subnets[-1], me)
     overlay = bool(context.lab.network.tunnel)
-    return NodeState(node, context.lab.netns(node.name), held.subnet, mac, overlay), held
+    netns = context.lab.netns(node.name)
+    return NodeState(node, netns, held.subnet, me.vtep_mac, overlay=overlay), held
 
 
 def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
@@ -82,14 +83,14 @@ def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
     config = resolve(lab.network)
     length = IPv4Network(node.subnet).prefixlen
     peers = [
-        own_lease(config, other.subnet, public_ip=other.address, vtep_mac=other.vtep_mac)
+        own_lease(config, other.subnet, Me(other.address, other.vtep_mac))
         for other in context.cluster.nodes
         if other.subnet
     ]
     bridge = node.declared.bridge
     return [
-        world.no_ipv6(node.netns),
-        *world.no_reverse_path_filter(node.netns),
+        stacks.no_ipv6(node.netns),
+        *stacks.no_reverse_path_filter(node.netns),
         Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
         Bridge(node.netns, bridge, world.mac(node.netns, bridge)),
         Address(node.netns, bridge, f"{node.bridge_address}/{length}"),
@@ -101,7 +102,7 @@ def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
             peers=peers,
             device=world.UPLINK,
             local=node.address,
-            home=lab.segment_of(node.address).cidr,
+            home=lab.segment_of(node.address).prefixes,
             underlay_mtu=lab.underlay.mtu,
         ),
     ]

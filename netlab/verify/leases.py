@@ -163,7 +163,7 @@ def _of_this_overlay(context: Context, held: Lease, item: KeyValue) -> None:
 
 def way_to(context: Context, node: NodeState, peer: Lease) -> list[Object]:
     """Return what *node* holds for *peer*: a route, and what a tunnel needs beside it."""
-    config, home = resolve(context.lab.network), context.lab.segment_of(node.address).cidr
+    config, home = resolve(context.lab.network), context.lab.segment_of(node.address).prefixes
     return backends.way(node.netns, config, peer, device=world.UPLINK, home=home)
 
 
@@ -184,7 +184,7 @@ def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> lis
             peers=peers,
             device=world.UPLINK,
             local=node.address,
-            home=context.lab.segment_of(node.address).cidr,
+            home=context.lab.segment_of(node.address).prefixes,
             underlay_mtu=context.lab.underlay.mtu,
         )
         if not isinstance(thing, Sysctl)

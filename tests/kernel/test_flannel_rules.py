@@ -30,10 +30,19 @@ def run(netns: str, *words: str, given: str = "") -> str:
     return done.stdout
 
 
-def test_iptables_lists_the_rules_as_they_are_given(netns: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "network", "subnet"),
+    [
+        ("iptables", "10.5.0.0/16", "10.5.34.0/24"),
+        ("ip6tables", "fc00:5::/48", "fc00:5:0:57::/64"),
+    ],
+)
+def test_iptables_lists_the_rules_as_they_are_given(
+    netns: str, tool: str, network: str, subnet: str
+) -> None:
     given: dict[str, list[str]] = {"filter": [], "nat": []}
     chains: dict[str, list[str]] = {"filter": [], "nat": []}
-    for thing in rules.objects(netns, "10.5.0.0/16", "10.5.34.0/24"):
+    for thing in rules.objects(netns, network, subnet):
         if isinstance(thing, IptablesChain):
             chains[thing.table].append(f":{thing.name} - [0:0]")
             given[thing.table] += [f"-A {thing.name} {rule}" for rule in thing.rules]
@@ -41,6 +50,6 @@ def test_iptables_lists_the_rules_as_they_are_given(netns: str) -> None:
             given[thing.table].append(f"-A {thing.chain} {thing.rule}")
     for table, lines in given.items():
         text = "\n".join([f"*{table}", *chains[table], *lines, "COMMIT", ""])
-        run(netns, "iptables-nft-restore", "--noflush", given=text)
-        saved = run(netns, "iptables-nft-save", "-t", table).splitlines()
+        run(netns, f"{tool}-nft-restore", "--noflush", given=text)
+        saved = run(netns, f"{tool}-nft-save", "-t", table).splitlines()
         assert sorted(line for line in saved if line.startswith("-A")) == sorted(lines)

@@ -14,7 +14,7 @@ from etcd_process import EtcdProcess, running, until
 from netlab.errors import StoreError
 from netlab.flannel import lease, subnets
 from netlab.flannel.config import SUBNETS, Config, resolve
-from netlab.flannel.subnets import Held, acquire
+from netlab.flannel.subnets import Held, Me, acquire
 from netlab.model.lab import Network
 from netlab.store.etcd import Etcd, Listing
 
@@ -44,13 +44,13 @@ def etcd(process: EtcdProcess) -> Iterator[Etcd]:
 
 def take(etcd: Etcd, config: Config = WIDE, public_ip: str = ME, **how) -> Held:
     mac = MAC if public_ip == ME else OTHERS_MAC
-    return acquire(etcd, config, public_ip=public_ip, vtep_mac=mac, **how)
+    return acquire(etcd, config, Me(public_ip, mac), **how)
 
 
 def keep(etcd: Etcd, held: Held | None, config: Config = WIDE, **how) -> tuple[Held, list[str]]:
     """Do what a node's loop does in one pass."""
     listing = etcd.range(SUBNETS)
-    return subnets.maintain(etcd, config, listing, held, public_ip=ME, vtep_mac=MAC, **how)
+    return subnets.maintain(etcd, config, listing, held, Me(ME, MAC), **how)
 
 
 def value(public_ip: str, mac: str = "") -> bytes:
@@ -236,8 +236,7 @@ def test_a_pass_without_cause_asks_nothing_of_etcd(etcd: Etcd) -> None:
         WIDE,
         etcd.range(SUBNETS),
         held,
-        public_ip=ME,
-        vtep_mac=MAC,
+        Me(ME, MAC),
     )
     assert (same, lines) == (held, [])
 
@@ -334,7 +333,7 @@ def test_an_old_listing_is_used_but_once(etcd: Etcd) -> None:
     old = etcd.range(SUBNETS)
     take(etcd, TWO, "192.168.77.9", previous="10.5.1.0/24")
     with pytest.raises(StoreError, match="out of subnets"):
-        subnets.maintain(etcd, TWO, old, None, public_ip=ME, vtep_mac=MAC)
+        subnets.maintain(etcd, TWO, old, None, Me(ME, MAC))
 
 
 def test_a_lease_attached_elsewhere_for_long_is_left_there(etcd: Etcd) -> None:
@@ -372,7 +371,7 @@ def test_what_changed_behind_the_listing_is_not_written_over(etcd: Etcd) -> None
     etcd.put(held.lease.key, b"meddled")
     listing = etcd.range(SUBNETS)
     etcd.put(held.lease.key, value(OTHER))
-    same, lines = subnets.maintain(etcd, WIDE, listing, held, public_ip=ME, vtep_mac=MAC)
+    same, lines = subnets.maintain(etcd, WIDE, listing, held, Me(ME, MAC))
     assert same == held and "changed meanwhile" in lines[0]
     assert held_key(etcd, held).value == value(OTHER)
     again, _ = keep(etcd, held)

@@ -20,6 +20,7 @@ from netlab.balancing.listeners import (
     published,
 )
 from netlab.cli.status import balancer_words
+from netlab.firewall import Published
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.plan import difference, words
@@ -129,7 +130,7 @@ def test_a_node_that_is_declared_unfit_is_not_asked() -> None:
 
 def test_the_gateway_is_opened_for_the_services_ports_only() -> None:
     documents = [service("a", held="192.168.50.201")]
-    assert published(LAB, documents) == (world.Published("192.168.50.201", "tcp", 80),)
+    assert published(LAB, documents) == (Published("192.168.50.201", "tcp", 80),)
     body = world.firewall(LAB, published(LAB, documents)).body
     assert "ip daddr 192.168.50.201 tcp dport 80 accept" in body
     assert "192.168.50.20" not in world.firewall(LAB).body

@@ -71,7 +71,7 @@ def test_then_any_of_the_first_hundred_free_ones_uniformly() -> None:
     counts: Counter[str] = Counter()
     for _ in range(draws // 100):
         # One listing, a hundred draws: the listing is the slow part.
-        candidates = free(WIDE, [f"10.5.{n}.0/24" for n in range(1, 51)])
+        candidates = free(WIDE.ipv4, [f"10.5.{n}.0/24" for n in range(1, 51)])
         counts.update(rng.choice(candidates) for _ in range(100))
     assert sorted(counts, key=lambda s: IPv4Network(s)) == [
         f"10.5.{n}.0/24" for n in range(51, 151)
@@ -129,7 +129,7 @@ def test_an_own_subnet_under_another_form_of_key_is_given_up(key: str) -> None:
 def test_free_are_those_no_lease_overlaps(
     network: Network, taken: list[str], expected: list[str]
 ) -> None:
-    assert free(resolve(network), taken) == expected
+    assert free(resolve(network).ipv4, taken) == expected
 
 
 def test_free_agrees_with_trying_each() -> None:
@@ -145,4 +145,4 @@ def test_free_agrees_with_trying_each() -> None:
         expected = [
             str(one) for one in everything if not any(one.overlaps(other) for other in taken)
         ]
-        assert free(config, [str(one) for one in taken]) == expected[:CANDIDATES]
+        assert free(config.ipv4, [str(one) for one in taken]) == expected[:CANDIDATES]

@@ -7,7 +7,7 @@ import pytest
 
 from netlab.flannel.config import SUBNETS, resolve
 from netlab.flannel.lease import Lease, key_of, parse, peers, subnets_of
-from netlab.flannel.subnets import own_lease
+from netlab.flannel.subnets import Me, own_lease
 from netlab.model.lab import Backend, Network
 
 MAC = "2a:88:25:c9:35:2a"
@@ -117,7 +117,7 @@ def test_what_flannel_could_not_read_is_never_written(lease: Lease) -> None:
 )
 def test_the_own_lease_names_the_backend_as_flannel_does(backend: Backend, lease: Lease) -> None:
     config = resolve(Network("10.5.0.0/16", Backend=backend))
-    assert own_lease(config, "10.5.8.0/24", public_ip="1.2.3.4", vtep_mac=MAC) == lease
+    assert own_lease(config, "10.5.8.0/24", Me("1.2.3.4", MAC)) == lease
 
 
 @pytest.mark.parametrize(

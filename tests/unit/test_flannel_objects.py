@@ -45,7 +45,7 @@ def objects(*peers: Lease, config=CONFIG, **how) -> list[Object]:
         peers=peers,
         device="eth0",
         local="192.168.77.1",
-        home="192.168.77.0/24",
+        home=["192.168.77.0/24"],
         underlay_mtu=how.pop("underlay_mtu", 1500),
         **how,
     )

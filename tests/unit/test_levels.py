@@ -22,6 +22,8 @@ ROOMS = {
         "edits",
         "attachments",
         "faults",
+        "firewall",
+        "stacks",
         "rollout",
         "flannel",
         "balancing",
