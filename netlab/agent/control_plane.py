@@ -252,6 +252,7 @@ class ControlPlane(Loop):
             objects,
             capacity=room,
             service_cidr=lab.serviceCIDR,
+            service_cidr6=lab.serviceCIDR6,
             balancer=lab.balancer,
             settled=self._settled,
             first=first,

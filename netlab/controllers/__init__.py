@@ -26,7 +26,7 @@ none. One call already goes to the end: a new Deployment gives its ReplicaSet an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from netlab.controllers import (
     allocation,
@@ -51,7 +51,7 @@ from netlab.controllers.declaration import declaration_changes, declared
 from netlab.controllers.draft import Draft
 from netlab.controllers.nodes import Health
 from netlab.model.inventory import Inventory
-from netlab.model.lab import SERVICE_CIDR, Balancer
+from netlab.model.lab import SERVICE_CIDR, Balancer, both
 
 __all__ = [
     "TIMED",
@@ -77,6 +77,7 @@ def changes(
     *,
     capacity: Mapping[str, int],
     service_cidr: str = SERVICE_CIDR,
+    service_cidr6: str = "",
     balancer: Balancer | None = None,
     settled: Inventory = NOTHING,
     first: Iterable[Change] = (),
@@ -87,16 +88,17 @@ def changes(
     """Return what the controllers change about *objects*; nothing once all is as it should be.
 
     *capacity*: how many pods each node has addresses for; *service_cidr*: the addresses that
-    Services get; *balancer*: what gives addresses to load balancers; *settled*: earlier objects
-    about which this had nothing to say, given the same capacity, addresses and balancer. It then
-    costs what differs from them. *first*: changes that are made before, and are part of the answer.
-    *health*: which nodes are heard from. *clock*: says, after this, when to ask again though
-    nothing changes; then, or when *health* is another one, TIMED kinds are *stirred*.
+    Services get, *service_cidr6* those of IPv6 in a dual-stack lab; *balancer*: what gives
+    addresses to load balancers; *settled*: earlier objects about which this had nothing to say,
+    given the same capacity, addresses and balancer. It then costs what differs from them. *first*:
+    changes that are made before, and are part of the answer. *health*: which nodes are heard from.
+    *clock*: says, after this, when to ask again though nothing changes; then, or when *health* is
+    another one, TIMED kinds are *stirred*.
     """
     draft = Draft(objects, settled, first, stirred=stirred)
     clock = clock or Clock()
     for _ in range(ROUNDS_MAX):
-        _round(draft, capacity, service_cidr, balancer, health, clock)
+        _round(draft, capacity, both(service_cidr, service_cidr6), balancer, health, clock)
         if not draft.turn():
             break
     made = draft.changes()
@@ -107,7 +109,7 @@ def changes(
 def _round(
     draft: Draft,
     capacity: Mapping[str, int],
-    service_cidr: str,
+    service_cidrs: Sequence[str],
     balancer: Balancer | None,
     health: Health,
     clock: Clock,
@@ -132,7 +134,7 @@ def _round(
         (("DaemonSet", "Pod", "Node"), lambda: _daemons(draft, clock)),
         (("Job", "Pod"), lambda: _jobs(draft, clock)),
         (("Pod", "Node"), lambda: scheduler.bindings(of("Pod"), of("Node"), capacity)),
-        (("Service",), lambda: _allocated(draft, service_cidr)),
+        (("Service",), lambda: _allocated(draft, service_cidrs)),
         (("Service",), lambda: loadbalancers.given(of("Service"), balancer)),
         (
             ("Ingress", "IngressClass"),
@@ -165,9 +167,9 @@ def _jobs(draft: Draft, clock: Clock) -> list[Change]:
     return job.pods(draft.of("Job"), draft.of("Pod"), clock=clock) if draft.of("Job") else []
 
 
-def _allocated(draft: Draft, service_cidr: str) -> list[Change]:
+def _allocated(draft: Draft, service_cidrs: Sequence[str]) -> list[Change]:
     new, settled = draft.parted("Service")
-    return allocation.services(new, service_cidr, settled=settled)
+    return allocation.services(new, *service_cidrs, settled=settled)
 
 
 def _slices(draft: Draft) -> list[Change]:

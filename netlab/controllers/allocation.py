@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -22,10 +21,12 @@ from netlab.controllers.change import Change, Verb, now
 from netlab.model.kubernetes import Document, view
 from netlab.model.services import (
     EXTERNAL_NAME,
+    FAMILIES,
     NO_CLUSTER_IP,
     REFUSED,
     Service,
     ServiceSpec,
+    address_type,
     canonical,
     refusal,
 )
@@ -35,14 +36,15 @@ NODE_PORTS = range(30000, 32768)  # kube-apiserver --service-node-port-range
 
 def addresses(cidr: str) -> range:
     """Return the addresses of *cidr*, as numbers, that a Service may have: all but the first and
-    the last one."""
-    network = IPv4Network(cidr)
-    return range(int(network.network_address) + 1, int(network.broadcast_address))
+    IPv4's last one."""
+    network = ip_network(cidr)
+    last = int(network.broadcast_address)
+    return range(int(network.network_address) + 1, last + (network.version == 6))
 
 
 def address_band(cidr: str) -> int:
     """Return how many of the lower addresses of *cidr* are left to users: a 16th, 16 to 256."""
-    size = IPv4Network(cidr).num_addresses
+    size = ip_network(cidr).num_addresses
     return 0 if size <= 16 else min(256, max(16, size // 16))
 
 
@@ -52,15 +54,17 @@ def port_band(ports: range = NODE_PORTS) -> int:
 
 
 def services(
-    services: Sequence[Document], cidr: str, *, settled: Iterable[Document] = ()
+    services: Sequence[Document], *cidrs: str, settled: Iterable[Document] = ()
 ) -> list[Change]:
-    """Return updates that give each of *services* its defaults, addresses of *cidr* and ports.
+    """Return updates that give each of *services* its defaults, addresses and ports.
 
-    A Service that asks for what cannot be given gets nothing, and a condition that says why.
+    *cidrs*: where addresses come from, one of each family the lab has; the first is that of who
+    does not say. A Service that asks for what cannot be given gets nothing, and a condition that
+    says why.
     *settled*: further Services, about which there was nothing to say; they keep what they hold, and
     those that could not have it are looked at again.
     """
-    pool = _Pool(cidr)
+    pool = _Pool(cidrs)
     claims = [_Claim(document) for document in services]
     for document in settled:
         if refusal(document):
@@ -100,8 +104,10 @@ class _Claim:
     def order(self) -> tuple[bool, str, str]:
         """Those that hold what they ask for first, then the older ones."""
         spec = self.spec
+        families = max(1, len(spec.ipFamilies or ()))
+        whole = (spec.clusterIPs or [""])[0] == spec.clusterIP != ""
         open_ends = (
-            (spec.addressed and spec.clusterIPs != [spec.clusterIP])
+            (spec.addressed and not (whole and len(spec.clusterIPs or ()) == families))
             or (spec.node_ports and any(not port.nodePort for port in spec.ports or ()))
             or (spec.health_checked and not spec.healthCheckNodePort)
             or self.filled != self.document.get("spec")
@@ -119,10 +125,8 @@ def _title(service: Document) -> str:
 class _Pool:
     """The addresses and node ports there are, and whose each of them is."""
 
-    def __init__(self, cidr: str) -> None:
-        self.cidr = cidr
-        self.addresses = addresses(cidr)
-        self._address_band = address_band(cidr)
+    def __init__(self, cidrs: Sequence[str]) -> None:
+        self.cidrs = {address_type(cidr): cidr for cidr in cidrs}
         self._address_of: dict[str, Document] = {}
         self._port_of: dict[int, Document] = {}
 
@@ -130,7 +134,8 @@ class _Pool:
         """Reserve what *service* has, which was settled."""
         spec = service["spec"]
         if spec["type"] != EXTERNAL_NAME and spec["clusterIP"] != NO_CLUSTER_IP:
-            self._address_of[canonical(spec["clusterIP"])] = service
+            for address in spec.get("clusterIPs") or [spec["clusterIP"]]:
+                self._address_of[canonical(address)] = service
         for port in spec.get("ports") or ():
             if port.get("nodePort"):
                 self._port_of[port["nodePort"]] = service
@@ -139,10 +144,12 @@ class _Pool:
 
     def reserved(self, claim: _Claim) -> list[str]:
         """Reserve what *claim* names; return what it cannot have, each with the reason."""
-        spec, problems = claim.spec, _family_problems(claim.spec)
-        given = spec.clusterIP or next(iter(spec.clusterIPs or ()), "")
-        if spec.addressed and given and (wrong := self._address_problem(given, claim.document)):
-            problems.append(f"clusterIP {wrong}")
+        spec, problems = claim.spec, self._family_problems(claim.spec)
+        if spec.addressed:
+            families = self._families(spec)
+            for given, family in zip(_named(spec), families, strict=False):
+                if wrong := self._address_problem(given, family, claim.document):
+                    problems.append(f"clusterIP {wrong}")
         for port in spec.ports or ():
             if port.nodePort and (wrong := self._port_problem(port.nodePort, claim.document)):
                 problems.append(f"nodePort {wrong}")
@@ -154,12 +161,13 @@ class _Pool:
                 problems.append(f"healthCheckNodePort {reason}")
         return problems
 
-    def _address_problem(self, text: str, service: Document) -> str:
+    def _address_problem(self, text: str, family: str, service: Document) -> str:
         address = canonical(text)
-        if not address or ":" in address:
-            return f"{text} is not an IPv4 address"
-        if int(IPv4Address(address)) not in self.addresses:
-            return f"{text} is not a host's address of {self.cidr}"
+        if not address or address_type(address) != family or family not in self.cidrs:
+            known = family if family in self.cidrs else next(iter(self.cidrs))
+            return f"{text} is not an {known} address"
+        if int(ip_address(address)) not in addresses(self.cidrs[family]):
+            return f"{text} is not a host's address of {self.cidrs[family]}"
         holder = self._address_of.setdefault(address, service)
         return "" if holder is service else f"{text} belongs to Service {_title(holder)}"
 
@@ -174,13 +182,14 @@ class _Pool:
         spec, found = claim.spec, {**claim.filled}
         if spec.type == EXTERNAL_NAME:
             return found
-        found |= _families(spec)
+        families = self._families(spec)
+        found |= {"ipFamilies": families, "ipFamilyPolicy": _policy(spec)}
         if spec.headless:
             found["clusterIPs"] = [spec.clusterIP]
         else:
-            given = spec.clusterIP or next(iter(spec.clusterIPs or ()), "")
-            address = given or self._new_address(claim)
-            found |= {"clusterIP": address, "clusterIPs": [address]}
+            every = _named(spec)[: len(families)]
+            every += [self._new_address(claim, one) for one in families[len(every) :]]
+            found |= {"clusterIP": every[0], "clusterIPs": every}
         if spec.node_ports and spec.ports:
             found["ports"] = self._with_node_ports(claim)
         if spec.health_checked and not spec.healthCheckNodePort:
@@ -205,13 +214,47 @@ class _Pool:
             found.append({**document, "nodePort": number})
         return found
 
-    def _new_address(self, claim: _Claim) -> str:
-        for number in _candidates(self.addresses, self._address_band, claim.title):
-            address = str(IPv4Address(number))
+    def _families(self, spec: ServiceSpec) -> list[str]:
+        """Return the families that *spec* is of, or is to be.
+
+        As it says, or as its addresses are, or the lab's first; one more where it may have both. A
+        manual headless Service may have any: its endpoints are its user's.
+        """
+        manual = spec.headless and not spec.selector
+        families = list(spec.ipFamilies or ())
+        families += [address_type(one) for one in _named(spec)[len(families) :]]
+        families = list(dict.fromkeys(families)) or [next(iter(self.cidrs))]
+        policy = _policy(spec)
+        if policy == "SingleStack":
+            return families if manual else families[:1]
+        if policy == "PreferDualStack" and not manual:
+            families = [one for one in families if one in self.cidrs] or families
+        if len(families) == 1 and (manual or len(self.cidrs) > 1):
+            families += [one for one in FAMILIES if one not in families]
+        return families
+
+    def _family_problems(self, spec: ServiceSpec) -> list[str]:
+        """Return which families *spec* asks for that the lab has not."""
+        if spec.type == EXTERNAL_NAME or (spec.headless and not spec.selector):
+            return []
+        only = f"the lab has {next(iter(self.cidrs))} only"
+        problems = []
+        if spec.ipFamilyPolicy == "RequireDualStack" and len(self.cidrs) < 2:
+            problems.append(f"ipFamilyPolicy RequireDualStack: {only}")
+        for family in self._families(spec):
+            if family not in self.cidrs and family in (spec.ipFamilies or ()):
+                problems.append(f"ipFamilies {family}: {only}")
+        return problems
+
+    def _new_address(self, claim: _Claim, family: str) -> str:
+        cidr = self.cidrs[family]
+        first = ip_address(cidr.partition("/")[0])
+        for number in _candidates(addresses(cidr), address_band(cidr), claim.title):
+            address = str(type(first)(number))
             if address not in self._address_of:
                 self._address_of[address] = claim.document
                 return address
-        claim.problems.append(f"clusterIP: no address of {self.cidr} is free")
+        claim.problems.append(f"clusterIP: no address of {cidr} is free")
         return ""
 
     def _new_port(self, claim: _Claim, purpose: str) -> int:
@@ -235,26 +278,17 @@ def _candidates(numbers: range, band: int, seed: str) -> Iterator[int]:
     yield from numbers[:band]
 
 
-def _families(spec: ServiceSpec) -> dict[str, Any]:
-    """Return ipFamilies and ipFamilyPolicy in a cluster that has IPv4 only."""
-    manual = spec.headless and not spec.selector
-    policy = spec.ipFamilyPolicy or ("RequireDualStack" if manual else "SingleStack")
-    families = list(spec.ipFamilies or ()) or ["IPv4"]
-    if manual and policy != "SingleStack" and len(families) == 1:
-        families += ["IPv6" if families == ["IPv4"] else "IPv4"]
-    return {"ipFamilies": families, "ipFamilyPolicy": policy}
-
-
-def _family_problems(spec: ServiceSpec) -> list[str]:
-    """Return what a cluster with IPv4 only cannot give; manual headless Services may ask for it."""
-    if spec.type == EXTERNAL_NAME or (spec.headless and not spec.selector):
+def _named(spec: ServiceSpec) -> list[str]:
+    """Return the addresses that *spec* names, the first of its first family."""
+    if not spec.addressed:
         return []
-    problems = []
-    if spec.ipFamilyPolicy == "RequireDualStack":
-        problems.append("ipFamilyPolicy RequireDualStack: the lab has IPv4 only")
-    if "IPv6" in (spec.ipFamilies or ()):
-        problems.append("ipFamilies IPv6: the lab has IPv4 only")
-    return problems
+    given = [one for one in spec.clusterIPs or () if one]
+    return given if given[:1] == [spec.clusterIP] or not spec.clusterIP else [spec.clusterIP]
+
+
+def _policy(spec: ServiceSpec) -> str:
+    manual = spec.headless and not spec.selector
+    return spec.ipFamilyPolicy or ("RequireDualStack" if manual else "SingleStack")
 
 
 def _with_spec(document: Document, spec: Document) -> Document:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from netlab.model.kubernetes import Document
-from netlab.model.services import ServiceSpec, refusal
+from netlab.model.services import ServiceSpec, address_type, refusal
 
 
 def kept(declared: Document, last: Document, stored: Document) -> Document:
@@ -29,7 +29,7 @@ def kept(declared: Document, last: Document, stored: Document) -> Document:
     found = {**spec}
     open_end = new.addressed and not new.clusterIP and not new.clusterIPs
     if open_end and old.addressed and old.clusterIP not in ("", before.clusterIP):
-        found |= {"clusterIP": old.clusterIP, "clusterIPs": [old.clusterIP]}
+        found |= _addresses(new, old)
     open_end = new.health_checked and not new.healthCheckNodePort
     if open_end and old.health_checked and old.healthCheckNodePort != before.healthCheckNodePort:
         found["healthCheckNodePort"] = old.healthCheckNodePort
@@ -40,6 +40,15 @@ def kept(declared: Document, last: Document, stored: Document) -> Document:
                 del chosen[port.name]
         found["ports"] = _kept_ports(spec["ports"], chosen)
     return found
+
+
+def _addresses(new: ServiceSpec, old: ServiceSpec) -> Document:
+    """Return the addresses of *old* that *new* may keep: one, or one of each family."""
+    given = old.clusterIPs or [old.clusterIP]
+    if new.ipFamilies and address_type(old.clusterIP) != new.ipFamilies[0]:
+        return {}
+    both = new.ipFamilyPolicy not in (None, "SingleStack")
+    return {"clusterIP": old.clusterIP, "clusterIPs": given if both else given[:1]}
 
 
 def _kept_ports(ports: Sequence[Document], chosen: dict[str, int]) -> list[Document]:

@@ -109,6 +109,7 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
             inventory(documents),
             capacity=room,
             service_cidr=lab.serviceCIDR,
+            service_cidr6=lab.serviceCIDR6,
             balancer=lab.balancer,
         )
         if not changes:

@@ -24,6 +24,7 @@ MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"  # another proxy serves it
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+FAMILIES = ("IPv4", "IPv6")  # core/v1 IPFamily
 NO_CLUSTER_IP = "None"  # spec.clusterIP of a headless Service
 EXTERNAL_NAME = "ExternalName"
 EXTERNAL_TYPES = ("NodePort", "LoadBalancer")

@@ -10,7 +10,7 @@ import msgspec
 
 from netlab.errors import UsageError
 from netlab.model.durations import seconds
-from netlab.model.lab import Lab
+from netlab.model.lab import Lab, both
 from netlab.model.modes import SCHEDULERS, Mode
 from netlab.model.services import ZONE_LABEL, ProxyNode
 from netlab.proxy.addresses import (
@@ -260,8 +260,8 @@ def options_of(lab: Lab) -> Options:
     return Options(
         mode=Mode(lab.proxyMode),
         detect_local=DetectLocal.CLUSTER_CIDR,
-        pod_cidrs=(lab.network.Network,),
-        service_cidrs=(lab.serviceCIDR,),
+        pod_cidrs=both(lab.network.Network, lab.network.IPv6Network if lab.dual else ""),
+        service_cidrs=both(lab.serviceCIDR, lab.serviceCIDR6),
         scheduler=lab.ipvs.scheduler,
         # Else every node answers for what the balancer has on the same segment.
         strict_arp=bool(lab.balancer) if lab.ipvs.strictARP is None else lab.ipvs.strictARP,

@@ -29,8 +29,8 @@ import msgspec
 from netlab.controllers import clusterdns
 from netlab.errors import InputError
 from netlab.model.kubernetes import Document, kind_of
-from netlab.model.lab import SERVICE_CIDR, Lab
-from netlab.topology import cross, labdoc, servicecross, tree
+from netlab.model.lab import Lab, both
+from netlab.topology import cross, labdoc, servicecross, tree, values
 from netlab.topology.declared import LAB, Piece, of_machines, pieces
 from netlab.topology.mistakes import Mistakes, Origin
 from netlab.topology.sources import texts
@@ -106,7 +106,7 @@ def check(declaration: Declaration, *, lab: Lab, stored: Sequence[Document] = ()
     found = [Piece(*pair) for pair in zip(declaration.documents, declaration.origins, strict=True)]
     cross.check_namespaces(found, stored, mistakes)
     doubts = cross.check_placement(found, stored, cross.nodes_of(lab), mistakes)
-    _check_services(found, stored, lab.serviceCIDR, mistakes)
+    _check_services(found, stored, both(lab.serviceCIDR, lab.serviceCIDR6), mistakes)
     if mistakes:
         raise InputError(mistakes.lines())
     return [*doubts, *cross.check_classes(found, stored)]
@@ -133,7 +133,11 @@ def _check_between(others: Sequence[Piece], lab: Piece, mistakes: Mistakes) -> l
     own = _own(lab, [piece.document for piece in others])
     cross.check_namespaces(others, (), mistakes)
     doubts = cross.check_placement(others, own, cross.nodes_declared(lab.document), mistakes)
-    _check_services(others, own, lab.document.get("serviceCIDR", SERVICE_CIDR), mistakes)
+    whole = labdoc.completed(lab.document)
+    given = (whole["serviceCIDR"], whole.get("serviceCIDR6"))
+    sound = not values.network(given[0]) and (given[1] is None or not values.network6(given[1]))
+    cidrs = both(str(given[0]), str(given[1] or "")) if sound else ()
+    _check_services(others, own, cidrs, mistakes)
     return [*doubts, *cross.check_classes(others, own)]
 
 
@@ -146,9 +150,9 @@ def _own(lab: Piece, documents: Sequence[Document]) -> list[Document]:
 
 
 def _check_services(
-    found: Sequence[Piece], stored: Sequence[Document], cidr: object, mistakes: Mistakes
+    found: Sequence[Piece], stored: Sequence[Document], cidrs: Sequence[str], mistakes: Mistakes
 ) -> None:
-    servicecross.check_services(found, stored, cidr, mistakes, key=cross.object_key)
+    servicecross.check_services(found, stored, cidrs, mistakes, key=cross.object_key)
 
 
 def _notes(found: Sequence[Piece]) -> list[str]:

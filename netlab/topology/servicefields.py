@@ -10,11 +10,10 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from netlab.controllers.allocation import NODE_PORTS
-from netlab.model.services import NO_CLUSTER_IP, canonical
+from netlab.model.services import FAMILIES, NO_CLUSTER_IP, canonical
 from netlab.topology import values
 from netlab.topology.shapes import ANY_LIST, ANY_MAPPING, LABELS, Each, Fields, Shape
 
-FAMILIES = ("IPv4", "IPv6")
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 POLICIES = ("Cluster", "Local")
 AFFINITY_MAX = 86400  # seconds
@@ -31,9 +30,11 @@ def target_port(value: Any) -> str:
 
 
 def cluster_ip(value: Any) -> str:
-    """Accept an IPv4 address, None for a headless Service, or nothing for one to be chosen."""
+    """Accept an address, None for a headless Service, or nothing for one to be chosen."""
     if value in ("", NO_CLUSTER_IP):
         return ""
+    if isinstance(value, str) and ":" in value:
+        return values.address6(value)
     wrong = values.address(value)
     return f"{wrong.removesuffix(')')}, or None: headless)" if wrong.endswith(")") else wrong
 

@@ -102,8 +102,20 @@ def _check_cluster_ips(spec: dict[str, Any], kind: str, say: Say) -> None:
         say(("spec", "clusterIP"), f"is missing (the first of clusterIPs: {several[0]})")
     elif several[0] != single:
         say(("spec", "clusterIPs", 0), f"{several[0]} is not clusterIP (which is {single})")
-    if len(several) > 1:
-        say(("spec", "clusterIPs", 1), "a second address, but the lab has IPv4 only (one address)")
+    families = spec.get("ipFamilies")
+    listed = families if isinstance(families, list) else []
+    known = [address_type(str(one)) for one in several[:2]]
+    if len(several) > 2:
+        say(("spec", "clusterIPs", 2), "a third address (one of each family)")
+    elif len(known) > 1 and known[0] == known[1]:
+        say(("spec", "clusterIPs", 1), f"{several[1]} is {known[1]}, as the first is (the other)")
+    elif len(known) > 1 and spec.get("ipFamilyPolicy", "SingleStack") == "SingleStack":
+        text = "a second address needs ipFamilyPolicy PreferDualStack or RequireDualStack"
+        say(("spec", "clusterIPs", 1), f"{text} (or leave it out)")
+    for index, (given, family) in enumerate(zip(known, listed, strict=False)):
+        if given != family and several[index] not in ("", NO_CLUSTER_IP):
+            text = f"{several[index]} is {given}, but ipFamilies[{index}] {family} (one of these)"
+            say(("spec", "clusterIPs", index), text)
 
 
 def _check_families(spec: dict[str, Any], say: Say) -> None:
@@ -114,13 +126,6 @@ def _check_families(spec: dict[str, Any], say: Say) -> None:
             say(("spec", "ipFamilies", index), f"{family} is given twice (each once)")
     if len(listed) > 1 and spec.get("ipFamilyPolicy") == "SingleStack":
         say(("spec", "ipFamilies"), "has several, but ipFamilyPolicy is SingleStack (one family)")
-    if spec.get("clusterIP") == NO_CLUSTER_IP and not spec.get("selector"):
-        return  # its user gives the endpoints, of whatever family
-    if "IPv6" in listed:
-        say(("spec", "ipFamilies", listed.index("IPv6")), "the lab has IPv4 only (IPv4)")
-    if spec.get("ipFamilyPolicy") == "RequireDualStack":
-        text = "the lab has IPv4 only (SingleStack or PreferDualStack)"
-        say(("spec", "ipFamilyPolicy"), text)
 
 
 def _check_ports(ports: Any, path: Path, say: Say) -> None:

@@ -49,6 +49,7 @@ def settled(lab: Lab, documents: Sequence[Document]) -> list[Document]:
             Inventory(objects),
             capacity=room,
             service_cidr=lab.serviceCIDR,
+            service_cidr6=lab.serviceCIDR6,
             balancer=lab.balancer,
         )
         for change in changes:
