@@ -12,6 +12,7 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.flannel import backends, rules
 from netlab.flannel.config import Config
 from netlab.flannel.lease import Lease
+from netlab.flannel.members import written_by
 from netlab.model.faults import Fault, Sort
 from netlab.objects import Netem, Object
 from netlab.plan import Op, Verb
@@ -27,18 +28,34 @@ def node(
 ) -> list[Object]:
     """Return what belongs into the node's own namespace; without a lease only its uplink.
 
-    The cables of its pods are part of it, as their near ends are ports of docker0.
+    The cables of its pods are part of it, as their near ends are ports of docker0. Where a foreign
+    flanneld runs, the bridge and they are all that follows from the lease.
     """
     objects = cni.node_objects(cluster.lab, state)
     if own is None:
         return objects
     lab = cluster.lab
-    mtu = backends.mtu(config, lab.underlay.mtu)
+    foreign = state.declared.foreign_flannel
+    mtu = backends.mtu(written_by(own, config) if foreign else config, lab.underlay.mtu)
     objects += cni.bridge_objects(state, mtu=mtu)
     pods = with_address(cluster, state)
     objects += [cni.cable(state, pod, mtu=mtu, up=world.plugged_in(lab, pod.title)) for pod in pods]
     objects += [place for pod in pods for place in cni.near(state, pod)]
-    objects += backends.objects(
+    if not foreign:
+        objects += _overlay(cluster, state, config=config, own=own, peers=peers)
+    if cluster.lab.faults:
+        lossy = _faulted(cluster, pods, Sort.LINK_LOSS)
+        objects += faults.rules(state.netns, lossy, {})
+        objects += faults.queues(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY), lossy)
+    return objects
+
+
+def _overlay(
+    cluster: Cluster, state: NodeState, *, config: Config, own: Lease, peers: Sequence[Lease]
+) -> list[Object]:
+    """Return what flannel has on a node: its back end, and its rules."""
+    lab = cluster.lab
+    objects = backends.objects(
         state.netns,
         config=config,
         own=own,
@@ -51,10 +68,6 @@ def node(
     )
     for half, network in zip(own.halves, config.networks, strict=False):
         objects += rules.objects(state.netns, network=network, subnet=half.subnet)
-    if cluster.lab.faults:
-        lossy = _faulted(cluster, pods, Sort.LINK_LOSS)
-        objects += faults.rules(state.netns, lossy, {})
-        objects += faults.queues(state.netns, _faulted(cluster, pods, Sort.LINK_DELAY), lossy)
     return objects
 
 

@@ -20,6 +20,7 @@ from netlab.agent.following import Following
 from netlab.agent.heartbeat import Heartbeat
 from netlab.agent.loop import Loop
 from netlab.agent.machine import Machine
+from netlab.agent.members import Members
 from netlab.agent.node import Node
 from netlab.agent.requests import LOOPS_END, Requests
 from netlab.agent.services import ServiceProxy
@@ -52,6 +53,7 @@ class Agent:
         self.world = self._around()
         self.control_plane = self._control()
         self.balancer = Balancer(self.state, self.kernel) if self.place is None else None
+        self.members = Members()
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
         self._hearts: dict[str, Heartbeat] = {}
@@ -235,6 +237,7 @@ class Agent:
         """Return the lab's state, as `netlab status -o json` prints it; *changes*: with where the
         objects are otherwise than declared, which takes a look at each."""
         marked = processes.marked(self.run)
+        silent = self.state.etcd_ready.is_set() and not self._etcd_answers()
         found = status(
             self.state,
             agent={
@@ -249,6 +252,7 @@ class Agent:
                 "ready": self.state.etcd_ready.is_set(),
             },
             servers={"pid": next(iter(marked.get("pods", [])), 0)},
+            foreign=self.members.told(self.state.lab) if self.state.lab else [],
             attached=self.world.attachments.told(self.state.lab) if self.state.lab else [],
         )
         if self.place is not None:
@@ -257,7 +261,6 @@ class Agent:
                 "uplink": self.place.uplink,
                 "master": self.place.master,
             }
-        silent = found["etcd"]["ready"] and not self._etcd_answers()
         found["etcd"]["ready"] = found["etcd"]["ready"] and not silent
         found["problems"] = ["etcd does not answer"] * silent + self.problems(0)
         found["converged"] = not found["problems"]
@@ -286,8 +289,11 @@ class Agent:
         etcd = self.state.access.etcd(lab.master.address, timeout=ETCD_ANSWER)
         try:
             with netns.entered(places.home(lab, self.place)):
-                return etcd.healthy()
-        except NetlabError:  # the namespace is gone
+                if not etcd.healthy():
+                    return False
+                self.members.look(etcd, lab)
+                return True
+        except NetlabError:  # the namespace is gone, or etcd does not answer any more
             return False
         finally:
             etcd.close()

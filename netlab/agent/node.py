@@ -20,6 +20,7 @@ from netlab import cni, desired
 from netlab.agent import place as places
 from netlab.agent.kubelet import Kubelet, Store
 from netlab.agent.loop import Loop, applied
+from netlab.agent.ownlease import OwnLease
 from netlab.agent.reports import NodeReport, pods_fingerprint
 from netlab.agent.state import Snapshot, State
 from netlab.cluster import Cluster, NodeState, cluster
@@ -28,9 +29,8 @@ from netlab.controllers import Verb as Deed
 from netlab.controllers.events import Fact
 from netlab.encapsulation import control as encapsulation
 from netlab.errors import StoreError
-from netlab.flannel import backends, lease, subnets, udp
+from netlab.flannel import backends, udp
 from netlab.flannel.config import SUBNETS, UDP, Config, resolve
-from netlab.flannel.lease import Lease
 from netlab.kernel import Kernel, generation, netns
 from netlab.kernel import Watch as KernelWatch
 from netlab.model.kubernetes import Document
@@ -75,9 +75,7 @@ class Node(Loop):
         self._watch: Watch | None = None
         self._events: KernelWatch | None = None
         self._carrier: encapsulation.Process | None = None  # of flannel's udp back end
-        self._held: subnets.Held | None = None
-        self._peers: list[Lease] = []
-        self._warned: set[str] = set()
+        self._own = OwnLease(node, self.log)
         self._written = 0  # the revision of what it last wrote of its pods
         self._snapshot: Snapshot | None = None
         self._agreed: dict[str, tuple[Object, ...]] = {}
@@ -96,14 +94,18 @@ class Node(Loop):
             return  # it has left, or is off; this loop is about to be ended
         self._enter()
         config = resolve(lab.network)
-        if self._held is None:
+        if self._own.lease is None:
             self._join_underlay(lab)
         away = self._learn(lab, config)
         snapshot = self._snapshot
-        if away is not None and (snapshot is None or self._held is None):
+        if away is not None and (snapshot is None or self._own.lease is None):
             raise away
         if snapshot is None:
             return  # the control plane has published nothing yet; it will wake this loop
+        if self._own.lease is None:
+            self.state.follow(self.node, lab)
+            self._report(lab, config, snapshot, away)
+            return  # to whoever runs flannel here it is left; the watch tells of the lease
         store = Store(self._write, self._take_away, self._tell) if away is None else None
         seen = self._as_leased(snapshot, lab, online=away is None)
         state = seen.node(self.node)
@@ -114,7 +116,7 @@ class Node(Loop):
         self.kubelet.run(seen, state, store, objects=snapshot.cluster.documents)
         if store is not None and self.state.place is not None:
             self._introduce(snapshot.cluster)
-        self._report(snapshot, config, away)
+        self._report(lab, config, snapshot, away)
         if away is not None:
             raise away
 
@@ -146,25 +148,11 @@ class Node(Loop):
         """Ask etcd for leases and take the newest snapshot; return why etcd is away, if it is."""
         if not self.state.etcd_ready.is_set():
             return StoreError("etcd is not up yet")
-        address = lab.node(self.node).address
-        me = subnets.Me.of(lab.name, lab.node(self.node), config)
         try:
-            etcd = self._connected(lab.master.address)
-            listing = etcd.range(SUBNETS)
-            self._held, lines = subnets.maintain(etcd, config, listing, self._held, me)
-            if lines:
-                listing = etcd.range(SUBNETS)
+            self._own.keep(self._connected(lab.master.address), lab, config)
         except StoreError as error:
             self._disconnect()
             return error
-        for line in lines:
-            self.log.info("%s", line)
-        leases, warnings = lease.peers(listing.items)
-        for warning in warnings:
-            if warning not in self._warned:
-                self.log.warning("%s", warning)
-        self._warned = set(warnings)
-        self._peers = [item for item in leases if item.public_ip != address]
         self._snapshot = self.state.snapshot(self.node) or self._snapshot
         return None
 
@@ -188,12 +176,12 @@ class Node(Loop):
         node's new address cannot wait for what etcd says.
         """
         address = lab.node(self.node).address
-        leases = {item.public_ip: item.held for item in self._peers}
-        if self._held is not None:
-            leases[address] = self._held.lease.held
+        leases = {item.public_ip: item.held for item in self._own.peers}
+        if self._own.lease is not None:
+            leases[address] = self._own.lease.held
         pods = self.kubelet.addressed(
             snapshot.documents,
-            subnets=[half.subnet for half in self._held.lease.halves] if self._held else [],
+            subnets=self._own.subnets,
             host=lab.node(self.node).addresses,
             online=online,
             node=self._own_object(snapshot.cluster),
@@ -230,9 +218,11 @@ class Node(Loop):
     # -- the kernel
 
     def _converge(self, seen: Cluster, state: NodeState, config: Config) -> None:
-        own = self._held.lease if self._held else None
+        own = self._own.lease
         wanted: dict[str, tuple[Object, ...]] = {
-            state.netns: tuple(desired.node(seen, state, config=config, own=own, peers=self._peers))
+            state.netns: tuple(
+                desired.node(seen, state, config=config, own=own, peers=self._own.peers)
+            )
         }
         if own is not None:
             wanted.update({n: tuple(o) for n, o in desired.pods(seen, state).items()})
@@ -268,7 +258,8 @@ class Node(Loop):
 
     def _carry(self, lab: Lab, state: NodeState, config: Config) -> None:
         """Have the process of flannel's udp back end run and know whom it reaches, or not run."""
-        if config.backend != UDP or self._held is None:
+        own = self._own.lease
+        if config.backend != UDP or own is None or state.declared.foreign_flannel:
             if self._carrier is not None or not self._agreed:
                 encapsulation.end()
             self._put_down()
@@ -279,8 +270,8 @@ class Node(Loop):
                 self.state.run, self.node, netns=path, device=udp.DEVICE
             )
         segments = [segment.cidr for segment in lab.underlay.segments]
-        outside = backends.uncovered(state.address, segments, self._peers)
-        reached = udp.reached(config, self._held.lease, self._peers, outside)
+        outside = backends.uncovered(state.address, segments, self._own.peers)
+        reached = udp.reached(config, own, self._own.peers, outside)
         self._carrier.keep(
             encapsulation.Told(
                 local=state.address,
@@ -362,19 +353,22 @@ class Node(Loop):
                 self._rules_changed()
         self._suspect |= heard
 
-    def _report(self, followed: Snapshot, config: Config, away: StoreError | None) -> None:
-        held, apart = self._held, self.state.place is not None
+    def _report(self, lab: Lab, config: Config, of: Snapshot, away: StoreError | None) -> None:
+        apart = self.state.place is not None
+        known = {peer.public_ip for peer in backends.followed(config, self._own.peers)}
         self.state.report(
             self.node,
             NodeReport(
-                settled=followed.version,
-                subnet=held.lease.subnet if held else "",
-                peers=len({p.public_ip for p in backends.followed(config, self._peers)}),
+                settled=of.version,
+                subnet=self._own.subnet,
+                peers=len(known),
+                nodes=tuple(n.name for n in lab.running if n.address in known),
+                awaits=self._own.awaits,
                 online=away is None,
-                renews=held.renews if held else 0.0,
+                renews=self._own.renews,
                 written=self._written,
                 error=str(away) if away else "",
-                pods=pods_fingerprint(followed.documents) if apart else (0, 0),
+                pods=pods_fingerprint(of.documents) if apart else (0, 0),
                 lab=self._lab_revision if apart else 0,
             ),
         )

@@ -27,11 +27,13 @@ class NodeReport(msgspec.Struct, frozen=True):
 
     settled: int = -1  # the version of the node's snapshot that the kernel agrees with
     subnet: str = ""
-    peers: int = 0
+    peers: int = 0  # leases that are followed, those of no node of the lab among them
     online: bool = False  # whether etcd answered in the last pass
     renews: float = 0.0  # seconds since the epoch
     written: int = 0  # the revision at which it last wrote how its pods are
     error: str = ""
+    nodes: tuple[str, ...] = ()  # whose leases are followed, as far as they are nodes
+    awaits: str = ""  # what a foreign flanneld has yet to do there, in words
     # For agents on other machines, who have other versions: of which pods that snapshot was, see
     # `pods_fingerprint`, and of which Lab, as etcd's revision.
     pods: tuple[int, int] = (0, 0)
@@ -43,7 +45,7 @@ class ServicesReport(msgspec.Struct, frozen=True):
 
     count: int = -1
     versions: int = 0
-    options: Options = Options()
+    options: Options | None = Options()  # None: they are a foreign kube-proxy's
     error: str = ""
     policies: tuple[int, int] = (0, 0)  # the same of NetworkPolicies and what these select
 

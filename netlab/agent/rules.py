@@ -27,7 +27,7 @@ from netlab.proxy.addresses import Family
 from netlab.proxy.claims import Owner
 from netlab.proxy.ipvs import not_spared
 from netlab.proxy.objects import Objects
-from netlab.proxy.options import USUAL, options_of
+from netlab.proxy.options import USUAL, Timeouts, options_of
 from netlab.proxy.portals import Portals
 from netlab.proxy.programme import Programme
 from netlab.proxy.ruleset import Block, Blocks, Key, Sort, Step, difference, same
@@ -197,10 +197,12 @@ def programmed(
     """Return the chains, sets and maps of the proxy of *node*, in the order packets meet them.
 
     *only*: with no rules but those of these owners; *wanted*: what is desired, if it is known
-    already. Raises NotFoundError, KernelError.
+    already. Of a node with a foreign kube-proxy there are none. Raises NotFoundError, KernelError.
     """
-    wanted = wanted or desired(cluster, node)
     name = cluster.lab.netns(node)
+    if cluster.node(node).declared.foreign_proxy:
+        return []
+    wanted = wanted or desired(cluster, node)
     if not netns.exists(name):
         raise NotFoundError(f"node {node} is not up", hint="`netlab up` with its files repairs it")
     with netns.entered(name):
@@ -269,29 +271,43 @@ class Rewriting(NamedTuple):
 
 def rewriting(cluster: Cluster, node: NodeState) -> Rewriting:
     """Return what the proxy of *node* would do to the rules and settings that are there now,
-    and what would be done to its policies' table."""
-    wanted, chosen = desired(cluster, node.name), options_of(cluster.lab)
-    mode, spared = chosen.mode, chosen.exclude_cidrs
-    steps: list[tuple[Mode, list[Step]]] = []
-    settled, kept = sysctls(wanted.situations), chosen.timeouts
-    if netns.exists(node.netns):
-        with netns.entered(node.netns):
-            there = not_spared(KERNEL[mode].read(Family), wanted.blocks, spared)
-            steps.append((mode, list(difference(wanted.blocks, there))))
-            for part, blocks in left_over(mode, spared):
-                steps.append((part.mode, [Step(None, block) for block in blocks]))
-            sets = settings.unlike(settled)
-            timed = mode is Mode.IPVS and bool(ipvs_timeouts.unlike(kept))
-    else:
-        steps.append((mode, list(difference(wanted.blocks, {}))))
-        sets, timed = settled, mode is Mode.IPVS and kept != USUAL
+    and what would be done to its policies' table. A foreign kube-proxy's rules stay as they are."""
+    todo = Todo({}, [], None) if node.declared.foreign_proxy else _proxys(cluster, node)
+    sets, steps, timed = todo
     words = [f"ip netns exec {node.netns} sysctl -qew {name}={to}" for name, to in sets.items()]
-    if timed:
-        to = f"{kept.tcp} {kept.tcp_fin} {kept.udp}"
+    if timed is not None:
+        to = f"{timed.tcp} {timed.tcp_fin} {timed.udp}"
         words.append(f"ip netns exec {node.netns} ipvsadm --set {to}")
-    scripts = [one for each, todo in steps for one in given(each, todo)]
+    scripts = [one for each, some in steps for one in given(each, some)]
     held = policies.rewriting(cluster, node)
     scripts += given(Mode.NFTABLES, held)
     for argv, text in scripts:
         words += [f"ip netns exec {node.netns} {argv} <<'END'", *text.splitlines(), "END"]
-    return Rewriting(len(sets) + timed + len(held) + sum(len(todo) for _, todo in steps), words)
+    count = len(sets) + bool(timed) + len(held) + sum(len(some) for _, some in steps)
+    return Rewriting(count, words)
+
+
+class Todo(NamedTuple):
+    """What is left to a proxy: settings, steps by mode, ip_vs's timeouts (None: they are right)."""
+
+    sets: Mapping[str, str]
+    steps: list[tuple[Mode, list[Step]]]
+    timeouts: Timeouts | None
+
+
+def _proxys(cluster: Cluster, node: NodeState) -> Todo:
+    """Return what is left to netlab's own proxy of *node*."""
+    wanted, chosen = desired(cluster, node.name), options_of(cluster.lab)
+    mode, spared, kept = chosen.mode, chosen.exclude_cidrs, chosen.timeouts
+    settled = sysctls(wanted.situations)
+    if not netns.exists(node.netns):
+        timed = mode is Mode.IPVS and kept != USUAL
+        steps = [(mode, list(difference(wanted.blocks, {})))]
+        return Todo(settled, steps, kept if timed else None)
+    with netns.entered(node.netns):
+        there = not_spared(KERNEL[mode].read(Family), wanted.blocks, spared)
+        steps = [(mode, list(difference(wanted.blocks, there)))]
+        for part, blocks in left_over(mode, spared):
+            steps.append((part.mode, [Step(None, block) for block in blocks]))
+        timed = mode is Mode.IPVS and bool(ipvs_timeouts.unlike(kept))
+        return Todo(settings.unlike(settled), steps, kept if timed else None)

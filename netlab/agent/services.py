@@ -17,6 +17,7 @@ from socket import socket
 import msgspec
 
 from netlab.agent.kubeproxy import KubeProxy, Pass
+from netlab.agent.leftovers import cleanup
 from netlab.agent.loop import Loop
 from netlab.agent.policies import Held, PolicyRules
 from netlab.agent.reading import Reading
@@ -31,6 +32,7 @@ from netlab.proxy.options import Options, options_of
 from netlab.proxy.ruleset import Step, words
 
 TOLD = 20  # changes told one by one in the log
+NOTHING = Pass([], [], [], {}, [])
 
 
 def with_host_ports(pods: Iterable[Document]) -> list[Document]:
@@ -77,7 +79,6 @@ class ServiceProxy(Loop):
             self.close()
             self._reading.enter(lab)
             self._policies = PolicyRules(self.node)
-            self._post = turns.taken_post()
         away = self._reading.learn(lab)
         self._take_node()
         snapshot = self.state.snapshot(self.node)
@@ -85,19 +86,42 @@ class ServiceProxy(Loop):
             if away is not None:
                 raise away
             return  # not stored, or not published yet; that will wake this loop
-        proxy = self._proxied(lab)
-        pods = with_host_ports(snapshot.documents)
         objects = self._reading.objects
-        documents = [*objects.of("Service"), *objects.of("EndpointSlice"), *pods]
-        done = proxy.agree(documents, self._own)
+        if lab.node(self.node).foreign_proxy:
+            self._withdraw()
+            options, done, warnings = None, NOTHING, []
+        else:
+            self._post = self._post or turns.taken_post()
+            proxy = self._proxied(lab)
+            pods = with_host_ports(snapshot.documents)
+            documents = [*objects.of("Service"), *objects.of("EndpointSlice"), *pods]
+            options, done = proxy.options, proxy.agree(documents, self._own)
+            warnings = [*proxy.warnings, *done.problems]
         held = self._policies.agree(objects)
-        self._tell(done, held, [*proxy.warnings, *done.problems, *self._policies.warnings])
+        self._tell(done, held, [*warnings, *self._policies.warnings])
         followed = ServicesReport(
-            *fingerprint(objects), proxy.options, policies=policies_fingerprint(objects)
+            *fingerprint(objects), options, policies=policies_fingerprint(objects)
         )
         self.state.report_services(self.node, followed)
         if away is not None:
             raise away
+
+    def _withdraw(self) -> None:
+        """Remove what this loop has made, once: from then on a foreign kube-proxy makes the rules.
+
+        They bear the same names, so what is there after a start is taken for its.
+        """
+        if self._proxy is not None:
+            removed = cleanup(self._proxy.options.exclude_cidrs)
+            self.log.info("mode none: %d chains, sets and maps removed", len(removed))
+            self._proxy.close()
+            self._proxy = None
+        self._leave_post()
+
+    def _leave_post(self) -> None:
+        if self._post is not None:
+            self._post.close()
+            self._post = None
 
     def _take_node(self) -> None:
         """Read this node's Node object, if it is another one than before."""
@@ -163,6 +187,4 @@ class ServiceProxy(Loop):
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None
-        if self._post is not None:
-            self._post.close()
-            self._post = None
+        self._leave_post()

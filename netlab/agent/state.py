@@ -17,6 +17,7 @@ import msgspec
 from netlab import __version__
 from netlab.agent.pace import Pace
 from netlab.agent.place import Place
+from netlab.agent.problems import other_options, pod_problem
 from netlab.agent.reports import (
     BalancerReport,
     Heard,
@@ -28,13 +29,12 @@ from netlab.agent.reports import (
     policies_fingerprint,
 )
 from netlab.balancing.listeners import published
-from netlab.cluster import Cluster, PodState
+from netlab.cluster import Cluster
 from netlab.controllers.departure import Declared
-from netlab.controllers.podstate import REJECTED
 from netlab.controllers.scheduler import why_waiting
 from netlab.firewall import Published
 from netlab.model.faults import Sort, told
-from netlab.model.kubernetes import ENDED, Document
+from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
 from netlab.proxy.options import Options, options_of
@@ -291,7 +291,7 @@ class State:
                 "files declares all of it again"
             )
             return
-        cut = () if expected else self._cut()
+        cut = () if expected else self._cut() | self._awaiting()
         absent = {one.name: why for one in lab.running if (why := self.absent(one.name))}
         yield from (f"node {name}: {why}" for name, why in absent.items())
         reports = {
@@ -319,14 +319,17 @@ class State:
 
     def _node_problems(self, name: str, report: NodeReport) -> list[str]:
         assert self.lab is not None
-        wanted = sum(not self.absent(node.name) for node in self.lab.running) - 1
+        wanted = self._leased() - {name}
         problems = []
         if report.error:
             problems.append(f"node {name}: {report.error}{self._because(name)}")
+        elif report.awaits:
+            problems.append(f"node {name}: {report.awaits}")
         elif not report.subnet:
             problems.append(f"node {name}: no subnet lease yet")
-        elif report.peers < wanted:
-            problems.append(f"node {name}: knows {report.peers} of {wanted} other leases")
+        elif missing := wanted.difference(report.nodes):
+            known = len(wanted) - len(missing)
+            problems.append(f"node {name}: knows {known} of {len(wanted)} other leases")
         elif not self._has_settled(name, report):
             problems.append(f"node {name}: still changing")
         services = self._services_of(name)
@@ -336,11 +339,28 @@ class State:
             problems.append(f"node {name}: services: {services.error}")
         elif (services.count, services.versions) != self._fingerprint:
             problems.append(f"node {name}: its rules do not follow the Services yet")
-        elif services.options != options_of(self.lab):
-            problems.append(f"node {name}: {_other_options(services.options, self.lab)}")
+        elif services.options != self._options_of(name):
+            why = other_options(services.options, self._options_of(name))
+            problems.append(f"node {name}: {why}")
         elif services.policies != self._policies:
             problems.append(f"node {name}: its rules do not follow the NetworkPolicies yet")
         return problems
+
+    def _leased(self) -> set[str]:
+        """Return the nodes whose leases all others should know."""
+        assert self.lab is not None
+        present = {node.name for node in self.lab.running if not self.absent(node.name)}
+        return present - self._awaiting()
+
+    def _awaiting(self) -> set[str]:
+        """Return the nodes that wait for the lease of a foreign flanneld."""
+        assert self.lab is not None
+        return {one.name for one in self.lab.running if self._report_of(one.name).awaits}
+
+    def _options_of(self, node: str) -> Options | None:
+        """Return the options that the proxy of *node* should have, None for a foreign one's."""
+        assert self.lab is not None
+        return None if self.lab.node(node).foreign_proxy else options_of(self.lab)
 
     def _because(self, node: str) -> str:
         """Return which fault keeps *node* from etcd, to be put behind its error."""
@@ -368,13 +388,6 @@ class State:
         return [] if report.known else [f"{BALANCER}: it has not heard from every node yet"]
 
 
-def _other_options(had: Options, lab: Lab) -> str:
-    """Return in words that a node's proxy is still one with the options it *had*."""
-    if had.mode != lab.proxyMode:
-        return f"its rules are still those of mode {had.mode}"
-    return f"its proxy has not taken the lab's options of mode {had.mode} yet"
-
-
 def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
     """Return whether both are the same objects in the same versions."""
     return len(these) == len(those) and all(
@@ -383,19 +396,3 @@ def _same(these: Sequence[Document], those: Sequence[Document]) -> bool:
         == (other["metadata"]["uid"], other["metadata"].get("resourceVersion"))
         for one, other in zip(these, those, strict=True)
     )
-
-
-def pod_problem(pod: PodState) -> str:
-    """Return what keeps a pod from running, an empty text when it does, or has come to its end.
-
-    A container that waits, to be tried again, leaves its reason in the pod's message. One that its
-    node did not take up is lost to who declared it; where a ReplicaSet or Job made it, these count.
-    """
-    if pod.terminating:
-        return f"pod {pod.title}: still terminating"
-    ended = pod.phase in ENDED
-    if pod.message.startswith(REJECTED) and not pod.owner.startswith(("ReplicaSet/", "Job/")):
-        ended = False
-    if ended or (pod.phase == "Running" and not pod.message):
-        return ""
-    return f"pod {pod.title}: {pod.message or pod.phase or 'Pending'}"

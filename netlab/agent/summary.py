@@ -52,7 +52,8 @@ def _condition(state: State, node: str, report: NodeReport, *, stopped: bool) ->
         return "Stopped"
     if state.absent(node):
         return "Waiting"
-    return "Ready" if report.subnet and not report.error else "NotReady"
+    whole = report.subnet and not report.error and not report.awaits
+    return "Ready" if whole else "NotReady"
 
 
 def _machine(state: State, node: str) -> dict[str, Any]:
@@ -86,7 +87,9 @@ def status(state: State, **more: Any) -> dict[str, Any]:
                 "online": report.online,
                 "renews": report.renews,
                 "state": _condition(state, node.name, report, stopped=stopped),
-                "lastError": report.error,
+                "lastError": report.error or report.awaits,
+                **({"flannel": node.flannel} if node.flannel else {}),
+                **({"proxyMode": node.proxyMode} if node.proxyMode else {}),
                 **_machine(state, node.name),
             }
         )

@@ -10,10 +10,13 @@ import click
 from click.core import ParameterSource
 
 from netlab.cli import eventrows, names, options, tables
-from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen
+from netlab.cli.kinds import LEASE, asked, in_namespace, not_found, seen, with_time_left
 from netlab.cli.rows import Scene, kind_of, resource, table
 from netlab.errors import NotFoundError, UsageError
 from netlab.model.kubernetes import Document, Kind
+
+UNKNOWN = "<unknown>"
+LEASE_HEADER = ("SUBNET", "NODE", "PUBLIC-IP", "VTEP-MAC", "BACKEND", "EXPIRES-IN")
 
 
 class Query(NamedTuple):
@@ -101,6 +104,8 @@ def get(
         headers=not no_headers,
         labels=show_labels,
     )
+    if LEASE in query.wanted and not watch:  # a time that runs is no change to be watched
+        scene = scene._replace(documents=with_time_left(live, scene.documents))
     code = 0
     if watch and output in ("json", "yaml"):
         scene = scene._replace(documents=())  # a stream: what there is comes as what is new
@@ -179,9 +184,7 @@ def cells(
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of one kind as *query* wants them."""
     if kind is LEASE:
-        header = ["SUBNET", "NODE", "PUBLIC-IP", "VTEP-MAC", "BACKEND"]
-        fields = ("subnet", "node", "publicIP", "vtepMAC", "backend")
-        return header, [[document["spec"][field] for field in fields] for document in group]
+        return list(LEASE_HEADER), [lease_row(document["spec"]) for document in group]
     header, rows = table(
         kind,
         group,
@@ -194,6 +197,15 @@ def cells(
         header = [*header, "LABELS"]
         rows = [[*row, labels(one)] for row, one in zip(rows, group, strict=True)]
     return header, rows
+
+
+def lease_row(spec: Document) -> list[str]:
+    """Return the cells of a subnet lease."""
+    left = spec.get("ttl", UNKNOWN)
+    words = {"node": spec["node"] or "<foreign>", "vtepMAC": spec["vtepMAC"] or "-"}
+    fields = ("subnet", "node", "publicIP", "vtepMAC", "backend")
+    expires = "never" if left is None else str(left) if left is UNKNOWN else tables.duration(left)
+    return [*(words.get(field) or str(spec[field]) for field in fields), expires]
 
 
 def labels(document: Document) -> str:

@@ -10,7 +10,7 @@ from netlab.errors import UsageError
 from netlab.model.kubernetes import KINDS, Document, Kind, kind_named
 
 if TYPE_CHECKING:
-    from netlab.cluster import Cluster, NodeState
+    from netlab.cluster import Cluster
     from netlab.lab import Live
 
 # What kubectl means by `all`; kinds without objects leave no trace in the output.
@@ -85,35 +85,79 @@ def asked_kind(word: str, documents: Sequence[Document]) -> Kind:
 def seen(live: Live) -> Scene:
     """Return the live lab at this moment: its cluster, its objects, its leases as objects."""
     cluster = live.cluster()
-    return Scene(cluster, [*cluster.documents, *leases(cluster)])
-
-
-def _of_ipv6(node: NodeState) -> Document:
-    return {
-        "subnetV6": node.subnet_v6,
-        "publicIPv6": node.declared.address6,
-        "vtepMACV6": node.vtep_mac_v6,
-    }
+    return Scene(cluster, [*cluster.documents, *leases(cluster), *foreign(live)])
 
 
 def leases(cluster: Cluster) -> list[Document]:
     """Return the nodes' leases as objects, so that they can be listed like any other."""
+    kind = cluster.lab.network.Backend.Type
     return [
-        {
-            "apiVersion": LEASE.group,
-            "kind": LEASE.kind,
-            "metadata": {"name": "&".join(node.subnets).replace("/", "-")},
-            "spec": {
-                "subnet": node.subnet,
-                "publicIP": node.address,
-                "vtepMAC": node.vtep_mac,
-                **(_of_ipv6(node) if node.subnet_v6 else {}),
-                "backend": cluster.lab.network.Backend.Type,
-                "node": node.name,
-            },
-        }
+        _lease(
+            (node.subnet, node.subnet_v6),
+            (node.address, node.declared.address6),
+            (node.vtep_mac, node.vtep_mac_v6),
+            kind,
+            node.name,
+        )
         for node in cluster.nodes
         if node.subnet
+    ]
+
+
+def foreign(live: Live) -> list[Document]:
+    """Return the leases that are no node's, as they were read with the cluster."""
+    from netlab.flannel import members
+    from netlab.flannel.config import UDP
+
+    nodes = {node.address for node in live.lab.nodes}
+    found = (one.lease for one in members.foreign(live.subnets, nodes))
+    return [
+        _lease(
+            (one.subnet, one.subnet_v6),
+            (one.public_ip, one.public_ipv6),
+            (one.vtep_mac, one.vtep_mac_v6),
+            one.backend_type or UDP,
+            "",
+        )
+        for one in found
+    ]
+
+
+def _lease(
+    subnets: tuple[str, str],
+    addresses: tuple[str, str],
+    macs: tuple[str, str],
+    backend: str,
+    node: str,
+) -> Document:
+    """Return a lease as an object; of each pair the second is IPv6's, "" without."""
+    ipv6 = {"subnetV6": subnets[1], "publicIPv6": addresses[1], "vtepMACV6": macs[1]}
+    return {
+        "apiVersion": LEASE.group,
+        "kind": LEASE.kind,
+        "metadata": {"name": "&".join(filter(None, subnets)).replace("/", "-")},
+        "spec": {
+            "subnet": subnets[0],
+            "publicIP": addresses[0],
+            "vtepMAC": macs[0],
+            **(ipv6 if subnets[1] else {}),
+            "backend": backend,
+            "node": node,
+        },
+    }
+
+
+def with_time_left(live: Live, documents: Sequence[Document]) -> list[Document]:
+    """Return *documents*, those of leases with the seconds that each has left in etcd.
+
+    Raises StoreError: it is etcd that knows.
+    """
+    left = live.time_left()
+    return [
+        {**one, "spec": {**one["spec"], "ttl": left.get(one["spec"]["subnet"])}}
+        if one["kind"] == LEASE.kind
+        else one
+        for one in documents
     ]
 
 

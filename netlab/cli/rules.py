@@ -38,7 +38,11 @@ def print_rules(live: Live, which: Which, output: str, *, headers: bool = True) 
 
     cluster = live.cluster()
     only = owners(which, cluster.documents)
-    found = [one for name in nodes(which, cluster) for one in programmed(cluster, name, only=only)]
+    asked = nodes(which, cluster)
+    found = [one for name in asked for one in programmed(cluster, name, only=only)]
+    for name in asked:
+        if cluster.node(name).declared.foreign_proxy:
+            print(f"note: the rules of {name} are a foreign kube-proxy's", file=sys.stderr)
     if output in ("json", "yaml"):
         from netlab.cli.get import text_of
 

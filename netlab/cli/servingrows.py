@@ -113,6 +113,8 @@ def rule_lines(scene: Scene, node: str, owner: Owner, wanted: Desired) -> list[s
     """Return every rule of *owner* on *node* behind the packets it fired for, chain by chain."""
     from netlab.agent import rules
 
+    if scene.cluster.node(node).declared.foreign_proxy:
+        return ["those of a foreign kube-proxy (proxyMode: none)"]
     try:
         found = rules.programmed(scene.cluster, node, only=[owner], wanted=wanted)
     except NotFoundError as error:

@@ -62,6 +62,7 @@ def watched(live: Live, output: str) -> int:
     while True:
         state = seen(live)
         lasting = {key: value for key, value in state.items() if key not in VOLATILE}
+        lasting["foreign"] = [{**one, "ttl": None} for one in state.get("foreign", [])]
         if on_screen:
             lines = [time.strftime("%T"), *screen(state)]
             print(HOME + "".join(line + LINE for line in lines) + REST, end="", flush=True)
@@ -103,6 +104,14 @@ def screen(state: dict[str, Any]) -> list[str]:
     lines += tables.aligned(header, [node_row(node) for node in state["nodes"]])
     lines += [
         f"{node['name']}: {node['lastError']}" for node in state["nodes"] if node["lastError"]
+    ]
+    if state.get("foreign"):
+        columns = ("FOREIGN NODE", "LEASE", "BACKEND", "VTEP MAC", "EXPIRES IN")
+        lines += ["", *tables.aligned(columns, [member_row(one) for one in state["foreign"]]), ""]
+    lines += [
+        f"foreign node {one['publicIP']} is not followed: {one['lastError']}"
+        for one in state.get("foreign", [])
+        if one["lastError"]
     ]
     lines += [f"problem: {problem}" for problem in state["problems"]]
     lines += [f"note: {words}" for words in other_versions(state)]
@@ -203,6 +212,18 @@ def node_row(node: dict[str, Any]) -> list[str]:
         pods_words(node),
         str(node["peers"]),
         tables.duration(renews - time.time()) if renews else "<unknown>",
+    ]
+
+
+def member_row(member: dict[str, Any]) -> list[str]:
+    """Return the cells of a foreign member of the overlay."""
+    left = member["ttl"]
+    return [
+        member["publicIP"],
+        member["subnet"],
+        member["backend"],
+        member["vtepMAC"] or "-",
+        "never" if left is None else tables.duration(left),
     ]
 
 

@@ -21,6 +21,8 @@ def attach(
     Raises NotFoundError when there is none, UsageError for what cannot be plugged in there,
     CapabilityError for what this user may not enter.
     """
+    if live.lab.spread:
+        raise UsageError(f"lab {live.name} is on several machines: its underlay is not netlab's")
     name = attachments.named(word)
     wanted = Attachment(name, address, device, default_route, since=now())
     attachments.require_room(live.lab, wanted)

@@ -119,8 +119,12 @@ def _settled(documents: list[Document], lab: Lab) -> list[Document]:
 
 def _stand_in_leases(lab: Lab, config: Config, held: list[Lease]) -> list[Lease]:
     """Return *held*, those of nodes as they will read, and for each node without one the first
-    free subnet."""
-    nodes = {node.address: Me.of(lab.name, node, config) for node in lab.nodes}
+    free subnet. A foreign flanneld's stay as they are: who knows what it will take."""
+    nodes = {
+        node.address: Me.of(lab.name, node, config)
+        for node in lab.nodes
+        if not node.foreign_flannel
+    }
     free = _free(config.ipv4, [one.subnet for one in held])
     free_v6 = _free(config.ipv6, [one.subnet_v6 for one in held]) if config.ipv6 else repeat("")
 
@@ -150,9 +154,10 @@ def _stand_in_addresses(lab: Lab, documents: list[Document], held: list[Lease]) 
     found = []
     for document in documents:
         name = document.get("spec", {}).get("nodeName")
-        if document["kind"] == "Pod" and name and not document.get("status", {}).get("podIP"):
+        waits = document["kind"] == "Pod" and not document.get("status", {}).get("podIP")
+        if waits and name and (leased := subnets.get(lab.node(name).address)):
             own = []
-            for subnet in subnets[lab.node(name).address]:
+            for subnet in leased:
                 mine = [ip for ip in used if cni.in_subnet(ip, subnet)]
                 own.append(next(cni.free_addresses(subnet, mine)))
             used |= set(own)
@@ -169,10 +174,10 @@ def _operations(seen: Cluster, config: Config, held: list[Lease]) -> list[Op]:
     by_address = {item.public_ip: item for item in held}
     wanted: dict[str, list[Object]] = {}
     for state in seen.nodes:
-        own = by_address[state.address]
+        own = by_address.get(state.address)
         peers = [item for item in held if item is not own]
         wanted[state.netns] = desired.node(seen, state, config=config, own=own, peers=peers)
-        wanted.update(desired.pods(seen, state))
+        wanted.update(desired.pods(seen, state) if own else {})
     published = listeners.published(lab, seen.documents.of("Service"))
     for name, objects in world.objects(lab, published).items():
         wanted.setdefault(name, [])

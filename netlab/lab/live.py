@@ -26,7 +26,7 @@ from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Backend, Lab
 from netlab.store import registry
 from netlab.store.access import Access
-from netlab.store.etcd import Etcd, Listing
+from netlab.store.etcd import Etcd, KeyValue, Listing
 
 ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
@@ -50,6 +50,7 @@ class Live:
         self._access = self.place.access if self.place is not None else Access()
         self.lab: Lab
         self.reread()
+        self.subnets: Sequence[KeyValue] = ()  # flannel's keys, as last read by `cluster`
         self._etcd: Etcd | None = None
 
     def etcd(self) -> Etcd:
@@ -143,7 +144,8 @@ class Live:
     def _stored(self) -> Cluster:
         with self._inside():
             objects, revision = registry.objects(self.etcd())
-            leases, _ = lease.peers(self.etcd().range(SUBNETS).items)
+            self.subnets = self.etcd().range(SUBNETS).items
+        leases, _ = lease.peers(self.subnets)
         return cluster(
             self.lab,
             objects,
@@ -155,6 +157,16 @@ class Live:
         """Return the keys of flannel's subnet leases, as they are."""
         with self._inside():
             return self.etcd().range(SUBNETS)
+
+    def time_left(self) -> dict[str, int | None]:
+        """Return the seconds each subnet's lease has left; None for one that does not end."""
+        found: dict[str, int | None] = {}
+        with self._inside():
+            for item in self.subnets:
+                for one in lease.peers([item])[0]:
+                    left = self.etcd().time_to_live(item.lease) if item.lease else None
+                    found.setdefault(one.subnet, left)
+        return found
 
     def status(self, *, timeout: float = 10.0, changes: bool = False) -> dict[str, Any]:
         """Return what the agent says of the lab; *changes*: with what is not as declared.

@@ -29,6 +29,7 @@ API_VERSION = "netlab/v1"
 SERVICE_CIDR = "10.96.0.0/12"  # kubeadm's default --service-cidr
 SERVICE_CIDR6 = "fd00:10:96::/112"  # kind's default in a dual-stack cluster
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+NONE = "none"  # of a node: its flannel, or its rules of Services, are not netlab's to make
 IP_MODES = ("VIP", "Proxy")  # core/v1 LoadBalancerIPMode; unset is the first
 FIRST_CARD = "eth0"  # a machine's card on the underlay, where netlab makes the machine
 BRIDGE_PORTS_MAX = 1023  # br_private.h, BR_MAX_PORTS, less port 0
@@ -83,13 +84,18 @@ class Taint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine of the cluster, on the segment its address belongs to."""
+    """A machine of the cluster, on the segment its address belongs to.
+
+    `flannel` and `proxyMode` are "", or `none`: a foreign flanneld or kube-proxy runs there.
+    """
 
     name: str
     address: str
     labels: dict[str, str] = {}
     taints: list[Taint] = []
     bridge: str = "docker0"
+    flannel: str = ""
+    proxyMode: str = ""
     # Of the running lab, never of a file, and only where the node is the machine itself.
     uplink: str = FIRST_CARD
     address6: str = ""  # in a dual-stack lab
@@ -98,6 +104,16 @@ class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     def addresses(self) -> tuple[str, ...]:
         """Its addresses on the underlay, one of each family."""
         return both(self.address, self.address6)
+
+    @property
+    def foreign_flannel(self) -> bool:
+        """Whether netlab leaves lease, tunnel and flannel's rules to somebody else."""
+        return self.flannel == NONE
+
+    @property
+    def foreign_proxy(self) -> bool:
+        """Whether netlab leaves the rules of Services to somebody else."""
+        return self.proxyMode == NONE
 
     @property
     def all_labels(self) -> dict[str, str]:

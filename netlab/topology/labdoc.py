@@ -23,6 +23,7 @@ from netlab.dns.zone import PODS
 from netlab.model.lab import (
     API_VERSION,
     IP_MODES,
+    NONE,
     SERVICE_CIDR,
     Backend,
     Lab,
@@ -105,6 +106,8 @@ _NODE = Fields(
         "labels": LABELS,
         "taints": Each(_TAINT),
         "bridge": values.interface_name,
+        "flannel": values.one_of((NONE,)),
+        "proxyMode": values.one_of((NONE,)),
     },
     required=("name",),
 )

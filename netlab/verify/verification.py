@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 import msgspec
 
 from netlab import patience
+from netlab.cluster import Cluster
 from netlab.errors import NetlabError
 from netlab.model.faults import told
 from netlab.packets import Outcome, Verdict
@@ -55,6 +56,7 @@ from netlab.verify.context import (
     watched_from_the_start,
 )
 from netlab.verify.explaining import explained
+from netlab.verify.foreign import skipped
 from netlab.verify.turns import turn
 
 Check = Callable[[Context], Checked]
@@ -155,6 +157,19 @@ def proven(
 
 def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
     cluster = live.cluster()
+    left: list[Path] = []
+    for path in paths:
+        if why := skipped(path.id, cluster):
+            done(Verdict(path.id, Outcome.SKIP, path.title, (why,)))
+        else:
+            left.append(path)
+    if left:
+        _checked(live, cluster, left, done)
+
+
+def _checked(
+    live: Live, cluster: Cluster, paths: Sequence[Path], done: Callable[[Verdict], None]
+) -> None:
     with ThreadPoolExecutor(THREADS) as pool, Capture([]) as capture, RuleTrace([]) as trace:
         context = Context(live, cluster, capture, trace)
         context.asked = frozenset(path.id for path in paths)

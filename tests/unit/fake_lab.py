@@ -14,6 +14,7 @@ from netlab.errors import NotFoundError, UsageError
 from netlab.lab.report import Report
 from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
+from netlab.store.wire import KeyValue
 
 LAB = {
     "apiVersion": "netlab/v1",
@@ -114,6 +115,10 @@ class FakeLive:
         self.stored = list(documents)
         self.place = None
         self.problems: list[str] = []
+        self.subnets: list[KeyValue] = []
+
+    def time_left(self) -> dict[str, int | None]:
+        return {"10.244.1.0/24": 86_400, "10.244.7.0/24": None}
 
     def documents(self) -> list[Document]:
         return self.stored

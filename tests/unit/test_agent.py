@@ -141,6 +141,9 @@ def test_the_reason_a_pod_does_not_run_is_its_message() -> None:
 # -- problems
 
 
+BOTH = ("n1", "n2")
+
+
 def converged(state: State) -> None:
     """Make *state* one of which nothing is left to say."""
     documents = (*NODES, document("a", ip="10.244.1.2", phase="Running"))
@@ -152,7 +155,7 @@ def converged(state: State) -> None:
         snapshot = state.snapshot(name)
         assert snapshot is not None
         subnet = LEASES[LAB.node(name).address][0]
-        state.report(name, NodeReport(snapshot.version, subnet, 1, True))
+        state.report(name, NodeReport(snapshot.version, subnet, 1, True, nodes=BOTH))
         state.report_services(name, ServicesReport(0, 0, options_of(LAB)))
 
 
@@ -178,10 +181,12 @@ def test_an_etcd_that_has_lost_a_node_is_a_problem(tmp_path: Path) -> None:
     [
         (NodeReport(1, "", 1, True), "no subnet lease yet"),
         (NodeReport(1, "10.244.2.0/24", 0, True), "knows 0 of 1 other leases"),
-        (NodeReport(0, "10.244.2.0/24", 1, True), "still changing"),
+        # One peer, but it is no node of the lab.
+        (NodeReport(1, "10.244.2.0/24", 1, True), "knows 0 of 1 other leases"),
+        (NodeReport(0, "10.244.2.0/24", 1, True, nodes=BOTH), "still changing"),
         (NodeReport(1, "10.244.2.0/24", 1, False, error="etcd is away"), "etcd is away"),
         (
-            NodeReport(1, "10.244.2.0/24", 1, True, written=9),
+            NodeReport(1, "10.244.2.0/24", 1, True, written=9, nodes=BOTH),
             "the controllers have not read yet how its pods are",
         ),
     ],
@@ -191,6 +196,34 @@ def test_what_a_node_lacks_is_a_problem(tmp_path: Path, report: NodeReport, prob
     converged(state)
     state.report("n2", report)
     assert state.problems() == [f"node n2: {problem}"]
+
+
+def test_a_node_that_waits_for_a_foreign_lease_says_so_and_is_waited_for_by_nobody(
+    tmp_path: Path,
+) -> None:
+    state = State(tmp_path)
+    converged(state)
+    state.report("n1", NodeReport(1, "10.244.1.0/24", 0, True))
+    state.report("n2", NodeReport(1, "", 1, True, nodes=BOTH, awaits="waits for a lease"))
+    assert state.problems() == ["node n2: waits for a lease"]
+    assert state.problems(expected=False) == []  # no waiting of netlab's mends it
+    told = {one["name"]: (one["state"], one["lastError"]) for one in status(state)["nodes"]}
+    assert told == {"n1": ("Ready", ""), "n2": ("NotReady", "waits for a lease")}
+
+
+def test_a_node_without_rules_of_netlabs_is_not_asked_for_the_labs_mode(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    nodes = [LAB.nodes[0], msgspec.structs.replace(LAB.nodes[1], proxyMode="none")]
+    converged(state)
+    state.lab = lab = msgspec.structs.replace(LAB, nodes=nodes)
+    documents = (*NODES, document("a", ip="10.244.1.2", phase="Running"))
+    state.publish(cluster(lab, documents, leases=LEASES), stable=True, wake=lambda _: None)
+    for name in BOTH:
+        subnet = LEASES[lab.node(name).address][0]
+        state.report(name, NodeReport(2, subnet, 1, True, nodes=BOTH))
+    assert state.problems() == ["node n2: its rules are still those of mode iptables"]
+    state.report_services("n2", ServicesReport(0, 0, None))
+    assert state.problems() == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from netlab.cli import tables
 from netlab.cli.program import program
 from netlab.cli.selectors import selector
 from netlab.errors import UsageError
+from netlab.store.wire import KeyValue
 
 Netlab = Callable[..., "tuple[int, str, str]"]
 
@@ -59,8 +60,18 @@ def test_all_namespaces_adds_the_namespace(netlab: Netlab) -> None:
 
 def test_leases_come_from_flannel(netlab: Netlab) -> None:
     rows = table(netlab("get", "leases")[1])
-    assert rows[1] == ["10.244.1.0/24", "node1", "192.168.50.11", "02:00:00:00:00:01", "vxlan"]
+    node1 = ["10.244.1.0/24", "node1", "192.168.50.11", "02:00:00:00:00:01", "vxlan"]
+    assert rows[1] == [*node1, "24h"]
     assert len(rows) == 3
+
+
+def test_a_lease_that_is_no_nodes_is_a_foreign_ones(netlab: Netlab, room: FakeRoom) -> None:
+    value = b'{"PublicIP":"192.168.50.77","PublicIPv6":null,"BackendType":"host-gw"}'
+    room.labs["notes"].subnets = [KeyValue("/coreos.com/network/subnets/10.244.7.0-24", value)]
+    rows = table(netlab("get", "leases")[1])
+    assert rows[3] == [*("10.244.7.0/24", "<foreign>", "192.168.50.77", "-", "host-gw", "never")]
+    found = json.loads(netlab("get", "lease", "10.244.7.0-24", "-o", "json")[1])
+    assert found["spec"]["node"] == "" and found["spec"]["ttl"] is None
 
 
 def test_all_separates_kinds_and_prefixes_names(netlab: Netlab) -> None:

@@ -97,16 +97,17 @@ def listened(tmp_path: Path, *, alive: str = "n2", told: dict[str, Told] | None 
     snapshot = state.snapshot("n1")
     assert snapshot is not None
     state.hear(Heard(frozenset(filter(None, [alive])), told or {}))
-    state.report("n1", NodeReport(snapshot.version, "10.244.1.0/24", 1, True))
+    state.report("n1", NodeReport(snapshot.version, "10.244.1.0/24", 1, True, nodes=BOTH))
     state.report_services("n1", ServicesReport(0, 0, OPTIONS))
     return state
 
 
+BOTH = ("n1", "n2")
 WELL = Told(
     "9.9",
     "eth1",
     NodeReport(
-        40, "10.244.2.0/24", 1, True, pods=pods_fingerprint([document("b")]), lab=5
+        40, "10.244.2.0/24", 1, True, nodes=BOTH, pods=pods_fingerprint([document("b")]), lab=5
     ),
     ServicesReport(0, 0, OPTIONS),
 )  # fmt: skip
@@ -125,7 +126,7 @@ def changed(**fields: Any) -> Told:
         ("n2", None, "no subnet lease yet"),
         ("n2", changed(pods=(1, 9)), "still changing"),
         ("n2", changed(lab=4), "still changing"),
-        ("n2", changed(peers=0), "knows 0 of 1 other leases"),
+        ("n2", changed(nodes=()), "knows 0 of 1 other leases"),
         ("n2", changed(error="no vxlan"), "no vxlan"),
         (
             "n2",

@@ -1,0 +1,63 @@
+"""Members of the overlay beside the lab's nodes, and a node's lease that a foreign flanneld keeps.
+
+A lease with the PublicIP of a node is that node's, whoever wrote it; any other is a foreign
+member's, which the nodes reach as they reach each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from ipaddress import IPv4Network
+
+import msgspec
+
+from netlab.flannel import hostgw
+from netlab.flannel.config import HOST_GW, UDP, VXLAN, Config
+from netlab.flannel.lease import KeyValue, Lease, peers
+from netlab.flannel.peers import swallows
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A lease that is no node's, and the etcd lease its key is attached to (0: none)."""
+
+    lease: Lease
+    etcd_lease: int = 0
+
+
+def foreign(items: Sequence[KeyValue], nodes: Collection[str]) -> list[Member]:
+    """Return the members that have none of the addresses *nodes*, in the order of their keys."""
+    attached = {item.key: item.lease for item in items}
+    return [
+        Member(lease, attached.get(lease.key, 0))
+        for lease in peers(items)[0]
+        if lease.public_ip not in nodes
+    ]
+
+
+def lease_of(items: Iterable[KeyValue], address: str) -> Lease | None:
+    """Return the lease of the node at *address*: as for flannel, that of the first key."""
+    return next((one for one in peers(items)[0] if one.public_ip == address), None)
+
+
+def why_not(
+    lease: Lease, config: Config, *, homes: Sequence[str], outside: Sequence[IPv4Network]
+) -> str:
+    """Return why no node makes a way to *lease*, "" when those on the segments *homes* do.
+
+    *outside*: what no way may cover.
+    """
+    if lease.backend_type != config.lease_type:
+        kind = lease.backend_type or UDP
+        return f"its back end is {kind}, the lab's is {config.backend}"
+    if config.backend == VXLAN and not lease.vtep_mac:
+        return "it says no VTEP MAC"
+    if swallows(lease, config, outside):
+        return "the way to it would lead into itself, or over the underlay"
+    if config.backend == HOST_GW and not any(hostgw.near(lease, home) for home in homes):
+        return "no node is on its segment, as host-gw needs it"
+    return ""
+
+
+def written_by(lease: Lease, config: Config) -> Config:
+    """Return *config* as whoever wrote *lease* has it: a flanneld reads the net-conf but once."""
+    return msgspec.structs.replace(config, backend=lease.backend_type or UDP)
