@@ -304,14 +304,24 @@ class Capture:
         A TCP connection that is not answered carries no token. Its SYN is known by its sequence
         number, which masquerading leaves alone.
         """
+        number = self.number(flow, netns=netns)
+        return self.opening(number) if number is not None else []
+
+    def number(self, flow: Flow, *, netns: str) -> int | None:
+        """Return the sequence number of the SYN that opened *flow* in *netns*; None: none did."""
         if not flow.source:
-            return []  # its kernel found no way to send it
+            return None  # its kernel found no way to send it
         ends = socket.inet_aton(flow.source) + socket.inet_aton(flow.destination)
         ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
         self.drain()
         with self._lock:
-            number = self._numbers.get((netns, ends + ports))
-            found = list(self._openings.get(number, ())) if number is not None else []
+            return self._numbers.get((netns, ends + ports))
+
+    def opening(self, number: int) -> list[Sighting]:
+        """Return the sightings of a SYN with the sequence *number*, and of what answered it."""
+        self.drain()
+        with self._lock:
+            found = list(self._openings.get(number, ()))
         return self._seen(sorted(found, key=lambda kept: kept.frame.time))
 
     def _seen(self, kept: Iterable[Kept]) -> list[Sighting]:

@@ -1,0 +1,94 @@
+"""One capture on the namespaces of several machines: its own, and those that others lend.
+
+Whoever uses it needs not know where a namespace is. What other machines saw is asked for when it is
+wanted, not before: `frames`, which is called again and again while a probe is on its way, tells of
+this machine alone. The times of other machines are by their own clocks; see `paths.clocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from netlab.errors import NetlabError
+from netlab.packets import Flow, Sighting
+from netlab.sensors.capture import Capture
+from netlab.sensors.lent import sightings
+
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class WideCapture(Capture):
+    """A `Capture` that reaches other machines."""
+
+    def __init__(
+        self,
+        netns_names: Iterable[str],
+        *,
+        machine: Callable[[str], str],
+        others: Mapping[str, Ask],
+    ) -> None:
+        """*machine*: where a namespace is, by the names in *others*, "" for here. *others*: how
+        each is asked; raises NetlabError."""
+        super().__init__(netns_names)
+        self._machine = machine
+        self._others = others
+        self._id = uuid4().hex
+        self._watched: dict[str, set[str]] = {}  # by machine
+        self._lost_there: dict[str, int] = {}
+
+    def add(self, netns_names: Iterable[str]) -> None:
+        """As `Capture.add`. Raises NetlabError when another machine does not answer, too."""
+        here, there = [], dict[str, set[str]]()
+        for name in netns_names:
+            where = self._machine(name)
+            if where:
+                there.setdefault(where, set()).add(name)
+            else:
+                here.append(name)
+        super().add(here)
+        for where, names in there.items():
+            known = self._watched.setdefault(where, set())
+            if names - known:
+                self._ask(where, "watch", netns=sorted(names - known))
+                known |= names
+
+    def _ask(self, where: str, deed: str, **more: Any) -> dict[str, Any]:
+        return self._others[where]({"do": deed, "capture": self._id, **more})
+
+    def _elsewhere(self, **wanted: Any) -> list[Sighting]:
+        found: list[Sighting] = []
+        for where in self._watched:
+            answer = self._ask(where, "seen", **wanted)
+            self._lost_there[where] = int(answer["lost"])
+            found += sightings(answer)
+        return found
+
+    def sightings(self, token: bytes) -> list[Sighting]:
+        return super().sightings(token) + self._elsewhere(token=token.decode())
+
+    def handshake(self, flow: Flow, *, netns: str) -> list[Sighting]:
+        """As `Capture.handshake`; *netns* is one of this machine."""
+        number = self.number(flow, netns=netns)
+        if number is None:
+            return []
+        return self.opening(number) + self._elsewhere(number=number)
+
+    @property
+    def lost(self) -> int:
+        return super().lost + sum(self._lost_there.values())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for where in self._watched:
+            try:
+                self._ask(where, "unwatch")
+            except NetlabError:
+                continue  # it ends by itself there

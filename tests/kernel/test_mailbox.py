@@ -1,0 +1,126 @@
+"""Questions by way of a real etcd: answered, refused, not answered, and nothing is left of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from etcd_process import EtcdProcess, running
+
+from netlab.errors import NetlabError
+from netlab.store.mailbox import ANSWERED, ASKED, Correspondent, Mailbox
+
+pytestmark = pytest.mark.kernel
+
+Do = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[EtcdProcess]:
+    with running() as process:
+        yield process
+
+
+@contextmanager
+def answering(process: EtcdProcess, node: str, do: Do) -> Iterator[None]:
+    """An agent of *node*, that does *do*."""
+    mailbox, over = Mailbox(process.client(), node), threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            for question in mailbox.asked():
+                mailbox.answer(question, lambda question=question: do(question))  # type: ignore[misc]
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        mailbox.close()
+
+
+@contextmanager
+def asker(process: EtcdProcess, node: str) -> Iterator[Correspondent]:
+    made = Correspondent(process.client(), node)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def left(process: EtcdProcess) -> list[str]:
+    etcd = process.client()
+    try:
+        return [item.key for key in (ASKED, ANSWERED) for item in etcd.range(key).items]
+    finally:
+        etcd.close()
+
+
+def test_each_question_gets_its_own_answer(process: EtcdProcess) -> None:
+    def double(question: dict[str, Any]) -> dict[str, Any]:
+        return {"twice": 2 * question["n"]}
+
+    with answering(process, "n2", double), asker(process, "n2") as one, asker(process, "n2") as two:
+        found: list[tuple[int, int]] = []
+
+        def many(of: Correspondent, numbers: range) -> None:
+            for n in numbers:
+                found.append((n, of.ask({"do": "double", "n": n}, timeout=10.0)["twice"]))
+
+        threads = [
+            threading.Thread(target=many, args=(of, range(first, first + 20)))
+            for first, of in ((0, one), (100, one), (200, two))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 60
+    assert all(twice == 2 * n for n, twice in found)
+    assert left(process) == []
+
+
+def test_what_could_not_be_done_is_told(process: EtcdProcess) -> None:
+    def refuse(question: dict[str, Any]) -> dict[str, Any]:
+        raise NetlabError("no such namespace")
+
+    with (
+        answering(process, "n2", refuse),
+        asker(process, "n2") as one,
+        pytest.raises(NetlabError, match="n2: no such namespace"),
+    ):
+        one.ask({"do": "watch"}, timeout=10.0)
+    assert left(process) == []
+
+
+def test_who_does_not_answer_is_named_and_the_question_withdrawn(process: EtcdProcess) -> None:
+    with (
+        asker(process, "n3") as one,
+        pytest.raises(NetlabError, match="the agent of n3 does not answer"),
+    ):
+        one.ask({"do": "watch"}, timeout=0.1)
+    assert left(process) == []
+
+
+def test_what_is_no_question_is_thrown_away(process: EtcdProcess) -> None:
+    etcd = process.client()
+    done: list[Any] = []
+    for number, value in enumerate((b"", b"{", b"[]", b'"x"')):
+        etcd.put(f"{ASKED}n4/{number}", value)
+    etcd.put(f"{ASKED}n4/9", b'{"do": "x", "answer": "/registry/pods/default/a"}')
+    etcd.close()
+    with answering(process, "n4", lambda question: done.append(question) or {}):
+        deadline = time.monotonic() + 10
+        while left(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    etcd = process.client()
+    assert len(done) == 1
+    assert etcd.get("/registry/pods/default/a") is None
+    etcd.close()
