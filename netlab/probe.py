@@ -57,7 +57,7 @@ def watched(cluster: Cluster, expectation: Expectation) -> list[str]:
     lab = cluster.lab
     names = [hop.netns for hop in (*expectation.request, *expectation.reply)]
     names += [netns for netns, _ in expectation.forbidden]
-    names += [lab.netns(world.UNDERLAY), lab.netns(world.GATEWAY)]
+    names += world.between(lab)
     names += [lab.netns(node.name) for node in lab.running[:BYSTANDERS]]
     return list(dict.fromkeys(names))
 
@@ -160,6 +160,7 @@ def _shot(
     capture.flush()
     answered = bool(answer and not answer.refused)
     sightings = seen(capture, sent.flow, mark, netns=source.netns, answered=answered)
+    sightings = capture.in_order(expectation, sightings)
     verdict = judged(expectation, sightings, answer, path=path, title=title)
     verdict = msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
     return Shot(verdict, flow, expectation, tuple(sightings), answer)

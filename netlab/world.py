@@ -57,6 +57,11 @@ def members(lab: Lab) -> tuple[str, ...]:
     return MEMBERS if lab.balancer is not None else MEMBERS[:-1]
 
 
+def between(lab: Lab) -> list[str]:
+    """Return the namespaces that packets between machines cross, as far as netlab makes them."""
+    return [] if lab.spread else [lab.netns(UNDERLAY), lab.netns(GATEWAY)]
+
+
 def mark_of(address: str) -> int:
     """Return the mark by which the balancer sends packets to the node with *address*.
 

@@ -13,6 +13,7 @@ import msgspec
 
 from netlab import __version__, processes
 from netlab.agent import place as places
+from netlab.agent.answering import Answering
 from netlab.agent.balancer import Balancer
 from netlab.agent.control_plane import ControlPlane
 from netlab.agent.etcd import ROLE as ETCD
@@ -54,6 +55,7 @@ class Agent:
         self.control_plane = self._control()
         self.balancer = Balancer(self.state, self.kernel) if self.place is None else None
         self.members = Members()
+        self.answering = self._others()
         self._nodes: dict[str, Node] = {}
         self._proxies: dict[str, ServiceProxy] = {}
         self._hearts: dict[str, Heartbeat] = {}
@@ -66,6 +68,8 @@ class Agent:
         self.control_plane.start()
         if self.balancer is not None:
             self.balancer.start()
+        if self.answering is not None:
+            self.answering.start()
         self.state.on_report = self._tell_of
 
     def _around(self) -> World | Machine:
@@ -87,6 +91,11 @@ class Agent:
         if self.place is None or self.place.master:
             return ControlPlane(self.state, wake_node=self._wake_node)
         return Following(self.state, self.place, adopt=self.adopt, wake_node=self._wake_node)
+
+    def _others(self) -> Answering | None:
+        """Return the loop that answers other machines, where there may be any."""
+        place = self.place
+        return Answering(self.state, place) if place is not None and place.node else None
 
     def master(self) -> ControlPlane:
         """Return the control plane. Raises NetlabError where it is on another machine."""
@@ -139,7 +148,7 @@ class Agent:
         with self._lock:
             loops = (self._nodes, self._proxies, self._hearts)
             each = (one for kind in loops for one in kind.values())
-            around = [self.balancer] if self.balancer is not None else []
+            around = [one for one in (self.balancer, self.answering) if one is not None]
             return [self.control_plane, *around, *each]
 
     def _start(self, name: str) -> None:

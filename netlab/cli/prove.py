@@ -81,7 +81,7 @@ def verify(
 
         live = options.live_lab(ctx, whole=True)
         return matrix.proven_by(live, backend, ids=ids, output=output, whole=whole)
-    return proven(options.live_lab(ctx, whole=True), ids=ids, output=output, whole=whole)
+    return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
 
 
 def proven(live: Live, *, ids: Sequence[str], output: str, whole: bool) -> int:

@@ -68,6 +68,13 @@ class Live:
                 self._etcd.get("\0")  # connects, while this thread is inside
         return self._etcd
 
+    def connection(self) -> Etcd:
+        """Return another connection to the lab's etcd, the caller's own. Raises StoreError."""
+        with netns.entered(self._home):
+            made = self._access.etcd(self.lab.master.address, timeout=LISTING)
+            made.get("\0")  # connects, while this thread is inside
+        return made
+
     @property
     def _home(self) -> str:
         return places.home(self.lab, self.place)

@@ -394,6 +394,10 @@ class Lab(msgspec.Struct, frozen=True, omit_defaults=True):
                 return node
         raise LookupError(f"no node {name} in lab {self.name}")
 
+    def uplink(self, member: str) -> str:
+        """Return the card on the underlay of a node, or of another machine."""
+        return next((one.uplink for one in self.nodes if one.name == member), FIRST_CARD)
+
     def netns(self, *parts: str) -> str:
         """Return the namespace name of a part of this lab: `notes.node1`, `notes.node1.ns.pod`."""
         return ".".join((self.name, *parts))

@@ -39,7 +39,8 @@ def leg_of(
     return Leg.REPLY if sighting.flow.source_port in ports else None
 
 
-def _leg(expectation: Expectation, sighting: Sighting) -> Leg | None:
+def leg_in(expectation: Expectation, sighting: Sighting) -> Leg | None:
+    """Return which half of the expected conversation a sighting belongs to, as `leg_of`."""
     return leg_of(expectation.flow, sighting, expectation.translated, expectation.between)
 
 
@@ -123,7 +124,7 @@ def stray(
     """Return the sightings at places where the flow has no hop, in order of time."""
     places = {passage.hop.where for passage in found}
     return sorted(
-        (s for s in sightings if s.where not in places and _leg(expectation, s)),
+        (s for s in sightings if s.where not in places and leg_in(expectation, s)),
         key=lambda sighting: sighting.time,
     )
 
@@ -132,7 +133,7 @@ def forbidden_sighting(expectation: Expectation, sightings: Sequence[Sighting]) 
     """Return a sighting of the flow itself on a device where it must not show."""
     for sighting in sightings:
         shown = (sighting.netns, sighting.device)
-        if shown in expectation.forbidden and _leg(expectation, sighting):
+        if shown in expectation.forbidden and leg_in(expectation, sighting):
             return sighting
     return None
 
@@ -149,7 +150,7 @@ def bare_sighting(
     for sighting in sightings:
         if sighting.outer or (sighting.icmp and not sighting.icmp.startswith("echo-")):
             continue
-        if (_leg(expectation, sighting), sighting.where) in bare:
+        if (leg_in(expectation, sighting), sighting.where) in bare:
             continue
         if sighting.netns in crossed or (sighting.netns, sighting.device) in wrapped:
             return sighting
@@ -206,7 +207,7 @@ def compare(
     flow = expectation.flow
     legs: dict[Leg | None, list[Sighting]] = {Leg.REQUEST: [], Leg.REPLY: [], None: []}
     for sighting in sightings:
-        legs[_leg(expectation, sighting)].append(sighting)
+        legs[leg_in(expectation, sighting)].append(sighting)
     found = passages(Leg.REQUEST, expectation.request, legs[Leg.REQUEST])
     found += passages(Leg.REPLY, expectation.reply, legs[Leg.REPLY])
 

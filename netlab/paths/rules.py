@@ -73,5 +73,5 @@ def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple
         node_end = (source.node.netns, source.pod.veth) if source.node else ("", "")
         return [(source.netns, world.UPLINK), node_end]
     if source.pod and destination.pod and source.node and source.node == destination.node:
-        return [(source.node.netns, tunnel), (source.node.netns, world.UPLINK)]
+        return [(source.node.netns, tunnel), (source.node.netns, source.node.uplink)]
     return []

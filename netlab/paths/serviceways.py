@@ -62,7 +62,7 @@ def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> E
     beside = source.pod is not None and source.node == endpoint.node
     switched = beside and not _delivered(cluster)
     stays = bool(source.node) and endpoint.node == node
-    apart = [(node.netns, world.UPLINK), (node.netns, _tunnel(cluster))] if stays else []
+    apart = [(node.netns, node.uplink), (node.netns, _tunnel(cluster))] if stays else []
     flooded = ((node.netns, node.declared.bridge),) if switched else ()
     return Expectation(
         flow,

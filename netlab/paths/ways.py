@@ -84,10 +84,14 @@ def segment_bridge(lab: Lab, address: str) -> str:
 
 
 def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]) -> None:
-    """Follow a packet from one machine's eth0 to another's; each is (member name, address)."""
+    """Follow a packet from one machine's card to another's; each is (member name, address)."""
     lab = way.lab
     underlay = lab.netns(world.UNDERLAY)
     (name, address), (peer, peer_address) = sender, receiver
+    if lab.spread:  # nobody sees what is between two machines
+        way.at(lab.netns(name), lab.uplink(name), OUT, f"the wire between the machines to {peer}")
+        way.at(lab.netns(peer), lab.uplink(peer), IN, f"{lab.netns(peer)} takes it", own=True)
+        return
     here, there = segment_bridge(lab, address), segment_bridge(lab, peer_address)
     out_port, in_port = world.port_name(name), world.port_name(peer)
     way.at(
@@ -275,14 +279,15 @@ def between(
     if hide and start.node:
         way.source = start.node.address
         way.carried_on(
-            f"route to {goal.address} dev {world.UPLINK}, "
+            f"route to {goal.address} dev {start.node.uplink}, "
             f"FLANNEL-POSTRTG masquerades as {start.node.address}"
         )
     elif overlay and start.node and goal.node:
         peer = goal.node
-        way.carried_on(f"route {peer.subnet} via {peer.address} dev {world.UPLINK}, no tunnel")
+        way.carried_on(f"route {peer.subnet} via {peer.address} dev {start.node.uplink}, no tunnel")
     else:
-        way.carried_on(f"{sender[0]} has a route to {goal.address} dev {world.UPLINK}")
+        card = cluster.lab.uplink(sender[0])
+        way.carried_on(f"{sender[0]} has a route to {goal.address} dev {card}")
     across_underlay(way, sender, receiver)
 
 

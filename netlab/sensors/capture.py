@@ -23,7 +23,7 @@ from typing import NamedTuple
 from netlab import patience
 from netlab.errors import KernelError
 from netlab.kernel.netns import entered, identity
-from netlab.packets import Flow, Sighting
+from netlab.packets import Expectation, Flow, Sighting
 from netlab.sensors import dissect, sieve
 from netlab.sensors.ring import FRAME, Frame, Ring, open_ring
 from netlab.sensors.token import MARK, TOKEN
@@ -323,6 +323,10 @@ class Capture:
         with self._lock:
             found = list(self._openings.get(number, ()))
         return self._seen(sorted(found, key=lambda kept: kept.frame.time))
+
+    def in_order(self, expectation: Expectation, sightings: list[Sighting]) -> list[Sighting]:
+        """Return the *sightings* of a flow by one clock: here all namespaces have the same."""
+        return sightings
 
     def _seen(self, kept: Iterable[Kept]) -> list[Sighting]:
         found = []

@@ -8,12 +8,15 @@ this machine alone. The times of other machines are by their own clocks; see `pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 from netlab.errors import NetlabError
-from netlab.packets import Flow, Sighting
+from netlab.packets import Expectation, Flow, Sighting
+from netlab.paths.clocks import reconciled
+from netlab.paths.comparison import leg_in
 from netlab.sensors.capture import Capture
 from netlab.sensors.lent import sightings
 
@@ -75,6 +78,12 @@ class WideCapture(Capture):
         if number is None:
             return []
         return self.opening(number) + self._elsewhere(number=number)
+
+    def in_order(self, expectation: Expectation, sightings: list[Sighting]) -> list[Sighting]:
+        """As `Capture.in_order`: by this machine's clock, on which the flow begins."""
+        order = list(dict.fromkeys(self._machine(hop.netns) for hop in expectation.request))
+        leg = partial(leg_in, expectation)
+        return reconciled(sightings, leg=leg, machine=self._machine, order=order)
 
     @property
     def lost(self) -> int:

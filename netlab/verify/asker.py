@@ -87,7 +87,7 @@ def clients(context: Context, namespace: str = "") -> list[PodState]:
         raise Skip(f"needs Service {DNS} with an endpoint")
     found = [
         pod
-        for pod in context.pods
+        for pod in context.senders
         if namespace in ("", pod.namespace) and address in Asker(context, pod).resolving.nameservers
     ]
     if not found:

@@ -15,14 +15,14 @@ from typing import Protocol as Interface
 import msgspec
 
 from netlab import paths, patience, probe, world
-from netlab.cluster import Cluster, PodState
+from netlab.agent.place import Place
+from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NetlabError
 from netlab.kernel.netns import entered
 from netlab.model.faults import Fault
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Backend, Lab
 from netlab.packets import Outcome, Passage, Protocol, RuleHit, Verdict
-from netlab.paths import Place
 from netlab.paths.places import of_pod
 from netlab.policy import Reader
 from netlab.policy.selection import Selection
@@ -39,7 +39,9 @@ class Live(Interface):
 
     run: Path
     lab: Lab
+    place: Place | None  # what this machine is, in a lab of several
 
+    def connection(self) -> Etcd: ...
     def reread(self) -> None: ...
     def cluster(self) -> Cluster: ...
     def etcd(self) -> Etcd: ...
@@ -142,12 +144,22 @@ class Death(msgspec.Struct, frozen=True):
 class Context:
     """Shared by the checks, which run in several threads."""
 
-    def __init__(self, live: Live, cluster: Cluster, capture: Capture, trace: RuleTrace) -> None:
+    def __init__(
+        self,
+        live: Live,
+        cluster: Cluster,
+        capture: Capture,
+        trace: RuleTrace,
+        *,
+        here: str = "",
+    ) -> None:
+        """*here*: the node that this machine is, in a lab of several; "": all nodes are here."""
         self.live = live
         self.cluster = cluster
         self.capture = capture
         self.trace = trace
         self.pods = open_pods(cluster)
+        self.here = here
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self.turn: Future[None] = Future()  # done when a check may change the lab
         self.calm = threading.Event()  # set by a check that has changed it, and goes on
@@ -159,6 +171,19 @@ class Context:
     @property
     def lab(self) -> Lab:
         return self.cluster.lab
+
+    @property
+    def senders(self) -> list[PodState]:
+        """Those of the pods that something can be sent from: they are on this machine."""
+        return [pod for pod in self.pods if self.is_here(pod.node)]
+
+    @property
+    def nodes(self) -> list[NodeState]:
+        """The nodes that something can be sent from."""
+        return [node for node in self.cluster.nodes if self.is_here(node.name)]
+
+    def is_here(self, node: str) -> bool:
+        return self.here in ("", node)
 
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.
@@ -172,7 +197,8 @@ class Context:
     @contextmanager
     def etcd(self) -> Iterator[Etcd]:
         """Have the lab's etcd to oneself: a client serves one thread at a time."""
-        with self._etcd, entered(self.lab.netns(world.MASTER)):
+        home = self.lab.netns(self.here or world.MASTER)
+        with self._etcd, entered(home):
             yield self.live.etcd()
 
     def refreshed(self) -> Cluster:
@@ -195,19 +221,19 @@ class Context:
         self.cluster = self.refreshed()
         self.pods = open_pods(self.cluster)
 
-    def pod_place(self, pod: PodState) -> Place:
+    def pod_place(self, pod: PodState) -> paths.Place:
         return of_pod(self.cluster, pod)
 
     def watch(self, netns_names: Iterable[str], traced: Iterable[str] = ()) -> None:
         """Have the capture see these namespaces, too, and the rules *traced* in those."""
         with self._watching:
             self.capture.add(netns_names)
-        self.trace.add(traced)
+        self.trace.add(name for name in traced if self.is_here(name.split(".")[1]) or not self.here)
 
     def shoot(
         self,
-        source: Place,
-        destination: Place,
+        source: paths.Place,
+        destination: paths.Place,
         *,
         protocol: Protocol,
         port: int = 0,

@@ -27,9 +27,10 @@ class _Lab:
 
 def explained(context: Context, verdict: Verdict) -> list[str]:
     """Return, as evidence, what stopped the flow of a *verdict*, what shows it and what would
-    repair it; [] when nothing stops it: then only its way was another."""
+    repair it; [] when nothing stops it: then only its way was another; and where part of its way
+    is on other machines."""
     flow = verdict.flow
-    if flow is None or not _can_be_sent(flow):
+    if flow is None or not _can_be_sent(flow) or context.here:
         return []
     try:
         found = why(

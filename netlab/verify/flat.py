@@ -77,7 +77,7 @@ def sampled(sources: Sequence[PodState], targets: Sequence[Listener]) -> Pairs:
 
 def flat_no_nat(context: Context) -> Checked:
     targets = [found[0] for pod in context.pods if (found := one_of_each_protocol(listeners(pod)))]
-    pairs = sampled(context.pods, targets) if targets else []
+    pairs = sampled(context.senders, targets) if targets else []
     if not pairs:
         raise Skip("needs two pods, one with a port")
     asked = {
@@ -98,12 +98,12 @@ def flat_no_nat(context: Context) -> Checked:
         )
     senders = len({source.netns for source, _ in pairs})
     servers = len({target.pod.netns for _, target in pairs})
-    whole = len(pairs) == len(every_pair(context.pods, targets))
+    whole = len(pairs) == len(every_pair(context.senders, targets))
     which = "every pair" if whole else "a sample: neighbours for more are not remembered at once"
     return Checked(
         [
-            f"{len(pairs)} questions ({which}), {senders} of {len(context.pods)} pods as senders, "
-            f"{servers} of {len(targets)} as servers: each was the one asked, and saw the "
+            f"{len(pairs)} questions ({which}), {senders} of {len(context.senders)} pods as "
+            f"senders, {servers} of {len(targets)} as servers: each was the one asked, and saw the "
             "sender's own address"
         ]
     )

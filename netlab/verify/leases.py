@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from netlab import patience, world
+from netlab import patience
 from netlab.cluster import NodeState
 from netlab.encapsulation import control
 from netlab.flannel import backends, lease, udp
@@ -38,7 +38,7 @@ def lease_in_etcd(context: Context) -> Checked:
     leases = {name: held for name, (held, _) in found.items()}
     missing = [
         line
-        for node in context.cluster.nodes
+        for node in context.nodes
         if not node.declared.foreign_flannel
         for line in not_held(context, node, leases)
     ]
@@ -48,12 +48,17 @@ def lease_in_etcd(context: Context) -> Checked:
             last_seen=f"etcd {SUBNETS}",
             expected_next=f"what follows from it: {missing[0].replace(' lacks ', ' holds ', 1)}",
         )
-    ours = {node.name for node in context.cluster.nodes if not node.declared.foreign_flannel}
-    renewals = renewed(context, {name: item for name, (_, item) in found.items() if name in ours})
+    mine = {
+        name: item
+        for name, (_, item) in found.items()
+        if context.is_here(name) and not context.cluster.node(name).declared.foreign_flannel
+    }
+    renewals = renewed(context, mine)
     checked = Checked()
     for name, (_, item) in found.items():
-        if name not in ours:
+        if context.cluster.node(name).declared.foreign_flannel:
             checked.evidence.append(f"{name}: {item.value.decode()}, by a foreign flanneld")
+        if name not in mine:
             continue
         took, ttl = renewals[name]
         checked.evidence.append(
@@ -70,7 +75,7 @@ def lease_in_etcd(context: Context) -> Checked:
 def _device_words(context: Context) -> str:
     network = context.lab.network
     if not network.tunnel:
-        return f"a route by {world.UPLINK}"
+        return f"a route by {context.nodes[0].uplink}"
     if network.Backend.Type == UDP:
         return f"{network.tunnel}, the route of all there, and a process that knows where to send"
     near = ", or a route for those on its segment," if network.Backend.DirectRouting else ""
@@ -173,7 +178,7 @@ def _of_this_overlay(context: Context, held: Lease, item: KeyValue) -> None:
 def way_to(context: Context, node: NodeState, peer: Lease) -> list[Object]:
     """Return what *node* holds for *peer*: a route, and what a tunnel needs beside it."""
     config, home = resolve(context.lab.network), context.lab.segment_of(node.address).prefixes
-    return backends.way(node.netns, config, peer, device=world.UPLINK, home=home)
+    return backends.way(node.netns, config, peer, device=node.uplink, home=home)
 
 
 def observed(node: NodeState, wanted: list[Object]) -> set[Object]:
@@ -191,7 +196,7 @@ def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> lis
             config=resolve(context.lab.network),
             own=leases[node.name],
             peers=peers,
-            device=world.UPLINK,
+            device=node.uplink,
             local=node.address,
             home=context.lab.segment_of(node.address).prefixes,
             underlay_mtu=context.lab.underlay.mtu,

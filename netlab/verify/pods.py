@@ -28,7 +28,7 @@ def same_node(context: Context) -> Checked:
     pairs = [
         (source, target)
         for target in all_listeners(context)
-        for source in context.pods
+        for source in context.senders
         if source.node == target.pod.node and source.netns != target.pod.netns
     ]
     if not pairs:
@@ -126,6 +126,8 @@ def node_ring(context: Context) -> list[tuple[PodState, Listener]]:
     names = list(by_node)
     ring = []
     for index, node in enumerate(names):
+        if not context.is_here(node):
+            continue
         following = names[index + 1 :] + names[:index]
         target = next((other for other in following if other in listening), None)
         if target is not None:
@@ -172,8 +174,8 @@ def _tunnel_words(shot: Shot) -> str:
 
 
 def pod_node(context: Context) -> Checked:
-    nodes = context.cluster.nodes
-    target = next(iter(all_listeners(context)), None)
+    nodes, found = context.cluster.nodes, all_listeners(context)
+    target = next((one for one in found if context.is_here(one.pod.node)), None)
     if target is None:
         raise Skip("needs a pod with a port")
     own = context.cluster.node(target.pod.node)
@@ -187,22 +189,24 @@ def pod_node(context: Context) -> Checked:
         checked.evidence.append(f"{target.pod.title} -> {node.name} ({words}): echo answered")
         checked.took(shot)
 
-    def back(node: NodeState, words: str) -> None:
-        shot = required(
-            context.shoot(of_node(node), place, protocol=target.protocol, port=target.port)
-        )
-        _same_client(shot, shot.flow.source, target.pod)
+    def back(node: NodeState, to: Listener, words: str) -> None:
+        goal = context.pod_place(to.pod)
+        shot = required(context.shoot(of_node(node), goal, protocol=to.protocol, port=to.port))
+        _same_client(shot, shot.flow.source, to.pod)
         checked.evidence.append(
-            f"{node.name} ({words}) -> {target.pod.title}: the pod saw {shot.flow.source}, "
+            f"{node.name} ({words}) -> {to.pod.title}: the pod saw {shot.flow.source}, "
             "not masqueraded"
         )
         checked.took(shot)
 
     towards(own, "its node")
-    back(own, "its node")
+    back(own, target, "its node")
     if other is None:
         checked.evidence.append("there is no other node")
         return checked
     towards(other, "another node")
-    back(other, "another node")
+    if context.is_here(other.name):
+        back(other, target, "another node")
+    elif elsewhere := [one for one in found if one.pod.node == other.name]:
+        back(own, elsewhere[0], "another node")
     return checked

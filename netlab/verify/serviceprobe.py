@@ -80,7 +80,7 @@ def own_addresses(node: NodeState) -> list[str]:
 
 def fate(cluster: Cluster, source: Place, flow: Flow, node: NodeState, made: Decision) -> Fate:
     """Return what *node*, with its decision *made*, is to do with the first packet of *flow*."""
-    arriving = "" if source.netns == node.netns else world.UPLINK
+    arriving = "" if source.netns == node.netns else node.uplink
     packet = Packet(
         flow.source,
         flow.destination,
@@ -256,6 +256,7 @@ def _looked_into(
     sightings = probe.seen(capture, sent.flow, sent.token, netns=source.netns, answered=answered)
     endpoint = sent_to(sightings, flow, call.possible.endpoints)
     expectation = _expected(looking, source, call, endpoint)
+    sightings = capture.in_order(expectation, sightings)
     relayed = relayed_by(looking.node, sent.flow) if looking.by_process else None
     verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
     verdict = msgspec.structs.replace(verdict, seconds=seconds)
@@ -362,7 +363,7 @@ def watched(cluster: Cluster, sources: Iterable[Place], frontend: Frontend) -> l
     ends = [places.of_address(cluster, one.address).netns for one in frontend.service.reachable]
     names = [source.netns for source in sources]
     names += [node.netns for node in cluster.nodes]
-    names += [cluster.lab.netns(world.UNDERLAY), cluster.lab.netns(world.GATEWAY)]
+    names += world.between(cluster.lab)
     return list(dict.fromkeys(name for name in (*names, *ends) if name))
 
 

@@ -64,7 +64,12 @@ def pod_clusterip(context: Context) -> Checked:
     if not found:
         raise Skip("needs a Service with a cluster IP and an endpoint")
     # Best is an endpoint itself that has others on its node and elsewhere.
-    places = {one.key: [context.pod_place(pod) for pod in pods_of(context, one)] for one in found}
+    places = {
+        one.key: [context.pod_place(pod) for pod in pods_of(context, one) or context.senders]
+        for one in found
+    }
+    if not all(places.values()):
+        raise Skip("needs a pod")
     best = [_nearest_to_all(context, decisions, places[one.key], one) for one in found]
     checked = _one_of_each_in_shares(best)
     for one in best:
@@ -93,9 +98,9 @@ def _one_of_each_in_shares(flows: Sequence[Asking]) -> Checked:
 
 
 def _first(context: Context, decisions: Decisions) -> Decision:
-    if not context.cluster.nodes:
+    if not context.nodes:
         raise Skip("needs a node")
-    return decisions.of(context.cluster.nodes[0])
+    return decisions.of(context.nodes[0])
 
 
 def node_clusterip(context: Context) -> Checked:
@@ -103,7 +108,7 @@ def node_clusterip(context: Context) -> Checked:
     found = most_served(balanced(context, _first(context, decisions)))
     if not found:
         raise Skip("needs a Service with a cluster IP and an endpoint")
-    nodes = [of_node(node) for node in context.cluster.nodes if node.subnet]
+    nodes = [of_node(node) for node in context.nodes if node.subnet]
     return _one_of_each_in_shares(
         [_nearest_to_all(context, decisions, nodes, frontend) for frontend in found]
     )
@@ -120,10 +125,10 @@ def no_endpoints(context: Context) -> Checked:
         for one in frontends(context, made, Kind.CLUSTER_IP)
         if not one.ways and one.refusal in (Refusal.REJECT, Refusal.CLOSE)
     )
-    if not found or not context.pods:
+    if not found or not context.senders:
         raise Skip("needs a Service without endpoints, and a pod")
-    pods = [context.pod_place(pod) for pod in context.pods][:REFUSED_TRIES]
-    node = of_node(context.cluster.nodes[0])
+    pods = [context.pod_place(pod) for pod in context.senders][:REFUSED_TRIES]
+    node = of_node(context.nodes[0])
     groups = [
         [asking(context, decisions, place, frontend) for place in places]
         for frontend in found
@@ -204,9 +209,9 @@ def affinity(context: Context) -> Checked:
         for one in frontends(context, _first(context, decisions), Kind.CLUSTER_IP)
         if one.service.affinity and len(one.service.cluster) > 1
     )
-    if not found or not context.pods:
+    if not found or not context.senders:
         raise Skip("needs a Service with sessionAffinity ClientIP and two endpoints")
-    some = context.pods[:: max(1, len(context.pods) // CLIENTS)][:CLIENTS]
+    some = context.senders[:: max(1, len(context.senders) // CLIENTS)][:CLIENTS]
     clients = [
         [asking(context, decisions, context.pod_place(pod), frontend) for pod in some]
         for frontend in found
@@ -247,7 +252,7 @@ def _until_timeouts(context: Context, decisions: Decisions, found: Sequence[Fron
         if one.service.affinity > LONGEST_WAIT
     ]
     soon = [one for one in found if one.service.affinity <= LONGEST_WAIT]
-    places = [context.pod_place(pod) for pod in context.pods]
+    places = [context.pod_place(pod) for pod in context.senders]
     clients = [[asking(context, decisions, place, one) for place in places] for one in soon]
     before = [[client.often(1)[0].pod for client in each] for each in clients]
     wait = max((one.service.affinity + 1 for one in soon), default=0)  # xt_recent: whole seconds
@@ -282,9 +287,9 @@ def namespaces(context: Context) -> Checked:
         ),
         None,
     )
-    if pair is None or not context.pods:
+    if pair is None or not context.senders:
         raise Skip("needs two Services of one name in two namespaces, both with endpoints")
-    client = context.pod_place(context.pods[0])
+    client = context.pod_place(context.senders[0])
     flows = [asking(context, decisions, client, frontend) for frontend in pair]
     checked = Checked()
     ways: list[set[tuple[str, str]]] = []

@@ -80,9 +80,9 @@ def most_served(found: Iterable[Frontend]) -> list[Frontend]:
 
 
 def pods_of(context: Context, frontend: Frontend) -> list[PodState]:
-    """Return the pods that are endpoints of *frontend*."""
+    """Return the pods that are endpoints of *frontend*, and on this machine."""
     addresses = {one.address for one in frontend.service.reachable}
-    return [pod for pod in context.pods if pod.ip in addresses]
+    return [pod for pod in context.senders if pod.ip in addresses]
 
 
 # -- one place, one frontend

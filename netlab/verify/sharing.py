@@ -31,6 +31,8 @@ from netlab.verify.context import (
 def shared_pod(context: Context) -> tuple[Listener, str]:
     """Return a listener in a pod of several containers, and the name of another container."""
     for each in all_listeners(context):
+        if not context.is_here(each.pod.node):
+            continue
         others = [c.name for c in each.pod.containers if c.name != each.container]
         if others:
             return each, others[0]
@@ -64,7 +66,7 @@ def same_pod_ports(context: Context) -> Checked:
             f"a second bind of {listener.port}/{listener.protocol} in {pod.title} "
             + (f"was refused otherwise: {refusal}" if refusal else "was not refused")
         )
-    other = next((p for p in context.pods if p.netns != pod.netns), None)
+    other = next((p for p in context.senders if p.netns != pod.netns), None)
     names = [container.name for container in pod.containers][:2]
     with sandboxed(context, pod) as inside:
         seen = [insides.views(inside) for _ in names]
@@ -85,7 +87,7 @@ def _programs_inside(context: Context) -> list[str]:
     """Check that each container's own program is in its pod's namespaces. Raises Failure."""
     marked = processes.marked(context.live.run)
     seen = 0
-    for pod in context.pods:
+    for pod in context.senders:
         for container in pod.containers:
             role = f"container/{pod.namespace}/{pod.name}/{container.name}"
             first = marked.get(sandbox.role(pod.namespace, pod.name), [])
@@ -176,12 +178,13 @@ def unique_pod_ip(context: Context) -> Checked:
                 last_seen=f"etcd {SUBNETS}",
                 expected_next="leases that do not overlap",
             )
-    _as_the_kernel_has_it(pods)
+    mine = [pod for pod in pods if context.is_here(pod.node)]
+    _as_the_kernel_has_it(mine)
     return Checked(
         [
             f"{len(pods)} pods, as many addresses, each inside its node's lease",
             f"{len(leases)} leases, none overlapping",
-            f"addresses of {len(pods)} pods read back: as etcd has them, none twice",
+            f"addresses of {len(mine)} pods read back: as etcd has them, none twice",
         ]
     )
 

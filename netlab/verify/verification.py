@@ -10,18 +10,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
-import msgspec
-
 from netlab import patience
 from netlab.cluster import Cluster
-from netlab.errors import NetlabError
-from netlab.model.faults import told
 from netlab.packets import Outcome, Verdict
-from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.verify import (
@@ -44,22 +38,17 @@ from netlab.verify import (
     selectors,
     services,
     sharing,
+    spread,
 )
 from netlab.verify.catalogue import Path, chosen
 from netlab.verify.context import (
-    Checked,
     Context,
-    Failure,
     Live,
-    Refuted,
-    Skip,
     watched_from_the_start,
 )
-from netlab.verify.explaining import explained
 from netlab.verify.foreign import skipped
+from netlab.verify.judgement import Check, verdict_of
 from netlab.verify.turns import turn
-
-Check = Callable[[Context], Checked]
 
 # Thousands of packets at once, which the sensors have no business with.
 CROWDED: dict[str, Check] = {"flat-no-nat": flat.flat_no_nat}
@@ -103,7 +92,6 @@ NODES: tuple[dict[str, Check], ...] = (
     {"daemonset": daemons.daemonset},
     {"node-lost": losing.node_lost},
 )
-ROOM = "net.ipv4.neigh.default.gc_thresh3 of the machine, for all namespaces together"
 THREADS = patience.side_by_side(8)  # one of them the stream's
 
 
@@ -150,7 +138,9 @@ def proven(
         if path.needs:
             done(Verdict(path.id, Outcome.SKIP, path.title, (f"needs {path.needs}",)))
     checks = [path for path in wanted if not path.needs]
-    if checks:
+    if checks and live.place is not None:
+        spread.verify(live, checks, done)
+    elif checks:
         _run(live, checks, done)
     return [verdicts[path.id] for path in wanted]
 
@@ -219,65 +209,7 @@ def _started(
     """Start the checks of *table* that are asked for, in the table's order: the longest first."""
     by_id = {path.id: path for path in paths}
     return [
-        pool.submit(verdict_of, by_id[name], check, context)
+        pool.submit(verdict_of, by_id[name], check, context, again=name in WITH_SENSORS)
         for name, check in table.items()
         if name in by_id
     ]
-
-
-def verdict_of(path: Path, check: Check, context: Context) -> Verdict:
-    """Return what *check* found, with the time it took.
-
-    One that follows packets and failed while the sensors lost frames proves nothing: it is made
-    once more, and if it fails again the loss is told.
-    """
-    began, overflows, lost = time.monotonic(), insides.arp_overflows(), context.capture.lost
-    verdict = _found(path, check, context)
-    if verdict.outcome is Outcome.FAIL and path.id in WITH_SENSORS and context.capture.lost > lost:
-        lost = context.capture.lost
-        verdict = _found(path, check, context)
-    if verdict.outcome is Outcome.FAIL:
-        overflows = insides.arp_overflows() - overflows
-        lost = context.capture.lost - lost
-        more = [f"on purpose: {told(one)}" for one in context.cluster.lab.faults if one.breaks]
-        if overflows:
-            more += [f"meanwhile the kernel's neighbour table was full {overflows} times ({ROOM})"]
-        if lost:
-            more += [f"meanwhile the sensors lost {lost} frames: this may be one of them"]
-        verdict = msgspec.structs.replace(verdict, evidence=(*verdict.evidence, *more))
-    return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
-
-
-def _found(path: Path, check: Check, context: Context) -> Verdict:
-    try:
-        checked = check(context)
-        return Verdict(
-            path.id,
-            Outcome.PASS,
-            path.title,
-            tuple(checked.evidence),
-            passages=checked.passages,
-        )
-    except Skip as skip:
-        return Verdict(path.id, Outcome.SKIP, path.title, (str(skip),))
-    except Refuted as refuted:
-        return _refuted(path, refuted.verdict, explained(context, refuted.verdict))
-    except Failure as failure:
-        return Verdict(
-            path.id,
-            Outcome.FAIL,
-            path.title,
-            failure.evidence,
-            failure.last_seen,
-            failure.expected_next,
-        )
-    except (NetlabError, OSError, LookupError) as error:
-        words = f"cannot be checked: {error}"
-    except Exception as error:  # a defect of one check: what the others found is told all the same
-        words = f"cannot be checked: {type(error).__name__}: {error}"
-    return Verdict(path.id, Outcome.FAIL, path.title, (words,))
-
-
-def _refuted(path: Path, verdict: Verdict, explanation: Sequence[str]) -> Verdict:
-    evidence = (f"{verdict.flow}", *verdict.evidence, *explanation)
-    return msgspec.structs.replace(verdict, path=path.id, title=path.title, evidence=evidence)

@@ -13,7 +13,7 @@ from fake_lab import FakeLive, pod
 from netlab.packets import Outcome
 from netlab.verify.catalogue import PATHS
 from netlab.verify.context import Checked, Context, Failure
-from netlab.verify.verification import verdict_of
+from netlab.verify.judgement import verdict_of
 
 
 class Asked(FakeLive):
@@ -89,7 +89,7 @@ def test_a_check_that_failed_while_the_sensors_lost_frames_is_made_once_more(
         raise Failure("not seen there")
 
     (proven,) = (one for one in PATHS if one.id == path)
-    found = verdict_of(proven, check, context_with(sensors))
+    found = verdict_of(proven, check, context_with(sensors), again=path == "ingress")
     assert (len(called), found.outcome) == (calls, outcome)
     assert any("the sensors lost 1 frames" in line for line in found.evidence) == (
         outcome is Outcome.FAIL and lossy > 0

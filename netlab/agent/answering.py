@@ -1,0 +1,91 @@
+"""The loop of a machine that answers what other machines of its lab ask: see `store.mailbox`.
+
+    {"do": "place"}                    {"node": …, "uplink": …}
+    {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
+    {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
+
+A question that takes long is answered by a thread of its own; the loop goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from netlab import patience, processes
+from netlab.agent.loop import Loop
+from netlab.agent.place import Place
+from netlab.agent.state import State
+from netlab.errors import NetlabError
+from netlab.sensors import lent
+from netlab.store.mailbox import Mailbox
+
+VERIFIED_WITHIN = patience.seconds(240.0)  # seconds
+
+
+class Answering(Loop):
+    """Answers for the node that this machine is."""
+
+    rest = 0.0  # who asks waits
+    interval = lent.KEPT / 2  # seconds: what is forgotten ends then
+
+    def __init__(self, state: State, place: Place) -> None:
+        super().__init__("answering")
+        self.state = state
+        self.place = place
+        self._lender = lent.Lender()
+        self._mailbox: Mailbox | None = None
+
+    def once(self) -> None:
+        self._lender.tidy()
+        lab = self.state.lab
+        if lab is None or not self.state.etcd_ready.is_set():
+            return
+        if self._mailbox is None:
+            self._mailbox = Mailbox(self.place.access.etcd(lab.master.address), self.place.node)
+        for question in self._mailbox.asked():
+            words = (self._mailbox, question)
+            threading.Thread(target=self._answer, args=words, daemon=True).start()
+
+    def _answer(self, mailbox: Mailbox, question: dict[str, Any]) -> None:
+        mailbox.answer(question, lambda: self._done(question))
+
+    def _done(self, question: dict[str, Any]) -> dict[str, Any]:
+        deed = question.get("do")
+        if deed == "place":
+            return {"node": self.place.node, "uplink": self.place.uplink}
+        if deed in lent.DEEDS:
+            return self._lender.do(question)
+        if deed == "verify":
+            return self._verified([str(one) for one in question["paths"]])
+        raise NetlabError(f"this version of netlab does not know how to {deed}")
+
+    def _verified(self, paths: list[str]) -> dict[str, Any]:
+        """Prove *paths* in a process of its own, whose memory goes with it."""
+        words = [sys.executable, "-m", "netlab.verify.part", self.state.run.name, *paths]
+        done = processes.run(words, check=False, timeout=VERIFIED_WITHIN)
+        if done.returncode:
+            raise NetlabError(done.stderr.strip().rpartition("\n")[2] or "it could not be verified")
+        return {"verdicts": msgspec.json.decode(done.stdout)}
+
+    def _failed(self, message: str) -> None:
+        self._disconnect()
+        super()._failed(message)
+
+    def _disconnect(self) -> None:
+        if self._mailbox is not None:
+            self._mailbox.close()
+            self._mailbox = None
+
+    def watched(self) -> Mapping[int, Callable[[], None]]:
+        if self._mailbox is None:
+            return {}
+        return {self._mailbox.fileno(): lambda: None}  # the next pass drains it
+
+    def close(self) -> None:
+        self._disconnect()
+        self._lender.close()

@@ -1,0 +1,74 @@
+"""A verification of a lab of several machines: each proves what begins on it, and one verdict is
+told of each path.
+
+The machines come one after the other, as each looks with the sensors of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from netlab.agent.answering import VERIFIED_WITHIN
+from netlab.errors import NetlabError
+from netlab.packets import Outcome, Verdict
+from netlab.store.mailbox import Correspondent
+from netlab.verify.catalogue import Path
+from netlab.verify.context import Live
+from netlab.verify.part import CHECKS, asking, proven_here
+
+NEEDS = "needs the world outside the nodes, or changes what only a lab of one machine has"
+
+
+def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
+    """Prove *paths* on all machines; *done* is called with each verdict.
+
+    Raises NetlabError when a machine does not answer.
+    """
+    for path in paths:
+        if path.id not in CHECKS:
+            done(Verdict(path.id, Outcome.SKIP, path.title, (NEEDS,)))
+    wanted = [path.id for path in paths if path.id in CHECKS]
+    if not wanted:
+        return
+    assert live.place is not None
+    here = live.place.node
+    found: dict[str, dict[str, Verdict]] = {}
+    with asking(live, [node.name for node in live.lab.running if node.name != here]) as others:
+        for node in live.lab.running:
+            said = (
+                proven_here(live, wanted)
+                if node.name == here
+                else _proven_there(others[node.name], wanted)
+            )
+            found[node.name] = {verdict.path: verdict for verdict in said}
+    for name in wanted:
+        done(together({node: verdicts[name] for node, verdicts in found.items()}))
+
+
+def _proven_there(node: Correspondent, paths: Sequence[str]) -> list[Verdict]:
+    try:
+        answer = node.ask({"do": "verify", "paths": list(paths)}, timeout=VERIFIED_WITHIN)
+    except NetlabError as error:
+        words = (f"{node.node} could not prove it: {error}",)
+        return [Verdict(path, Outcome.FAIL, "", words, f"{node.node}'s agent") for path in paths]
+    return msgspec.convert(answer["verdicts"], list[Verdict])
+
+
+def together(by_node: dict[str, Verdict]) -> Verdict:
+    """Return one verdict on a path from what the machines found: it fails if it failed on one, and
+    is skipped if it was skipped on all."""
+    for outcome in (Outcome.FAIL, Outcome.PASS, Outcome.SKIP):
+        telling = {node: one for node, one in by_node.items() if one.outcome is outcome}
+        if telling:
+            break
+    first = next(iter(telling.values()))
+    shown = telling if outcome is Outcome.FAIL else by_node
+    if outcome is Outcome.PASS:
+        first = replace(first, passages=tuple(p for one in telling.values() for p in one.passages))
+    evidence = [f"{node}: {line}" for node, one in shown.items() for line in one.evidence]
+    title = next((one.title for one in by_node.values() if one.title), "")
+    seconds = sum(one.seconds for one in by_node.values())
+    return replace(first, title=title, evidence=tuple(evidence), seconds=seconds)
