@@ -48,6 +48,16 @@ def addresses_of(netns: str) -> list[str]:
     return [address for address in found if not address.startswith("127.")]
 
 
+def source_towards(netns: str, destination: str) -> str:
+    """Return the address that *netns* would send from to *destination*; "" when it has no way."""
+    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((destination, 9))
+        except OSError:
+            return ""
+        return str(sock.getsockname()[0])
+
+
 def route_of(netns: str, destination: str, *, source: str, arriving: str) -> str:
     """Return the route that *netns* has for a packet that came in through the device *arriving*,
     as ip(8) shows it; "" when it has none."""

@@ -34,6 +34,7 @@ from netlab.proxy.addresses import family
 from netlab.proxy.options import options_of
 from netlab.proxy.packet import is_bound
 from netlab.proxy.portals import key
+from netlab.sensors import insides
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.sensors.sending import Answer, Sent, send
@@ -76,6 +77,17 @@ def decided(cluster: Cluster, node: NodeState) -> Decision:
 def own_addresses(node: NodeState) -> list[str]:
     """Return the addresses of a node's own."""
     return [one for one in (node.address, node.bridge_address, node.tunnel_address) if one]
+
+
+def source_address(cluster: Cluster, source: Place, destination: str) -> str:
+    """Return the address that *source* sends to a Service's from.
+
+    That of a node which is a machine of its own is for its kernel to say: its default route may
+    lead elsewhere, as Vagrant's does, and a cluster IP is on no network of its.
+    """
+    if cluster.lab.spread and source.node is not None and source.pod is None:
+        return insides.source_towards(source.netns, destination)
+    return paths.source_address(cluster, source, Place(destination))
 
 
 def fate(cluster: Cluster, source: Place, flow: Flow, node: NodeState, made: Decision) -> Fate:
@@ -190,7 +202,7 @@ def _asked(
 
 
 def _called(looking: Looking, source: Place, target: Flow) -> _Call:
-    address = paths.source_address(looking.cluster, source, Place(target.destination))
+    address = source_address(looking.cluster, source, target.destination)
     here, at = source.netns == looking.node.netns, target.destination
     if looking.virtual and here and is_bound(looking.made, looking.made.situations[family(at)], at):
         address = at  # an address of the node's own, which is taken for the source then

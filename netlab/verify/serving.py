@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from netlab import paths
 from netlab.cluster import NodeState, PodState
 from netlab.model.modes import Mode
 from netlab.packets import Flow, Outcome, Protocol
@@ -124,7 +123,7 @@ class Asking:
         self.node, self.made = node, made
         protocol = protocol_of(frontend)
         to = Place(address or frontend.address)
-        own = paths.source_address(context.cluster, source, to)
+        own = serviceprobe.source_address(context.cluster, source, to.address)
         self.flow = Flow(own, to.address, protocol, 0, frontend.port)
         self.fate = serviceprobe.fate(context.cluster, source, self.flow, node, made)
         virtual = context.lab.proxyMode == Mode.IPVS  # it takes what is delivered to the node

@@ -170,7 +170,7 @@ def test_every_machine_shows_the_whole_lab(two: tuple[Box, Box]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("verify",),
+        ("verify", "--proxy-mode", "all"),
         ("trace", "web", "10.96.7.7:80"),
         ("node", "stop", "node2"),
         ("capture", "--all", "-w", "x"),
@@ -180,6 +180,74 @@ def test_every_machine_shows_the_whole_lab(two: tuple[Box, Box]) -> None:
 def test_what_looks_at_one_machine_says_so(two: tuple[Box, Box], words: tuple[str, ...]) -> None:
     done = two[1].netlab(*words, code=2)
     assert "is on several machines" in done.stderr
+
+
+def verified(box: Box, *paths: str) -> dict[str, dict[str, Any]]:
+    """Return what `netlab verify` says of each path."""
+    said = box.netlab("verify", *paths, "-o", "json", code=None)
+    assert said.stdout, said.stderr
+    return {one["path"]: one for one in json.loads(said.stdout)["paths"]}
+
+
+ACROSS = ("pod-pod-cross-node", "pod-node", "pod-clusterip", "node-clusterip", "flat-no-nat")
+CARDS = ("eth1", "flannel.1")
+ON_EACH = ("lease-in-etcd", "unique-pod-ip")
+
+
+def test_each_machine_proves_the_paths_of_all(two: tuple[Box, Box]) -> None:
+    for box in two:
+        found = verified(box)
+        passed = {path for path, one in found.items() if one["outcome"] == "pass"}
+        assert {path for path, one in found.items() if one["outcome"] == "fail"} == set()
+        assert passed >= {*ACROSS, *ON_EACH}
+    evidence = "\n".join(found["pod-pod-cross-node"]["evidence"])
+    for here, there in (("node1", "node2"), ("node2", "node1")):
+        assert f"{here}: default/" in evidence
+        addresses = " -> ".join(one.address for one in two if one.name in (here, there))
+        assert addresses in evidence
+    hops = [(one["netns"], one["device"]) for one in found["pod-pod-cross-node"]["hops"]]
+    cards = [(f"{LAB}.{node}", device) for node in ("node1", "node2") for device in CARDS]
+    assert {*cards} <= {*hops}
+
+
+BROKEN = {  # what is done to the second machine, what undoes it, the path, where it ends
+    "its rules drop it": (
+        "iptables -I FORWARD -p tcp --dport 80 -j DROP",
+        "iptables -D FORWARD -p tcp --dport 80 -j DROP",
+        "pod-pod-cross-node",
+        "node2 flannel.1 in",
+    ),
+    "nothing comes out of its tunnel": (
+        "iptables -t raw -I PREROUTING -p udp --dport 8472 -j DROP",
+        "iptables -t raw -D PREROUTING -p udp --dport 8472 -j DROP",
+        "pod-pod-cross-node",
+        "node2 eth1 in",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_on_another_machine_is_named_there(two: tuple[Box, Box], name: str) -> None:
+    first, second = two
+    breaks, heals, path, end = BROKEN[name]
+    second.run("sh", "-c", breaks)
+    try:
+        found = verified(first, path)[path]
+    finally:
+        second.run("sh", "-c", heals)
+    assert found["outcome"] == "fail"
+    assert found["lastSeen"] == f"{LAB}.{end}"
+    assert verified(first, path)[path]["outcome"] == "pass"
+
+
+def test_a_machine_that_does_not_answer_is_named(two: tuple[Box, Box]) -> None:
+    first, second = two
+    second.kill_agent(LAB)
+    try:
+        done = first.netlab("verify", "pod-node", code=1)
+        assert "the agent of node2 does not answer" in done.stdout + done.stderr
+    finally:
+        joined(second)
 
 
 def test_an_agent_that_was_killed_goes_on_and_changes_nothing(two: tuple[Box, Box]) -> None:
