@@ -9,7 +9,7 @@ the server's answer is missing, `SETTLED` once it has come to where it should be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import Protocol as Interface
 
@@ -18,6 +18,8 @@ import msgspec
 from netlab import faults, paths, patience, world
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
+from netlab.flannel.lease import KeyValue
+from netlab.flannel.members import holder
 from netlab.packets import Expectation, Flow, Leg, Outcome, Protocol, RuleHit, Sighting, Verdict
 from netlab.paths import Place
 from netlab.sensors import counters
@@ -38,6 +40,8 @@ BYSTANDERS = 16  # nodes watched that should not see the flow, for packets that 
 class Live(Interface):
     """What a probe needs of a running lab."""
 
+    @property
+    def subnets(self) -> Sequence[KeyValue]: ...
     def cluster(self) -> Cluster: ...
 
 
@@ -266,6 +270,7 @@ def probe(
     began = time.monotonic()
     cluster = live.cluster()
     start, goal = ends_of(cluster, source, destination)
+    _require_known(cluster, goal, live.subnets)
     if isinstance(port, str):
         named = paths.named_port(goal, port, protocol=protocol)
         port, protocol = named.containerPort, named.protocol
@@ -283,6 +288,17 @@ def probe(
         if count > 1 and verdict.outcome is Outcome.PASS:
             verdict = series(cluster, capture, start, goal, first=first, count=count)
     return msgspec.structs.replace(verdict, seconds=time.monotonic() - began)
+
+
+def _require_known(cluster: Cluster, goal: Place, leases: Sequence[KeyValue]) -> None:
+    """Raise UsageError for the address of a foreign member, or of an attached namespace."""
+    nodes = {node.address for node in cluster.nodes}
+    attached = {one.address for one in cluster.lab.attached}
+    if not goal.netns and (goal.address in attached or holder(leases, nodes, goal.address)):
+        raise UsageError(
+            f"{goal.address} is a foreign machine's: its end of the way is not netlab's to judge",
+            hint=f"`netlab trace` shows how far a packet to {goal.address} comes",
+        )
 
 
 def protocol_of(word: str, port: int) -> Protocol:

@@ -8,6 +8,7 @@ from typing import Any
 
 from netlab.flannel import members
 from netlab.flannel.config import SUBNETS, UDP, resolve
+from netlab.flannel.lease import Lease
 from netlab.flannel.members import Member
 from netlab.model.lab import Lab
 from netlab.store.etcd import Etcd
@@ -50,6 +51,7 @@ class Members:
                 "subnet": one.lease.subnet,
                 "backend": one.lease.backend_type or UDP,
                 "vtepMAC": one.lease.vtep_mac,
+                **_of_ipv6(one.lease),
                 "ttl": self._left(one),
                 "attached": attached.get(one.lease.public_ip, ""),
                 "lastError": members.why_not(one.lease, config, homes=homes, outside=outside),
@@ -62,3 +64,13 @@ class Members:
         if member.etcd_lease not in self._ends:
             return None
         return max(0, round(self._ends[member.etcd_lease][1] - time.monotonic()))
+
+
+def _of_ipv6(lease: Lease) -> dict[str, str]:
+    if not lease.subnet_v6:
+        return {}
+    return {
+        "subnetV6": lease.subnet_v6,
+        "publicIPv6": lease.public_ipv6,
+        "vtepMACV6": lease.vtep_mac_v6,
+    }

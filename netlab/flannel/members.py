@@ -7,11 +7,11 @@ member's, which the nodes reach as they reach each other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
-from netlab.flannel import hostgw
+from netlab.flannel import hostgw, udp, vxlan
 from netlab.flannel.config import HOST_GW, UDP, VXLAN, Config
 from netlab.flannel.lease import KeyValue, Lease, peers
 from netlab.flannel.peers import swallows
@@ -32,6 +32,22 @@ def foreign(items: Sequence[KeyValue], nodes: Collection[str]) -> list[Member]:
         for lease in peers(items)[0]
         if lease.public_ip not in nodes
     ]
+
+
+def holder(items: Sequence[KeyValue], nodes: Collection[str], address: str) -> Lease | None:
+    """Return the lease of the foreign member whose subnet or own address is *address*, if any.
+
+    *nodes*: the addresses of the lab's nodes.
+    """
+    found = (one.lease for one in foreign(items, nodes))
+    return next(
+        (
+            one
+            for one in found
+            if address == one.public_ip or IPv4Address(address) in IPv4Network(one.subnet)
+        ),
+        None,
+    )
 
 
 def lease_of(items: Iterable[KeyValue], address: str) -> Lease | None:
@@ -56,6 +72,13 @@ def why_not(
     if config.backend == HOST_GW and not any(hostgw.near(lease, home) for home in homes):
         return "no node is on its segment, as host-gw needs it"
     return ""
+
+
+def device(config: Config) -> str:
+    """Return the device that any flanneld of IPv4 makes, "" where it needs none."""
+    if config.backend == VXLAN:
+        return vxlan.device_name(config.vni)
+    return udp.DEVICE if config.backend == UDP else ""
 
 
 def written_by(lease: Lease, config: Config) -> Config:

@@ -11,7 +11,7 @@ why       what stops a flow; `stops`: where that was
 ruled     causes by rules, `told` by what somebody said, `drift` by what is not as it should be,
           `state` by the kernel's look-ups, `astray` by what others did to the packet,
           `denied` by NetworkPolicies, `balanced` at the load balancer, `named` by DNS, `faulted`
-          by what was broken on purpose
+          by what was broken on purpose, `foreign` by a flanneld or kube-proxy not netlab's
 """
 
 from typing import TYPE_CHECKING

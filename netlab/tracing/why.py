@@ -19,6 +19,7 @@ import msgspec
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import CapabilityError
 from netlab.faults import TABLE
+from netlab.flannel import members
 from netlab.flannel.lease import Lease
 from netlab.flannel.lease import peers as leases_of
 from netlab.journeys import (
@@ -45,6 +46,7 @@ from netlab.tracing import (
     denied,
     drift,
     faulted,
+    foreign,
     relayed,
     ruled,
     shot,
@@ -142,9 +144,13 @@ def _causes(
 ) -> Iterator[Cause]:
     stop = stop_of(journey) or _at_sender(names, asked, journey)
     way = _way(cluster, asked, journey)
-    leases = leases_of(live.leases().items)[0]
+    items = live.leases().items
+    leases = leases_of(items)[0]
+    nodes = {node.address for node in cluster.nodes}
+    member = members.holder(items, nodes, journey.flow.destination)
     drifted = list(drift.causes(drift.differences(cluster, leases, way), names))
     looked = list(state.causes(cluster, names, journey, stop)) if stop else []
+    yield from foreign.causes(cluster, names, asked, journey, way, leases)
     yield from _without_lease(cluster, names, way, leases)
     hit = dropped_by(stop) if stop else None
     made = list(faulted.causes(cluster, names, way))
@@ -161,13 +167,16 @@ def _causes(
         else:
             yield ruled.cause_of(stop, hit, journey)
     else:
-        yield from _nobody(cluster, names, asked, journey)
+        if member is None:
+            yield from _nobody(cluster, names, asked, journey)
         yield from relayed.causes(cluster, names, journey)
         if cluster.lab.proxyMode == Mode.IPVS:
             yield from ruled.unserved(names, journey, (one.netns for one in way.nodes))
         yield from (one for one in looked if one.kind in _EXACT)
         yield from ruled.missing(cluster, names, asked, journey)
     yield from drifted
+    if member is not None and hit is None:  # which may send it back to where nobody has it
+        yield from foreign.beyond(names, asked, member)
     if stop is not None and hit is None:
         yield from astray.wrong_mac(names, stop)
     yield from looked
@@ -219,7 +228,7 @@ def _without_lease(
 ) -> Iterator[Cause]:
     held = {one.public_ip for one in leases}
     for node in way.nodes:
-        if node.address not in held:
+        if node.address not in held and not node.declared.foreign_flannel:
             yield _no_lease(names, node)
 
 

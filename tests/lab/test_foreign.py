@@ -16,11 +16,13 @@ ADDRESS = "192.168.50.60"
 
 
 @pytest.fixture
-def box() -> Iterator[str]:
-    """A namespace that is nobody's lab's."""
+def box(small: Cli) -> Iterator[str]:
+    """A namespace that is nobody's lab's; afterwards nothing is attached, whatever went wrong."""
     name = f"box{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield name
+    for one in small.status()["attached"]:
+        small("detach", one["netns"])
     subprocess.run(["ip", "netns", "del", name], check=True)
 
 
@@ -55,7 +57,7 @@ def test_a_namespace_is_a_machine_of_the_underlay_until_it_is_detached(
         f"still attached: {words}; undo: netlab detach {box}\n"
     )
     assert "nothing to change" in small("plan", small.file(topology(small.lab))).stderr
-    assert completed(small, "detach", "") == [box]
+    eventually(lambda: completed(small, "detach", "") == [box], what="its name is offered")
     assert small("detach", box).stdout == f"no longer so: {words}\n"
     assert ip(box, "link") == before and not small.status()["attached"]
     assert not [one for one in ip(small.netns("underlay"), "link") if "ext_" in one["ifname"]]

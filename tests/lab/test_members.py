@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -77,6 +77,12 @@ def test_a_foreign_member_lives_in_the_overlay(joined: tuple[Cli, Member]) -> No
     rows = [one.split() for one in cli("get", "leases").stdout.splitlines()]
     assert [SUBNET, "<foreign>", ADDRESS] in [row[:3] for row in rows]
     assert cli.status()["converged"]
+    for address in (member.pod(), ADDRESS):
+        assert "a foreign machine's" in cli("probe", "n1-p1", address, code=2).stderr
+    assert "answered" in cli("trace", "n1-p1", member.pod()).stdout
+    member.inside("ip", "addr", "del", f"{member.pod()}/32", "dev", "lo")
+    theirs = f"{member.subnet[2]} is of the foreign member {ADDRESS}, which has {SUBNET}"
+    assert cause(cli, "n1-p1", str(member.subnet[2])).startswith(theirs)
 
     member.renew(ttl=600)  # as flannel does it: a new lease of etcd, the same value
     eventually(lambda: foreign(cli)[0]["ttl"] <= 600, what="the new time is told")
@@ -161,6 +167,11 @@ def declared(lab: str, field: str) -> str:
     return text.replace(node, f"{node[:-1]}, {field}}}")
 
 
+def cause(cli: Cli, *words: str, code: int | None = 1) -> str:
+    """What `netlab why` says is the cause."""
+    return str(json.loads(cli("why", *words, "-o", "json", code=code).stdout)["causes"][0]["what"])
+
+
 def counters_off(saved: str) -> list[str]:
     """The lines of `iptables-save` without its comments and counters."""
     return [one.partition(" [")[0] for one in saved.splitlines() if one[:1] != "#"]
@@ -179,9 +190,15 @@ def test_a_foreign_flanneld_gives_a_nodes_pods_their_addresses(cli: Cli) -> None
     member = Member(node, FOREIGN_NODE[1], "10.244.66.0/24")
     assert "FLANNEL" not in inside(node, "iptables-save")
     assert "FLANNEL" in inside(cli.netns("n1"), "iptables-save")
-    member.device()
+    assert "none has taken a lease" in cause(cli, "node/n1", "node/n2:81", code=None)
     member.rules()
+    member.mac = "2a:88:25:c9:35:2a"
     member.take()
+    eventually(lambda: pods(cli)["n2-p1"], what="its pod has an address")
+    assert cause(cli, "n1-p1", "n2-p1").startswith("n2 has no flannel.1: that is its foreign")
+    member.device()
+    member.renew()
+    assert cause(cli, "n2-p1", "n1-p1").startswith("n2 has no route to 10.244.")
     member.follow()
     eventually(lambda: cli.status()["converged"], what="the node has its lease")
     assert pods(cli)["n2-p1"].startswith("10.244.66.") and foreign(cli) == []
@@ -244,6 +261,7 @@ def test_a_foreign_kube_proxys_rules_are_its_own(cli: Cli) -> None:
     assert "the rules of n2 are a foreign kube-proxy's" in cli("get", "rules").stderr
     vip = cli.get("svc", "web")["spec"]["clusterIP"]
     assert not answers(cli, vip)
+    assert cause(cli, "n2-p1", "svc/web").startswith(f"no rule of n2 leads {vip} anywhere")
 
     objects = cli("get", "svc,endpointslices,nodes", "-A", "-o", "json").stdout
     cli("proxy", "-f", "-", "--node", "n2", "--netns", node, input=objects)
@@ -271,7 +289,9 @@ def answers(cli: Cli, address: str) -> bool:
 
 
 # What flanneld v0.28 reads, written down anew: a key of this form, a value that decodes.
-KEY = re.compile(r"/coreos\.com/network/subnets/(\d+\.\d+\.\d+\.\d+)-(\d+)\Z", re.ASCII)
+KEY = re.compile(
+    r"/coreos\.com/network/subnets/(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([a-f\d:]+)-(\d+))?\Z", re.ASCII
+)
 BACKENDS = ("{Type: host-gw}", "{Type: udp}", "{Type: vxlan, DirectRouting: true}", "{Type: vxlan}")
 
 
@@ -284,18 +304,28 @@ def poison(event: dict[str, Any]) -> str:
     if key == "/coreos.com/network/config":
         return "the net-conf is gone" if deleted or not json.loads(value).get("Network") else ""
     found = KEY.match(key)
-    if found is None or not 0 < int(found[2]) < 32:
+    if found is None or not 0 < int(found[2]) < 32 or not int(found[4] or 1) < 128:
         return "the key does not parse"
     IPv4Network(f"{found[1]}/{found[2]}")  # no host bits
+    if found[3]:
+        IPv6Network(f"{found[3]}/{found[4]}")
     if deleted:
         return ""
     fields = json.loads(value)
-    if not IPv4Address(fields["PublicIP"]) or fields["PublicIPv6"] is not None:
+    if not IPv4Address(fields["PublicIP"]):
         return "no PublicIP"
-    kind, data = fields.get("BackendType", "udp"), fields.get("BackendData")
-    if kind == "vxlan" and not (data["VNI"] and len(data["VtepMAC"].split(":")) == 6):
+    if fields["PublicIPv6"] is not None and not IPv6Address(fields["PublicIPv6"]):
+        return "no PublicIPv6"
+    if bool(found[3]) != (fields["PublicIPv6"] is not None):
+        return "one family of two"
+    halves = ["BackendData", *(["BackendV6Data"] if found[3] else [])]
+    if fields.get("BackendType") == "vxlan" and not all(map(is_vtep, map(fields.get, halves))):
         return "no VTEP"
     return "" if held.get("lease") else "no time to live"
+
+
+def is_vtep(data: Any) -> bool:
+    return data is not None and bool(data["VNI"]) and len(data["VtepMAC"].split(":")) == 6
 
 
 def history(cli: Cli) -> list[dict[str, Any]]:
@@ -324,6 +354,9 @@ def test_nothing_that_netlab_writes_makes_a_flanneld_drop_its_peers(cli: Cli) ->
     cli("node", "stop", "n1")
     cli("node", "start", "n1")
     cli("node", "remove", "n3")
+    for backend in ("vxlan", "host-gw"):
+        two = f"{{Network: 10.244.0.0/16, EnableIPv6: true, Backend: {{Type: {backend}}}}}"
+        cli("up", cli.file(text.replace("{Network: 10.244.0.0/16}", two), "two.yaml"))
     moved = text.replace("192.168.50.102", "192.168.50.112")
     cli("up", cli.file(moved, "moved.yaml"))
     smaller = moved.replace("10.244.0.0/16}", "10.245.0.0/20, SubnetLen: 26}")
@@ -337,6 +370,7 @@ def test_nothing_that_netlab_writes_makes_a_flanneld_drop_its_peers(cli: Cli) ->
         for one in events
     }
     assert kinds >= {"vxlan", "host-gw", None}
+    assert any(b"&" in base64.b64decode(event["kv"]["key"]) for event in events)
     assert [wrong for event in events if (wrong := poison(event))] == []
 
 
@@ -350,6 +384,8 @@ def test_nothing_that_netlab_writes_makes_a_flanneld_drop_its_peers(cli: Cli) ->
         ("subnets/10.244.1.7-24", '{"PublicIP":"192.168.50.1","PublicIPv6":null}', 7),
         ("subnets/10.244.1.0-24", '{"PublicIP":"192.168.50.1","PublicIPv6":null}', 0),
         ("subnetsX/10.244.1.0-24", "{}", 7),
+        ("subnets/10.244.1.0-24&fc00::-64", '{"PublicIP":"192.168.50.1","PublicIPv6":null}', 7),
+        ("subnets/10.244.1.0-24", '{"PublicIP":"192.168.50.1","PublicIPv6":"fd00::1"}', 7),
         ("config", "{}", 0),
     ],
 )

@@ -44,6 +44,15 @@ def test_a_lease_is_a_nodes_by_its_public_ip_alone_and_foreign_otherwise() -> No
     assert members.foreign(items, {NODE2, BOX}) == []
 
 
+def test_whose_an_address_is_follows_from_the_leases() -> None:
+    items = [key(Lease("10.244.9.0/24", NODE2, vtep_mac=MAC)), key(Lease("10.244.7.0/24", BOX, ""))]
+    for address in ("10.244.7.9", BOX):
+        found = members.holder(items, {NODE2}, address)
+        assert found is not None and found.subnet == "10.244.7.0/24"
+    for address in ("10.244.9.9", NODE2, "10.244.8.9"):
+        assert members.holder(items, {NODE2}, address) is None
+
+
 WHY = {
     "vxlan": (Lease("10.244.7.0/24", BOX, vtep_mac=MAC), Backend(), ""),
     "host-gw": (Lease("10.244.7.0/24", BOX, "host-gw"), Backend("host-gw"), ""),
