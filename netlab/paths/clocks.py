@@ -13,47 +13,42 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from netlab.packets import Leg, Sighting
+from netlab.packets import Expectation, Hop, Leg, Sighting
+from netlab.paths.comparison import leg_in
 
 
 def reconciled(
-    sightings: Sequence[Sighting],
-    *,
-    leg: Callable[[Sighting], Leg | None],
-    machine: Callable[[str], str],
-    order: Sequence[str],
+    expectation: Expectation, sightings: Sequence[Sighting], machine: Callable[[str], str]
 ) -> list[Sighting]:
-    """Return *sightings* by the clock of the first machine in *order*, in order of time.
+    """Return *sightings* by the clock of the machine that the flow begins on, in order of time.
 
-    *leg*: which half of the conversation a sighting belongs to; *machine*: where a namespace is;
-    *order*: the machines as the request crosses them. Where the answer was not seen on both sides,
-    the request is taken to have been no time on the wire.
+    *machine*: where a namespace is. Where the answer was not seen on both sides of a wire, the
+    request is taken to have been no time on it.
     """
-    ahead = {order[0]: 0} if order else {}
-    for before, after in pairwise(order):
-        seen = {
-            (where, half): [
-                one.time for one in sightings if machine(one.netns) == where and leg(one) is half
-            ]
-            for where in (before, after)
-            for half in Leg
-        }
-        ahead[after] = ahead[before] + _difference(
-            seen[before, Leg.REQUEST],
-            seen[after, Leg.REQUEST],
-            seen[after, Leg.REPLY],
-            seen[before, Leg.REPLY],
-        )
+
+    def seen(hop: Hop, leg: Leg) -> list[int]:
+        return [
+            one.time
+            for one in sightings
+            if one.where == hop.where and leg_in(expectation, one) is leg
+        ]
+
+    request, reply = expectation.request, expectation.reply
+    ahead = {machine(request[0].netns): 0} if request else {}
+    for out, into in pairwise(request):
+        here, there = machine(out.netns), machine(into.netns)
+        if there in ahead:
+            continue
+        ahead[there] = ahead.get(here, 0)
+        sent, came = seen(out, Leg.REQUEST), seen(into, Leg.REQUEST)
+        if not sent or not came:
+            continue
+        apart = min(came) - min(sent)
+        for left, back in pairwise(reply):
+            if (machine(left.netns), machine(back.netns)) == (there, here):
+                answered, heard = seen(left, Leg.REPLY), seen(back, Leg.REPLY)
+                if answered and heard:
+                    apart = (min(came) - min(sent) + min(answered) - min(heard)) // 2
+        ahead[there] += apart
     moved = [replace(one, time=one.time - ahead.get(machine(one.netns), 0)) for one in sightings]
     return sorted(moved, key=lambda one: one.time)
-
-
-def _difference(
-    sent: Sequence[int], came: Sequence[int], answered: Sequence[int], heard: Sequence[int]
-) -> int:
-    """Return by how many ns the clock of the machine that a request *came* to is ahead of that of
-    the one it was *sent* by; 0 when it came to only one of them."""
-    if not sent or not came:
-        return 0
-    there = min(came) - max(sent)
-    return (there + max(answered) - min(heard)) // 2 if answered and heard else there

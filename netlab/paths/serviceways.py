@@ -61,7 +61,7 @@ def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> E
     seen = hiding_address(cluster, rewrite) if rewrite.masquerade else flow.source
     beside = source.pod is not None and source.node == endpoint.node
     switched = beside and not _delivered(cluster)
-    stays = bool(source.node) and endpoint.node == node
+    stays = source.node == node and endpoint.node == node
     apart = [(node.netns, node.uplink), (node.netns, _tunnel(cluster))] if stays else []
     flooded = ((node.netns, node.declared.bridge),) if switched else ()
     return Expectation(
@@ -124,6 +124,8 @@ def to_node(cluster: Cluster, way: Way, source: Place, node: NodeState) -> None:
         way.at(gateway, source.member, IN, f'"published" lets it through {gateway}')
         way.forwarded()
         across_underlay(way, (world.GATEWAY, way.lab.gateway.address), (node.name, node.address))
+    elif source.node is not None and source.node != node:
+        across_underlay(way, _machine(source.node), _machine(node))
 
 
 def _request(
@@ -149,7 +151,7 @@ def _request(
         if not delivered:
             way.at(node.netns, node.declared.bridge, IN)
         way.forwarded()
-    elif source.member in places.OUTSIDE or delivered:
+    elif source.netns != node.netns or delivered:
         way.forwarded()
     reached = len(way.hops)
     here = Place(node.address, node.netns, node=node)
@@ -199,8 +201,16 @@ def _reply(
     if source.pod:
         into_pod(way, source, from_bridge=True)
         return way.hops
-    outwards(way, source, (node.name, node.address))
+    if source.node is not None:
+        across_underlay(way, _machine(node), _machine(source.node))
+        return way.hops
+    outwards(way, source, _machine(node))
     return way.hops
+
+
+def _machine(node: NodeState) -> tuple[str, str]:
+    """Return name and address of *node*, as of any machine on the underlay."""
+    return node.name, node.address
 
 
 def outwards(way: Way, source: Place, machine: tuple[str, str]) -> None:

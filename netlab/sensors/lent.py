@@ -1,8 +1,9 @@
-"""Captures lent to another machine: begun, asked and ended by messages.
+"""Captures and rule traces lent to another machine: begun, asked and ended by messages.
 
-    {"do": "watch", "capture": ID, "netns": […]}      {}
+    {"do": "watch", "capture": ID, "netns": […], "traced": […]}   {}
     {"do": "seen", "capture": ID, "token": …}          {"sightings": […], "lost": n}
     {"do": "seen", "capture": ID, "number": …}         the same of a TCP connection's opening
+    {"do": "hits", "capture": ID, "flow": …, "token": …}   {"hits": […]}, of the rules traced
     {"do": "unwatch", "capture": ID}                   {}
 
 A capture that nobody asks for `KEPT` seconds has been forgotten by its borrower, and ends.
@@ -12,15 +13,24 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
-from netlab.packets import Sighting
+from netlab.packets import Flow, RuleHit, Sighting
 from netlab.sensors.capture import Capture
+from netlab.sensors.ruletrace import RuleTrace
 
 KEPT = 60.0  # seconds
-DEEDS = ("watch", "seen", "unwatch")
+DEEDS = ("watch", "seen", "hits", "unwatch")
+
+
+class Lent(NamedTuple):
+    """What one borrower has, under one name."""
+
+    capture: Capture
+    trace: RuleTrace
 
 
 class Lender:
@@ -28,7 +38,7 @@ class Lender:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lent: dict[str, Capture] = {}
+        self._lent: dict[str, Lent] = {}
         self._asked: dict[str, float] = {}
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -40,20 +50,22 @@ class Lender:
             self._end_forgotten()
             name, deed = str(request["capture"]), request["do"]
             if deed == "watch":
-                return self._watch(name, [str(one) for one in request["netns"]])
+                return self._watch(name, request.get("netns", ()), request.get("traced", ()))
             if deed == "unwatch":
                 self._end(name)
                 return {}
             if name not in self._lent:
                 raise LookupError(f"the capture {name} has ended")
             self._asked[name] = time.monotonic()
-            return _seen(self._lent[name], request)
+            lent = self._lent[name]
+            return _hits(lent.trace, request) if deed == "hits" else _seen(lent.capture, request)
 
-    def _watch(self, name: str, namespaces: list[str]) -> dict[str, Any]:
+    def _watch(self, name: str, seen: Iterable[str], traced: Iterable[str]) -> dict[str, Any]:
         if name not in self._lent:
-            self._lent[name] = Capture([]).__enter__()
+            self._lent[name] = Lent(Capture([]), RuleTrace([]))
         self._asked[name] = time.monotonic()
-        self._lent[name].add(namespaces)
+        self._lent[name].capture.add(map(str, seen))
+        self._lent[name].trace.add(map(str, traced))
         return {}
 
     def _end_forgotten(self) -> None:
@@ -63,8 +75,9 @@ class Lender:
 
     def _end(self, name: str) -> None:
         self._asked.pop(name, None)
-        if (capture := self._lent.pop(name, None)) is not None:
-            capture.close()
+        if (ended := self._lent.pop(name, None)) is not None:
+            ended.capture.close()
+            ended.trace.close()
 
     @property
     def lent(self) -> int:
@@ -89,6 +102,16 @@ def _seen(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:
     else:
         found = capture.opening(int(request["number"]))
     return {"sightings": msgspec.to_builtins(found), "lost": capture.lost}
+
+
+def _hits(trace: RuleTrace, request: dict[str, Any]) -> dict[str, Any]:
+    flow = msgspec.convert(request["flow"], Flow)
+    return {"hits": msgspec.to_builtins(trace.hits(flow, str(request["token"]).encode()))}
+
+
+def hits(answer: dict[str, Any]) -> list[RuleHit]:
+    """Return the rules that an answer to `hits` tells."""
+    return msgspec.convert(answer["hits"], list[RuleHit])
 
 
 def sightings(answer: dict[str, Any]) -> list[Sighting]:

@@ -1,4 +1,5 @@
-"""One capture on the namespaces of several machines: its own, and those that others lend.
+"""A capture and a rule trace on the namespaces of several machines: one's own, and those that
+others lend.
 
 Whoever uses it needs not know where a namespace is. What other machines saw is asked for when it is
 wanted, not before: `frames`, which is called again and again while a probe is on its way, tells of
@@ -7,20 +8,87 @@ this machine alone. The times of other machines are by their own clocks; see `pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
+import msgspec
+
 from netlab.errors import NetlabError
-from netlab.packets import Expectation, Flow, Sighting
+from netlab.packets import Expectation, Flow, RuleHit, Sighting
 from netlab.paths.clocks import reconciled
-from netlab.paths.comparison import leg_in
 from netlab.sensors.capture import Capture
-from netlab.sensors.lent import sightings
+from netlab.sensors.lent import hits, sightings
+from netlab.sensors.ruletrace import RuleTrace
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class WideTrace(RuleTrace):
+    """A `RuleTrace` that reaches other machines. What ends a probe's way there it does not know."""
+
+    def __init__(
+        self,
+        netns_names: Iterable[str],
+        *,
+        machine: Callable[[str], str],
+        others: Mapping[str, Ask],
+    ) -> None:
+        """As of `WideCapture`."""
+        super().__init__(netns_names)
+        self._machine = machine
+        self._others = others
+        self._id = uuid4().hex
+        self._traced: dict[str, set[str]] = {}  # by machine
+
+    def add(self, netns_names: Iterable[str]) -> None:
+        """As `RuleTrace.add`. Raises NetlabError when another machine does not answer, too."""
+        here, there = _apart(netns_names, self._machine)
+        super().add(here)
+        for where, names in there.items():
+            known = self._traced.setdefault(where, set())
+            if names - known:
+                more = {"capture": self._id, "traced": sorted(names - known)}
+                self._others[where]({"do": "watch", **more})
+                known |= names
+
+    def hits(
+        self, flow: Flow | None = None, token: bytes = b"", *, within: Collection[str] = ()
+    ) -> list[RuleHit]:
+        found = super().hits(flow, token, within=within)
+        for where, names in self._traced.items():
+            if flow is None or (within and not names & {*within}):
+                continue
+            told = {"flow": msgspec.to_builtins(flow), "token": token.decode()}
+            answer = self._others[where]({"do": "hits", "capture": self._id, **told})
+            found += [hit for hit in hits(answer) if not within or hit.netns in within]
+        return found
+
+    def close(self) -> None:
+        super().close()
+        _given_back(self._id, [self._others[where] for where in self._traced])
+
+
+def _apart(
+    names: Iterable[str], machine: Callable[[str], str]
+) -> tuple[list[str], dict[str, set[str]]]:
+    """Return which namespaces are here, and which on each other machine."""
+    here, there = [], dict[str, set[str]]()
+    for name in names:
+        if where := machine(name):
+            there.setdefault(where, set()).add(name)
+        else:
+            here.append(name)
+    return here, there
+
+
+def _given_back(name: str, others: Iterable[Ask]) -> None:
+    for ask in others:
+        try:
+            ask({"do": "unwatch", "capture": name})
+        except NetlabError:
+            continue  # it ends by itself there
 
 
 class WideCapture(Capture):
@@ -44,13 +112,7 @@ class WideCapture(Capture):
 
     def add(self, netns_names: Iterable[str]) -> None:
         """As `Capture.add`. Raises NetlabError when another machine does not answer, too."""
-        here, there = [], dict[str, set[str]]()
-        for name in netns_names:
-            where = self._machine(name)
-            if where:
-                there.setdefault(where, set()).add(name)
-            else:
-                here.append(name)
+        here, there = _apart(netns_names, self._machine)
         super().add(here)
         for where, names in there.items():
             known = self._watched.setdefault(where, set())
@@ -81,9 +143,7 @@ class WideCapture(Capture):
 
     def in_order(self, expectation: Expectation, sightings: list[Sighting]) -> list[Sighting]:
         """As `Capture.in_order`: by this machine's clock, on which the flow begins."""
-        order = list(dict.fromkeys(self._machine(hop.netns) for hop in expectation.request))
-        leg = partial(leg_in, expectation)
-        return reconciled(sightings, leg=leg, machine=self._machine, order=order)
+        return reconciled(expectation, sightings, self._machine)
 
     @property
     def lost(self) -> int:
@@ -96,8 +156,4 @@ class WideCapture(Capture):
         trace: TracebackType | None,
     ) -> None:
         super().__exit__(kind, error, trace)
-        for where in self._watched:
-            try:
-                self._ask(where, "unwatch")
-            except NetlabError:
-                continue  # it ends by itself there
+        _given_back(self._id, [self._others[where] for where in self._watched])

@@ -228,7 +228,7 @@ class Context:
         """Have the capture see these namespaces, too, and the rules *traced* in those."""
         with self._watching:
             self.capture.add(netns_names)
-        self.trace.add(name for name in traced if self.is_here(name.split(".")[1]) or not self.here)
+        self.trace.add(traced)
 
     def shoot(
         self,

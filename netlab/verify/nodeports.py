@@ -8,7 +8,7 @@ from netlab import world
 from netlab.cluster import NodeState
 from netlab.packets import Outcome
 from netlab.paths import Place
-from netlab.paths.places import of_member
+from netlab.paths.places import of_member, of_node
 from netlab.paths.rules import published
 from netlab.proxy import Decision, Frontend, Kind, Policy
 from netlab.proxy import Verdict as Sentence
@@ -21,19 +21,19 @@ NODES = 5  # at most so many are asked
 
 def nodeport(context: Context) -> Checked:
     decisions = Decisions(context)
-    nodes = [node for node in context.cluster.nodes if node.subnet]
+    client, nodes = _client_and_nodes(context)
     if not nodes:
         raise Skip("needs a node")
     found = [
         one
         for one in frontends(context, decisions.of(nodes[0]), Kind.NODE_PORT)
-        if published(context.lab, one.port, protocol_of(one)) and one.service.reachable
+        if one.service.reachable
+        and (client.node or published(context.lab, one.port, protocol_of(one)))
     ]
     everywhere = most_served(one for one in found if not _is_local(one))
     local = _telling([one for one in found if _is_local(one)], nodes)
     if not everywhere:
         raise Skip("needs a NodePort Service with an endpoint, its port in gateway.publish")
-    client = of_member(context.cluster, world.CLIENT)
     groups = [
         [
             _asking(context, decisions, client, frontend, node)
@@ -49,6 +49,16 @@ def nodeport(context: Context) -> Checked:
     if not local:
         checked.evidence.append("no Service with externalTrafficPolicy Local: not tried")
     return checked
+
+
+def _client_and_nodes(context: Context) -> tuple[Place, list[NodeState]]:
+    """Return who asks, and whom: the client outside each node; in a lab of several machines the one
+    we are on the others."""
+    nodes = [node for node in context.cluster.nodes if node.subnet]
+    if not context.here:
+        return of_member(context.cluster, world.CLIENT), nodes
+    client = of_node(context.nodes[0])
+    return client, [node for node in nodes if node.netns != client.netns]
 
 
 def _is_local(frontend: Frontend) -> bool:

@@ -18,10 +18,9 @@ from netlab import patience
 from netlab.cluster import Cluster
 from netlab.errors import NetlabError
 from netlab.packets import Verdict
-from netlab.sensors.ruletrace import RuleTrace
-from netlab.sensors.wide import Ask, WideCapture
+from netlab.sensors.wide import Ask, WideCapture, WideTrace
 from netlab.store.mailbox import Correspondent
-from netlab.verify import flat, leases, pods, services, sharing
+from netlab.verify import flat, leases, nodeports, pods, services, sharing
 from netlab.verify.catalogue import chosen
 from netlab.verify.context import Context, Live
 from netlab.verify.judgement import Check, verdict_of
@@ -37,6 +36,7 @@ CHECKS: dict[str, Check] = {
     "affinity": services.affinity,
     "namespaces": services.namespaces,
     "no-endpoints": services.no_endpoints,
+    "nodeport": nodeports.nodeport,
     "pod-pod-cross-node": pods.cross_node,
     "pod-node": pods.pod_node,
     "pod-pod-same-node": pods.same_node,
@@ -70,7 +70,6 @@ def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
     with (
         asking(live, others) as machines,
         ThreadPoolExecutor(THREADS) as pool,
-        RuleTrace([]) as trace,
     ):
         asked = {name: _ask(one) for name, one in machines.items()}
         cards = {name: str(ask({"do": "place"})["uplink"]) for name, ask in asked.items()}
@@ -80,7 +79,10 @@ def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
             member = netns.split(".")[1]
             return member if member in asked else ""
 
-        with WideCapture([], machine=machine, others=asked) as capture:
+        with (
+            WideCapture([], machine=machine, others=asked) as capture,
+            WideTrace([], machine=machine, others=asked) as trace,
+        ):
             context = Context(live, cluster, capture, trace, here=here)
             context.asked = frozenset(wanted)
             found = []

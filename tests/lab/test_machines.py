@@ -189,7 +189,10 @@ def verified(box: Box, *paths: str) -> dict[str, dict[str, Any]]:
     return {one["path"]: one for one in json.loads(said.stdout)["paths"]}
 
 
-ACROSS = ("pod-pod-cross-node", "pod-node", "pod-clusterip", "node-clusterip", "flat-no-nat")
+ACROSS = (
+    *("pod-pod-cross-node", "pod-node", "pod-clusterip", "node-clusterip", "nodeport"),
+    "flat-no-nat",
+)
 CARDS = ("eth1", "flannel.1")
 ON_EACH = ("lease-in-etcd", "unique-pod-ip")
 
