@@ -84,18 +84,15 @@ class Taint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine of the cluster, on the segment its address belongs to.
-
-    `flannel` and `proxyMode` are "", or `none`: a foreign flanneld or kube-proxy runs there.
-    """
+    """A machine of the cluster, on the segment its address belongs to."""
 
     name: str
     address: str
     labels: dict[str, str] = {}
     taints: list[Taint] = []
     bridge: str = "docker0"
-    flannel: str = ""
-    proxyMode: str = ""
+    flannel: str = ""  # or `none`: a foreign flanneld runs there
+    proxyMode: str = ""  # or `none`: a foreign kube-proxy does
     # Of the running lab, never of a file, and only where the node is the machine itself.
     uplink: str = FIRST_CARD
     address6: str = ""  # in a dual-stack lab
