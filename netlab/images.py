@@ -17,7 +17,6 @@ import msgspec
 import netlab
 from netlab.model.kubernetes import Container
 
-ETCD_PORT = 2379  # etcd's client port, registered with IANA
 MODULES = {"netlab/dns": "netlab.nameserver", "netlab/ingress": "netlab.ingress"}
 # Where `netlab` and what it needs are imported from, however the agent found them.
 _PATHS = dict.fromkeys(str(Path(str(one.__file__)).parent.parent) for one in (netlab, msgspec))
@@ -41,16 +40,23 @@ def runnable(container: Container) -> Container:
 
 
 def environment(
-    container: Container, *, master: str, namespace: str, pod: str, address: str, node: str
+    container: Container,
+    *,
+    etcd: Mapping[str, str],
+    namespace: str,
+    pod: str,
+    address: str,
+    node: str,
 ) -> Mapping[str, str]:
     """Return what the program of the container's image finds in its environment.
 
-    Empty for other images. *master*: the address etcd listens on; *address*: the pod's.
+    Empty for other images. *etcd*: what tells how etcd is reached, `store.access`; *address*: the
+    pod's.
     """
     if repository(container.image) not in MODULES:
         return {}
     return {
-        "NETLAB_ETCD": f"http://{master}:{ETCD_PORT}",
+        **etcd,
         "POD_NAME": pod,
         "POD_NAMESPACE": namespace,
         "POD_IP": address,

@@ -198,6 +198,11 @@ class Agent:
         path = self.run / "lab.json"
         path.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
         path.with_suffix(".new").rename(path)
+        if self.place is not None and self.place.data:
+            kept = Path(self.place.data) / "lab.json"  # for after a reboot
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
+            kept.with_suffix(".new").rename(kept)
         self.state.lab = lab
         self.world.wake()
 

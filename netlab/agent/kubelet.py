@@ -28,6 +28,7 @@ from netlab.model.kubernetes import Container, Document
 from netlab.model.lab import Lab, like
 from netlab.pods.containers import Containers, Wanted
 from netlab.pods.control import Port, Result, Served, Servers
+from netlab.store.access import Access
 
 States = dict[tuple[str, str, str], dict[str, Any]]  # by namespace, pod, container
 BULK = 20  # pods that go at once whose containers are told of one by one
@@ -48,8 +49,18 @@ class Store(NamedTuple):
 class Kubelet:
     """The pods of one node, above their namespaces."""
 
-    def __init__(self, run: Path, node: str, servers: Servers, *, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        run: Path,
+        node: str,
+        servers: Servers,
+        *,
+        log: logging.Logger,
+        access: Access = Access(),  # noqa: B008  (a frozen value)
+    ) -> None:
+        """*access*: the way to etcd, for those programs in pods that ask it."""
         self.run_directory = run
+        self._access = access
         self.node = node
         self.servers = servers
         self.containers = Containers(run)
@@ -269,7 +280,7 @@ class Kubelet:
                 env={
                     **images.environment(
                         container,
-                        master=lab.master.address,
+                        etcd=self._access.environment(lab.master.address),
                         namespace=pod.namespace,
                         pod=pod.name,
                         address=pod.ip,

@@ -67,7 +67,7 @@ class Node(Loop):
         self._lab_revision = 0
         self.state = state
         self.node = node
-        self.kubelet = Kubelet(state.run, node, servers, log=self.log)
+        self.kubelet = Kubelet(state.run, node, servers, log=self.log, access=state.access)
         self.kernel = kernel
         self.off = False  # whether the machine is to be gone when this loop has ended
         self._home = (0, "")

@@ -11,7 +11,7 @@ import click
 from msgspec.structs import replace
 
 from netlab.cli import options
-from netlab.errors import UsageError
+from netlab.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from netlab.store.access import Access
@@ -93,6 +93,8 @@ def require_root() -> None:
     example="""
     netlab agent --node node2 --etcd http://192.168.56.11:2379
     netlab agent --node node2 --etcd http://192.168.56.11:2379 --uplink eth1
+    netlab agent --node node2 --etcd http://192.168.56.11:2379 --install
+    netlab agent --master --install
     netlab agent --leave
     """,
 )
@@ -100,10 +102,20 @@ def require_root() -> None:
 @click.option("--etcd", metavar="URL[,URL]", default="", help="Where the lab's etcd is.")
 @UPLINK
 @access_options
+@click.option("--master", is_flag=True, help="Go on as what `up --master` made this machine.")
+@click.option("--install", is_flag=True, help="Have systemd run it, now and after each boot.")
 @click.option("--leave", is_flag=True, help="Be no node any more: give back all that one had.")
 @click.pass_context
 def agent(
-    ctx: click.Context, /, node: str, etcd: str, uplink: str, leave: bool, **said: str
+    ctx: click.Context,
+    /,
+    node: str,
+    etcd: str,
+    uplink: str,
+    master: bool,
+    install: bool,
+    leave: bool,
+    **said: str,
 ) -> int:
     """Be one node of a lab whose declaration is in etcd, until ended.
 
@@ -112,29 +124,77 @@ def agent(
     """
     require_root()
     if leave:
-        if node or etcd or uplink:
+        if node or etcd or uplink or master or install:
             raise UsageError("--leave needs no other option", hint="netlab agent --leave")
         return left(ctx)
+    if master:
+        if node or etcd or uplink:
+            raise UsageError("--master goes with --install alone", hint="netlab agent --master")
+        return be_master(ctx, install=install)
     if not node or not etcd:
         raise UsageError(
             "--node and --etcd say whose node this machine is",
             hint="`netlab join HOST` finds both out, HOST being the machine of etcd",
         )
-    return be_node(node, access(etcd, said), uplink=uplink)
+    return be_node(node, access(etcd, said), uplink=uplink, install=install)
 
 
-def be_node(node: str, way: Access, *, uplink: str) -> int:
-    """Go on as the agent of *node*, in this process, whose exit code is that one's."""
-    from netlab.lab import machines
+def be_node(node: str, way: Access, *, uplink: str, install: bool) -> int:
+    """Go on as the agent of *node*, in this process, whose exit code is that one's; *install*:
+    have systemd do that."""
+    from netlab.lab import machines, unit
 
+    if install:
+        unit.require()
+        lab = machines.declared(way)
+        place, why = machines.node_place(lab, node, way, uplink=uplink)
+        print(f"lab {lab.name}: this machine is {node}; uplink {place.uplink}: {why}")
+        machines.end_agent(machines.take(lab.name, place))
+        words = ["agent", "--node", node, "--etcd", ",".join(way.urls), "--uplink", place.uplink]
+        for option in ("cafile", "certfile", "keyfile", "username"):
+            if value := getattr(way, option):
+                words += [f"--etcd-{option}", value]
+        return installed(unit.text(words, f"{node} of lab {lab.name}"), password=way.password)
     name = machines.known(node, way)
     if name is None:
         lab = machines.wait_for_lab(way, lambda words: print(f"waiting: {words}", file=sys.stderr))
         place, why = machines.node_place(lab, node, way, uplink=uplink)
         print(f"lab {lab.name}: this machine is {node}; uplink {place.uplink}: {why}")
-        machines.become_agent(machines.take(lab.name, place))
+        return machines.become_agent(machines.take(lab.name, place))
     print(f"lab {name}: this machine goes on as {node}")
-    machines.become_agent(machines.resumed(name, uplink=uplink))
+    return machines.become_agent(machines.resumed(name, uplink=uplink))
+
+
+def be_master(ctx: click.Context, *, install: bool) -> int:
+    """Go on as the agent of the control plane, likewise."""
+    from netlab.lab import machines, unit
+
+    known, said = machines.kept_masters(), options.settings(ctx).lab
+    if said and said not in known:
+        raise NotFoundError(
+            f"this machine is not the master of a lab {said}",
+            hint=f"it is of: {', '.join(known) or 'none'}; `netlab up --master FILES` makes it one",
+        )
+    if not said and len(known) != 1:
+        raise UsageError(
+            f"this machine is the master of {len(known)} labs",
+            hint="name one with -L LAB" if known else "netlab up --master FILES",
+        )
+    name = said or known[0]
+    if install:
+        unit.require()
+        machines.end_agent(machines.resumed_master(name))
+        return installed(unit.text(["-L", name, "agent", "--master"], f"the master of lab {name}"))
+    return machines.become_agent(machines.resumed_master(name))
+
+
+def installed(text: str, *, password: str = "") -> int:
+    """Have systemd run the unit *text*; return the exit code."""
+    from netlab.lab import unit
+
+    unit.install(text, password=password)
+    print(f"{unit.UNITS / unit.NAME}: runs now and after each boot; log: journalctl -u {unit.NAME}")
+    return 0
 
 
 def left(ctx: click.Context) -> int:

@@ -87,21 +87,23 @@ def main(argv: Sequence[str]) -> int:
     from netlab.ingress.controller import Controller
     from netlab.ingress.server import Nginx, prepared
     from netlab.ingress.telling import tell_own_pod
+    from netlab.store.access import from_environment
 
     server = None
+    access = from_environment({**os.environ, "NETLAB_ETCD": given.etcd})
     try:
         directory = prepared(given.directory)
         server = Nginx(directory, given.status_port)
         server.surroundings({})
         controller = Controller(server, Certificates(directory / "certificates"), _settings(given))
-        code = controller.run(given.etcd, _woken())
+        code = controller.run(access, _woken())
         if code == 0:
             server.part()
             time.sleep(given.shutdown_grace_period)
         return code
     except NetlabError as error:
         print(f"netlab.ingress: {error}", file=sys.stderr)
-        tell_own_pod(given.etcd, str(error))
+        tell_own_pod(access, str(error))
         return 3 if isinstance(error, CapabilityError) else 1
     finally:
         if server is not None:

@@ -14,7 +14,6 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from netlab import vhosts
 from netlab.controllers.change import Change
@@ -24,7 +23,8 @@ from netlab.ingress.server import Nginx
 from netlab.ingress.telling import Telling
 from netlab.model.inventory import Inventory
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.access import Access
+from netlab.store.etcd import Etcd
 from netlab.store.watch import Watch
 from netlab.vhosts import backends, nginx, status
 from netlab.vhosts.listeners import ROUTE
@@ -53,12 +53,11 @@ class Controller:
         self._told = False  # nginx is not ready before it knows the endpoints, be there none
         self._due = 0.0  # monotonic; not to reload before
 
-    def run(self, url: str, ending: int) -> int:
-        """Follow the etcd at *url* until *ending* is readable; return the exit code."""
-        place = urlsplit(url)
+    def run(self, access: Access, ending: int) -> int:
+        """Follow the etcd of *access* until *ending* is readable; return the exit code."""
         wait, defect = RETRY_FIRST, ""
         while True:
-            etcd = Etcd(place.hostname or "127.0.0.1", place.port or PORT)
+            etcd = access.etcd("")
             try:
                 with etcd.watch() as watch:
                     wait = wait if defect else RETRY_FIRST

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 
 from netlab.controllers.change import Change
 from netlab.controllers.events import Fact, recorded
@@ -13,7 +12,7 @@ from netlab.errors import StoreError
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document, registry_key
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.access import Access
 from netlab.vhosts.model import Note
 
 COMPONENT = "nginx-ingress-controller"
@@ -61,10 +60,9 @@ def _lately(event: Document) -> bool:
     return datetime.now(UTC) - last < AGAIN_AFTER
 
 
-def tell_own_pod(url: str, message: str) -> None:
+def tell_own_pod(access: Access, message: str) -> None:
     """Say in an event of the pod we are in why it cannot serve; of no use where etcd is away."""
-    place = urlsplit(url)
-    etcd = Etcd(place.hostname or "127.0.0.1", place.port or PORT)
+    etcd = access.etcd("")
     try:
         objects, _ = registry.objects(etcd)
         names = os.environ.get("POD_NAMESPACE", ""), os.environ.get("POD_NAME", "")

@@ -4,6 +4,7 @@ directory   where labs keep their files, which there are, the lock of who change
 up, down    bring a lab up, take it down
 forecast    what `up` would do
 live        a running lab, read and written through its etcd
+machines    this machine as one of several of a lab; `unit`: its agent as a service of systemd
 """
 
 from netlab.lab.directory import RUN, chosen, lock, names, run_directory

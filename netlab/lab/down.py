@@ -14,7 +14,7 @@ from netlab.agent import place as places
 from netlab.agent.place import Place
 from netlab.errors import NetlabError, StoreError
 from netlab.kernel import real
-from netlab.lab import machines
+from netlab.lab import machines, unit
 from netlab.lab.directory import LOCK, RUN, lock
 from netlab.lab.report import Progress, Report, silent
 from netlab.model.lab import Lab
@@ -29,8 +29,10 @@ def down(name: str, *, progress: Progress = silent) -> Report:
     began = time.monotonic()
     with lock(name) as run:
         progress("agent")
-        _stop_agent(run)
         lab, place = _spread(run)
+        if place is not None:
+            unit.remove()  # or it would start the agent again, now or after the next boot
+        _stop_agent(run)
         problems: list[str] = []
         if lab is not None and place is not None and not place.master:
             progress("etcd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -141,9 +142,33 @@ def take(lab: str, place: Place) -> Path:
                 f"this machine is {' and '.join(before.names)} of lab {lab} already",
                 hint=f"`netlab -L {lab} agent --leave` first",
             )
-        if (pid := control.listener_pid(run / "agent.sock")) is not None and before != place:
-            processes.end(pid, grace=0.0)  # the next one goes on, with the other card or etcd
+        if before != place:
+            end_agent(run)  # the next one goes on, with the other card or etcd
         places.write(run, place)
+        if place.data:
+            Path(place.data).mkdir(parents=True, exist_ok=True)
+            places.write(Path(place.data), place)
+        return run
+
+
+def end_agent(run: Path) -> None:
+    """End the agent of *run*, if it runs; what it made goes on."""
+    if (pid := control.listener_pid(run / "agent.sock")) is not None:
+        processes.end(pid, grace=0.0)
+
+
+def kept_masters() -> list[str]:
+    """Return the labs whose control plane is on this machine, also before it runs after a boot."""
+    return sorted(path.parent.name for path in DATA.glob(f"*/{places.FILE}"))
+
+
+def resumed_master(name: str) -> Path:
+    """Return the run directory of the control plane of lab *name*, as it was before a reboot."""
+    kept = DATA / name
+    with lock(name) as run:
+        for file in (places.FILE, "lab.json"):
+            if not (run / file).exists() and (kept / file).exists():
+                shutil.copy2(kept / file, run / file)
         return run
 
 

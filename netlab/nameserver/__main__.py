@@ -22,6 +22,7 @@ from netlab.nameserver.health import Health
 from netlab.nameserver.serving import Datagrams, Listener, Service
 from netlab.pods.listening import opened
 from netlab.pods.server import Loop
+from netlab.store.access import from_environment
 
 TICK = 1.0  # seconds between looks at clients that may be idle
 REST = 3600.0  # seconds without any
@@ -118,7 +119,7 @@ def main() -> int:
     except OSError as error:
         print(f"netlab.nameserver: cannot open its ports: {error}", file=sys.stderr)
         return 1
-    Follower(os.environ["NETLAB_ETCD"], server.publish).start()
+    Follower(from_environment(os.environ), server.publish).start()
     server.serve()
     return 0
 

@@ -13,12 +13,11 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 from netlab.errors import StoreError
 from netlab.model.inventory import Inventory
 from netlab.store import registry
-from netlab.store.etcd import PORT, Etcd
+from netlab.store.access import Access
 
 Publish = Callable[[Inventory, int], None]
 GATHER = 0.02  # seconds: what is written together becomes one change of the zone
@@ -29,10 +28,9 @@ AGAIN_FIRST, AGAIN_MOST = 0.1, 2.0  # seconds until etcd is asked again
 class Follower(threading.Thread):
     """Calls *publish* with the objects and their revision whenever they changed."""
 
-    def __init__(self, url: str, publish: Publish) -> None:
+    def __init__(self, access: Access, publish: Publish) -> None:
         super().__init__(name="follower", daemon=True)
-        where = urlsplit(url)
-        self._etcd = Etcd(where.hostname or "", where.port or PORT)
+        self._etcd = access.etcd("")
         self._publish = publish
         self._wait = AGAIN_FIRST
 

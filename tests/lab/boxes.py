@@ -8,6 +8,7 @@ A box has an empty /run and an empty /var/lib/netlab, which `reboot` empties, th
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,38 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from labs import DEADLINE, ROOT, eventually
+from labs import ASK, DEADLINE, ROOT, eventually
 
+LAB = "spread"
+ETCD = "http://192.168.56.11:2379"
+FILES = """
+apiVersion: netlab/v1
+kind: Lab
+metadata: {name: spread}
+underlay: {segments: [{name: lan, cidr: 192.168.56.0/24}]}
+master: {address: 192.168.56.11}
+nodes:
+  - {name: node1, address: 192.168.56.11}
+  - {name: node2, address: 192.168.56.12}
+dns: {replicas: 0}
+nodeLifecycle: {gracePeriodSeconds: 2}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: web, ports: [{containerPort: 80}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, clusterIP: 10.96.7.7, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
+"""  # noqa: E501
 NETLAB = (sys.executable, "-m", "netlab")
 START = """
 set -e
@@ -161,3 +191,41 @@ def boxes(count: int) -> Iterator[list[Box]]:
         fabric.wait()
         assert fabric.stdout is not None
         fabric.stdout.close()
+
+
+def written(directory: Path, text: str = FILES, name: str = "lab.yaml") -> str:
+    path = directory / name
+    path.write_text(text)
+    return str(path)
+
+
+def status(box: Box) -> dict[str, Any]:
+    """Return what `netlab status` says; nothing much while there is no agent yet."""
+    said = box.netlab("status", "-o", "json", code=None).stdout
+    return dict(json.loads(said or '{"converged": false, "problems": []}'))
+
+
+def converged(box: Box) -> bool:
+    return bool(status(box)["converged"])
+
+
+def pods(box: Box) -> dict[str, dict[str, Any]]:
+    """Return the pods by their node's name."""
+    listed = json.loads(box.netlab("get", "pods", "-o", "json").stdout)["items"]
+    return {one["spec"]["nodeName"]: one for one in listed}
+
+
+def asked(box: Box, address: str, port: int = 80, *, pod: str = "") -> dict[str, Any]:
+    """Return what the server at *address* answers to the machine, or to a pod on it."""
+    words = ["python3", "-c", ASK, address, str(port)]
+    inside = ["ip", "netns", "exec", f"{LAB}.{box.name}.default.{pod}"] if pod else []
+    return dict(json.loads(box.out(*inside, *words)))
+
+
+def name(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def joined(box: Box) -> None:
+    box.start_agent("--node", box.name, "--etcd", ETCD)
+    eventually(lambda: converged(box), what=f"{box.name} converges: {box.log()}")

@@ -9,41 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from boxes import Box, boxes
+from boxes import (
+    ETCD,
+    LAB,
+    Box,
+    asked,
+    boxes,
+    converged,
+    joined,
+    name,
+    pods,
+    status,
+    written,
+)
 from labs import ASK, eventually
 
 pytestmark = pytest.mark.lab
-LAB = "spread"
-ETCD = "http://192.168.56.11:2379"
-FILES = """
-apiVersion: netlab/v1
-kind: Lab
-metadata: {name: spread}
-underlay: {segments: [{name: lan, cidr: 192.168.56.0/24}]}
-master: {address: 192.168.56.11}
-nodes:
-  - {name: node1, address: 192.168.56.11}
-  - {name: node2, address: 192.168.56.12}
-dns: {replicas: 0}
-nodeLifecycle: {gracePeriodSeconds: 2}
----
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: web, image: web, ports: [{containerPort: 80}]}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {type: NodePort, clusterIP: 10.96.7.7, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
-"""  # noqa: E501
 # What is on a machine before it joins, and nobody's of netlab.
 FOREIGN = """
 ip link add theirs type bridge
@@ -64,12 +47,6 @@ sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.eth
 """
 
 
-def written(directory: Path, text: str = FILES, name: str = "lab.yaml") -> str:
-    path = directory / name
-    path.write_text(text)
-    return str(path)
-
-
 def state(box: Box) -> dict[str, str]:
     """Return all that netlab must leave as it is on a machine, as the machine's tools say it."""
     return {
@@ -88,38 +65,6 @@ def state(box: Box) -> dict[str, str]:
         "names": box.out("sh", "-c", "find /run/netns /run/netlab -mindepth 1 2>/dev/null | sort"),
         "processes": box.out("sh", "-c", "grep -laz ^NETLAB_PROCESS /proc/[0-9]*/environ; true"),
     }  # fmt: skip
-
-
-def status(box: Box) -> dict[str, Any]:
-    """Return what `netlab status` says; nothing much while there is no agent yet."""
-    said = box.netlab("status", "-o", "json", code=None).stdout
-    return dict(json.loads(said or '{"converged": false, "problems": []}'))
-
-
-def converged(box: Box) -> bool:
-    return bool(status(box)["converged"])
-
-
-def pods(box: Box) -> dict[str, dict[str, Any]]:
-    """Return the pods by their node's name."""
-    listed = json.loads(box.netlab("get", "pods", "-o", "json").stdout)["items"]
-    return {one["spec"]["nodeName"]: one for one in listed}
-
-
-def asked(box: Box, address: str, port: int = 80, *, pod: str = "") -> dict[str, Any]:
-    """Return what the server at *address* answers to the machine, or to a pod on it."""
-    words = ["python3", "-c", ASK, address, str(port)]
-    inside = ["ip", "netns", "exec", f"{LAB}.{box.name}.default.{pod}"] if pod else []
-    return dict(json.loads(box.out(*inside, *words)))
-
-
-def name(pod: dict[str, Any]) -> str:
-    return str(pod["metadata"]["name"])
-
-
-def joined(box: Box) -> None:
-    box.start_agent("--node", box.name, "--etcd", ETCD)
-    eventually(lambda: converged(box), what=f"{box.name} converges: {box.log()}")
 
 
 @pytest.fixture(scope="module")
@@ -411,3 +356,32 @@ def test_down_on_the_first_machine_leaves_nothing_there(tmp_path: Path) -> None:
         first.netlab("down")
         assert state(first) == before
         assert list(first.disk.iterdir()) == []
+
+
+def test_a_first_machine_that_is_booted_again_has_its_objects_and_leases(tmp_path: Path) -> None:
+    with boxes(2) as (first, second):
+        first.netlab("up", "--master", written(tmp_path))
+        joined(second)
+        eventually(lambda: converged(first))
+        leases, link = subnets(first.netlab("get", "leases").stdout), vtep(first)
+        uids = {one["metadata"]["uid"] for one in pods(first).values()}
+        first.power_off()
+        # The second goes on without etcd: one of two endpoints still answers.
+        inside = ["ip", "netns", "exec", f"{LAB}.node2.default.{pods_here(second)}"]
+        words = [*inside, "python3", "-c", ASK, "10.96.7.7", "80"]
+        eventually(lambda: "node2" in second.run(*words, code=None).stdout)
+        first.boot()
+        first.start_agent("--master")
+        eventually(lambda: converged(first), what="the first machine converges")
+        assert (subnets(first.netlab("get", "leases").stdout), vtep(first)) == (leases, link)
+        assert {one["metadata"]["uid"] for one in pods(first).values()} == uids
+        eventually(lambda: converged(second), what="the second machine converges")
+        there = pods(second)
+        assert asked(second, there["node1"]["status"]["podIP"], pod=name(there["node2"]))
+
+
+def pods_here(box: Box) -> str:
+    """Return the name of a pod of this machine, as its namespaces tell it."""
+    prefix = f"{LAB}.{box.name}.default."
+    names = box.out("ls", "/run/netns").split()
+    return next(one.removeprefix(prefix) for one in names if one.startswith(prefix))

@@ -41,7 +41,7 @@ def test_a_command_of_its_own_wins() -> None:
 def test_a_program_finds_who_it_is_and_where_etcd_is() -> None:
     found = images.environment(
         Container("c", image="netlab/dns:1"),
-        master="192.168.50.10",
+        etcd={"NETLAB_ETCD": "http://192.168.50.10:2379"},
         namespace="kube-system",
         pod="coredns-1",
         address="10.244.1.2",
@@ -51,7 +51,12 @@ def test_a_program_finds_who_it_is_and_where_etcd_is() -> None:
     assert (found["POD_NAMESPACE"], found["POD_NAME"]) == ("kube-system", "coredns-1")
     assert (found["POD_IP"], found["NODE_NAME"]) == ("10.244.1.2", "node1")
     other = images.environment(
-        Container("c", image="nginx"), master="m", namespace="n", pod="p", address="a", node="o"
+        Container("c", image="nginx"),
+        etcd={"NETLAB_ETCD": "m"},
+        namespace="n",
+        pod="p",
+        address="a",
+        node="o",
     )
     assert other == {}
 

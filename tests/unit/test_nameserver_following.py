@@ -13,6 +13,7 @@ from netlab.errors import StoreError
 from netlab.model.inventory import Inventory
 from netlab.nameserver import following
 from netlab.nameserver.following import Follower
+from netlab.store.access import Access
 
 SOON = 10.0  # seconds
 
@@ -47,7 +48,7 @@ def test_names_are_followed_again_after(
             raise failures.pop()
         published.set()
 
-    follower = Follower("http://127.0.0.1:1", publish)
+    follower = Follower(Access(urls=("http://127.0.0.1:1",)), publish)
     monkeypatch.setattr(follower, "_etcd", Silent())
     follower.start()
     assert published.wait(SOON)

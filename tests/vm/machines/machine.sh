@@ -1,25 +1,26 @@
 #!/bin/sh
 # One of two machines of a lab, in `scripts/vm --count 2`: NODE is its number, $1 a directory that
-# both can write to, in which disk1.tar, if there, is what machine 1 had on its disk before.
+# both can write to, $2 `first` or `again`, for the second time they are switched on.
 #
-# Leaves there: nodeN.json (`netlab status`), leases, macN (of flannel.1), answersN (from the other
-# node's pod: to the pod, by the Service, by the node's port), beforeN and afterN (the machine's own
-# addresses and routes, before it joined and after it left), disk1.tar.
+# Leaves there: nodeN.json (`netlab status`), leases, macN (of flannel.1), answersN (of the other
+# node's pod, of a Service, of a port of the other node), beforeN and afterN (the machine's own links,
+# addresses and routes, before it joined and after it left), disk1.tar: what outlasts the first time.
 set -eu
 out=$1
+boot=$2
 here=$(dirname -- "$0")
 lab=spread
 
-waited() { # until the condition $1 holds
+waited() { # until the condition $1 holds; looking every $2 seconds
     tries=0
     until sh -c "$1"; do
         tries=$((tries + 1))
         [ "$tries" -lt 600 ] || { echo "never: $1" >&2; exit 1; }
-        sleep 0.2
+        sleep "${2:-0.2}"
     done
 }
 
-own() { ip -o -4 addr; ip -4 route; ip -o link | cut -d: -f2; }
+own() { ip -o -4 addr; ip -4 route; ip -o link | cut -d: -f2; cat /proc/sys/net/ipv4/ip_forward; }
 
 other=$((3 - NODE))
 # A card as VirtualBox's NAT gives it: the same address on both.
@@ -30,7 +31,7 @@ own >"$out/before$NODE"
 
 if [ "$NODE" = 1 ]; then
     mkdir -p /var/lib/netlab
-    [ ! -e "$out/disk1.tar" ] || tar -C /var/lib/netlab -xf "$out/disk1.tar"
+    [ "$boot" = first ] || tar -C /var/lib/netlab -xf "$out/disk1.tar"
     netlab up --master "$here/lab.yaml"
     touch "$out/up"
 else
@@ -38,13 +39,14 @@ else
     netlab join 192.168.50.11 --run &
     agent=$!
 fi
-waited "netlab status >/dev/null 2>&1"
+waited "netlab status >/dev/null 2>&1" 2 # each look takes an emulated processor seconds
 netlab status -o json >"$out/node$NODE.json"
 netlab get leases >"$out/leases"
 cat /sys/class/net/flannel.1/address >"$out/mac$NODE"
 
-pod=$(netlab get pods -o wide --no-headers | awk -v n="node$NODE" '$7 == n {print $1}')
-theirs=$(netlab get pods -o wide --no-headers | awk -v n="node$other" '$7 == n {print $6}')
+netlab get pods -o wide --no-headers >"/tmp/pods"
+pod=$(awk -v n="node$NODE" '$7 == n {print $1}' /tmp/pods)
+theirs=$(awk -v n="node$other" '$7 == n {print $6}' /tmp/pods)
 ask() { # $1 address, $2 port, from the pod here
     ip netns exec "$lab.node$NODE.default.$pod" python3 -S -c '
 import socket, sys
@@ -60,18 +62,21 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as s:
 
 touch "$out/asked$NODE"
 waited "test -e '$out/asked$other'"
+if [ "$boot" = first ]; then # the power goes
+    if [ "$NODE" = 1 ]; then
+        sync
+        tar -C /var/lib/netlab -Scf "$out/disk1.tar" .
+        touch "$out/saved"
+    fi
+    waited "test -e '$out/saved'"
+    exit 0
+fi
 if [ "$NODE" = 1 ]; then
-    sync
-    tar -C /var/lib/netlab -cf "$out/disk1.tar" .
-    touch "$out/saved"
     waited "test -e '$out/left'"
     netlab down
 else
-    waited "test -e '$out/saved'"
-    if [ -e "$out/again" ]; then
-        netlab agent --leave
-        wait "$agent"
-    fi
+    netlab agent --leave
+    wait "$agent"
     touch "$out/left"
 fi
 own >"$out/after$NODE"
