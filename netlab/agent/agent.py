@@ -252,6 +252,7 @@ class Agent:
         objects are otherwise than declared, which takes a look at each."""
         marked = processes.marked(self.run)
         silent = self.state.etcd_ready.is_set() and not self._etcd_answers()
+        elsewhere = self.place is not None and not self.place.master
         found = status(
             self.state,
             agent={
@@ -261,7 +262,7 @@ class Agent:
                 "rss": _resident(os.getpid()),
             },
             etcd={
-                "pid": next(iter(marked.get(ETCD, [])), 0),
+                **({} if elsewhere else {"pid": next(iter(marked.get(ETCD, [])), 0)}),
                 "address": self._etcd_address(),
                 "ready": self.state.etcd_ready.is_set(),
             },

@@ -15,7 +15,6 @@ import msgspec
 from netlab import attachments, patience
 from netlab.agent.control_plane import Declaration
 from netlab.agent.loop import Loop
-from netlab.agent.state import WAITING
 from netlab.controllers.scheduler import hopeless
 from netlab.errors import NetlabError
 from netlab.faults import carried
@@ -220,7 +219,7 @@ class Requests:
             problems = self._agent.problems(revision, expected=False)
             if not problems or began > deadline:
                 return self._agent.problems(revision)
-            if all(map(_rests, problems)):  # it is Kubernetes' state of rest for such a pod
+            if all(map(hopeless, problems)):  # it is Kubernetes' state of rest for such a pod
                 return self._agent.problems(revision)
             if not fewest or len(problems) < fewest or self._at_length():
                 fewest, deadline = len(problems), began + patience
@@ -248,11 +247,6 @@ class Requests:
             steps += proxy.steps or []
             proxy.steps = None
         return operations, steps
-
-
-def _rests(problem: str) -> bool:
-    """Return whether nothing that goes on here will mend *problem*."""
-    return hopeless(problem) or f": {WAITING}" in problem
 
 
 class _Clock:

@@ -264,7 +264,7 @@ class State:
         """Return what still keeps the lab from agreeing with its declaration, in plain words.
 
         *revision*: the etcd revision that must have been seen; *expected*: also what faults make
-        of the nodes they cut off, which no waiting mends.
+        of the nodes they cut off, which no waiting mends, and that machines have not joined.
         """
         with self.changed:
             return list(self._problems(revision, expected=expected))
@@ -293,7 +293,8 @@ class State:
             return
         cut = () if expected else self._cut() | self._awaiting()
         absent = {one.name: why for one in lab.running if (why := self.absent(one.name))}
-        yield from (f"node {name}: {why}" for name, why in absent.items())
+        if expected:
+            yield from (f"node {name}: {why}" for name, why in absent.items())
         reports = {
             node.name: self._report_of(node.name)
             for node in lab.running
@@ -371,9 +372,11 @@ class State:
         return ""
 
     def _short_of_nodes(self) -> bool:
-        """Return whether faults take nodes away, which pods may be waiting for."""
+        """Return whether nodes are away that pods may be waiting for: by faults, or as machines
+        that have not joined."""
         assert self.lab is not None
-        return bool(self._cut()) or len(self.lab.running) < len(self.lab.nodes)
+        away = any(self.absent(node.name) for node in self.lab.running)
+        return away or bool(self._cut()) or len(self.lab.running) < len(self.lab.nodes)
 
     def _cut(self) -> set[str]:
         """Return the nodes that faults keep from etcd."""

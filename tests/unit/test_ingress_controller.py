@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +41,6 @@ def ending() -> Iterator[int]:
 
 def run(monkeypatch: pytest.MonkeyPatch, ending: int, *fails: Exception) -> int:
     """Return the exit code of a controller that *fails* in each pass, and is then asked to end."""
-    monkeypatch.setattr(controller, "Etcd", Nobody)
     monkeypatch.setattr(controller, "RETRY_FIRST", 0.001)
     made = Controller(None, None, Settings())  # type: ignore[arg-type]
     left = list(fails)
@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch, ending: int, *fails: Exception) -> int:
         return 0
 
     monkeypatch.setattr(made, "_follow", follow)
-    return made.run("http://127.0.0.1:1", ending)
+    return made.run(SimpleNamespace(etcd=Nobody), ending)  # type: ignore[arg-type]
 
 
 def test_a_defect_is_told_and_ends_nothing(

@@ -140,6 +140,8 @@ def test_what_another_machine_lacks_is_a_problem_here(
 ) -> None:
     state = listened(tmp_path, alive=alive, told={"n2": told} if told else {})
     assert state.problems() == ([f"node n2: {problem}"] if problem else [])
+    # Nobody waits for a machine that is not there: all else is as it should be.
+    assert (state.problems(expected=False) == []) == (not problem or problem.startswith("waiting"))
 
 
 def test_status_shows_what_each_machine_says_of_itself(tmp_path: Path) -> None:
