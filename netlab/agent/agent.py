@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from netlab import __version__, processes
+from netlab.agent import leaving
 from netlab.agent import place as places
 from netlab.agent.answering import Answering
 from netlab.agent.balancer import Balancer
@@ -130,6 +131,15 @@ class Agent:
                 self.state.forget(name)
             for name in declared - set(self._nodes):
                 self._start(name)
+        if self.place is not None and not self.place.declared_in(lab):
+            for ended in self.ending:
+                ended.join(timeout=LOOPS_END)
+            leaving.cleared(self.run, lab, self.place, self.kernel)
+            etcd = self.state.access.etcd(lab.master.address)
+            try:
+                leaving.forgotten(etcd, self.place)  # its lease may have been taken again at last
+            finally:
+                etcd.close()
         for loop in self.within():
             loop.wake()
 

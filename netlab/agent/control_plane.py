@@ -15,7 +15,7 @@ import msgspec
 from netlab import controllers, world
 from netlab.agent.liveness import Liveness
 from netlab.agent.loop import Loop
-from netlab.agent.reports import LAB, heard
+from netlab.agent.reports import LAB, REPORTS, heard
 from netlab.agent.state import State
 from netlab.cluster import cluster
 from netlab.controllers import Change, Clock, Health, Verb
@@ -223,6 +223,7 @@ class ControlPlane(Loop):
         for item in leases:
             if item.public_ip in addresses:
                 etcd.delete(item.key)
+                etcd.delete(REPORTS + node["metadata"]["name"])
                 self.log.info("node %s left: lease %s deleted", node["metadata"]["name"], item.key)
 
     def _controlled(

@@ -67,14 +67,15 @@ class Following(Loop):
                 f"{etcd!r} holds lab {lab.name} now, not {self.state.run.name}",
                 hint="`netlab agent --leave`, then join that one",
             )
-        if all(node.name != self.place.node for node in lab.nodes):
-            raise NetlabError(
-                f"node {self.place.node} is no longer declared in lab {lab.name}",
-                hint="`netlab agent --leave` takes from this machine what it had as a node",
-            )
         if lab != self.state.lab:
             self.adopt(lab)
         self.state.lab_revision = told.lab.mod_revision
+        if not self.place.declared_in(lab):
+            raise NetlabError(
+                f"node {self.place.node} is no longer declared in lab {lab.name}: what this "
+                "machine had as a node is gone",
+                hint="declare it again, or `netlab agent --leave`",
+            )
         objects, revision = registry.objects(etcd, watch=self._watch, warn=self.log.warning)
         leases, _ = lease.peers(etcd.range(SUBNETS).items)
         seen = cluster(

@@ -16,7 +16,7 @@ from netlab.flannel import lease, rules
 from netlab.flannel.config import SUBNETS
 from netlab.kernel import Kernel, netns, nftables
 from netlab.model.lab import Lab
-from netlab.objects import Netns
+from netlab.objects import IptablesChain, IptablesJump, Netns
 from netlab.plan import Op, Verb, difference
 from netlab.proxy.ruleset import Step
 from netlab.store.etcd import Etcd
@@ -33,24 +33,27 @@ def cleared(run: Path, lab: Lab, place: Place, kernel: Kernel) -> list[Op]:
     netns.attach(name)  # the name may have gone, and what it was for may not
     pods = [Op(Verb.DELETE, Netns(one)) for one in kernel.namespaces(name)]
     flannel = rules.objects(name, network=lab.network.Network, subnet=lab.network.Network)
+    own = next((one for one in lab.nodes if one.name == place.node), None)
     found = difference([], kernel.observe(name, flannel))
+    if own is not None and own.foreign_flannel:
+        found = [op for op in found if not isinstance(op.object, IptablesChain | IptablesJump)]
     kernel.apply([*pods, *found])
     with netns.entered(name):
-        leftovers.cleanup()
+        if own is None or not own.foreign_proxy:
+            leftovers.cleanup()
         nftables.write([Step(None, block) for block in policies.observed().values()])
         encapsulation.end()
         before.restore(run)
     return [*pods, *found]
 
 
-def forgotten(etcd: Etcd, lab: Lab, node: str) -> list[str]:
-    """Delete from etcd that *node* has a subnet, is alive, and what it said; return the keys.
+def forgotten(etcd: Etcd, place: Place) -> list[str]:
+    """Delete from etcd that a node has a subnet, is alive, and what it said; return the keys.
 
     Its Node object stays, as it is declared; the control plane sees that it is not there. Raises
     StoreError.
     """
-    address = lab.node(node).address
     leases, _ = lease.peers(etcd.range(SUBNETS).items)
-    keys = [ALIVE + node, REPORTS + node]
-    keys += [one.key for one in leases if one.public_ip == address]
+    keys = [ALIVE + place.node, REPORTS + place.node]
+    keys += [one.key for one in leases if one.public_ip == place.address]
     return [key for key in keys if etcd.delete(key)]

@@ -69,8 +69,8 @@ class Machine(Loop):
         else:
             self.state.etcd_ready.set()  # whoever asks it finds out
         if self.whole != lab:
-            self.whole = lab
             self.ready()
+            self.whole = lab
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         watched: dict[int, Callable[[], None]] = {}

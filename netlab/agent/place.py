@@ -33,6 +33,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: str = ""  # the node it is, "" for none
     uplink: str = ""  # that node's card on the underlay
+    address: str = ""  # that node's there
     master: bool = False  # whether the control plane and etcd are here
     access: Access = Access()
     data: str = ""  # the directory for what outlasts a reboot: etcd's
@@ -46,6 +47,10 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     def home(self) -> str:
         """The member through whose name commands find this machine's namespace."""
         return self.names[0]
+
+    def declared_in(self, lab: Lab) -> bool:
+        """Return whether *lab* has the node that this machine is, if it is one."""
+        return not self.node or any(one.name == self.node for one in lab.nodes)
 
     def fitted(self, lab: Lab) -> Lab:
         """Return *lab* as it is here: with the name of this machine's card."""

@@ -161,8 +161,9 @@ def be_node(node: str, way: Access, *, uplink: str, install: bool) -> int:
         place, why = machines.node_place(lab, node, way, uplink=uplink)
         print(f"lab {lab.name}: this machine is {node}; uplink {place.uplink}: {why}")
         return machines.become_agent(machines.take(lab.name, place))
-    print(f"lab {name}: this machine goes on as {node}")
-    return machines.become_agent(machines.resumed(name, uplink=uplink))
+    return machines.become_agent(
+        machines.resumed(name, uplink=uplink), f"lab {name}: this machine goes on as {node}"
+    )
 
 
 def be_master(ctx: click.Context, *, install: bool) -> int:

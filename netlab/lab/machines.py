@@ -63,6 +63,11 @@ def spread(lab: Lab) -> tuple[Lab, list[str]]:
                 f"{what} is declared with {address}, which NAT gives every virtual machine alike",
                 hint="declare the addresses of a private network",
             )
+    if lab.dual:
+        raise UsageError(
+            "machines of their own speak IPv4 only so far, and the lab has both stacks",
+            hint="leave EnableIPv6 and the IPv6 addresses out",
+        )
     notes = []
     if lab.balancer is not None:
         notes.append("a lab of several machines has no balancer: LoadBalancers get no address")
@@ -79,8 +84,9 @@ def node_place(lab: Lab, node: str, access: Access, *, uplink: str = "") -> tupl
         raise UsageError(
             f"--node {node}: lab {lab.name} has no such node", hint=f"it has: {', '.join(known)}"
         )
-    choice = uplinks.chosen(lab, lab.node(node).address, cards(), named=uplink)
-    return Place(node=node, uplink=choice.card, access=access), choice.why
+    address = lab.node(node).address
+    choice = uplinks.chosen(lab, address, cards(), named=uplink)
+    return Place(node, choice.card, address, access=access), choice.why
 
 
 def master_place(lab: Lab, access: Access, *, uplink: str = "") -> tuple[Place, str]:
@@ -89,7 +95,7 @@ def master_place(lab: Lab, access: Access, *, uplink: str = "") -> tuple[Place, 
     address = lab.master.address
     choice = uplinks.chosen(lab, address, cards(), named=uplink)
     node = next((one.name for one in lab.nodes if one.address == address), "")
-    return Place(node, choice.card, True, access, str(DATA / lab.name)), choice.why
+    return Place(node, choice.card, address, True, access, str(DATA / lab.name)), choice.why
 
 
 def known(node: str, access: Access) -> str | None:
@@ -172,13 +178,18 @@ def resumed_master(name: str) -> Path:
         return run
 
 
-def become_agent(run: Path) -> NoReturn:
-    """Go on as the agent of *run*, in this process. Raises NetlabError: one runs already."""
+def become_agent(run: Path, said: str = "") -> NoReturn:
+    """Go on as the agent of *run*, in this process, having *said* so.
+
+    Raises NetlabError: one runs already.
+    """
     pid = control.listener_pid(run / "agent.sock")
     if pid is not None:
         raise NetlabError(
             f"the agent of lab {run.name} runs already, pid {pid}", hint="netlab status"
         )
+    if said:
+        print(said)
     (run / "agent.sock").unlink(missing_ok=True)
     environment = processes.own_environment(run, "agent")
     root = str(Path(netlab.__file__).parent.parent)
@@ -209,6 +220,6 @@ def deregister(lab: Lab, place: Place) -> list[str]:
         return []
     etcd = place.access.etcd(lab.master.address, timeout=ANSWER)
     try:
-        return leaving.forgotten(etcd, lab, place.node)
+        return leaving.forgotten(etcd, place)
     finally:
         etcd.close()

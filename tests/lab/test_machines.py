@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from boxes import (
     ETCD,
+    FILES,
     LAB,
     Box,
     asked,
@@ -385,3 +386,24 @@ def pods_here(box: Box) -> str:
     prefix = f"{LAB}.{box.name}.default."
     names = box.out("ls", "/run/netns").split()
     return next(one.removeprefix(prefix) for one in names if one.startswith(prefix))
+
+
+def test_a_machine_whose_node_is_no_longer_declared_gives_everything_back(tmp_path: Path) -> None:
+    with boxes(2) as (first, second):
+        second.run("sh", "-ec", FOREIGN)
+        before = state(second)
+        first.netlab("up", "--master", written(tmp_path))
+        joined(second)
+        alone = FILES.replace("  - {name: node2, address: 192.168.56.12}\n", "")
+        first.netlab("up", "--master", written(tmp_path, alone))
+        eventually(lambda: "docker0" not in second.out("ip", "-o", "link"), what=second.log())
+        eventually(lambda: subnets(first.netlab("get", "leases").stdout) != [], what="leases")
+        assert "192.168.56.12" not in first.netlab("get", "leases").stdout
+        after = state(second)
+        for what in ("links", "addresses", "routes", "rules", "iptables", "nft", "settings"):
+            assert after[what] == before[what], what
+        assert "is no longer declared" in "".join(status(second)["problems"])
+        first.netlab("up", "--master", written(tmp_path))
+        eventually(lambda: converged(second), what="it is a node again")
+        there = pods(second)
+        assert asked(second, there["node1"]["status"]["podIP"], pod=name(there["node2"]))
