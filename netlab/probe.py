@@ -257,9 +257,10 @@ def probe(
     protocol: str = "",
     port: int | str = 0,
     count: int = 1,
+    sensors: Callable[[Iterable[str]], Capture] = Capture,
 ) -> Verdict:
     """Return the verdict on *count* probes of one flow, with every hop of the first (or of the
-    first that failed).
+    first that failed). *sensors* watch the namespaces that they are given.
 
     *source*, *destination*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`,
     or an address. Without a port it is an ICMP echo, without a protocol TCP; *port* may be the
@@ -280,7 +281,7 @@ def probe(
     flow = flow_between(cluster, start, goal, protocol=kind, port=port)
     title = f"{start.title} to {goal.title}, {flow}"
     names = watched(cluster, paths.expected(cluster, start, goal, flow))
-    with Capture([start.netns, *names]) as capture:
+    with sensors([start.netns, *names]) as capture:
         first = shoot(
             cluster, capture, start, goal, protocol=kind, port=port, path="probe", title=title
         )
@@ -354,6 +355,7 @@ def _bad_of_batch(
             expectation = paths.expected(cluster, start, goal, flow)
             answered = bool(answer and not answer.refused)
             sightings = seen(capture, sent.flow, sent.token, netns=start.netns, answered=answered)
+            sightings = capture.in_order(expectation, sightings)
             verdict = judged(
                 expectation, sightings, answer, path="probe", title=first.verdict.title
             )

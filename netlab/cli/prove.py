@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -202,12 +202,16 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     Without a port the flow is ICMP echo; without a protocol, TCP. A pod's port may be named.
     """
     target, port, protocol = flow_end(destination)
-    live = options.live_lab(ctx, looking=True, whole=True)
+    live = options.live_lab(ctx, looking=True)
     from netlab import probe as prober
 
     with Progress("probe") as progress:
         progress(f"{source} to {destination}")
-        verdict = prober.probe(live, source, target, protocol=protocol, port=port, count=count)
+        flow: dict[str, Any] = {"protocol": protocol, "port": port, "count": count}
+        if live.place is None:
+            verdict = prober.probe(live, source, target, **flow)
+        else:
+            verdict = probed_across(live, source, target, **flow)
     if output == "json":
         from netlab import verify as prover
 
@@ -215,6 +219,19 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
     else:
         print("\n".join(probe_lines(verdict)))
     return 1 if verdict.outcome is Outcome.FAIL else 0
+
+
+def probed_across(live: Live, source: str, destination: str, **flow: Any) -> Verdict:
+    """Return the verdict on a flow from this machine, seen by the sensors of all of its lab."""
+    from netlab import paths
+    from netlab import probe as prober
+    from netlab.verify.across import across
+
+    with across(live) as machines:
+        begins = paths.place(machines.cluster(), source)
+        if begins.node:
+            live.require_here(begins.node.name)
+        return prober.probe(machines, source, destination, sensors=machines.capture, **flow)
 
 
 def flow_end(words: str) -> tuple[str, int | str, str]:

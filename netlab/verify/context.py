@@ -29,6 +29,7 @@ from netlab.policy.selection import Selection
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd, Listing
+from netlab.store.wire import KeyValue
 
 WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
 ANSWERS = patience.seconds(2.0)  # seconds for the agent to say that it is there
@@ -41,6 +42,8 @@ class Live(Interface):
     lab: Lab
     place: Place | None  # what this machine is, in a lab of several
 
+    @property
+    def subnets(self) -> Sequence[KeyValue]: ...
     def connection(self) -> Etcd: ...
     def reread(self) -> None: ...
     def cluster(self) -> Cluster: ...

@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 
 import msgspec
-from msgspec.structs import replace
 
 from netlab import lab as labs
 from netlab import patience
-from netlab.cluster import Cluster
 from netlab.errors import NetlabError
 from netlab.packets import Verdict
-from netlab.sensors.wide import Ask, WideCapture, WideTrace
-from netlab.store.mailbox import Correspondent
 from netlab.verify import flat, leases, nodeports, pods, services, sharing
+from netlab.verify.across import across
 from netlab.verify.catalogue import chosen
 from netlab.verify.context import Context, Live
 from netlab.verify.judgement import Check, verdict_of
@@ -43,72 +39,32 @@ CHECKS: dict[str, Check] = {
     "same-pod-lo": sharing.same_pod_lo,
 }
 ALONE = ("flat-no-nat",)  # thousands of packets, which the sensors have no business with
-ANSWER = patience.seconds(10.0)  # seconds another machine may take to say what it saw
 THREADS = patience.side_by_side(4)
-
-
-@contextmanager
-def asking(live: Live, nodes: Sequence[str]) -> Iterator[dict[str, Correspondent]]:
-    """Have somebody to ask each of *nodes*, other machines of the lab."""
-    with ExitStack() as stack:
-        found = {}
-        for node in nodes:
-            found[node] = Correspondent(live.connection(), node)
-            stack.callback(found[node].close)
-        yield found
 
 
 def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
     """Return what this machine finds of *paths*, all of them in CHECKS.
 
-    Raises NetlabError when another machine does not answer.
+    Raises NetlabError when another machine does not answer, UsageError on one that is no node.
     """
-    assert live.place is not None
-    here = live.place.node
-    others = [node.name for node in live.lab.running if node.name != here]
     wanted = {path.id: path for path in chosen(paths)}
     with (
-        asking(live, others) as machines,
+        across(live) as sensors,
         ThreadPoolExecutor(THREADS) as pool,
+        sensors.capture() as capture,
+        sensors.trace() as trace,
     ):
-        asked = {name: _ask(one) for name, one in machines.items()}
-        cards = {name: str(ask({"do": "place"})["uplink"]) for name, ask in asked.items()}
-        cluster = _with_cards(live.cluster(), {**cards, here: live.place.uplink})
-
-        def machine(netns: str) -> str:
-            member = netns.split(".")[1]
-            return member if member in asked else ""
-
-        with (
-            WideCapture([], machine=machine, others=asked) as capture,
-            WideTrace([], machine=machine, others=asked) as trace,
-        ):
-            context = Context(live, cluster, capture, trace, here=here)
-            context.asked = frozenset(wanted)
-            found = []
-            for names in (ALONE, [name for name in CHECKS if name not in ALONE]):
-                running = [
-                    pool.submit(verdict_of, wanted[name], CHECKS[name], context, again=True)
-                    for name in names
-                    if name in wanted
-                ]
-                found += [one.result() for one in running]
+        context = Context(live, sensors.cluster(), capture, trace, here=sensors.here)
+        context.asked = frozenset(wanted)
+        found = []
+        for names in (ALONE, [name for name in CHECKS if name not in ALONE]):
+            running = [
+                pool.submit(verdict_of, wanted[name], CHECKS[name], context, again=True)
+                for name in names
+                if name in wanted
+            ]
+            found += [one.result() for one in running]
     return found
-
-
-def _ask(one: Correspondent) -> Ask:
-    return lambda request: one.ask(request, timeout=ANSWER)
-
-
-def _with_cards(cluster: Cluster, cards: dict[str, str]) -> Cluster:
-    """Return *cluster* with each node's card called as on its machine."""
-
-    def carded(nodes: Sequence[object]) -> list[object]:
-        return [replace(node, uplink=cards[node.name]) for node in nodes]  # type: ignore[attr-defined,type-var]
-
-    lab = replace(cluster.lab, nodes=carded(cluster.lab.nodes))
-    nodes = [replace(node, declared=lab.node(node.name)) for node in cluster.nodes]
-    return replace(cluster, lab=lab, nodes=tuple(nodes))
 
 
 def main() -> int:

@@ -15,9 +15,10 @@ from netlab.agent.answering import VERIFIED_WITHIN
 from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.store.mailbox import Correspondent
+from netlab.verify.across import asking
 from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
-from netlab.verify.part import CHECKS, asking, proven_here
+from netlab.verify.part import CHECKS, proven_here
 
 NEEDS = "needs the world outside the nodes, or changes what only a lab of one machine has"
 

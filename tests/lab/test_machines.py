@@ -160,6 +160,19 @@ def test_each_machine_proves_the_paths_of_all(two: tuple[Box, Box]) -> None:
     assert {*cards} <= {*hops}
 
 
+def test_a_probe_is_followed_to_another_machine(two: tuple[Box, Box]) -> None:
+    first, second = two
+    there = pods(first)
+    mine, theirs = name(there["node1"]), name(there["node2"])
+    for words in ((mine, theirs), (mine, f"{theirs}:80"), ("node/node1", f"{theirs}:80")):
+        said = json.loads(first.netlab("probe", *words, "-o", "json").stdout)["paths"][0]
+        assert said["outcome"] == "pass"
+        assert {hop["netns"].split(".")[1] for hop in said["hops"]} == {"node1", "node2"}
+        assert first.netlab("probe", *words, "--count", "20").returncode == 0
+    away = first.netlab("probe", theirs, mine, code=4)
+    assert f"node node2 is another machine, {second.address}" in away.stderr
+
+
 BROKEN = {  # what is done to the second machine, what undoes it, the path, where it ends
     "its rules drop it": (
         "iptables -I FORWARD -p tcp --dport 80 -j DROP",

@@ -1,0 +1,99 @@
+"""The sensors of all machines of a lab, as the one uses them that we are on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Protocol as Interface
+
+from msgspec.structs import replace
+
+from netlab import patience
+from netlab.agent.place import Place
+from netlab.cluster import Cluster
+from netlab.errors import UsageError
+from netlab.model.lab import Lab
+from netlab.sensors.wide import Ask, WideCapture, WideTrace
+from netlab.store.etcd import Etcd
+from netlab.store.mailbox import Correspondent
+from netlab.store.wire import KeyValue
+
+ANSWER = patience.seconds(10.0)  # seconds another machine may take to say what it saw
+
+
+class Live(Interface):
+    """What is needed of a lab of several machines."""
+
+    lab: Lab
+    place: Place | None
+
+    @property
+    def subnets(self) -> Sequence[KeyValue]: ...
+    def cluster(self) -> Cluster: ...
+    def connection(self) -> Etcd: ...
+
+
+class Across:
+    """The lab, and sensors that reach all of its machines."""
+
+    def __init__(
+        self, live: Live, here: str, cards: Mapping[str, str], asks: dict[str, Ask]
+    ) -> None:
+        self.here = here
+        self._live = live
+        self._cards = cards
+        self._asks = asks
+
+    @property
+    def subnets(self) -> Sequence[KeyValue]:
+        return self._live.subnets
+
+    def cluster(self) -> Cluster:
+        """Return the cluster, with each node's card called as on its machine."""
+        found = self._live.cluster()
+        lab = found.lab
+        nodes = [replace(one, uplink=self._cards.get(one.name, one.uplink)) for one in lab.nodes]
+        lab = replace(lab, nodes=nodes)
+        states = tuple(replace(one, declared=lab.node(one.name)) for one in found.nodes)
+        return replace(found, lab=lab, nodes=states)
+
+    def capture(self, netns_names: Iterable[str] = ()) -> WideCapture:
+        return WideCapture(netns_names, machine=self._machine, others=self._asks)
+
+    def trace(self) -> WideTrace:
+        return WideTrace([], machine=self._machine, others=self._asks)
+
+    def _machine(self, netns: str) -> str:
+        member = netns.split(".")[1]
+        return member if member in self._asks else ""
+
+
+@contextmanager
+def asking(live: Live, nodes: Sequence[str]) -> Iterator[dict[str, Correspondent]]:
+    """Have somebody to ask each of *nodes*, other machines of the lab."""
+    with ExitStack() as stack:
+        found = {}
+        for node in nodes:
+            found[node] = Correspondent(live.connection(), node)
+            stack.callback(found[node].close)
+        yield found
+
+
+@contextmanager
+def across(live: Live) -> Iterator[Across]:
+    """Have the sensors of all machines. Raises NetlabError when one does not answer; UsageError
+    where this one is no node."""
+    if live.place is None or not live.place.node:
+        raise UsageError(
+            f"this machine is no node of lab {live.lab.name}", hint="run it on one that is"
+        )
+    here = live.place.node
+    others = [node.name for node in live.lab.running if node.name != here]
+    with asking(live, others) as machines:
+        asks = {name: _ask(one) for name, one in machines.items()}
+        cards = {name: str(ask({"do": "place"})["uplink"]) for name, ask in asks.items()}
+        yield Across(live, here, {**cards, here: live.place.uplink}, asks)
+
+
+def _ask(one: Correspondent) -> Ask:
+    return lambda request: one.ask(request, timeout=ANSWER)
