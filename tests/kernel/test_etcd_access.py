@@ -121,9 +121,12 @@ def test_a_file_that_is_no_certificate_is_named(certificates: Path) -> None:
             wrong.etcd("")
 
 
-def test_the_first_of_several_that_answers_is_asked(certificates: Path, secured: int) -> None:
+@pytest.mark.parametrize("order", [1, -1], ids=["the second", "the first"])
+def test_the_first_of_several_that_answers_is_asked(
+    certificates: Path, secured: int, order: int
+) -> None:
     access = way(certificates, secured)
-    several = (f"https://{HOST}:1", f"https://{HOST}:{secured}")
+    several = (f"https://{HOST}:1", f"https://{HOST}:{secured}")[::order]
     etcd = msgspec.structs.replace(access, urls=several).etcd("")
     etcd.put("two", b"2")
     with etcd.watch() as watch:

@@ -3,7 +3,7 @@
     fabric    a bridge, the private network of all boxes: their eth1, 192.168.56.10 + number
     eth0      of each box, with 10.0.2.15 as VirtualBox's NAT gives it; it leads nowhere
 
-A box has an empty /run and an empty /var/lib/netlab, which `reboot` empties, the latter not.
+A box has a /run, which is empty after each boot, and a /var/lib/netlab, which is as it was left.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ NETLAB = (sys.executable, "-m", "netlab")
 START = """
 set -e
 mount -t tmpfs tmpfs /run
-mkdir -p /var/lib/netlab
+mount -t tmpfs tmpfs /var/lib
+mkdir /var/lib/netlab
 mount --bind "$DISK" /var/lib/netlab
 hostname "$NAME"
 ip link set lo up

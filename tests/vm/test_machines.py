@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ def switched_on(out: Path, boot: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def boots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any, Any]]:
+def boots() -> Iterator[tuple[Path, Any, Any]]:
     """What both left when they were switched on for the first time, and again."""
-    out = tmp_path_factory.mktemp("machines")
-    yield out, switched_on(out, "first"), switched_on(out, "again")
+    # Not pytest's own: after three other runs of pytest those are taken away.
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        yield out, switched_on(out, "first"), switched_on(out, "again")
 
 
 def test_both_machines_are_nodes_of_one_lab(boots: tuple[Path, Any, Any]) -> None:
