@@ -61,6 +61,16 @@ class NodeState(msgspec.Struct, frozen=True):
         return tuple(str(ip_network(one)[1]) for one in self.subnets)
 
     @property
+    def tunnel_addresses(self) -> tuple[str, ...]:
+        """The node's addresses on flannel's devices, one of each family."""
+        return tuple(str(ip_network(one)[0]) for one in self.subnets if self.overlay)
+
+    @property
+    def vtep_macs(self) -> tuple[str, ...]:
+        """The MACs of flannel's devices, one of each family."""
+        return both(self.vtep_mac, self.vtep_mac_v6)
+
+    @property
     def tunnel_address(self) -> str:
         """The node's address on flannel.1, the first of its lease; "" without such a device."""
         return str(IPv4Network(self.subnet)[0]) if self.subnet and self.overlay else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Protocol as Interface
 
 import msgspec
@@ -78,14 +78,15 @@ def ends_of(cluster: Cluster, source: str, destination: str) -> tuple[Place, Pla
     if start.node:
         faults.require_power(cluster.lab, start.node.name)
     goal = paths.place(cluster, destination)
-    address = IPv4Address(goal.address)
-    if address.is_multicast or address.is_unspecified or int(address) == 0xFFFFFFFF:
+    address = ip_address(goal.address)
+    broadcast = address.version == 4 and int(address) == 0xFFFFFFFF
+    if address.is_multicast or address.is_unspecified or broadcast:
         raise UsageError(f"{destination} is no single machine's address")
     if world.UNDERLAY in (start.member, goal.member):
         raise UsageError("the underlay only carries packets", hint="probe a machine on it")
     if address.is_loopback:
         goal = msgspec.structs.replace(start, address=goal.address)
-    return start, goal
+    return paths.facing(cluster, start, goal.address), goal
 
 
 def flow_between(
@@ -153,13 +154,13 @@ def _shot(
     began = time.monotonic()
     flow = flow_between(cluster, source, destination, protocol=protocol, port=port)
     filtering = filtered_at(cluster, paths.expected(cluster, source, destination, flow))
-    fired = counters.dropped(filtering) if filtering else None
+    fired = counters.dropped(filtering, of=flow.destination) if filtering else None
     mark = token()
     with send(source.netns, unbound(flow), mark) as sent:
         flow = msgspec.structs.replace(flow, source_port=sent.flow.source_port)
         expectation = paths.expected(cluster, source, destination, flow)
         answer = followed(
-            capture, sent, expectation, over=lambda: _has_fired(filtering, before=fired)
+            capture, sent, expectation, over=lambda: _has_fired(filtering, flow, before=fired)
         )
     capture.flush()
     answered = bool(answer and not answer.refused)
@@ -207,9 +208,11 @@ def filtered_at(cluster: Cluster, expectation: Expectation) -> str:
     return cluster.lab.netns(world.GATEWAY) if stops else ""
 
 
-def _has_fired(filtering: str, *, before: int | None) -> bool:
+def _has_fired(filtering: str, flow: Flow, *, before: int | None) -> bool:
     """Return whether the firewall of namespace *filtering* has dropped a packet more than then."""
-    return bool(filtering) and before is not None and (counters.dropped(filtering) or 0) > before
+    if not filtering or before is None:
+        return False
+    return (counters.dropped(filtering, of=flow.destination) or 0) > before
 
 
 def _seen_so_far(capture: Capture, sent: Sent, expectation: Expectation) -> int:
@@ -257,6 +260,7 @@ def probe(
     protocol: str = "",
     port: int | str = 0,
     count: int = 1,
+    ipv6: bool = False,
     sensors: Callable[[Iterable[str]], Capture] = Capture,
 ) -> Verdict:
     """Return the verdict on *count* probes of one flow, with every hop of the first (or of the
@@ -264,13 +268,15 @@ def probe(
 
     *source*, *destination*: `[NS/]POD`, `node/NAME`, `master`, `gateway`, `client`, `internet`,
     or an address. Without a port it is an ICMP echo, without a protocol TCP; *port* may be the
-    name that a pod has for one.
+    name that a pod has for one. *ipv6*: by the addresses of IPv6 that both ends have.
     Raises NotFoundError for an end that is unknown or off, UsageError for a protocol that cannot
     be sent.
     """
     began = time.monotonic()
     cluster = live.cluster()
     start, goal = ends_of(cluster, source, destination)
+    if ipv6:
+        start, goal = (paths.facing(cluster, one, "::") for one in (start, goal))
     _require_known(cluster, goal, live.subnets)
     if isinstance(port, str):
         named = paths.named_port(goal, port, protocol=protocol)

@@ -100,6 +100,13 @@ TRIES: tuple[Try, ...] = (
         "update-alternatives --set iptables /usr/sbin/iptables-nft, and unload ip_tables",
         required=False,
     ),
+    Try(
+        "IPv6",
+        rules.ipv6,
+        "dual-stack labs",
+        "a kernel with CONFIG_IPV6 and CONFIG_NF_TABLES_IPV6, started without ipv6.disable=1",
+        required=False,
+    ),
     Try("etcd", system.etcd, "leases and objects", "apt install etcd-server"),
     Try(
         "nginx",
@@ -185,6 +192,16 @@ def require_mode(mode: str) -> None:
         raise CapabilityError(
             f"proxy mode {mode} needs {names}, which this machine lacks",
             hint="`netlab doctor` tells more; `scripts/vm -- netlab …` runs a kernel that has it",
+        )
+
+
+def require_ipv6() -> None:
+    """Raise CapabilityError unless pods of this machine can have IPv6. See `tried`."""
+    (ipv6,) = tried("IPv6")
+    if not ipv6.ok:
+        raise CapabilityError(
+            f"network.EnableIPv6 needs IPv6, which this machine lacks: {ipv6.detail}",
+            hint=ipv6.remedy,
         )
 
 

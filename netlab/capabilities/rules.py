@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from pathlib import Path
 
@@ -32,10 +34,21 @@ def conntrack() -> str:
 
 def iptables_nft() -> str:
     """Load a rule as flannel's are, NAT and all."""
+    return _masquerading("iptables")
+
+
+def ipv6() -> str:
+    """Have IPv6, and load such a rule of it."""
+    if not Path("/proc/sys/net/ipv6").is_dir():
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    return _masquerading("ip6tables")
+
+
+def _masquerading(tool: str) -> str:
     rule = "-m comment --comment try -j MASQUERADE --random-fully"
     script = f"*nat\n:{CHAIN} - [0:0]\n-A {CHAIN} {rule}\nCOMMIT\n"
-    run(["iptables-nft-restore", "--noflush", "--wait"], input=script)
-    return run(["iptables-nft", "--version"]).stdout.strip()
+    run([f"{tool}-nft-restore", "--noflush", "--wait"], input=script)
+    return run([f"{tool}-nft", "--version"]).stdout.strip()
 
 
 def no_legacy() -> str:

@@ -193,9 +193,12 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 @click.argument("source", metavar="SRC", shell_complete=names.targets)
 @click.argument("destination", metavar="DST[:PORT[/PROTO]]", shell_complete=names.targets)
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, metavar="N", help="Packets.")
+@click.option("--ipv6", "-6", is_flag=True, help="By the IPv6 addresses of a dual-stack lab.")
 @options.output_option("table", "json", default="table")
 @click.pass_context
-def probe(ctx: click.Context, source: str, destination: str, count: int, output: str) -> int:
+def probe(
+    ctx: click.Context, source: str, destination: str, count: int, ipv6: bool, output: str
+) -> int:
     """Send one flow and show its verdict and the way it took; exit 1 when it failed.
 
     SRC and DST: [NS/]POD, node/NAME, master, gateway, client, internet; DST may be an address.
@@ -207,7 +210,7 @@ def probe(ctx: click.Context, source: str, destination: str, count: int, output:
 
     with Progress("probe") as progress:
         progress(f"{source} to {destination}")
-        flow: dict[str, Any] = {"protocol": protocol, "port": port, "count": count}
+        flow: dict[str, Any] = {"protocol": protocol, "port": port, "count": count, "ipv6": ipv6}
         if live.place is None:
             verdict = prober.probe(live, source, target, **flow)
         else:
@@ -240,6 +243,9 @@ def flow_end(words: str) -> tuple[str, int | str, str]:
     A port may be a name, whose protocol is known when its pod is. Raises UsageError. A target may
     hold a slash itself: `node/node1:22`, `shop/cart-1`.
     """
+    behind = words.partition("]")[2]
+    if words.count(":") > 1 and behind[:1] != ":":
+        return words, 0, ""  # an IPv6 address
     target, colon, rest = words.rpartition(":")
     if not colon:
         return words, 0, ""  # ICMP echo

@@ -99,13 +99,20 @@ def kernel_hostname(spec: Mapping[str, Any], *, namespace: str, pod: str, domain
 
 
 def hosts(
-    address: str, names: Sequence[str], *, aliases: Iterable[Mapping[str, Any]] = (), host: str = ""
+    address: str,
+    names: Sequence[str],
+    *,
+    address6: str = "",
+    aliases: Iterable[Mapping[str, Any]] = (),
+    host: str = "",
 ) -> str:
     """Return a pod's /etc/hosts: *names* are its own, the full one first.
 
-    *host*: for a pod in its node's network, what the node's own file has.
+    *address6*: its address of IPv6, if it has one; *host*: for a pod in its node's network, what
+    the node's own file has.
     """
-    own = f"{address}\t" + "\t".join(names) + "\n" if address and names else ""
+    every = [one for one in (address, address6) if one and names]
+    own = "".join("\t".join((one, *names)) + "\n" for one in every)
     text = (
         "# Kubernetes-managed hosts file (host network).\n" + host
         if host

@@ -11,7 +11,7 @@ from netlab.dns import files
 from netlab.dns.files import Resolving
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
-from netlab.model.lab import Lab
+from netlab.model.lab import Lab, like
 
 
 class View(NamedTuple):
@@ -48,8 +48,10 @@ def of_pod(lab: Lab, document: Document, objects: Inventory) -> View:
     else:
         hostname = files.kernel_hostname(spec, namespace=namespace, pod=name, domain=domain)
         names = _names(spec, namespace=namespace, pod=name, domain=domain)
-        address = str((document.get("status") or {}).get("podIP") or "")
-        hosts = files.hosts(address, names, aliases=aliases)
+        status = document.get("status") or {}
+        listed = [str(one.get("ip") or "") for one in status.get("podIPs") or ()]
+        address, address6 = str(status.get("podIP") or ""), like("::", listed)
+        hosts = files.hosts(address, names, address6=address6, aliases=aliases)
     found = files.of_pod(
         spec,
         namespace=namespace,

@@ -7,7 +7,7 @@ member's, which the nodes reach as they reach each other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, ip_address, ip_network
 
 import msgspec
 
@@ -40,14 +40,14 @@ def holder(items: Sequence[KeyValue], nodes: Collection[str], address: str) -> L
     *nodes*: the addresses of the lab's nodes.
     """
     found = (one.lease for one in foreign(items, nodes))
-    return next(
-        (
-            one
-            for one in found
-            if address == one.public_ip or IPv4Address(address) in IPv4Network(one.subnet)
-        ),
-        None,
-    )
+    return next((one for one in found if any(_has(half, address) for half in one.halves)), None)
+
+
+def _has(half: Lease, address: str) -> bool:
+    """Return whether *address* is of the node, or the subnet, of one family's *half* of a lease."""
+    if half.ipv6 != (":" in address):
+        return False
+    return address == half.public_ip or ip_address(address) in ip_network(half.subnet)
 
 
 def lease_of(items: Iterable[KeyValue], address: str) -> Lease | None:

@@ -37,11 +37,13 @@ def up(
     *place*: what this machine is, if the nodes are machines of their own.
 
     *verbose*: have the report say every kernel change in words of ip(8). Raises CapabilityError
-    when this machine lacks what the proxy mode needs, UsageError where an attached namespace has
+    when this machine lacks what the lab needs, UsageError where an attached namespace has
     no place any more; nothing is changed then.
     """
     lab = declaration.require_lab()
     capabilities.require_mode(lab.proxyMode)
+    if lab.dual:
+        capabilities.require_ipv6()
     began = time.monotonic()
     if place is not None:
         machines.take(lab.name, place)

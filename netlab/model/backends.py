@@ -30,4 +30,6 @@ def unfit(lab: Lab, name: str) -> str:
     segments = {lab.segment_of(node.address).name for node in lab.nodes}
     if name == HOST_GW and len(segments) > 1:
         return f"host-gw joins the nodes of one segment, and these are on {len(segments)}"
+    if name == UDP and lab.dual:
+        return "flannel's udp carries IPv4 only, and this lab has two stacks"
     return ""

@@ -10,7 +10,16 @@ comparison  sightings against hops: the first that is missing or looks wrong
 """
 
 from netlab.paths.comparison import compare, leg_of
-from netlab.paths.places import Place, named_port, place, source_address
+from netlab.paths.places import Place, facing, named_port, place, source_address
 from netlab.paths.ways import expected
 
-__all__ = ["Place", "compare", "expected", "leg_of", "named_port", "place", "source_address"]
+__all__ = [
+    "Place",
+    "compare",
+    "expected",
+    "facing",
+    "leg_of",
+    "named_port",
+    "place",
+    "source_address",
+]

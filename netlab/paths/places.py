@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import msgspec
 
@@ -10,6 +10,7 @@ from netlab import world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NotFoundError, UsageError
 from netlab.model.kubernetes import ContainerPort
+from netlab.model.lab import both, like
 
 INNER_MEMBERS = (world.GATEWAY, world.MASTER, world.BALANCER)
 OUTSIDE = (world.INTERNET, world.CLIENT)
@@ -31,11 +32,14 @@ class Place(msgspec.Struct, frozen=True):
         return self.node.name if self.node else self.member or self.address
 
 
-def of_pod(cluster: Cluster, pod: PodState) -> Place:
-    """Return the place of *pod*. Raises NotFoundError while it has no address."""
+def of_pod(cluster: Cluster, pod: PodState, address: str = "") -> Place:
+    """Return the place of *pod*, known by *address* or by its first one.
+
+    Raises NotFoundError while it has no address.
+    """
     if not pod.ip:
         raise NotFoundError(f"pod {pod.title} has no address yet")
-    return Place(pod.ip, pod.netns, pod=pod, node=cluster.node(pod.node))
+    return Place(address or pod.ip, pod.netns, pod=pod, node=cluster.node(pod.node))
 
 
 def of_node(node: NodeState, address: str = "") -> Place:
@@ -52,10 +56,11 @@ def of_member(cluster: Cluster, member: str, address: str = "") -> Place:
 def of_address(cluster: Cluster, address: str) -> Place:
     """Return who has *address*; a place without a namespace when nobody has."""
     for pod in cluster.pods:
-        if pod.ip == address:
-            return of_pod(cluster, pod)
+        if address in pod.ips:
+            return of_pod(cluster, pod, address)
     for node in cluster.nodes:
-        if address in (node.address, node.bridge_address, node.tunnel_address):
+        own = (*node.declared.addresses, *node.bridge_addresses, *node.tunnel_addresses)
+        if address in own:
             return of_node(node, address)
     for member, its in world.member_addresses(cluster.lab).items():
         if address in its:
@@ -64,15 +69,19 @@ def of_address(cluster: Cluster, address: str) -> Place:
 
 
 def place(cluster: Cluster, word: str) -> Place:
-    """Return what *word* means: `[NS/]POD`, `node/NAME`, `gateway`, an IPv4 address.
+    """Return what *word* means: `[NS/]POD`, `node/NAME`, `gateway`, an address.
 
-    Raises NotFoundError, naming the nearest thing there is; UsageError for an IPv6 address.
+    Raises NotFoundError, naming the nearest thing there is; UsageError for an IPv6 address in a
+    lab of IPv4.
     """
+    if _is_ipv6(word):
+        if not cluster.lab.dual:
+            raise UsageError(f"{word}: only IPv4 addresses can be asked")
+        return of_address(cluster, str(IPv6Address(word.strip("[]"))))
     try:
-        return of_address(cluster, str(IPv4Address(word)))
+        return of_address(cluster, str(ip_address(word)))
     except ValueError:
-        if _is_ipv6(word):
-            raise UsageError(f"{word}: only IPv4 addresses can be asked") from None
+        pass
     if word in (*INNER_MEMBERS, *OUTSIDE) and word in world.members(cluster.lab):
         return of_member(cluster, word)
     kind, _, name = word.rpartition("/")
@@ -119,7 +128,34 @@ def _nearest(cluster: Cluster, word: str) -> str:
 
 def in_network(cluster: Cluster, address: str) -> bool:
     """Return whether *address* lies in flannel's network."""
-    return IPv4Address(address) in IPv4Network(cluster.lab.network.Network)
+    network = cluster.lab.network
+    of_family = like(address, both(network.Network, network.IPv6Network))
+    return bool(of_family) and ip_address(address) in ip_network(of_family)
+
+
+def addresses(cluster: Cluster, there: Place) -> tuple[str, ...]:
+    """Return the addresses that *there* is known by, the first of each family its usual one."""
+    if there.pod:
+        return there.pod.ips
+    if there.node:
+        return there.node.declared.addresses
+    if there.member:
+        return tuple(world.member_addresses(cluster.lab)[there.member])
+    return (there.address,)
+
+
+def facing(cluster: Cluster, there: Place, address: str) -> Place:
+    """Return *there*, known by an address of the family of *address*.
+
+    Raises UsageError where it has none.
+    """
+    if like(address, [there.address]):
+        return there
+    own = like(address, addresses(cluster, there))
+    if not own:
+        family = "IPv6" if ":" in address else "IPv4"
+        raise UsageError(f"{there.title} has no {family} address")
+    return msgspec.structs.replace(there, address=own)
 
 
 def direct(cluster: Cluster, node: NodeState, peer: NodeState) -> bool:
@@ -135,23 +171,25 @@ def direct(cluster: Cluster, node: NodeState, peer: NodeState) -> bool:
 
 def source_address(cluster: Cluster, source: Place, destination: Place) -> str:
     """Return the address *source* sends from when it chooses by its routes."""
-    if destination.address.startswith("127."):
+    if ip_address(destination.address).is_loopback:
         return destination.address
+    source = facing(cluster, source, destination.address)
     if source.pod or source.netns == destination.netns:
         return source.address if source.pod else destination.address
     if source.node:
         return _node_source(cluster, source.node, destination)
     if source.member == world.GATEWAY and destination.member in OUTSIDE:
-        interface = getattr(cluster.lab.outside, destination.member)
+        interface = like(destination.address, cluster.lab.outside.machine(destination.member))
         return str(world.gateway_side(interface).ip)
-    return world.member_addresses(cluster.lab)[source.member][0]
+    return like(destination.address, addresses(cluster, source))
 
 
 def _node_source(cluster: Cluster, node: NodeState, destination: Place) -> str:
     """A node's: docker0's towards its own pods, flannel.1's over the overlay, else eth0's."""
-    peer = destination.node
-    if peer is None or destination.address == peer.address:
-        return node.address
+    peer, to = destination.node, destination.address
+    own = like(to, node.declared.addresses)
+    if peer is None or to in peer.declared.addresses:
+        return own
     if peer == node:
-        return node.bridge_address
-    return node.address if direct(cluster, node, peer) else node.tunnel_address
+        return like(to, node.bridge_addresses)
+    return own if direct(cluster, node, peer) else like(to, node.tunnel_addresses)

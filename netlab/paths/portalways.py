@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from netlab.cluster import Cluster, NodeState
+from netlab.model.lab import like
 from netlab.packets import Direction, Expectation, Flow, Hop
 from netlab.paths import places, rules
 from netlab.paths.places import Place
-from netlab.paths.serviceways import Rewrite, begun, hiding_address, outwards, to_node
+from netlab.paths.serviceways import Rewrite, begun, hiding_address, outwards, to_node, tunnel
 from netlab.paths.ways import Way, into_pod
 from netlab.paths.ways import expected as directly
 
@@ -69,7 +70,7 @@ def closed(
         inward(cluster, source, flow, node, portal),
         reply=(),
         ends=why,
-        forbidden=((node.netns, f"flannel.{cluster.lab.network.Backend.VNI}"),),
+        forbidden=((node.netns, tunnel(cluster, flow)),),
     )
 
 
@@ -98,14 +99,16 @@ def _into_process(cluster: Cluster, way: Way, source: Place, node: NodeState, po
     done = f"the rules of {node.name} redirect it to port {portal}"
     if source.pod:
         way.carried_on(done)
-        way.destination, way.destination_port = node.bridge_address, portal
-        way.at(node.netns, node.declared.bridge, IN, f"{node.bridge_address} is the node's own")
+        own = like(way.destination, node.bridge_addresses)
+        way.destination, way.destination_port = own, portal
+        way.at(node.netns, node.declared.bridge, IN, f"{own} is the node's own")
     elif source.member in places.OUTSIDE:
         way.carried_on(done)
     else:
-        way.destination, way.destination_port = node.address, portal
+        own = like(way.destination, node.declared.addresses)
+        way.destination, way.destination_port = own, portal
         way.at(node.netns, "lo", OUT, "lo hands it back")
-        way.at(node.netns, "lo", IN, f"{node.address} is the node's own")
+        way.at(node.netns, "lo", IN, f"{own} is the node's own")
 
 
 def _back(cluster: Cluster, source: Place, flow: Flow, node: NodeState) -> Sequence[Hop]:

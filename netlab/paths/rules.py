@@ -68,10 +68,11 @@ def bridge_ports(cluster: Cluster) -> tuple[tuple[str, str], ...]:
 def forbidden(cluster: Cluster, source: Place, destination: Place) -> list[tuple[str, str]]:
     """Return the devices on which the flow must not show, as (netns, device)."""
     lab = cluster.lab
-    tunnel = lab.network.tunnel
     if source.pod and source.netns == destination.netns:
         node_end = (source.node.netns, source.pod.veth) if source.node else ("", "")
         return [(source.netns, world.UPLINK), node_end]
     if source.pod and destination.pod and source.node and source.node == destination.node:
-        return [(source.node.netns, tunnel), (source.node.netns, source.node.uplink)]
+        return [
+            (source.node.netns, device) for device in (*lab.network.tunnels, source.node.uplink)
+        ]
     return []

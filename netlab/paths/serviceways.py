@@ -22,6 +22,7 @@ import msgspec
 
 from netlab import world
 from netlab.cluster import Cluster, NodeState
+from netlab.model.lab import like
 from netlab.model.modes import Mode
 from netlab.packets import Direction, Expectation, Flow, Hop
 from netlab.paths import places, rules
@@ -46,10 +47,11 @@ def hiding_address(cluster: Cluster, rewrite: Rewrite) -> str:
 
     Source: net/netfilter/nf_nat_masquerade.c, inet_select_addr.
     """
-    node, peer = rewrite.node, rewrite.endpoint.node
+    node, peer, to = rewrite.node, rewrite.endpoint.node, rewrite.endpoint.address
     if peer is None or peer == node:
-        return node.bridge_address
-    return node.address if places.direct(cluster, node, peer) else node.tunnel_address
+        return like(to, node.bridge_addresses)
+    direct = places.direct(cluster, node, peer)
+    return like(to, node.declared.addresses if direct else node.tunnel_addresses)
 
 
 def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> Expectation:
@@ -62,7 +64,7 @@ def expected(cluster: Cluster, source: Place, flow: Flow, rewrite: Rewrite) -> E
     beside = source.pod is not None and source.node == endpoint.node
     switched = beside and not _delivered(cluster)
     stays = source.node == node and endpoint.node == node
-    apart = [(node.netns, node.uplink), (node.netns, _tunnel(cluster))] if stays else []
+    apart = [(node.netns, node.uplink), (node.netns, tunnel(cluster, flow))] if stays else []
     flooded = ((node.netns, node.declared.bridge),) if switched else ()
     return Expectation(
         flow,
@@ -92,7 +94,7 @@ def refused(
         flow,
         tuple(way.hops),
         ends=why,
-        forbidden=((node.netns, _tunnel(cluster)),),
+        forbidden=((node.netns, tunnel(cluster, flow)),),
         ports=rules.bridge_ports(cluster),
     )
 
@@ -102,8 +104,10 @@ def _delivered(cluster: Cluster) -> bool:
     return cluster.lab.proxyMode == Mode.IPVS
 
 
-def _tunnel(cluster: Cluster) -> str:
-    return cluster.lab.network.tunnel
+def tunnel(cluster: Cluster, flow: Flow) -> str:
+    """Return flannel's device for *flow*, "" where there is none."""
+    tunnels = cluster.lab.network.tunnels
+    return tunnels[":" in flow.destination] if tunnels else ""
 
 
 def begun(cluster: Cluster, flow: Flow) -> Way:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from netlab import world
 from netlab.cluster import Cluster, NodeState
-from netlab.model.lab import Lab
+from netlab.model.lab import Lab, like
 from netlab.packets import BARE, Direction, Expectation, Flow, Hop, Outer
 from netlab.paths import places, rules
 from netlab.paths.places import Place
@@ -128,9 +128,10 @@ def into_pod(way: Way, pod: Place, *, from_bridge: bool) -> None:
     assert pod.pod and pod.node
     bridge, veth = pod.node.declared.bridge, pod.pod.veth
     if from_bridge:
+        asked = "neighbour solicitation" if ":" in pod.address else "ARP"
         way.carried_on(
-            f"route {pod.node.subnet} dev {bridge}, FLANNEL-FWD accepts, "
-            f"ARP for {pod.address} answered through port {veth}"
+            f"route {like(pod.address, pod.node.subnets)} dev {bridge}, FLANNEL-FWD accepts, "
+            f"{asked} for {pod.address} answered through port {veth}"
         )
         way.at(pod.node.netns, bridge, OUT, f"{bridge} switches it to its port {veth}")
     else:
@@ -144,16 +145,19 @@ def through_tunnel(way: Way, node: NodeState, peer: NodeState) -> None:
     if way.lab.network.Backend.Type == "udp":
         through_process(way, node, peer)
         return
-    vni, device = way.lab.network.Backend.VNI, way.lab.network.tunnel
-    macs = (node.vtep_mac, peer.vtep_mac)
+    ipv6 = ":" in way.destination
+    vni, device = way.lab.network.Backend.VNI, way.lab.network.tunnels[ipv6]
+    macs = (node.vtep_macs[ipv6], peer.vtep_macs[ipv6])
+    here, there = node.declared.addresses[ipv6], peer.declared.addresses[ipv6]
+    hop = peer.tunnel_addresses[ipv6]
     way.carried_on(
-        f"route {peer.subnet} via {peer.tunnel_address} dev {device} onlink, "
-        f"neighbour {peer.tunnel_address} lladdr {peer.vtep_mac}"
+        f"route {peer.subnets[ipv6]} via {hop} dev {device} onlink, "
+        f"neighbour {hop} lladdr {macs[1]}"
     )
-    why = f"FDB entry of {device} for {peer.vtep_mac} dst {peer.address}"
+    why = f"FDB entry of {device} for {macs[1]} dst {there}"
     way.at(node.netns, device, OUT, why, macs=macs)
     port = way.lab.network.tunnel_port
-    way.outer = Outer(node.address, peer.address, vni, destination_port=port)
+    way.outer = Outer(here, there, vni, destination_port=port)
     first = len(way.hops)
     across_underlay(way, (node.name, node.address), (peer.name, peer.address))
     way.carried_on(f"{device} of {peer.name} takes VNI {vni} off its UDP port")
@@ -193,7 +197,8 @@ def request_hops(
 def reply_hops(cluster: Cluster, source: Place, destination: Place, flow: Flow) -> list[Hop]:
     """Return the hops of the answer, from *destination* back to *source*."""
     hidden = rules.masquerades(cluster, source, destination)
-    back_to = source.node.address if hidden and source.node else flow.source
+    hides = like(flow.source, source.node.declared.addresses) if source.node else ""
+    back_to = hides if hidden and source.node else flow.source
     way = Way(cluster.lab, flow.destination, back_to)
     reveal = flow.source if hidden else ""
     return _follow(cluster, way, destination, source, reveal=reveal)
@@ -277,14 +282,15 @@ def between(
         through_tunnel(way, start.node, goal.node)
         return
     if hide and start.node:
-        way.source = start.node.address
+        way.source = like(goal.address, start.node.declared.addresses)
         way.carried_on(
             f"route to {goal.address} dev {start.node.uplink}, "
-            f"FLANNEL-POSTRTG masquerades as {start.node.address}"
+            f"FLANNEL-POSTRTG masquerades as {way.source}"
         )
     elif overlay and start.node and goal.node:
         peer = goal.node
-        way.carried_on(f"route {peer.subnet} via {peer.address} dev {start.node.uplink}, no tunnel")
+        subnet, hop = (like(goal.address, of) for of in (peer.subnets, peer.declared.addresses))
+        way.carried_on(f"route {subnet} via {hop} dev {start.node.uplink}, no tunnel")
     else:
         card = cluster.lab.uplink(sender[0])
         way.carried_on(f"{sender[0]} has a route to {goal.address} dev {card}")

@@ -148,7 +148,8 @@ class Server:
                 mine = (
                     one
                     for one in found
-                    if client in (one["client"], one["source"]) and str(one["key"]).endswith(of)
+                    if client in (one["client"], one["source"])
+                    and str(one["key"]).removesuffix("/IPv6").endswith(of)
                 )
                 return {"flows": list(islice(mine, 8))}
         raise ValueError(message["ask"])

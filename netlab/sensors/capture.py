@@ -38,6 +38,7 @@ NO_MARKER = 0.15  # seconds for a block to be handed over where no marker can be
 _TCP_SYN_OR_RST, _TCP_ACK = 0x02 | 0x04, 0x10
 _NUMBERS = struct.Struct("!II")  # sequence and acknowledgement
 _IPV4_BEGINS = b"\x08\x00\x45"  # an Ethernet type, and a header without options
+_IPV6_TYPE = dissect.IPV6_TYPE
 _UDP = bytes([socket.IPPROTO_UDP])
 
 
@@ -54,12 +55,17 @@ class Opening(NamedTuple):
 
 
 def opening(data: bytes, *, headless: bool = False) -> Opening | None:
-    """Return what a frame says that opens or refuses a TCP connection over IPv4, else None.
+    """Return what a frame says that opens or refuses a TCP connection, else None.
 
     Inside VXLAN, or bare in a datagram, too. *headless*: the frame begins with the IP header.
     """
     if headless:
         return _opening(data, 0, outside=True)
+    if data[12:14] == _IPV6_TYPE:
+        if data[20:21] != _UDP:
+            return _opening_v6(data, dissect.ETHERNET, outside=True)
+        typed = data[sieve.INNER_V6 - 2 : sieve.INNER_V6] == _IPV6_TYPE
+        return _opening_v6(data, sieve.INNER_V6, outside=False) if typed else None
     if data[12:15] != _IPV4_BEGINS:
         return None
     if data[23:24] != _UDP:
@@ -74,13 +80,24 @@ def _opening(data: bytes, ip: int, *, outside: bool) -> Opening | None:
     """Return the same of the IP packet that begins at byte *ip*; *outside* any envelope."""
     if len(data) < ip + 40 or data[ip] != 0x45 or data[ip + 9] != socket.IPPROTO_TCP:
         return None
-    flags = data[ip + 33]
+    return _segment(data, ip + 20, data[ip + 12 : ip + 24] if outside else b"")
+
+
+def _opening_v6(data: bytes, ip: int, *, outside: bool) -> Opening | None:
+    if len(data) < ip + 60 or data[ip] >> 4 != 6 or data[ip + 6] != socket.IPPROTO_TCP:
+        return None
+    return _segment(data, ip + 40, data[ip + 8 : ip + 44] if outside else b"")
+
+
+def _segment(data: bytes, tcp: int, ends: bytes) -> Opening | None:
+    """Return the same of the TCP segment that begins at byte *tcp*, between *ends*."""
+    flags = data[tcp + 13]
     if not flags & _TCP_SYN_OR_RST:
         return None
-    number, answered = _NUMBERS.unpack_from(data, ip + 24)
+    number, answered = _NUMBERS.unpack_from(data, tcp + 4)
     if flags & _TCP_ACK:
         return Opening((answered - 1) & 0xFFFFFFFF)
-    return Opening(number, data[ip + 12 : ip + 24] if outside else b"")
+    return Opening(number, ends)
 
 
 class Capture:
@@ -311,7 +328,8 @@ class Capture:
         """Return the sequence number of the SYN that opened *flow* in *netns*; None: none did."""
         if not flow.source:
             return None  # its kernel found no way to send it
-        ends = socket.inet_aton(flow.source) + socket.inet_aton(flow.destination)
+        family = socket.AF_INET6 if ":" in flow.source else socket.AF_INET
+        ends = b"".join(socket.inet_pton(family, one) for one in (flow.source, flow.destination))
         ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
         self.drain()
         with self._lock:

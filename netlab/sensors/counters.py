@@ -15,9 +15,12 @@ NOT_PUBLISHED = "not published"  # the comment of the gateway's last rule
 MASQUERADE = re.compile(r"^\[(\d+):\d+\] (-A FLANNEL-POSTRTG .*-j MASQUERADE.*)$", re.MULTILINE)
 
 
-def dropped(netns: str) -> int | None:
-    """Return how many packets the gateway's rule "not published" dropped; None: no such rule."""
-    argv = ["nft", "-j", "list", "table", "ip", firewall.NAME]
+def dropped(netns: str, *, of: str = "") -> int | None:
+    """Return how many packets the gateway's rule "not published" dropped; None: no such rule.
+
+    *of*: an address of the family that is meant; IPv4 without.
+    """
+    argv = ["nft", "-j", "list", "table", firewall.family_of(of), firewall.NAME]
     listing = run(argv, netns=netns, check=False)
     if listing.returncode:
         return None
@@ -30,9 +33,13 @@ def dropped(netns: str) -> int | None:
     return None
 
 
-def masqueraded(netns: str) -> dict[str, int]:
-    """Return a node's masquerading rules of flannel's, each with its packets (one per flow)."""
-    listing = run(["iptables-nft-save", "-c", "-t", "nat"], netns=netns).stdout
+def masqueraded(netns: str, *, of: str = "") -> dict[str, int]:
+    """Return a node's masquerading rules of flannel's, each with its packets (one per flow).
+
+    *of*: an address of the family that is meant; IPv4 without.
+    """
+    tool = f"{firewall.family_of(of)}tables-nft-save"
+    listing = run([tool, "-c", "-t", "nat"], netns=netns).stdout
     return {rule: int(packets) for packets, rule in MASQUERADE.findall(listing)}
 
 

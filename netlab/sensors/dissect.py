@@ -5,7 +5,10 @@
 3. VXLAN is known by its looks, not by its port: flannel's `Backend.Port` may be any. So is the
    bare packet in a datagram of flannel's udp back end: by its length and its checksum.
 
-Source: RFC 791, 792, 768, 9293, 7348.
+4. A packet of IPv6 is read alike where the two differ in nothing but their layout; with extension
+   headers, which no probe has, it is none.
+
+Source: RFC 791, 792, 768, 9293, 7348, 8200, 4443.
 """
 
 from __future__ import annotations
@@ -33,22 +36,36 @@ ICMP_NAMES = {
     (11, 0): "time-exceeded",
 }
 
+# ICMPv6 type and code (RFC 4443) to the same names, where ICMP has the like
+ICMPV6_NAMES = {
+    (129, 0): "echo-reply",
+    (128, 0): "echo-request",
+    (1, 0): "net-unreachable",
+    (1, 1): "admin-prohibited",
+    (1, 3): "host-unreachable",
+    (1, 4): "port-unreachable",
+    (2, 0): "packet-too-big",
+    (3, 0): "time-exceeded",
+    (137, 0): "redirect",
+}
+
 ETHERNET = 14  # bytes
-IPV4_TYPE = b"\x08\x00"
+IPV4_TYPE, IPV6_TYPE = b"\x08\x00", b"\x86\xdd"
 _IPV4 = struct.Struct("!BxHHHBBxx4s4s")  # version, length, id, fragment, TTL, protocol, ends
+_IPV6 = struct.Struct("!IHBB16s16s")  # version and flow, length, next header, hop limit, ends
 _PORTS = struct.Struct("!HH")
 _HEADER_WORDS = struct.Struct("!10H")  # whose sum is a multiple of 0xFFFF (RFC 1071)
 _OFFSET = 0x1FFF  # of a fragment; only the first has the transport's header
-_ICMP, _TCP, _UDP = 1, 6, 17
+_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
 _PROTOCOLS = {_TCP: Protocol.TCP, _UDP: Protocol.UDP}
-_HEADER = {_ICMP: 8, _TCP: 20, _UDP: 8}  # bytes, at least
-_CHECKSUM_AT = {_ICMP: 2, _TCP: 16, _UDP: 6}  # of the transport's header
+_HEADER = {_ICMP: 8, _TCP: 20, _UDP: 8, _ICMPV6: 8}  # bytes, at least
+_CHECKSUM_AT = {_ICMP: 2, _TCP: 16, _UDP: 6, _ICMPV6: 2}  # of the transport's header
 _UDP_HEADER = _VXLAN_HEADER = 8  # bytes
 _VXLAN_FLAGS = b"\x08\0\0\0"  # the I bit alone, reserved zeroes
 
 
 class _Ip:
-    """The IPv4 packet that follows the Ethernet header at byte *link* of *data*, or without one
+    """The IP packet that follows the Ethernet header at byte *link* of *data*, or without one
     (None) begins at *start*; whole headers only.
 
     Raises ValueError when there is none, of ICMP, TCP or UDP.
@@ -68,8 +85,11 @@ class _Ip:
 
     def __init__(self, data: bytes, link: int | None, start: int = 0) -> None:
         self.link, self.start = link, start if link is None else link + ETHERNET
-        typed = link is None or data[self.start - 2 : self.start] == IPV4_TYPE
-        if not typed or len(data) < self.start + _IPV4.size:
+        kind = IPV4_TYPE if link is None else data[self.start - 2 : self.start]
+        if kind == IPV6_TYPE:
+            self._read_ipv6(data)
+            return
+        if kind != IPV4_TYPE or len(data) < self.start + _IPV4.size:
             raise ValueError("no IPv4 packet")
         first, self.length, self.id, fragment, self.ttl, self.protocol, source, destination = (
             _IPV4.unpack_from(data, self.start)
@@ -83,13 +103,28 @@ class _Ip:
             raise ValueError("another protocol, or cut off in its header")
         self.source, self.destination = socket.inet_ntoa(source), socket.inet_ntoa(destination)
 
+    def _read_ipv6(self, data: bytes) -> None:
+        if len(data) < self.start + _IPV6.size:
+            raise ValueError("no IPv6 header")
+        first, payload, self.protocol, self.ttl, source, destination = _IPV6.unpack_from(
+            data, self.start
+        )
+        self.transport, self.id = self.start + _IPV6.size, 0
+        self.length = _IPV6.size + payload
+        needed = _HEADER.get(self.protocol, len(data))
+        if first >> 28 != 6 or payload < needed or len(data) < self.transport + needed:
+            raise ValueError("no IPv6 header, another protocol, or cut off in its header")
+        self.source, self.destination = (
+            socket.inet_ntop(socket.AF_INET6, end) for end in (source, destination)
+        )
+
     def ports(self, data: bytes) -> tuple[int, int]:
         source, destination = _PORTS.unpack_from(data, self.transport)
         return source, destination
 
 
 def sighting(frame: Frame, *, netns: str, device: str) -> Sighting | None:
-    """Return what *frame* shows; None when it is no IPv4 packet of a protocol netlab sends."""
+    """Return what *frame* shows; None when it is no IP packet of a protocol netlab sends."""
     data = frame.data
     try:
         ip, outer = _opened(data, _Ip(data, None if frame.headless else 0))
@@ -121,13 +156,17 @@ def _macs(data: bytes, link: int) -> tuple[str, str]:
 
 
 def content(packet: bytes) -> bytes:
-    """Return an IPv4 packet with zeroes for its TTL and checksums: what must arrive as it was sent.
+    """Return an IP packet with zeroes for its TTL and checksums: what must arrive as it was sent.
 
     The transport's checksum may be left to a card that never sees the packet (CHECKSUM_PARTIAL).
     """
-    kept, header = bytearray(packet), (packet[0] & 0xF) * 4
-    at = header + _CHECKSUM_AT.get(packet[9], len(packet))
-    for start, end in ((8, 9), (10, 12), (at, at + 2)):
+    kept = bytearray(packet)
+    if packet[0] >> 4 == 6:
+        header, protocol, own = _IPV6.size, packet[6], [(7, 8)]
+    else:
+        header, protocol, own = (packet[0] & 0xF) * 4, packet[9], [(8, 9), (10, 12)]
+    at = header + _CHECKSUM_AT.get(protocol, len(packet))
+    for start, end in (*own, (at, at + 2)):
         kept[start:end] = bytes(len(kept[start:end]))
     return bytes(kept)
 
@@ -135,7 +174,7 @@ def content(packet: bytes) -> bytes:
 def _opened(data: bytes, ip: _Ip) -> tuple[_Ip, Outer | None]:
     """Return the packet in the envelope *ip* and that envelope; *ip* if it is none.
 
-    What is no IPv4 inside (ARP) is not looked at. Raises ValueError for an IPv4 packet that is not
+    What is no IP inside (ARP) is not looked at. Raises ValueError for an IP packet that is not
     whole, or of another protocol.
     """
     at, link = ip.transport + _UDP_HEADER, ip.transport + _UDP_HEADER + _VXLAN_HEADER
@@ -146,7 +185,7 @@ def _opened(data: bytes, ip: _Ip) -> tuple[_Ip, Outer | None]:
         ip.protocol != _UDP
         or data[at : at + 4] != _VXLAN_FLAGS
         or data[link - 1 : link] != b"\0"
-        or data[link + ETHERNET - 2 : link + ETHERNET] != IPV4_TYPE
+        or data[link + ETHERNET - 2 : link + ETHERNET] not in (IPV4_TYPE, IPV6_TYPE)
     ):
         return ip, None
     inner, vni = _Ip(data, link), int.from_bytes(data[at + 4 : at + 7], "big")
@@ -163,9 +202,10 @@ def _is_bare(data: bytes, at: int, length: int) -> bool:
 
 
 def _flow(data: bytes, ip: _Ip) -> tuple[Flow, str]:
-    if ip.protocol == _ICMP:
+    if ip.protocol in (_ICMP, _ICMPV6):
         kind, code = data[ip.transport], data[ip.transport + 1]
-        name = ICMP_NAMES.get((kind, code), f"icmp-{kind}-{code}")
+        names = ICMP_NAMES if ip.protocol == _ICMP else ICMPV6_NAMES
+        name = names.get((kind, code), f"icmp-{kind}-{code}")
         return Flow(ip.source, ip.destination, Protocol.ICMP), name
     protocol = _PROTOCOLS[ip.protocol]
     return Flow(ip.source, ip.destination, protocol, *ip.ports(data)), ""

@@ -95,7 +95,8 @@ def _asked(batch: Iterable[Pair]) -> dict[Pair, Answer]:
 
 def _opened(pair: Pair) -> socket.socket:
     kind = socket.SOCK_DGRAM if pair.protocol is Protocol.UDP else socket.SOCK_STREAM
-    return socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    family = socket.AF_INET6 if ":" in pair.address else socket.AF_INET
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK)
 
 
 def _start(

@@ -47,6 +47,8 @@ PROBES = (
     Selector(Flow("", "", Protocol.UDP), MARK),
     Selector(Flow("", "", Protocol.ICMP), MARK),
 )
+# The same, and those by IPv6.
+PROBES_OF_BOTH = (*PROBES, *(msgspec.structs.replace(one, any_ipv6=True) for one in PROBES))
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 

@@ -18,16 +18,17 @@ import msgspec
 from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
 from netlab.sensors import build
-from netlab.sensors.dissect import ICMP_NAMES
+from netlab.sensors.dissect import ICMP_NAMES, ICMPV6_NAMES
 from netlab.sensors.ports import SINGLE, Ports
 
 IP_RECVERR = 11  # linux/in.h: a connected UDP socket also reports unreachable networks and hosts
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2  # linux/in.h: never cut to pieces (DF), RFC 1191
+IPV6_RECVERR, IPV6_MTU_DISCOVER = 25, 23  # linux/in6.h: the same of IPv6
 # linux/tcp.h: a socket that is being restored may be told its sequence number; so may a new one
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
 TCP_SEND_QUEUE = 2
-ECHO_REPLY = 0  # ICMP type, RFC 792
-UNREACHABLE = 3
+ECHO_REPLY, ECHO_REPLY_V6 = 0, 129  # ICMP type, RFC 792; ICMPv6 type, RFC 4443
+UNREACHABLE, UNREACHABLE_V6 = 3, 1
 RECEIVE = 65536  # bytes
 _ports = Ports(SINGLE)
 
@@ -110,14 +111,18 @@ class Sent:
     def _echo(self) -> Answer | None:
         """An echo reply with our token; a raw socket hears every ICMP message of its namespace."""
         while True:
-            packet, (source, _) = self._socket.recvfrom(RECEIVE)
-            message = packet[(packet[0] & 0xF) * 4 :]
+            packet, (source, *_) = self._socket.recvfrom(RECEIVE)
+            ipv6 = ":" in source
+            # Of IPv6 a raw socket hears the message without its header.
+            message = packet if ipv6 else packet[(packet[0] & 0xF) * 4 :]
             if self.token not in message:
                 continue
-            if message[0] == ECHO_REPLY:
+            kind, code = message[:2]
+            if kind == (ECHO_REPLY_V6 if ipv6 else ECHO_REPLY):
                 return Answer(source)
-            if message[0] == UNREACHABLE:
-                words = ICMP_NAMES.get((UNREACHABLE, message[1]), "unreachable").replace("-", " ")
+            if kind == (UNREACHABLE_V6 if ipv6 else UNREACHABLE):
+                names = ICMPV6_NAMES if ipv6 else ICMP_NAMES
+                words = names.get((kind, code), "unreachable").replace("-", " ")
                 return Answer(source, refused=f"{words} from {source}")
 
     def _line(self) -> Answer | None:
@@ -186,20 +191,35 @@ def send(
         if flow.protocol is Protocol.ICMP:
             return _send_echo(flow, token, asked)
         kind = socket.SOCK_DGRAM if flow.protocol is Protocol.UDP else socket.SOCK_STREAM
-        sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+        sock = socket.socket(_family(flow), kind | socket.SOCK_NONBLOCK)
         return _send_payload(sock, netns, flow, token, asked, ports)
 
 
+def _family(flow: Flow) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in flow.destination else socket.AF_INET
+
+
+def _never_cut(sock: socket.socket) -> None:
+    """Have what *sock* sends not be cut to pieces."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
+    else:
+        sock.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+
+
 def _send_echo(flow: Flow, token: bytes, asked: Question) -> Sent:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 1)
+    family = _family(flow)
+    number = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, number)
     sent = Sent(sock, flow, token)
     try:
         if asked.whole:
-            sock.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            _never_cut(sock)
         if flow.source:
             sock.bind((flow.source, 0))
         ident = struct.unpack("=H", os.urandom(2))[0]
-        message = build.echo_request(asked.payload or token, ident=ident)
+        ipv6 = family == socket.AF_INET6
+        message = build.echo_request(asked.payload or token, ident=ident, ipv6=ipv6)
         sock.sendto(message, (flow.destination, 0))
     except OSError as error:
         sent.refuse(error)
@@ -212,9 +232,12 @@ def _send_payload(
     """Connect, so that the kernel tells us of ICMP errors and chooses the address now."""
     sent = Sent(sock, flow, token, heard=asked.heard)
     try:
-        sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        else:
+            sock.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
         if asked.whole:
-            sock.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+            _never_cut(sock)
         if asked.sequence is not None:
             begin_with(sock, asked.sequence)
         if flow.source_port:
@@ -224,7 +247,7 @@ def _send_payload(
             ends = (netns, flow.destination, to, flow.protocol)
             ports.bind(sock, ends, address=flow.source, to=to)
         failed = sock.connect_ex((flow.destination, flow.destination_port))
-        source, source_port = sock.getsockname()
+        source, source_port = sock.getsockname()[:2]
         sent.flow = msgspec.structs.replace(flow, source=source, source_port=source_port)
         if failed not in (0, errno.EINPROGRESS):
             raise OSError(failed, os.strerror(failed))

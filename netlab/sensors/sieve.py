@@ -5,7 +5,8 @@ frame for the token, but it can look where a token is: where a payload begins, o
 bytes of an answer of netlab's servers, which is JSON, or in HTTP as a probe's request puts it; and
 take TCP segments with SYN or RST, and ICMP. The same inside VXLAN, on any port, inside datagrams
 that begin as an IPv4 packet does (flannel's udp back end), and on devices without an Ethernet
-header (its tun). Frames longer than any probe are left out.
+header (its tun). Of IPv6 the same, inside VXLAN over IPv6 too; of that back end it has none.
+Frames longer than any probe are left out.
 
 A load beyond the end of the frame refuses it.
 """
@@ -38,12 +39,15 @@ from netlab.filters.machine import (
     plain,
 )
 
+IPV4, IPV6 = 0x0800, 0x86DD  # Ethernet types
 LONGEST = 1400  # bytes of a frame that is kept: a probe, its answer, an ICMP error quoting it
 EVERYTHING = 65535  # bytes
 ETHERNET = 14  # bytes
 ETHERNET_TYPES = (1, 772)  # linux/if_arp.h: ARPHRD_ETHER, ARPHRD_LOOPBACK
 BARE = 42  # bytes before the IP packet in a datagram of flannel's udp back end
 INNER = 64  # bytes before the IP packet in VXLAN: Ethernet, IP 20, UDP 8, VXLAN 8, Ethernet
+INNER_V6 = 84  # bytes before it in VXLAN over IPv6, whose header has 40
+HEADER_V6 = 40  # bytes
 TOKEN = int.from_bytes(b"netl", "big")  # how a token begins, and a flush marker
 ANSWER = len('{"request":"')  # bytes of an answer before what it answers
 REQUEST = 32  # bytes of an HTTP request before the token, if it is a probe's: see `http_target`
@@ -89,8 +93,8 @@ def _wrapped(ip: int, tunnel: str, bare: str) -> Program:
     ]
 
 
-def _typed(ip: int) -> Program:
-    return [plain(HALF, ip - 2), (EQUAL, 0x0800, "", "drop")]
+def _typed(ip: int, kind: int = IPV4) -> Program:
+    return [plain(HALF, ip - 2), (EQUAL, kind, "", "drop")]
 
 
 def _packet(ip: int, name: str, *, tunnel: str, bare: str = "drop") -> Program:
@@ -126,6 +130,37 @@ def _packet(ip: int, name: str, *, tunnel: str, bare: str = "drop") -> Program:
     ]
 
 
+def _packet_v6(ip: int, name: str, *, tunnel: str) -> Program:
+    """Look at the IPv6 packet that starts at byte *ip*; *tunnel*: the label for UDP with VXLAN."""
+    at = ip + HEADER_V6
+    return [
+        plain(BYTE, ip + 6),
+        (EQUAL, socket.IPPROTO_ICMPV6, "keep", ""),
+        (EQUAL, socket.IPPROTO_TCP, "", f"{name} udp"),
+        plain(BYTE, at + 13),
+        (ANY, SYN_OR_RST, "keep", ""),
+        plain(BYTE, at + 12),
+        plain(AND, 0xF0),
+        plain(SHIFT, 2),
+        plain(TO_X, 0),
+        plain(WORD_X, at),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, at + ANSWER),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, at + REQUEST),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD_X, at + REPLY),
+        (EQUAL, TOKEN, "keep", "drop"),
+        f"{name} udp",
+        (EQUAL, socket.IPPROTO_UDP, "", "drop"),
+        plain(WORD, at + 8),
+        (EQUAL, VXLAN, tunnel, ""),
+        (EQUAL, TOKEN, "keep", ""),
+        plain(WORD, at + 8 + ANSWER),
+        (EQUAL, TOKEN, "keep", "drop"),
+    ]
+
+
 def program() -> bytes:
     """Return the filter as an array of struct sock_filter."""
     return _kept(
@@ -135,13 +170,20 @@ def program() -> bytes:
             *_by_device(
                 _packet(0, "headless", tunnel="drop"),
                 [
-                    *_typed(ETHERNET),
+                    plain(HALF, ETHERNET - 2),
+                    (EQUAL, IPV6, "six", ""),
+                    (EQUAL, IPV4, "", "drop"),
                     *_packet(ETHERNET, "outer", tunnel="inner", bare="bare"),
                     "bare",
                     *_packet(BARE, "bare", tunnel="drop"),
                     "inner",
                     *_typed(INNER),
                     *_packet(INNER, "inner", tunnel="drop"),
+                    "six",
+                    *_packet_v6(ETHERNET, "outer six", tunnel="inner six"),
+                    "inner six",
+                    *_typed(INNER_V6, IPV6),
+                    *_packet_v6(INNER_V6, "inner six", tunnel="drop"),
                 ],
             ),
         ]

@@ -77,6 +77,7 @@ class Selector(msgspec.Struct, frozen=True):
     *pace*: of each hook at most so many packets a second, after as many at once; 0: all. *since*:
     none before that moment (ns since the epoch), so that in every namespace it is the same packets
     that the pace lets through. *wrapped*: in VXLAN's envelope, too, if the flow has both ends.
+    *any_ipv6*: of IPv6, though the flow names no end.
     """
 
     flow: Flow
@@ -87,10 +88,11 @@ class Selector(msgspec.Struct, frozen=True):
     pace: int = 0
     since: int = 0
     wrapped: bool = False
+    any_ipv6: bool = False
 
     @property
     def ipv6(self) -> bool:
-        return ":" in self.flow.source + self.flow.destination
+        return self.any_ipv6 or ":" in self.flow.source + self.flow.destination
 
     def fits(self, packet: Traced) -> bool:
         """Return whether the rule that `switch_on` makes of this would trace *packet*."""

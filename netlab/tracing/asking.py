@@ -95,6 +95,9 @@ def asking(
         word = _known_by(cluster, looked.address, word, home)
         notes.append(f"{destination} is {looked.name}, {looked.address}: {looked.why}")
     goal = _destination(cluster, source, word, protocol, port, home)
+    if ":" in start.address + goal.place.address:
+        words = f"{source} to {destination}: only conversations over IPv4 can be followed"
+        raise UsageError(words, hint="netlab probe -6 SRC DST shows the way of a probe by IPv6")
     if goal.service is not None and not destination.startswith(SERVICE) and len(notes) == 0:
         why = looked.why if looked else "names are not asked of DNS"
         notes.append(f"{destination} is taken for Service {goal.title}: {why}")

@@ -26,6 +26,7 @@ from netlab.packets import Outcome, Passage, Protocol, RuleHit, Verdict
 from netlab.paths.places import of_pod
 from netlab.policy import Reader
 from netlab.policy.selection import Selection
+from netlab.proxy.addresses import ANYWHERE, Family
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd, Listing
@@ -224,8 +225,13 @@ class Context:
         self.cluster = self.refreshed()
         self.pods = open_pods(self.cluster)
 
-    def pod_place(self, pod: PodState) -> paths.Place:
-        return of_pod(self.cluster, pod)
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of addresses that pods have."""
+        return (Family.IPV4, Family.IPV6) if self.lab.dual else (Family.IPV4,)
+
+    def pod_place(self, pod: PodState, family: Family = Family.IPV4) -> paths.Place:
+        return paths.facing(self.cluster, of_pod(self.cluster, pod), ANYWHERE[family])
 
     def watch(self, netns_names: Iterable[str], traced: Iterable[str] = ()) -> None:
         """Have the capture see these namespaces, too, and the rules *traced* in those."""

@@ -27,8 +27,8 @@ class _Lab:
 
 def explained(context: Context, verdict: Verdict) -> list[str]:
     """Return, as evidence, what stopped the flow of a *verdict*, what shows it and what would
-    repair it; [] when nothing stops it: then only its way was another; and where part of its way
-    is on other machines."""
+    repair it; [] when nothing stops it: then only its way was another; where part of its way is on
+    other machines; and for a flow of IPv6, which cannot be looked into."""
     flow = verdict.flow
     if flow is None or not _can_be_sent(flow) or context.here:
         return []
@@ -53,4 +53,7 @@ def explained(context: Context, verdict: Verdict) -> list[str]:
 
 
 def _can_be_sent(flow: Flow) -> bool:
-    return bool(flow.source and flow.destination) and not ip_address(flow.source).is_loopback
+    if not (flow.source and flow.destination):
+        return False
+    source = ip_address(flow.source)
+    return source.version == 4 and not source.is_loopback

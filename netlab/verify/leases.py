@@ -148,11 +148,12 @@ def _own_key(state: NodeState, listing: Listing) -> tuple[Lease, KeyValue]:
 
 
 def _flannels_own_form(held: Lease, item: KeyValue) -> None:
-    if held.found_at or item.key != lease.key_of(held.subnet):
+    key = lease.key_of(held.subnet, held.subnet_v6)
+    if held.found_at or item.key != key:
         raise Failure(
-            f"key {item.key}, flannel would write {lease.key_of(held.subnet)}",
+            f"key {item.key}, flannel would write {key}",
             last_seen=f"etcd {item.key}",
-            expected_next=lease.key_of(held.subnet),
+            expected_next=key,
         )
     if item.value != held.value():
         raise Failure(
@@ -165,6 +166,12 @@ def _flannels_own_form(held: Lease, item: KeyValue) -> None:
 def _of_this_overlay(context: Context, held: Lease, item: KeyValue) -> None:
     """Check what the lease says against the net-conf. Raises Failure."""
     config = resolve(context.lab.network)
+    if bool(held.subnet_v6) != (config.ipv6 is not None):
+        raise Failure(
+            f"{item.key} is of {'two stacks' if held.subnet_v6 else 'one stack'}, the net-conf not",
+            last_seen=f"etcd {item.key}",
+            expected_next=f"a subnet of each of {', '.join(config.networks)}",
+        )
     vni = config.vni if config.backend == VXLAN else held.vni
     if (held.backend_type, held.vni) != (config.lease_type, vni):
         raise Failure(

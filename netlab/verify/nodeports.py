@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from netlab import world
 from netlab.cluster import NodeState
+from netlab.model.lab import like
 from netlab.packets import Outcome
 from netlab.paths import Place
-from netlab.paths.places import of_member, of_node
+from netlab.paths.places import facing, of_member, of_node
 from netlab.paths.rules import published
 from netlab.proxy import Decision, Frontend, Kind, Policy
 from netlab.proxy import Verdict as Sentence
+from netlab.proxy.addresses import ANYWHERE
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Refuted, Skip
 from netlab.verify.serving import Asking, Decisions, frontends, most_served, protocol_of, watch
@@ -24,14 +26,16 @@ def nodeport(context: Context) -> Checked:
     client, nodes = _client_and_nodes(context)
     if not nodes:
         raise Skip("needs a node")
-    found = [
-        one
-        for one in frontends(context, decisions.of(nodes[0]), Kind.NODE_PORT)
-        if one.service.reachable
-        and (client.node or published(context.lab, one.port, protocol_of(one)))
-    ]
-    everywhere = most_served(one for one in found if not _is_local(one))
-    local = _telling([one for one in found if _is_local(one)], nodes)
+    everywhere, local = [], []
+    for family in context.families:
+        found = [
+            one
+            for one in frontends(context, decisions.of(nodes[0]), Kind.NODE_PORT, family)
+            if one.service.reachable
+            and (client.node or published(context.lab, one.port, protocol_of(one)))
+        ]
+        everywhere += most_served(one for one in found if not _is_local(one))
+        local += _telling([one for one in found if _is_local(one)], nodes)
     if not everywhere:
         raise Skip("needs a NodePort Service with an endpoint, its port in gateway.publish")
     groups = [
@@ -48,6 +52,8 @@ def nodeport(context: Context) -> Checked:
         _ask(group, checked)
     if not local:
         checked.evidence.append("no Service with externalTrafficPolicy Local: not tried")
+    untried = set(context.families) - {one.service.family for one in (*everywhere, *local)}
+    checked.evidence += [f"no Service has node ports of {one}: not tried" for one in untried]
     return checked
 
 
@@ -75,13 +81,21 @@ def _telling(found: Sequence[Frontend], nodes: Sequence[NodeState]) -> list[Fron
 
 def _networks(frontend: Frontend) -> set[str]:
     """Return the leases that endpoints of *frontend* are in, as `10.244.1`."""
-    return {one.address.rpartition(".")[0] for one in frontend.service.known}
+    return {_network(one.address) for one in frontend.service.known}
+
+
+def _network(address: str) -> str:
+    return address.rpartition("::" if ":" in address else ".")[0]
 
 
 def _chosen(nodes: list[NodeState], frontend: Frontend) -> list[NodeState]:
     """Return at most NODES nodes, with and without an endpoint among them."""
     having = _networks(frontend)
-    ordered = sorted(nodes, key=lambda node: node.bridge_address.rpartition(".")[0] in having)
+
+    def serves(node: NodeState) -> bool:
+        return any(_network(one) in having for one in node.bridge_addresses)
+
+    ordered = sorted(nodes, key=serves)
     return nodes if len(nodes) <= NODES else [*ordered[: NODES // 2], *ordered[-(NODES // 2) :]]
 
 
@@ -89,9 +103,21 @@ def _asking(
     context: Context, decisions: Decisions, client: Place, frontend: Frontend, node: NodeState
 ) -> Asking:
     """Return flows from *client* to *frontend* as *node* has it."""
-    made = decisions.of(node)
+    made, address = decisions.of(node), _address(frontend, node)
     here = _of_node(frontend, made, node)
-    return Asking(context, client, here, node=node, made=made, address=node.address)
+    return Asking(
+        context,
+        facing(context.cluster, client, address),
+        here,
+        node=node,
+        made=made,
+        address=address,
+    )
+
+
+def _address(frontend: Frontend, node: NodeState) -> str:
+    """Return the node's address of the family of *frontend*."""
+    return like(ANYWHERE[frontend.service.family], node.declared.addresses)
 
 
 def _of_node(frontend: Frontend, made: Decision, node: NodeState) -> Frontend:
@@ -100,8 +126,9 @@ def _of_node(frontend: Frontend, made: Decision, node: NodeState) -> Frontend:
         one
         for one in made.frontends
         if one.kind is Kind.NODE_PORT
+        and one.service.family is frontend.service.family
         and (one.port, one.service.protocol) == (frontend.port, frontend.service.protocol)
-        and one.address in ("", node.address)
+        and one.address in ("", _address(frontend, node))
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from netlab import world
 from netlab.cluster import NodeState, PodState
+from netlab.model.lab import like
 from netlab.packets import Direction, Outcome, Protocol
 from netlab.paths import Place
-from netlab.paths.places import of_member, of_node
+from netlab.paths.places import facing, of_member, of_node
 from netlab.paths.rules import published
 from netlab.probe import Shot
 from netlab.sensors import counters, insides
@@ -91,21 +94,18 @@ def egress_masquerade(context: Context) -> Checked:
     if not firsts:
         raise Skip("needs a running pod")
     checked = Checked()
-    internet = of_member(context.cluster, world.INTERNET)
-    for index, pod in enumerate(list(firsts.values())[:NODES]):
-        node = context.cluster.node(pod.node)
+    for family, (index, pod) in product(context.families, enumerate([*firsts.values()][:NODES])):
+        node, here = context.cluster.node(pod.node), context.pod_place(pod, family)
+        own = like(here.address, node.declared.addresses)
+        internet = facing(context.cluster, of_member(context.cluster, world.INTERNET), here.address)
         protocol = (Protocol.TCP, Protocol.UDP)[index % 2]
         with context.counting:
-            before = counters.masqueraded(node.netns)
-            shot = required(
-                context.shoot(
-                    context.pod_place(pod), internet, protocol=protocol, port=INTERNET_PORT
-                )
-            )
-            fired = _fired(before, counters.masqueraded(node.netns))
-        if shot.answer is None or shot.answer.client != node.address:
+            before = counters.masqueraded(node.netns, of=own)
+            shot = required(context.shoot(here, internet, protocol=protocol, port=INTERNET_PORT))
+            fired = _fired(before, counters.masqueraded(node.netns, of=own))
+        if shot.answer is None or shot.answer.client != own:
             seen = shot.answer.client if shot.answer else "nobody"
-            raise Failure(f"the server saw {seen}, not {node.name}'s {node.address}")
+            raise Failure(f"the server saw {seen}, not {node.name}'s {own}")
         if not fired:
             raise Failure(
                 f"no masquerading rule of FLANNEL-POSTRTG in {node.netns} counted the flow "
@@ -115,7 +115,7 @@ def egress_masquerade(context: Context) -> Checked:
             )
         checked.evidence.append(
             f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(shot, node)}; "
-            f"the server saw {node.address}; by {fired}"
+            f"the server saw {own}; by {fired}"
         )
         checked.took(shot)
     return checked

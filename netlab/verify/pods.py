@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from netlab.cluster import NodeState, PodState
 from netlab.packets import BARE, Leg, Protocol, Sighting
 from netlab.paths.places import of_node
 from netlab.probe import Shot
+from netlab.proxy.addresses import Family
 from netlab.verify.context import (
     Checked,
     Context,
@@ -18,6 +21,11 @@ from netlab.verify.context import (
 )
 
 RING = 8  # at most so many pairs of nodes are tried, each node once as sender and as receiver
+
+
+def by(family: Family) -> str:
+    """Return what evidence says of a flow by *family*; of IPv4 nothing."""
+    return f" by {family}" if family is Family.IPV6 else ""
 
 
 def one_of_each_protocol(found: list[Listener]) -> list[Listener]:
@@ -35,22 +43,23 @@ def same_node(context: Context) -> Checked:
         raise Skip("needs two pods on one node, one with a port")
     chosen = {target.protocol: (source, target) for source, target in reversed(pairs)}
     checked = Checked()
-    for source, target in chosen.values():
+    for family, (source, target) in product(context.families, chosen.values()):
+        here = context.pod_place(source, family)
         shot = required(
             context.shoot(
-                context.pod_place(source),
-                context.pod_place(target.pod),
+                here,
+                context.pod_place(target.pod, family),
                 protocol=target.protocol,
                 port=target.port,
             )
         )
-        _same_client(shot, source.ip, target.pod)
+        _same_client(shot, here.address, target.pod)
         same_packet(shot, ttl_lost=0)
         hops = len(shot.expectation.request)
         checked.evidence.append(
             f"{source.title} -> {target.pod.title} {target.port}/{target.protocol} on "
-            f"{source.node}: {hops} hops each way, all on the bridge's ports, TTL 64 kept, "
-            "never on flannel.1 nor on the node's eth0"
+            f"{source.node}{by(family)}: {hops} hops each way, all on the bridge's ports, "
+            "TTL 64 kept, never on flannel.1 nor on the node's eth0"
         )
         checked.took(shot)
     return checked
@@ -141,16 +150,17 @@ def cross_node(context: Context) -> Checked:
     if not ring:
         raise Skip("needs pods on two nodes, one with a port")
     checked = Checked()
-    for source, target in ring:
+    for family, (source, target) in product(context.families, ring):
+        here = context.pod_place(source, family)
         shot = required(
             context.shoot(
-                context.pod_place(source),
-                context.pod_place(target.pod),
+                here,
+                context.pod_place(target.pod, family),
                 protocol=target.protocol,
                 port=target.port,
             )
         )
-        _same_client(shot, source.ip, target.pod)
+        _same_client(shot, here.address, target.pod)
         same_packet(shot, ttl_lost=foreseen_loss(shot))
         checked.evidence.append(f"{source.title} -> {target.pod.title}: {_tunnel_words(shot)}")
         checked.took(shot)

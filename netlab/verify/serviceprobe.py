@@ -30,7 +30,7 @@ from netlab.proxy import Decision, Frontend, Packet, decision
 from netlab.proxy import Outcome as Fate
 from netlab.proxy import Verdict as Sentence
 from netlab.proxy import outcome as fate_of
-from netlab.proxy.addresses import family
+from netlab.proxy.addresses import family, socket_address
 from netlab.proxy.options import options_of
 from netlab.proxy.packet import is_bound
 from netlab.proxy.portals import key
@@ -76,7 +76,7 @@ def decided(cluster: Cluster, node: NodeState) -> Decision:
 
 def own_addresses(node: NodeState) -> list[str]:
     """Return the addresses of a node's own."""
-    return [one for one in (node.address, node.bridge_address, node.tunnel_address) if one]
+    return [*node.declared.addresses, *node.bridge_addresses, *node.tunnel_addresses]
 
 
 def source_address(cluster: Cluster, source: Place, destination: str) -> str:
@@ -242,7 +242,7 @@ def _chosen(
 def _answering(answer: Answer) -> str:
     """Return the endpoint that answered, as it says of itself: `10.244.1.2:80`."""
     says = answer.says
-    return f"{says['server']}:{says.get('serverPort')}" if "server" in says else ""
+    return socket_address(says["server"], says.get("serverPort", 0)) if "server" in says else ""
 
 
 def _is_over(looking: Looking, call: _Call) -> bool:
@@ -314,7 +314,7 @@ def relayed_by(node: NodeState, flow: Flow) -> Relayed | None:
 def sent_to(sightings: Sequence[Sighting], flow: Flow, endpoints: Collection[str]) -> str:
     """Return which of *endpoints* the request of *flow* was on its way to, "" if to none."""
     for sighting in sightings:
-        to = f"{sighting.flow.destination}:{sighting.flow.destination_port}"
+        to = socket_address(sighting.flow.destination, sighting.flow.destination_port)
         if sighting.flow.protocol is flow.protocol and to in endpoints:
             return to
     return ""
@@ -357,7 +357,8 @@ def _by(made: Decision, flow: Flow) -> str:
 
 def is_at(frontend: Frontend, address: str, port: int, protocol: Protocol) -> bool:
     """Return whether *frontend* is the one at an address (of the node's, for a NodePort)."""
-    same = (frontend.port, frontend.service.protocol) == (port, protocol.upper())
+    of = frontend.service
+    same = (frontend.port, of.protocol, of.family) == (port, protocol.upper(), family(address))
     return same and frontend.address in ("", address)
 
 
@@ -366,7 +367,7 @@ def rewriting(
 ) -> Rewrite:
     """Return what *node* does to a flow it sends to *endpoint*, `10.244.1.2:80`."""
     address, _, port = endpoint.rpartition(":")
-    place = places.of_address(cluster, address)
+    place = places.of_address(cluster, address.strip("[]"))
     return Rewrite(node, place, int(port), masquerade, why)
 
 

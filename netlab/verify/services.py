@@ -12,6 +12,7 @@ from netlab.paths import Place
 from netlab.paths.places import of_node
 from netlab.proxy import Decision, Frontend, Kind, Policy, Refusal
 from netlab.proxy import Verdict as Sentence
+from netlab.proxy.addresses import Family
 from netlab.verify import asker, serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
 from netlab.verify.serving import (
@@ -33,11 +34,11 @@ CLIENTS = 3
 LONGEST_WAIT = 3  # seconds of an affinity's timeout that a verification waits for
 
 
-def balanced(context: Context, made: Decision) -> list[Frontend]:
+def balanced(context: Context, made: Decision, family: Family = Family.IPV4) -> list[Frontend]:
     """Return the cluster IPs whose endpoints are to answer everybody in equal shares."""
     return [
         one
-        for one in frontends(context, made, Kind.CLUSTER_IP)
+        for one in frontends(context, made, Kind.CLUSTER_IP, family)
         if one.service.cluster
         and not one.service.affinity
         and one.ways
@@ -60,18 +61,31 @@ def asking(context: Context, decisions: Decisions, source: Place, frontend: Fron
 
 def pod_clusterip(context: Context) -> Checked:
     decisions = Decisions(context)
-    found = most_served(balanced(context, _first(context, decisions)))
-    if not found:
+    made = _first(context, decisions)
+    found = {of: most_served(balanced(context, made, of)) for of in context.families}
+    if not found[Family.IPV4]:
         raise Skip("needs a Service with a cluster IP and an endpoint")
     # Best is an endpoint itself that has others on its node and elsewhere.
     places = {
-        one.key: [context.pod_place(pod) for pod in pods_of(context, one) or context.senders]
-        for one in found
+        (family, one.key): [
+            context.pod_place(pod, family) for pod in pods_of(context, one) or context.senders
+        ]
+        for family, every in found.items()
+        for one in every
     }
     if not all(places.values()):
         raise Skip("needs a pod")
-    best = [_nearest_to_all(context, decisions, places[one.key], one) for one in found]
+    best = [
+        _nearest_to_all(context, decisions, places[family, one.key], one)
+        for family, every in found.items()
+        for one in every
+    ]
     checked = _one_of_each_in_shares(best)
+    checked.evidence += [
+        f"no Service has a cluster IP of {family}: not tried"
+        for family, every in found.items()
+        if not every
+    ]
     for one in best:
         missing = {"itself", "same node", "other node"} - one.relations
         if missing:

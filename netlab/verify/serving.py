@@ -13,7 +13,7 @@ from netlab.model.modes import Mode
 from netlab.packets import Flow, Outcome, Protocol
 from netlab.paths import Place, serviceways
 from netlab.proxy import Decision, Frontend, Kind
-from netlab.proxy.addresses import Family
+from netlab.proxy.addresses import Family, socket_address
 from netlab.sensors import mesh
 from netlab.verify import serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, all_listeners
@@ -44,19 +44,22 @@ class Decisions:
 # -- frontends
 
 
-def frontends(context: Context, made: Decision, kind: Kind) -> list[Frontend]:
-    """Return the frontends of *kind* that netlab's own servers answer for: IPv4, TCP or UDP."""
-    serving = {(one.pod.ip, one.port, one.protocol) for one in all_listeners(context)}
+def frontends(
+    context: Context, made: Decision, kind: Kind, family: Family = Family.IPV4
+) -> list[Frontend]:
+    """Return the frontends of *kind* and *family* that netlab's own servers answer for: of TCP or
+    UDP."""
+    serving = {(ip, one.port, one.protocol) for one in all_listeners(context) for ip in one.pod.ips}
     # In ipvs mode a NodePort has a frontend for each of the node's addresses: one will do.
     every = {
         (one.service.text, "" if one.kind is Kind.NODE_PORT else one.address, *one.key[2:]): one
         for one in reversed(made.frontends)
+        if one.service.family is family
     }
     return [
         one
         for one in reversed(every.values())
         if one.kind is kind
-        and one.service.family is Family.IPV4
         and one.service.protocol.lower() in PROTOCOLS
         and all(
             (end.address, end.port, protocol_of(one)) in serving for end in one.service.reachable
@@ -81,7 +84,7 @@ def most_served(found: Iterable[Frontend]) -> list[Frontend]:
 def pods_of(context: Context, frontend: Frontend) -> list[PodState]:
     """Return the pods that are endpoints of *frontend*, and on this machine."""
     addresses = {one.address for one in frontend.service.reachable}
-    return [pod for pod in context.senders if pod.ip in addresses]
+    return [pod for pod in context.senders if addresses.intersection(pod.ips)]
 
 
 # -- one place, one frontend
@@ -198,7 +201,7 @@ class Asking:
     def _by_the_process(self, asked: Asked, end: End) -> None:
         """Have the proxy's process say the same as the packets: where it sent the flow, as whom."""
         relayed = asked.relayed
-        said = relayed and (relayed.source[0], "{}:{}".format(*relayed.endpoint))
+        said = relayed and (relayed.source[0], socket_address(*relayed.endpoint))
         if said != (end.client, end.text):
             raise self.failure(
                 f"{asked.shot.flow}: the proxy of {self.node.name} says of it: {relayed}",

@@ -17,7 +17,7 @@ from netlab import patience
 from netlab.cluster import Cluster
 from netlab.packets import Outcome, Verdict
 from netlab.sensors.capture import Capture
-from netlab.sensors.ruletrace import RuleTrace
+from netlab.sensors.ruletrace import PROBES, PROBES_OF_BOTH, RuleTrace
 from netlab.verify import (
     backends,
     balancing,
@@ -160,7 +160,12 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
 def _checked(
     live: Live, cluster: Cluster, paths: Sequence[Path], done: Callable[[Verdict], None]
 ) -> None:
-    with ThreadPoolExecutor(THREADS) as pool, Capture([]) as capture, RuleTrace([]) as trace:
+    traced = PROBES_OF_BOTH if cluster.lab.dual else PROBES
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        Capture([]) as capture,
+        RuleTrace([], traced) as trace,
+    ):
         context = Context(live, cluster, capture, trace)
         context.asked = frozenset(path.id for path in paths)
         streaming = context.own()

@@ -14,6 +14,7 @@ import pytest
 
 from netlab import capabilities
 from netlab.capabilities import Capability, trial
+from netlab.errors import CapabilityError
 
 pytestmark = pytest.mark.kernel
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,9 @@ def test_missing_programs_are_named_with_their_package(monkeypatch: pytest.Monke
     ):
         assert not found[name].ok
         assert package in found[name].remedy
-    assert found["veth"].ok
+    assert found["veth"].ok and not found["IPv6"].ok
+    with pytest.raises(CapabilityError, match="EnableIPv6 needs IPv6"):
+        capabilities.require_ipv6()
 
 
 def test_a_required_gap_makes_doctor_exit_with_3(tmp_path: Path) -> None:

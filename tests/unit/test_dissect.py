@@ -73,7 +73,7 @@ SEEN = [
 
 UNSEEN = [
     pytest.param(LINK / ARP(pdst="10.244.2.3"), id="arp"),
-    pytest.param(LINK / IPv6() / UDP() / MARK, id="ipv6"),
+    pytest.param(LINK / IPv6() / SCTP() / MARK, id="sctp-over-ipv6"),
     pytest.param(LINK / IP(**PODS) / SCTP(sport=1, dport=2), id="sctp"),
     pytest.param(LINK / IP(frag=5, proto=17, **PODS) / Raw(MARK * 4), id="later-fragment"),
     pytest.param(LINK / Dot1Q(vlan=5) / IP(**PODS) / UDP() / MARK, id="vlan"),

@@ -10,6 +10,7 @@ import pytest
 
 from netlab import cni, desired, topology, world
 from netlab.cluster import Cluster, cluster
+from netlab.dns import files
 from netlab.flannel import backends, rules
 from netlab.flannel.choice import Choice, choose
 from netlab.flannel.config import SUBNETS, Range, parse, resolve
@@ -278,6 +279,12 @@ def test_a_pod_has_an_address_and_a_way_out_of_each_family() -> None:
     assert Sysctl(netns, "net.ipv6.conf.default.accept_dad", "0") in inside
     bridge = cni.bridge_objects(cluster.nodes[0], mtu=1450)
     assert Address("t.n1", "docker0", "fd00:10:244:1::1/64") in bridge
+
+
+def test_a_pods_hosts_file_has_both_of_its_addresses() -> None:
+    text = files.hosts("10.244.1.2", ["a.web", "a"], address6="fd00:10:244:1::2")
+    assert text.endswith("10.244.1.2\ta.web\ta\nfd00:10:244:1::2\ta.web\ta\n")
+    assert files.hosts("", [], address6="fd00::2") == files.hosts("", [])
 
 
 def test_addresses_of_a_lease_as_wide_as_ipv6s_are_found_at_once() -> None:
