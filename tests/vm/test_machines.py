@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MACHINE = ROOT / "tests/vm/machines/machine.sh"
+PROVEN = {
+    *("pod-pod-cross-node", "pod-node", "flat-no-nat", "lease-in-etcd", "unique-pod-ip"),
+    *("pod-clusterip", "node-clusterip", "nodeport"),
+}
 PATIENCE = 600.0  # seconds for what takes 40 on a quiet machine
 
 pytestmark = pytest.mark.slow
@@ -21,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def switched_on(out: Path, boot: str) -> dict[str, Any]:
     """Have both machines on until they have done their part; return what they left, by name."""
-    for old in ("up", "asked1", "asked2", "saved", "left"):
+    for old in ("up", "ready1", "ready2", "asked1", "asked2", "proven", "saved", "left"):
         (out / old).unlink(missing_ok=True)
     words = ["--count", "2", "--memory", "1024", "--timeout", str(int(PATIENCE)), "--out", str(out)]
     done = subprocess.run(
@@ -66,6 +70,15 @@ def test_pods_and_services_are_reached_over_the_wire(boots: tuple[Path, Any, Any
             assert pod["node"] == f"node{3 - number}"
             assert {service["node"], port["node"]} <= {"node1", "node2"}
             assert pod["client"].startswith("10.244.")  # a pod's own address, not the machine's
+
+
+def test_all_paths_are_proven_across_the_machines(boots: tuple[Path, Any, Any]) -> None:
+    found = {one["path"]: one for one in json.loads((boots[0] / "verified").read_text())["paths"]}
+    assert [one for one in found.values() if one["outcome"] == "fail"] == []
+    assert {name for name, one in found.items() if one["outcome"] == "pass"} >= PROVEN
+    hops = found["pod-pod-cross-node"]["hops"]
+    assert {hop["netns"].split(".")[1] for hop in hops} == {"node1", "node2"}
+    assert all(hop["seen"] for hop in hops)
 
 
 def test_machines_that_were_off_have_their_leases_and_macs(boots: tuple[Path, Any, Any]) -> None:

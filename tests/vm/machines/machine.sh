@@ -3,8 +3,9 @@
 # both can write to, $2 `first` or `again`, for the second time they are switched on.
 #
 # Leaves there: nodeN.json (`netlab status`), leases, macN (of flannel.1), answersN (of the other
-# node's pod, of a Service, of a port of the other node), beforeN and afterN (the machine's own links,
-# addresses and routes, before it joined and after it left), disk1.tar: what outlasts the first time.
+# node's pod, of a Service, of a port of the other node), verified (`netlab verify`, on node 1),
+# beforeN and afterN (the machine's own links, addresses and routes, before it joined and after it
+# left), disk1.tar: what outlasts the first time.
 set -eu
 out=$1
 boot=$2
@@ -40,6 +41,9 @@ else
     agent=$!
 fi
 waited "netlab status >/dev/null 2>&1" 2 # each look takes an emulated processor seconds
+touch "$out/ready$NODE" # each speaks for itself: nobody waits for a machine that has not joined
+waited "test -e '$out/ready$other'"
+waited "netlab status >/dev/null 2>&1" 2
 netlab status -o json >"$out/node$NODE.json"
 netlab get leases >"$out/leases"
 cat /sys/class/net/flannel.1/address >"$out/mac$NODE"
@@ -62,8 +66,16 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 30) as s:
 
 touch "$out/asked$NODE"
 waited "test -e '$out/asked$other'"
+if [ "$boot" = first ]; then # all paths there are, from each machine, seen by both
+    if [ "$NODE" = 1 ]; then
+        netlab verify -o json >"$out/verified" || :
+        touch "$out/proven"
+    fi
+    waited "test -e '$out/proven'" 1
+fi
 if [ "$boot" = first ]; then # the power goes
     if [ "$NODE" = 1 ]; then
+        kill -STOP "$(pidof etcd)" # what it has on its disk is what there is
         sync
         tar -C /var/lib/netlab -Scf "$out/disk1.tar" .
         touch "$out/saved"
