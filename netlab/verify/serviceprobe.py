@@ -14,7 +14,7 @@ import msgspec
 
 from netlab import paths, probe, world
 from netlab.cluster import Cluster, NodeState
-from netlab.errors import NotFoundError
+from netlab.errors import NetlabError, NotFoundError
 from netlab.kernel import ipvs
 from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered
@@ -83,10 +83,17 @@ def source_address(cluster: Cluster, source: Place, destination: str) -> str:
     """Return the address that *source* sends to a Service's from.
 
     That of a node which is a machine of its own is for its kernel to say: its default route may
-    lead elsewhere, as Vagrant's does, and a cluster IP is on no network of its.
+    lead elsewhere, as Vagrant's does, and a cluster IP is on no network of its. Raises NetlabError
+    when it has no route there, not even a default one: then no rule ever sees what it sends.
     """
     if cluster.lab.spread and source.node is not None and source.pod is None:
-        return insides.source_towards(source.netns, destination)
+        if own := insides.source_towards(source.netns, destination):
+            return own
+        raise NetlabError(
+            f"{source.title} has no route to {destination}, nor a default one: it reaches no "
+            "Service by its cluster IP",
+            hint="ip route add default via …, or a route for the Services' range",
+        )
     return paths.source_address(cluster, source, Place(destination))
 
 

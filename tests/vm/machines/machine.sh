@@ -28,6 +28,7 @@ other=$((3 - NODE))
 ip link add nat0 type dummy
 ip addr add 10.0.2.15/24 dev nat0
 ip link set nat0 up
+ip route add default via 10.0.2.2 dev nat0
 own >"$out/before$NODE"
 
 if [ "$NODE" = 1 ]; then
