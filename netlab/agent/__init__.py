@@ -15,6 +15,7 @@
     machine        instead of world, on a machine of a lab of several: its names, its processes;
                    `place`: what the machine is; `before`: its settings; `leaving`: what it gives
                    back
+    answering      what other machines ask this one
     following      instead of control_plane, where that is on another machine
     etcd           etcd's process
     state          what the loops tell each other; `reports`: in which words, and to agents on other

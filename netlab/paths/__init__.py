@@ -6,6 +6,7 @@ ways        the hops from one place to another
 serviceways the hops to a Service's address, whose destination is rewritten on the way
 portalways  the hops to one that a process of the node answers for, and from there (userspace mode)
 balancerways the same by the load balancer outside
+clocks      sightings of several machines, by one clock
 comparison  sightings against hops: the first that is missing or looks wrong
 """
 

@@ -7,5 +7,6 @@ many of them, one after the other. For whoever keeps every frame: `taps` are the
 namespaces, as pcapng in the order of time, `interfaces` their devices, `pcapfiles` where that is
 written, `recorder` keeps the newest in memory. `ruletrace` tells which rules a packet fitted:
 `traceswitch` has the kernel trace it, `traces` is what it tells, `ruletext` which rule that is,
-`rulewatch` goes on telling in a thread.
+`rulewatch` goes on telling in a thread. `lent` lends captures and rule traces to other machines,
+`wide` are those that reach to where some are lent.
 """
