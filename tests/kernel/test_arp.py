@@ -41,7 +41,8 @@ def kernel() -> Iterator[RealKernel]:
 
 def known() -> str:
     words = f"ip -j -n {HERE} neighbor show 192.168.50.11 dev eth0".split()
-    return json.loads(subprocess.run(words, check=True, capture_output=True).stdout)[0]["lladdr"]
+    found = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    return str(found[0]["lladdr"]) if found else ""
 
 
 def test_who_takes_an_address_over_is_known_at_once(kernel: RealKernel) -> None:
@@ -56,4 +57,4 @@ def test_a_card_that_is_down_or_gone_announces_nothing(kernel: RealKernel) -> No
         arp.announce(THERE, "eth0", "192.168.50.11")
     for gone in (TAKEN, Address(THERE, "eth7", TAKEN.address), Address("no", "eth0", "1.1.1.1/8")):
         kernel.announce(gone)
-    assert known() == BEFORE
+    assert known() in (BEFORE, "")  # its cable has no carrier, so all of that is soon forgotten

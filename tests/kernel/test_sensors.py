@@ -31,6 +31,8 @@ NAME = f"nltest{os.getpid()}"
 class World:
     """What `probe` asks of a live lab."""
 
+    subnets = ()
+
     def __init__(self, state: Cluster) -> None:
         self.state = state
 

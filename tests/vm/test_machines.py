@@ -74,7 +74,8 @@ def test_pods_and_services_are_reached_over_the_wire(boots: tuple[Path, Any, Any
 
 def test_all_paths_are_proven_across_the_machines(boots: tuple[Path, Any, Any]) -> None:
     found = {one["path"]: one for one in json.loads((boots[0] / "verified").read_text())["paths"]}
-    assert [one for one in found.values() if one["outcome"] == "fail"] == []
+    failed = [one for one in found.values() if one["outcome"] == "fail"]
+    assert not failed, "\n".join([*failed[0]["evidence"], str(failed[0]["lastSeen"])])
     assert {name for name, one in found.items() if one["outcome"] == "pass"} >= PROVEN
     hops = found["pod-pod-cross-node"]["hops"]
     assert {hop["netns"].split(".")[1] for hop in hops} == {"node1", "node2"}
