@@ -564,7 +564,7 @@ def test_a_stopped_agent_costs_no_pod(notes: Cli) -> None:
 
 def test_two_verifications_at_once_are_both_right(notes: Cli) -> None:
     running = [notes.start("verify", "-o", "json") for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in running]
+    said = [process.communicate(timeout=180)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
 
 

@@ -69,7 +69,9 @@ touch "$out/asked$NODE"
 waited "test -e '$out/asked$other'"
 if [ "$boot" = first ]; then # all paths there are, from each machine, seen by both
     if [ "$NODE" = 1 ]; then
-        netlab verify -o json >"$out/verified" || :
+        for _ in 1 2 3; do # on a busy computer an emulated one stands still now and then
+            ! netlab verify -o json >"$out/verified" || break
+        done
         touch "$out/proven"
     fi
     waited "test -e '$out/proven'" 1
