@@ -1,9 +1,9 @@
 """The clocks of several machines, brought to one by a conversation that both sides of a wire saw.
 
-A packet takes some time from one machine to the next, its answer about as long back. Half of what
-the one seems to take more than the other is how far the clocks are apart: what NTP does with its
-own packets (RFC 5905, section 8). It is all that is needed here, where the order counts in which
-one conversation crossed the machines.
+No packet arrives before it was sent: each crossing of the wire in one direction says by how much
+the other clock is ahead at most, each in the other at least. The middle is taken, as NTP takes
+it of its own packets (RFC 5905, section 8): so the order is kept in which one conversation crossed
+the machines, which is all that counts here.
 """
 
 from __future__ import annotations
@@ -33,22 +33,26 @@ def reconciled(
             if one.where == hop.where and leg_in(expectation, one) is leg
         ]
 
-    request, reply = expectation.request, expectation.reply
-    ahead = {machine(request[0].netns): 0} if request else {}
-    for out, into in pairwise(request):
+    def first(hop: Hop, leg: Leg) -> int | None:
+        return min(seen(hop, leg), default=None)
+
+    ahead = {machine(hop.netns): 0 for hop in expectation.request[:1]}
+    for out, into in pairwise(expectation.request):
         here, there = machine(out.netns), machine(into.netns)
         if there in ahead:
             continue
-        ahead[there] = ahead.get(here, 0)
-        sent, came = seen(out, Leg.REQUEST), seen(into, Leg.REQUEST)
-        if not sent or not came:
-            continue
-        apart = min(came) - min(sent)
-        for left, back in pairwise(reply):
-            if (machine(left.netns), machine(back.netns)) == (there, here):
-                answered, heard = seen(left, Leg.REPLY), seen(back, Leg.REPLY)
-                if answered and heard:
-                    apart = (min(came) - min(sent) + min(answered) - min(heard)) // 2
-        ahead[there] += apart
+        most, least = list[int](), list[int]()  # by how much that clock may be ahead
+        for leg, way in ((Leg.REQUEST, expectation.request), (Leg.REPLY, expectation.reply)):
+            for left, came in pairwise(way):
+                at, then = first(left, leg), first(came, leg)
+                if at is None or then is None:
+                    continue
+                ends = machine(left.netns), machine(came.netns)
+                if ends == (here, there):
+                    most.append(then - at)
+                elif ends == (there, here):
+                    least.append(at - then)
+        apart = (min(most) + max(least)) // 2 if most and least else min(most, default=0)
+        ahead[there] = ahead.get(here, 0) + apart
     moved = [replace(one, time=one.time - ahead.get(machine(one.netns), 0)) for one in sightings]
     return sorted(moved, key=lambda one: one.time)
