@@ -87,7 +87,10 @@ class ServiceProxy(Loop):
                 raise away
             return  # not stored, or not published yet; that will wake this loop
         objects = self._reading.objects
-        if lab.node(self.node).foreign_proxy:
+        own = next((node for node in lab.nodes if node.name == self.node), None)
+        if own is None:
+            return  # it has left; this loop is about to be ended
+        if own.foreign_proxy:
             self._withdraw()
             options, done, warnings = None, NOTHING, []
         else:
