@@ -90,10 +90,11 @@ class Box:
         # unshare forks: the namespaces are its child's.
         children = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children")
         self.pid = int(children.read_text().split()[0])
-        for card, address in (("eth0", "10.0.2.15"), ("eth1", self.address)):
+        for index, (card, address) in enumerate((("eth0", "10.0.2.15"), ("eth1", self.address))):
             port = f"b{self.number}{card}"
+            mac = f"02:6e:6c:62:{self.number:02x}:{index:02x}"  # a card has the same after a reboot
             ip = ["nsenter", "-t", str(self._fabric), "-n", "ip"]
-            pair = f"type veth peer name {card} netns {self.pid}"
+            pair = f"type veth peer name {card} address {mac} netns {self.pid}"
             subprocess.run([*ip, "link", "add", port, *pair.split()], check=True)
             subprocess.run([*ip, "link", "set", port, "up"], check=True)
             if card == "eth1":
