@@ -23,9 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+
+from scale import LAB, NETLAB, ROOT, netlab, seconds
 
 from netlab import lab as labs
 from netlab import world
@@ -34,9 +35,6 @@ from netlab.kernel import netlink, netns, routes
 from netlab.lab.live import Live
 from netlab.store.etcd import PORT, Etcd
 
-ROOT = Path(__file__).parents[1]
-LAB = "bench"
-NETLAB = [sys.executable, "-m", "netlab", "-L", LAB]
 NAME = f"nlbench-{os.getpid()}"
 LEASES = "/coreos.com/network/subnets/"
 THOUSAND = 1000
@@ -56,18 +54,6 @@ dns: {{replicas: 0}}
 nodes:
 {machines}network: {{Network: 10.128.0.0/10, SubnetLen: 24}}
 """
-
-
-def netlab(*words: str, input: str | None = None) -> None:
-    done = subprocess.run([*NETLAB, *words], input=input, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        sys.exit(f"netlab {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
-
-
-def seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 class Nodes:

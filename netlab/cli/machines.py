@@ -25,34 +25,36 @@ UPLINK = click.option(
 
 def tls_options(function: F) -> F:
     """Add flanneld's options about TLS to etcd."""
-    for name, words in (
-        ("keyfile", "The key of --etcd-certfile."),
-        ("certfile", "The certificate that etcd is shown."),
-        ("cafile", "The certificates that vouch for etcd."),
-    ):
-        option = click.option(
-            f"--etcd-{name}",
-            envvar=f"NETLAB_ETCD_{name.upper()}",
-            metavar="FILE",
-            default="",
-            help=f"{words} [env: NETLAB_ETCD_{name.upper()}]",
-        )
-        function = option(function)
-    return function
+    return _etcd_options(
+        function,
+        "FILE",
+        keyfile="The key of --etcd-certfile.",
+        certfile="The certificate that etcd is shown.",
+        cafile="The certificates that vouch for etcd.",
+    )
 
 
 def access_options(function: F) -> F:
     """Add the options that say how etcd is reached, flanneld's but for --etcd itself."""
-    for name, words in (("password", "The user's password."), ("username", "As whom to ask.")):
+    login = _etcd_options(
+        function, "TEXT", password="The user's password.", username="As whom to ask."
+    )
+    return tls_options(login)
+
+
+def _etcd_options(function: F, metavar: str, **helps: str) -> F:
+    """Add `--etcd-NAME` for each of *helps*, which may stand in the environment; the last first."""
+    for name, words in helps.items():
+        variable = f"NETLAB_ETCD_{name.upper()}"
         option = click.option(
             f"--etcd-{name}",
-            envvar=f"NETLAB_ETCD_{name.upper()}",
-            metavar="TEXT",
+            envvar=variable,
+            metavar=metavar,
             default="",
-            help=f"{words} [env: NETLAB_ETCD_{name.upper()}]",
+            help=f"{words} [env: {variable}]",
         )
         function = option(function)
-    return tls_options(function)
+    return function
 
 
 def access(urls: str, said: dict[str, str]) -> Access:

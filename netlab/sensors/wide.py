@@ -9,7 +9,6 @@ this machine alone. The times of other machines are by their own clocks; see `pa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -25,108 +24,89 @@ from netlab.sensors.ruletrace import RuleTrace
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+class Borrowed:
+    """What is lent to us under one name: of which machines, and on which of their namespaces."""
+
+    def __init__(self, machine: Callable[[str], str], others: Mapping[str, Ask]) -> None:
+        """*machine*: where a namespace is, by the names in *others*, "" for here. *others*: how
+        each is asked; raises NetlabError."""
+        self.machine = machine
+        self.on: dict[str, set[str]] = {}  # by machine
+        self._others = others
+        self._id = uuid4().hex
+
+    def ask(self, where: str, deed: str, **more: Any) -> dict[str, Any]:
+        """Return the answer of one of the machines."""
+        return self._others[where]({"do": deed, "capture": self._id, **more})
+
+    def add(self, names: Iterable[str], what: str) -> list[str]:
+        """Borrow *what*, `netns` or `traced`, on those of the namespaces *names* that are
+        elsewhere; return those that are here."""
+        here, there = [], dict[str, set[str]]()
+        for name in names:
+            if where := self.machine(name):
+                there.setdefault(where, set()).add(name)
+            else:
+                here.append(name)
+        for where, wanted in there.items():
+            known = self.on.setdefault(where, set())
+            if new := wanted - known:
+                self.ask(where, "watch", **{what: sorted(new)})
+                known |= new
+        return here
+
+    def give_back(self) -> None:
+        for where in self.on:
+            try:
+                self.ask(where, "unwatch")
+            except NetlabError:
+                continue  # it ends by itself there
+
+
 class WideTrace(RuleTrace):
     """A `RuleTrace` that reaches other machines. What ends a probe's way there it does not know."""
 
-    def __init__(
-        self,
-        netns_names: Iterable[str],
-        *,
-        machine: Callable[[str], str],
-        others: Mapping[str, Ask],
-    ) -> None:
-        """As of `WideCapture`."""
-        super().__init__(netns_names)
-        self._machine = machine
-        self._others = others
-        self._id = uuid4().hex
-        self._traced: dict[str, set[str]] = {}  # by machine
+    def __init__(self, borrowed: Borrowed) -> None:
+        super().__init__([])
+        self._borrowed = borrowed
 
     def add(self, netns_names: Iterable[str]) -> None:
         """As `RuleTrace.add`. Raises NetlabError when another machine does not answer, too."""
-        here, there = _apart(netns_names, self._machine)
-        super().add(here)
-        for where, names in there.items():
-            known = self._traced.setdefault(where, set())
-            if names - known:
-                more = {"capture": self._id, "traced": sorted(names - known)}
-                self._others[where]({"do": "watch", **more})
-                known |= names
+        super().add(self._borrowed.add(netns_names, "traced"))
 
     def hits(
         self, flow: Flow | None = None, token: bytes = b"", *, within: Collection[str] = ()
     ) -> list[RuleHit]:
         found = super().hits(flow, token, within=within)
-        for where, names in self._traced.items():
+        for where, names in self._borrowed.on.items():
             if flow is None or (within and not names & {*within}):
                 continue
             told = {"flow": msgspec.to_builtins(flow), "token": token.decode()}
-            answer = self._others[where]({"do": "hits", "capture": self._id, **told})
+            answer = self._borrowed.ask(where, "hits", **told)
             found += [hit for hit in hits(answer) if not within or hit.netns in within]
         return found
 
     def close(self) -> None:
         super().close()
-        _given_back(self._id, [self._others[where] for where in self._traced])
-
-
-def _apart(
-    names: Iterable[str], machine: Callable[[str], str]
-) -> tuple[list[str], dict[str, set[str]]]:
-    """Return which namespaces are here, and which on each other machine."""
-    here, there = [], dict[str, set[str]]()
-    for name in names:
-        if where := machine(name):
-            there.setdefault(where, set()).add(name)
-        else:
-            here.append(name)
-    return here, there
-
-
-def _given_back(name: str, others: Iterable[Ask]) -> None:
-    for ask in others:
-        try:
-            ask({"do": "unwatch", "capture": name})
-        except NetlabError:
-            continue  # it ends by itself there
+        self._borrowed.give_back()
 
 
 class WideCapture(Capture):
     """A `Capture` that reaches other machines."""
 
-    def __init__(
-        self,
-        netns_names: Iterable[str],
-        *,
-        machine: Callable[[str], str],
-        others: Mapping[str, Ask],
-    ) -> None:
-        """*machine*: where a namespace is, by the names in *others*, "" for here. *others*: how
-        each is asked; raises NetlabError."""
+    def __init__(self, netns_names: Iterable[str], borrowed: Borrowed) -> None:
         super().__init__(netns_names)
-        self._machine = machine
-        self._others = others
-        self._id = uuid4().hex
-        self._watched: dict[str, set[str]] = {}  # by machine
+        self._borrowed = borrowed
         self._lost_there: dict[str, int] = {}
 
     def add(self, netns_names: Iterable[str]) -> None:
         """As `Capture.add`. Raises NetlabError when another machine does not answer, too."""
-        here, there = _apart(netns_names, self._machine)
-        super().add(here)
-        for where, names in there.items():
-            known = self._watched.setdefault(where, set())
-            if names - known:
-                self._ask(where, "watch", netns=sorted(names - known))
-                known |= names
-
-    def _ask(self, where: str, deed: str, **more: Any) -> dict[str, Any]:
-        return self._others[where]({"do": deed, "capture": self._id, **more})
+        super().add(self._borrowed.add(netns_names, "netns"))
 
     def _elsewhere(self, **wanted: Any) -> list[Sighting]:
         found: list[Sighting] = []
-        for where in self._watched:
-            answer = self._ask(where, "seen", **wanted)
+        for where in self._borrowed.on:
+            answer = self._borrowed.ask(where, "seen", **wanted)
             self._lost_there[where] = int(answer["lost"])
             found += sightings(answer)
         return found
@@ -143,17 +123,12 @@ class WideCapture(Capture):
 
     def in_order(self, expectation: Expectation, sightings: list[Sighting]) -> list[Sighting]:
         """As `Capture.in_order`: by this machine's clock, on which the flow begins."""
-        return reconciled(expectation, sightings, self._machine)
+        return reconciled(expectation, sightings, self._borrowed.machine)
 
     @property
     def lost(self) -> int:
         return super().lost + sum(self._lost_there.values())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        _given_back(self._id, [self._others[where] for where in self._watched])
+    def close(self) -> None:
+        super().close()
+        self._borrowed.give_back()

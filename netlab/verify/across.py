@@ -13,7 +13,7 @@ from netlab.agent.place import Place
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
 from netlab.model.lab import Lab
-from netlab.sensors.wide import Ask, WideCapture, WideTrace
+from netlab.sensors.wide import Ask, Borrowed, WideCapture, WideTrace
 from netlab.store.etcd import Etcd
 from netlab.store.mailbox import Correspondent
 from netlab.store.wire import KeyValue
@@ -58,10 +58,10 @@ class Across:
         return replace(found, lab=lab, nodes=states)
 
     def capture(self, netns_names: Iterable[str] = ()) -> WideCapture:
-        return WideCapture(netns_names, machine=self._machine, others=self._asks)
+        return WideCapture(netns_names, Borrowed(self._machine, self._asks))
 
     def trace(self) -> WideTrace:
-        return WideTrace([], machine=self._machine, others=self._asks)
+        return WideTrace(Borrowed(self._machine, self._asks))
 
     def _machine(self, netns: str) -> str:
         member = netns.split(".")[1]

@@ -15,7 +15,7 @@ from netlab.packets import Outcome, Protocol
 from netlab.probe import flow_between, shoot, watched
 from netlab.sensors import lent
 from netlab.sensors.capture import Capture
-from netlab.sensors.wide import WideCapture
+from netlab.sensors.wide import Borrowed, WideCapture
 
 pytestmark = pytest.mark.kernel
 
@@ -57,7 +57,7 @@ def test_what_both_machines_saw_is_one_way(state: Cluster, protocol: str, port: 
     names = [start.netns, *watched(state, paths.expected(state, start, goal, flow))]
     verdicts = []
     for made in (
-        WideCapture(names, machine=machine, others={"node2": there}),
+        WideCapture(names, Borrowed(machine, {"node2": there})),
         Capture(names),
     ):
         with made as capture:
