@@ -29,7 +29,7 @@ from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import Etcd
-from netlab.store.watch import Watch
+from netlab.store.session import Session
 
 ETCD_START = 0.5  # seconds
 PORTION = 1000  # changes written at a time
@@ -78,8 +78,7 @@ class ControlPlane(Loop):
         self.state = state
         self.wake_node = wake_node
         self._home = (0, "")
-        self._etcd: Etcd | None = None
-        self._watch: Watch | None = None
+        self._session = Session()
         self._declarations: list[Declaration] = []
         self._settled = Inventory()  # about which the controllers had nothing left to say
         self._settled_in: Lab | None = None
@@ -149,27 +148,20 @@ class ControlPlane(Loop):
         return max(0.0, min([self.interval, *(due - time.monotonic() for due in dues)]))
 
     def _objects(self, etcd: Etcd) -> tuple[Inventory, int]:
-        return registry.objects(etcd, watch=self._watch, warn=self.log.warning)
+        return registry.objects(etcd, watch=self._session.watch, warn=self.log.warning)
 
     def _connected(self, lab: Lab) -> Etcd:
         """Return the connection to etcd, made in the master's namespace as it is now."""
         name = lab.netns(world.MASTER)
         home = (netns.identity(name), lab.master.address)
-        if self._etcd is None or self._watch is None or home != self._home:
-            self._disconnect()
+        if home != self._home:
+            self._session.close()
             netns.move(name)
-            self._etcd, self._home = self.state.access.etcd(lab.master.address), home
-            self._watch = self._etcd.watch()
-        return self._etcd
-
-    def _disconnect(self) -> None:
-        for connection in (self._watch, self._etcd):
-            if connection is not None:
-                connection.close()
-        self._watch = self._etcd = None
+            self._home = home
+        return self._session.open(lambda: self.state.access.etcd(lab.master.address))
 
     def _failed(self, message: str) -> None:
-        self._disconnect()
+        self._session.close()
         self._due = 0.0  # what was decided when its time had come may not have been written
         super()._failed(message)
 
@@ -292,15 +284,14 @@ class ControlPlane(Loop):
             self.log.info("and %d more changes", len(changes) - TOLD)
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
-        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+        return self._session.watched(self._drain)
 
     def _drain(self) -> None:
-        assert self._watch is not None
         self.state.heard()
-        self._watch.drain()
+        self._session.drain()
 
     def close(self) -> None:
-        self._disconnect()
+        self._session.close()
 
 
 def _only_told(change: Change) -> bool:

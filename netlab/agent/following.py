@@ -21,8 +21,7 @@ from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.model.lab import Lab
 from netlab.store import registry
-from netlab.store.etcd import Etcd
-from netlab.store.watch import Watch
+from netlab.store.session import Session
 
 
 def lab_of(value: bytes) -> Lab:
@@ -52,11 +51,11 @@ class Following(Loop):
         self.place = place
         self.adopt = adopt
         self.wake_node = wake_node
-        self._etcd: Etcd | None = None
-        self._watch: Watch | None = None
+        self._session = Session()
 
     def once(self) -> None:
-        etcd = self._connected()
+        # In this process's own namespace: the machine's.
+        etcd = self._session.open(lambda: self.place.access.etcd(""))
         told = heard(etcd)
         self.state.hear(told)
         if told.lab is None:
@@ -76,7 +75,7 @@ class Following(Loop):
                 "machine had as a node is gone",
                 hint="declare it again, or `netlab agent --leave`",
             )
-        objects, revision = registry.objects(etcd, watch=self._watch, warn=self.log.warning)
+        objects, revision = registry.objects(etcd, watch=self._session.watch, warn=self.log.warning)
         leases, _ = lease.peers(etcd.range(SUBNETS).items)
         seen = cluster(
             lab,
@@ -87,31 +86,16 @@ class Following(Loop):
         )
         self.state.publish(seen, stable=True, wake=self.wake_node)
 
-    def _connected(self) -> Etcd:
-        """Return the connection to etcd, made in this process's own namespace: the machine's."""
-        if self._etcd is None or self._watch is None:
-            self._disconnect()
-            self._etcd = self.place.access.etcd("")
-            self._watch = self._etcd.watch()
-        return self._etcd
-
-    def _disconnect(self) -> None:
-        for connection in (self._watch, self._etcd):
-            if connection is not None:
-                connection.close()
-        self._watch = self._etcd = None
-
     def _failed(self, message: str) -> None:
-        self._disconnect()
+        self._session.close()
         super()._failed(message)
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
-        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+        return self._session.watched(self._drain)
 
     def _drain(self) -> None:
-        assert self._watch is not None
         self.state.heard()
-        self._watch.drain()
+        self._session.drain()
 
     def close(self) -> None:
-        self._disconnect()
+        self._session.close()

@@ -40,7 +40,7 @@ from netlab.plan import Op, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
 from netlab.store.etcd import Etcd
-from netlab.store.watch import Watch
+from netlab.store.session import Session
 
 BULK = 100  # changes at once
 PATIENCE = 3.0  # seconds a full comparison may be put off while the lab is changing
@@ -71,8 +71,7 @@ class Node(Loop):
         self.kernel = kernel
         self.off = False  # whether the machine is to be gone when this loop has ended
         self._home = (0, "")
-        self._etcd: Etcd | None = None
-        self._watch: Watch | None = None
+        self._session = Session([SUBNETS])
         self._events: KernelWatch | None = None
         self._carrier: encapsulation.Process | None = None  # of flannel's udp back end
         self._own = OwnLease(node, self.log)
@@ -157,16 +156,11 @@ class Node(Loop):
         return None
 
     def _connected(self, host: str) -> Etcd:
-        if self._etcd is None or self._watch is None:
-            self._etcd = self.state.access.etcd(host, timeout=ETCD_SILENCE)
-            self._watch = self._etcd.watch([SUBNETS])
-        return self._etcd
+        access = self.state.access
+        return self._session.open(lambda: access.etcd(host, timeout=ETCD_SILENCE))
 
     def _disconnect(self) -> None:
-        for connection in (self._watch, self._etcd):
-            if connection is not None:
-                connection.close()
-        self._watch = self._etcd = None
+        self._session.close()
         self._written = 0  # the next etcd may be another, and count anew
 
     def _as_leased(self, snapshot: Snapshot, lab: Lab, *, online: bool) -> Cluster:
@@ -200,20 +194,21 @@ class Node(Loop):
             self._write([introduced])
 
     def _write(self, documents: Sequence[Document]) -> list[Document]:
-        assert self._etcd is not None
-        written = registry.replaced(self._etcd, documents)
+        assert self._session.etcd is not None
+        written = registry.replaced(self._session.etcd, documents)
         versions = [int(one["metadata"]["resourceVersion"]) for one in written]
         self._written = max([self._written, *versions])
         return written
 
     def _take_away(self, documents: Sequence[Document]) -> None:
-        assert self._etcd is not None
-        registry.write(self._etcd, [Change(Deed.DELETE, one) for one in documents])
+        assert self._session.etcd is not None
+        registry.write(self._session.etcd, [Change(Deed.DELETE, one) for one in documents])
 
     def _tell(self, facts: Sequence[Fact]) -> None:
-        if facts and self._snapshot is not None and self._etcd is not None:
+        etcd = self._session.etcd
+        if facts and self._snapshot is not None and etcd is not None:
             known = self._snapshot.cluster.documents
-            registry.write(self._etcd, events.recorded(facts, known))
+            registry.write(etcd, events.recorded(facts, known))
 
     # -- the kernel
 
@@ -324,9 +319,7 @@ class Node(Loop):
     # -- sleeping
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
-        watched: dict[int, Callable[[], None]] = {}
-        if self._watch is not None:
-            watched[self._watch.fileno()] = self._drain_etcd
+        watched = self._session.watched(self._drain_etcd)
         if self._events is not None:
             watched[self._events.fileno()] = self._drain_kernel
         watched.update(self.kubelet.watched())
@@ -335,9 +328,8 @@ class Node(Loop):
         return watched
 
     def _drain_etcd(self) -> None:
-        assert self._watch is not None
         try:
-            self._watch.drain()
+            self._session.drain()
         except StoreError:
             self._disconnect()
 

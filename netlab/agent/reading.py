@@ -16,8 +16,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.access import Access
-from netlab.store.etcd import Etcd
-from netlab.store.watch import Watch
+from netlab.store.session import Session
 
 ETCD_SILENCE = patience.seconds(1.0)  # seconds
 
@@ -41,8 +40,7 @@ class Reading:
         self._warn = warn
         self._access = access
         self._home = (0, "")
-        self._etcd: Etcd | None = None
-        self._watch: Watch | None = None
+        self._session = Session()
 
     def is_at_home(self, lab: Lab) -> bool:
         """Return whether the thread is in the member's namespace as it is now."""
@@ -63,12 +61,10 @@ class Reading:
         if not self._ready.is_set():
             return StoreError("etcd is not up yet")
         try:
-            if self._etcd is None or self._watch is None:
-                self.disconnect()
-                self._etcd = self._access.etcd(lab.master.address, timeout=ETCD_SILENCE)
-                self._watch = self._etcd.watch()
+            host = lab.master.address
+            etcd = self._session.open(lambda: self._access.etcd(host, timeout=ETCD_SILENCE))
             # What is no object is told by the loop that sees it first, be it this one.
-            self.objects, _ = registry.objects(self._etcd, watch=self._watch, warn=self._warn)
+            self.objects, _ = registry.objects(etcd, watch=self._session.watch, warn=self._warn)
         except StoreError as error:
             self.disconnect()
             return error
@@ -76,20 +72,16 @@ class Reading:
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         """Return the descriptor that is readable when something changed, with what drains it."""
-        return {} if self._watch is None else {self._watch.fileno(): self._drain}
+        return self._session.watched(self._drain)
 
     def _drain(self) -> None:
-        assert self._watch is not None
         try:
-            self._watch.drain()
+            self._session.drain()
         except StoreError:
             self.disconnect()
 
     def disconnect(self) -> None:
-        for connection in (self._watch, self._etcd):
-            if connection is not None:
-                connection.close()
-        self._watch = self._etcd = None
+        self._session.close()
 
     def close(self) -> None:
         """Disconnect, and forget where the thread is."""
