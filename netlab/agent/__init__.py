@@ -21,6 +21,7 @@
     state          what the loops tell each other; `reports`: in which words, and to agents on other
                    machines; `pace`: how long all take to follow a change; `summary`: what
                    `netlab status` shows of it
+    readings       what checks read of a node's kernel, here or for another machine
     rules          what a node's proxy has programmed, against what it should have
     requests       what is asked of the agent, each until it is done
     control        the control socket: declare, status, stop

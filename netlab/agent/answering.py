@@ -2,6 +2,7 @@
 
     {"do": "place"}                    {"node": …, "uplink": …}
     {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
+    {"do": "read", "netns": …, "what": …, "words": {…}}   {"read": …}: see `readings`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
 
 A question that takes long is answered by a thread of its own; the loop goes on.
@@ -19,6 +20,7 @@ import msgspec
 from netlab import patience, processes
 from netlab.agent.loop import Loop
 from netlab.agent.place import Place
+from netlab.agent.readings import read
 from netlab.agent.state import State
 from netlab.errors import NetlabError
 from netlab.sensors import lent
@@ -60,6 +62,9 @@ class Answering(Loop):
             return {"node": self.place.node, "uplink": self.place.uplink}
         if deed in lent.DEEDS:
             return self._lender.do(question)
+        if deed == "read":
+            words = dict(question.get("words", {}))
+            return {"read": read(str(question["netns"]), str(question["what"]), **words)}
         if deed == "verify":
             return self._verified([str(one) for one in question["paths"]])
         raise NetlabError(f"this version of netlab does not know how to {deed}")

@@ -42,7 +42,7 @@ class Across:
         self.here = here
         self._live = live
         self._cards = cards
-        self._asks = asks
+        self.asks = asks
 
     @property
     def subnets(self) -> Sequence[KeyValue]:
@@ -58,14 +58,14 @@ class Across:
         return replace(found, lab=lab, nodes=states)
 
     def capture(self, netns_names: Iterable[str] = ()) -> WideCapture:
-        return WideCapture(netns_names, Borrowed(self._machine, self._asks))
+        return WideCapture(netns_names, Borrowed(self._machine, self.asks))
 
     def trace(self) -> WideTrace:
-        return WideTrace(Borrowed(self._machine, self._asks))
+        return WideTrace(Borrowed(self._machine, self.asks))
 
     def _machine(self, netns: str) -> str:
         member = netns.split(".")[1]
-        return member if member in self._asks else ""
+        return member if member in self.asks else ""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 import msgspec
 
 from netlab import paths, patience, probe, world
+from netlab.agent import readings
 from netlab.agent.place import Place
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NetlabError
@@ -31,6 +32,7 @@ from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace
 from netlab.store.etcd import Etcd, Listing
 from netlab.store.wire import KeyValue
+from netlab.verify.across import Across
 
 WATCHED_PODS = 32  # in smaller labs every pod is watched from the start
 ANSWERS = patience.seconds(2.0)  # seconds for the agent to say that it is there
@@ -155,15 +157,16 @@ class Context:
         capture: Capture,
         trace: RuleTrace,
         *,
-        here: str = "",
+        machines: Across | None = None,
     ) -> None:
-        """*here*: the node that this machine is, in a lab of several; "": all nodes are here."""
+        """*machines*: those of a lab of several; None: all nodes are here."""
         self.live = live
         self.cluster = cluster
         self.capture = capture
         self.trace = trace
         self.pods = open_pods(cluster)
-        self.here = here
+        self.here = machines.here if machines else ""  # the node that this machine is; "": all
+        self._machines = machines
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self.turn: Future[None] = Future()  # done when a check may change the lab
         self.calm = threading.Event()  # set by a check that has changed it, and goes on
@@ -189,6 +192,16 @@ class Context:
     def is_here(self, node: str) -> bool:
         return self.here in ("", node)
 
+    def read(self, node: NodeState, what: str, **words: Any) -> Any:
+        """Return one of `agent.readings` of *node*, on whichever machine that is.
+
+        Raises NetlabError when another machine does not answer.
+        """
+        if self._machines is None or self.is_here(node.name):
+            return readings.read(node.netns, what, **words)
+        asked = {"do": "read", "netns": node.netns, "what": what, "words": words}
+        return self._machines.asks[node.name](asked)["read"]
+
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.
 
@@ -208,7 +221,7 @@ class Context:
     def refreshed(self) -> Cluster:
         """Return the cluster as etcd has it now."""
         with self._etcd:
-            return self.live.cluster()
+            return (self._machines or self.live).cluster()
 
     def delete(self, document: Document) -> None:
         """Delete a stored object, as `netlab delete` does."""

@@ -6,21 +6,14 @@ of a proxy on any node; in userspace mode, of the process that has the endpoints
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from netlab import patience
 from netlab.agent.endings import LINGER
-from netlab.agent.kubeproxy import KERNEL
 from netlab.cluster import NodeState, PodState
-from netlab.kernel import conntrack
-from netlab.kernel.generation import generation
-from netlab.kernel.netns import entered
 from netlab.packets import Flow, Protocol
-from netlab.portals import control
-from netlab.proxy import Frontend, Mode
-from netlab.proxy.addresses import Family
+from netlab.proxy import Frontend
 from netlab.sensors.stream import Client, Stream, Told
 from netlab.verify.context import Checked, Context, Death, Failure, Skip
 from netlab.verify.replicas import document_of, somebody_replaces
@@ -46,32 +39,12 @@ def holding(context: Context, address: str, held: Held) -> list[NodeState]:
 
     Of what was *held* before, only rules that have changed since are read again.
     """
-    mode = Mode(context.lab.proxyMode)
-    counted = mode not in (Mode.USERSPACE, Mode.IPVS)  # else what changes is no rule, or not alone
-    named = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
-
-    def names(line: str) -> bool:
-        return address in line and named.search(line) is not None
-
+    mode = context.lab.proxyMode
     for node in context.cluster.nodes:
-        with entered(node.netns):
-            now = generation()
-            if not counted or held.get(node.name, (-1, False))[0] != now:
-                held[node.name] = now, any(map(names, programmed(mode)))
+        known = held.get(node.name)
+        now, names = context.read(node, "named", address=address, mode=mode, known=known)
+        held[node.name] = now, names
     return [node for node in context.cluster.nodes if held[node.name][1]]
-
-
-def programmed(mode: Mode) -> Iterator[str]:
-    """Yield what a node's proxy has programmed, in the calling thread's namespace: every line.
-
-    In userspace mode, the endpoints that its process knows, which no rule does.
-    """
-    if mode is Mode.USERSPACE:
-        for portal in control.portals():
-            yield from (f"{portal.key} {address}:{port}" for address, port in portal.endpoints)
-        return
-    for one in KERNEL[mode].read([Family.IPV4]).values():
-        yield from (one.name, *one.lines)
 
 
 def until(
@@ -126,7 +99,7 @@ def endpoints_follow(context: Context) -> Checked:
     if not found:
         raise Skip("needs a Service in front of a Deployment with two pods")
     served = {pod.title for one in found for pod in pods_of(context, one)}
-    others = [pod for pod in context.pods if pod.title not in served]
+    others = [pod for pod in context.senders if pod.title not in served]
     if not others:
         raise Skip("needs a pod that is no endpoint, to ask from")
     sender = others[0]
@@ -283,19 +256,16 @@ def _forgotten(
         time.sleep(LOOK)
 
 
-Remembered = tuple[str, bytes, int]  # a node, and what its kernel knows the entry by
+Remembered = tuple[str, str, int]  # a node, and what its kernel knows the entry by
 
 
 def _leading_to(context: Context, address: str) -> dict[Remembered, str]:
     """Return the UDP flows that some node's conntrack leads to *address*, each in words."""
-    found = {}
-    for node in context.cluster.nodes:
-        with entered(node.netns):
-            for entry in conntrack.entries(Family.IPV4, Protocol.UDP, of=address):
-                if entry.redirected and entry.reply.source == address:
-                    words = f"{node.name}: {entry.original}, forgotten in {entry.timeout} s"
-                    found[node.name, entry.key, entry.id] = words
-    return found
+    return {
+        (node.name, key, number): f"{node.name}: {words}"
+        for node in context.cluster.nodes
+        for key, number, words in context.read(node, "remembered", address=address)
+    }
 
 
 def _judged(

@@ -14,13 +14,11 @@ from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers import nodes
 from netlab.controllers.change import now
 from netlab.kernel import netns as namespaces
-from netlab.kernel.netns import entered
 from netlab.model.faults import Fault, Sort
 from netlab.packets import Flow
-from netlab.proxy import Frontend, Mode
+from netlab.proxy import Frontend
 from netlab.sensors.stream import Stream
 from netlab.verify.context import Checked, Context, Failure, Skip, open_pods, somebody_acts
-from netlab.verify.following import programmed
 from netlab.verify.services import asking, balanced
 from netlab.verify.serving import Decisions, most_served, pods_of
 
@@ -154,19 +152,13 @@ def _forgotten(
     context: Context, lost: NodeState, gone: Sequence[PodState], *, began: float, within: float
 ) -> float:
     """Return the seconds since *began* until no rule of the other nodes names a lost address."""
-    mode = Mode(context.lab.proxyMode)
-    addresses = [pod.ip for pod in gone]
+    addresses, mode = [pod.ip for pod in gone], context.lab.proxyMode
     waiting = [node for node in context.cluster.nodes if node.name != lost.name]
     while waiting:
         still = []
         for node in waiting:
-            with entered(node.netns):
-                words = {
-                    word
-                    for line in programmed(mode)
-                    for word in line.replace("/", " ").replace(":", " ").split()
-                }
-            if words & set(addresses):
+            reads = [context.read(node, "named", address=one, mode=mode) for one in addresses]
+            if any(names for _, names in reads):
                 still.append(node)
         waiting = still
         took = time.monotonic() - began

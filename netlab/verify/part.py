@@ -15,14 +15,26 @@ from netlab import lab as labs
 from netlab import patience
 from netlab.errors import NetlabError
 from netlab.packets import Verdict
-from netlab.verify import flat, leases, nodeports, pods, services, sharing
+from netlab.verify import (
+    flat,
+    following,
+    leases,
+    names,
+    nodeports,
+    pods,
+    policies,
+    replicas,
+    selectors,
+    services,
+    sharing,
+)
 from netlab.verify.across import across
 from netlab.verify.catalogue import chosen
 from netlab.verify.context import Context, Live
 from netlab.verify.judgement import Check, verdict_of
 
-# What is proven across machines; all else needs what only a lab of one machine has.
-CHECKS: dict[str, Check] = {
+# What each machine proves of what begins on it.
+EACH: dict[str, Check] = {
     "flat-no-nat": flat.flat_no_nat,
     "same-pod-ports": sharing.same_pod_ports,
     "unique-pod-ip": sharing.unique_pod_ip,
@@ -37,13 +49,21 @@ CHECKS: dict[str, Check] = {
     "pod-node": pods.pod_node,
     "pod-pod-same-node": pods.same_node,
     "same-pod-lo": sharing.same_pod_lo,
+    "network-policy": policies.network_policy,
+}
+# What changes the lab: one machine does so and looks at all, each of these after the other.
+ONCE: dict[str, Check] = {
+    "endpoints-follow": following.endpoints_follow,
+    "replicas": replicas.replicas,
+    "selectors": selectors.selectors,
+    "headless": names.headless,
 }
 ALONE = ("flat-no-nat",)  # thousands of packets, which the sensors have no business with
 THREADS = patience.side_by_side(4)
 
 
 def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
-    """Return what this machine finds of *paths*, all of them in CHECKS.
+    """Return what this machine finds of *paths*, all of them in EACH or in ONCE.
 
     Raises NetlabError when another machine does not answer, UsageError on one that is no node.
     """
@@ -54,16 +74,19 @@ def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
         sensors.capture() as capture,
         sensors.trace() as trace,
     ):
-        context = Context(live, sensors.cluster(), capture, trace, here=sensors.here)
+        context = Context(live, sensors.cluster(), capture, trace, machines=sensors)
         context.asked = frozenset(wanted)
         found = []
-        for names in (ALONE, [name for name in CHECKS if name not in ALONE]):
+        for ids in (ALONE, [one for one in EACH if one not in ALONE]):
             running = [
-                pool.submit(verdict_of, wanted[name], CHECKS[name], context, again=True)
-                for name in names
-                if name in wanted
+                pool.submit(verdict_of, wanted[one], EACH[one], context, again=True)
+                for one in ids
+                if one in wanted
             ]
             found += [one.result() for one in running]
+        changing = context.own()
+        changing.turn.set_result(None)  # nothing else is being proven
+        found += [verdict_of(wanted[one], ONCE[one], changing) for one in ONCE if one in wanted]
     return found
 
 

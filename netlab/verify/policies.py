@@ -62,7 +62,7 @@ def _targets(context: Context, facts: Facts) -> Iterator[tuple[Pair, Pair]]:
         pairs = [
             Pair(source, target, decision(facts, _flow(source, target)))
             for source in pods
-            if source.netns != target.pod.netns
+            if context.is_here(source.node) and source.netns != target.pod.netns
         ]
         inward = [pair for pair in pairs if pair.decided.ingress.isolating]
         allowed = next((pair for pair in inward if pair.decided.allowed), None)

@@ -54,9 +54,10 @@ def replicas(context: Context) -> Checked:
     after = _without(context, old)
     found = listeners(new)
     protocol, port = (found[0].protocol, found[0].port) if found else (Protocol.ICMP, 0)
+    asking = node if context.is_here(node.name) else context.nodes[0]
     shot = required(
         context.shoot(
-            of_node(node), of_pod(after, new), protocol=protocol, port=port, cluster=after
+            of_node(asking), of_pod(after, new), protocol=protocol, port=port, cluster=after
         )
     )
     says = shot.answer.says.get("pod") if shot.answer else None

@@ -24,7 +24,7 @@ from netlab.verify.serving import Asking, Decisions, pods_of, watch
 def selectors(context: Context) -> Checked:
     context.renew()
     decisions = Decisions(context)
-    if not context.cluster.nodes:
+    if not context.nodes:
         raise Skip("needs a node")
     pod, frontend = _bare_endpoint(context, decisions)
     checked = Checked()
@@ -52,7 +52,7 @@ def _words(labels: dict[str, str]) -> str:
 
 def _bare_endpoint(context: Context, decisions: Decisions) -> tuple[PodState, Frontend]:
     """Return a pod that no controller would replace, and a cluster IP it answers for."""
-    for frontend in balanced(context, decisions.of(context.cluster.nodes[0])):
+    for frontend in balanced(context, decisions.of(context.nodes[0])):
         for pod in pods_of(context, frontend):
             if not pod.owner and pod.labels and _selecting(context, frontend):
                 return pod, frontend
@@ -124,6 +124,6 @@ def _with(context: Context, frontend: Frontend, pod: PodState) -> list[str]:
 
 def _from_node(context: Context, frontend: Frontend) -> Asking:
     decisions = Decisions(context)
-    node = context.cluster.nodes[0]
+    node = context.nodes[0]
     here = next(one for one in decisions.of(node).frontends if one.key == frontend.key)
     return asking(context, decisions, of_node(node), here)

@@ -68,7 +68,9 @@ def pod_clusterip(context: Context) -> Checked:
     # Best is an endpoint itself that has others on its node and elsewhere.
     places = {
         (family, one.key): [
-            context.pod_place(pod, family) for pod in pods_of(context, one) or context.senders
+            context.pod_place(pod, family)
+            for pod in [pod for pod in pods_of(context, one) if context.is_here(pod.node)]
+            or context.senders
         ]
         for family, every in found.items()
         for one in every

@@ -82,9 +82,9 @@ def most_served(found: Iterable[Frontend]) -> list[Frontend]:
 
 
 def pods_of(context: Context, frontend: Frontend) -> list[PodState]:
-    """Return the pods that are endpoints of *frontend*, and on this machine."""
+    """Return the pods that are endpoints of *frontend*."""
     addresses = {one.address for one in frontend.service.reachable}
-    return [pod for pod in context.senders if addresses.intersection(pod.ips)]
+    return [pod for pod in context.pods if addresses.intersection(pod.ips)]
 
 
 # -- one place, one frontend

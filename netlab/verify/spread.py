@@ -1,7 +1,8 @@
 """A verification of a lab of several machines: each proves what begins on it, and one verdict is
 told of each path.
 
-The machines come one after the other, as each looks with the sensors of all.
+The machines come one after the other, as each looks with the sensors of all. What changes the lab
+is done once: by this machine, or by the first that has what it takes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from netlab.store.mailbox import Correspondent
 from netlab.verify.across import asking
 from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
-from netlab.verify.part import CHECKS, proven_here
+from netlab.verify.part import EACH, ONCE, proven_here
 
 NEEDS = "needs the world outside the nodes, or changes what only a lab of one machine has"
 
@@ -29,24 +30,35 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
     Raises NetlabError when a machine does not answer.
     """
     for path in paths:
-        if path.id not in CHECKS:
+        if path.id not in {**EACH, **ONCE}:
             done(Verdict(path.id, Outcome.SKIP, path.title, (NEEDS,)))
-    wanted = [path.id for path in paths if path.id in CHECKS]
-    if not wanted:
-        return
+    ids = [path.id for path in paths]
+    each = [one for one in EACH if one in ids]
+    left = [one for one in ONCE if one in ids]
+    found: dict[str, dict[str, Verdict]] = {one: {} for one in (*each, *left)}
     assert live.place is not None
     here = live.place.node
-    found: dict[str, dict[str, Verdict]] = {}
-    with asking(live, [node.name for node in live.lab.running if node.name != here]) as others:
-        for node in live.lab.running:
-            said = (
-                proven_here(live, wanted)
-                if node.name == here
-                else _proven_there(others[node.name], wanted)
-            )
-            found[node.name] = {verdict.path: verdict for verdict in said}
-    for name in wanted:
-        done(together({node: verdicts[name] for node, verdicts in found.items()}))
+    names = [node.name for node in live.lab.running]
+    with asking(live, [name for name in names if name != here]) as others:
+
+        def prove(node: str, wanted: Sequence[str]) -> None:
+            if not wanted:
+                return
+            mine = node == here
+            said = proven_here(live, wanted) if mine else _proven_there(others[node], wanted)
+            for verdict in said:
+                found[verdict.path][node] = verdict
+
+        for node in names:
+            prove(node, each)
+        for one in each:
+            done(together(found[one]))
+        for node in sorted(names, key=lambda name: name != here):
+            prove(node, left)
+            left = [one for one in left if found[one][node].outcome is Outcome.SKIP]
+        for one in ONCE:
+            if one in found:
+                done(together(found[one]))
 
 
 def _proven_there(node: Correspondent, paths: Sequence[str]) -> list[Verdict]:

@@ -1,0 +1,68 @@
+"""What checks read of a node's kernel, and of its processes: on whichever machine the node is.
+
+Each reading is called in the node's network namespace, with words that JSON has, and returns such.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from netlab.agent.kubeproxy import KERNEL
+from netlab.errors import NetlabError
+from netlab.kernel import conntrack
+from netlab.kernel.generation import generation
+from netlab.kernel.netns import entered
+from netlab.packets import Protocol
+from netlab.portals import control
+from netlab.proxy import Mode
+from netlab.proxy.addresses import Family
+
+
+def read(netns: str, what: str, **words: Any) -> Any:
+    """Return the reading *what* of the namespace *netns*. Raises NetlabError for an unknown one."""
+    if what not in READINGS:
+        raise NetlabError(f"this version of netlab does not know how to read {what}")
+    with entered(netns):
+        return READINGS[what](**words)
+
+
+def named(address: str, mode: str, known: tuple[int, bool] | None = None) -> tuple[int, bool]:
+    """Return the number of the rules' last change, and whether one of the proxy names *address*.
+
+    *known*: what was returned before: only rules that have changed since are read again.
+    """
+    counted = mode not in (Mode.USERSPACE, Mode.IPVS)  # else what changes is no rule, or not alone
+    now = generation()
+    if counted and known is not None and known[0] == now:
+        return now, known[1]
+    whole = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
+    lines = programmed(Mode(mode))
+    return now, any(address in line and whole.search(line) is not None for line in lines)
+
+
+def programmed(mode: Mode) -> Iterator[str]:
+    """Yield what a node's proxy has programmed, in the calling thread's namespace: every line.
+
+    In userspace mode, the endpoints that its process knows, which no rule does.
+    """
+    if mode is Mode.USERSPACE:
+        for portal in control.portals():
+            yield from (f"{portal.key} {address}:{port}" for address, port in portal.endpoints)
+        return
+    for one in KERNEL[mode].read([Family.IPV4]).values():
+        yield from (one.name, *one.lines)
+
+
+def remembered(address: str) -> list[tuple[str, int, str]]:
+    """Return the UDP flows that conntrack leads to *address*: what the kernel knows each entry by,
+    and the flow in words."""
+    return [
+        (entry.key.hex(), entry.id, f"{entry.original}, forgotten in {entry.timeout} s")
+        for entry in conntrack.entries(Family.IPV4, Protocol.UDP, of=address)
+        if entry.redirected and entry.reply.source == address
+    ]
+
+
+READINGS: dict[str, Callable[..., Any]] = {"named": named, "remembered": remembered}
