@@ -76,7 +76,8 @@ def ingress(context: Context) -> Checked:
 def _asking(context: Context, decisions: Decisions, door: Frontend, node: NodeState) -> Asking:
     client = of_member(context.cluster, world.CLIENT)
     made = decisions.of(node)
-    here = next(one for one in made.frontends if one.key == door.key)
+    at = (node.address, door.port, Protocol.TCP)
+    here = next(one for one in made.frontends if serviceprobe.is_at(one, *at))
     return Asking(context, client, here, node=node, made=made, address=node.address)
 
 
@@ -228,6 +229,8 @@ def _first(context: Context, asking: Asking, reply: Reply) -> Asked:
         why=f"the rules of Service {asking.frontend.service.text} on {asking.node.name}",
     )
     hits = tuple(context.trace.hits(flow, within=[asking.node.netns]))
+    if asking.looking.virtual:
+        hits += tuple(serviceprobe.by_virtual_server(asking.node, flow, asking.hook, refused=""))
     if portal := asking.looking.portal(flow):
         relayed = serviceprobe.relayed_by(asking.node, flow)
         shot = _by_process(context, asking, reply, portal, relayed)

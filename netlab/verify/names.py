@@ -102,12 +102,7 @@ def _on_the_wire(context: Context, pod: PodState, protocol: Protocol, name: str)
     )
     what = f"{pod.title} -> {DNS}:{clusterdns.PORT}/{protocol}: {name} A"
     sent = _step(asked, Rewrite, lambda one: one.kind is RewriteKind.DNAT)
-    rules = [
-        step
-        for track in asked.tracks[:1]
-        for step in track.steps
-        if isinstance(step, Rule) and step.fitted and step.means
-    ]
+    rules = _sending(asked)
     served = endpoint_addresses(context.cluster, clusterdns.NAMESPACE, clusterdns.SERVICE)
     if not asked.answered or asked.says.get("rcode") != "NOERROR":
         raise Failure(
@@ -132,7 +127,22 @@ def _on_the_wire(context: Context, pod: PodState, protocol: Protocol, name: str)
     ]
     return [
         f"{what}: answered by {who or to}, last seen on {here[-1] if here else sent.place}",
-        *(f"  {rule.hit.chain}: {rule.hit.rule}" for rule in rules if rule.hit.rule),
+        *(f"  {rule}" for rule in rules),
+    ]
+
+
+def _sending(asked: Journey) -> list[str]:
+    """Return what sent the first packet on: rules; in ipvs mode, a virtual server."""
+    hits = [
+        step.hit
+        for track in asked.tracks[:1]
+        for step in track.steps
+        if isinstance(step, Rule) and step.fitted and step.means
+    ]
+    carried = [one.connection for one in asked.virtual]
+    return [
+        *(f"{hit.chain}: {hit.rule}" for hit in hits if hit.rule),
+        *(f"{one.server}: -s {one.scheduler} -r {one.real} -m" for one in carried),
     ]
 
 

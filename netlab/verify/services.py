@@ -15,6 +15,7 @@ from netlab.proxy import Verdict as Sentence
 from netlab.proxy.addresses import Family
 from netlab.verify import asker, serviceprobe
 from netlab.verify.context import Checked, Context, Failure, Refuted, Skip
+from netlab.verify.serviceprobe import Asked
 from netlab.verify.serving import (
     NEW_FLOWS,
     Asking,
@@ -315,13 +316,7 @@ def namespaces(context: Context) -> Checked:
         asked, end = one.proven()
         checked.evidence += one.words(asked, end, rules=True)
         checked.passages += asked.shot.verdict.passages
-        # In userspace mode all Services share a chain, and each has a rule of its own.
-        ways.append(
-            {
-                (hit.chain, hit.rule if asked.portal else hit.verdict)
-                for hit in serviceprobe.deciding(asked)
-            }
-        )
+        ways.append(_own_way(asked))
     # One verdict map leads both to chains of their own; a mark ("continue") is nobody's.
     if shared := [way for way in ways[0] & ways[1] if way[1] != "continue"]:
         raise Failure(
@@ -336,3 +331,15 @@ def namespaces(context: Context) -> Checked:
     except Skip as nobody:
         checked.evidence.append(f"their names were not asked for: {nobody}")
     return checked
+
+
+def _own_way(asked: Asked) -> set[tuple[str, str]]:
+    """Return the chains that *asked* met and where each sent it on: what should be its Service's.
+
+    In userspace and ipvs mode all Services share chains; each has a rule, or a virtual server, of
+    its own.
+    """
+    hits = serviceprobe.deciding(asked)
+    if any(hit.table == serviceprobe.IPVS for hit in hits):
+        return {(hit.chain, hit.rule) for hit in hits if hit.table == serviceprobe.IPVS}
+    return {(hit.chain, hit.rule if asked.portal else hit.verdict) for hit in hits}

@@ -36,7 +36,7 @@ class Cli:
             input=input,
             capture_output=True,
             text=True,
-            timeout=max(180, 2 * DEADLINE),
+            timeout=max(180, 4 * DEADLINE),
         )
         if code is not None:
             assert done.returncode == code, (
