@@ -106,14 +106,16 @@ def node_objects(lab: Lab, node: NodeState) -> list[Object]:
         # Without it, packets between two pods on one bridge bypass conntrack and NAT.
         Sysctl(node.netns, "net.bridge.bridge-nf-call-iptables", "1"),
     ]
+    if lab.dual:
+        forwarding.append(Sysctl(node.netns, "net.bridge.bridge-nf-call-ip6tables", "1"))
     if lab.spread:
-        return forwarding
+        routing = [Sysctl(node.netns, stacks.FORWARDS_IPV6, "1")] if lab.dual else []
+        return [*forwarding, *routing]
     return [
         Netns(node.netns),
         *stacks.ip_stacks(lab, node.netns, forwards=True),
         *stacks.no_reverse_path_filter(node.netns),
         *forwarding,
-        *([Sysctl(node.netns, "net.bridge.bridge-nf-call-ip6tables", "1")] if lab.dual else []),
         *world.machine_addressing(lab, node.netns, *node.declared.addresses),
         *faults.far_queues(lab, node.name, node.netns, node.uplink),
     ]

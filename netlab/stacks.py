@@ -5,6 +5,8 @@ from __future__ import annotations
 from netlab.model.lab import Lab
 from netlab.objects import Object, Sysctl
 
+FORWARDS_IPV6 = "net.ipv6.conf.all.forwarding"
+
 
 def no_ipv6(netns: str) -> Sysctl:
     """Return the setting that keeps a single-stack namespace silent: no neighbour discovery."""
@@ -24,7 +26,7 @@ def ip_stacks(lab: Lab, netns: str, *, forwards: bool = False) -> list[Object]:
         Sysctl(netns, f"{conf}.all.disable_ipv6", "0"),
         Sysctl(netns, f"{conf}.default.accept_dad", "0"),
         Sysctl(netns, f"{conf}.default.accept_ra", "0"),
-        Sysctl(netns, f"{conf}.all.forwarding", "1" if forwards else "0"),
+        Sysctl(netns, FORWARDS_IPV6, "1" if forwards else "0"),
     ]
 
 

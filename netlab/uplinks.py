@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, Protocol
 
 from netlab.errors import UsageError
@@ -19,7 +19,7 @@ NAT_ADDRESS = "10.0.2.15"  # VirtualBox, chapter 6.3 of its manual; QEMU's user 
 
 
 class Card(Protocol):
-    """A link of the machine; `addresses`: with prefix lengths."""
+    """A link of the machine; its addresses with prefix lengths, those of IPv6 apart."""
 
     @property
     def name(self) -> str: ...
@@ -27,6 +27,8 @@ class Card(Protocol):
     def mtu(self) -> int: ...
     @property
     def addresses(self) -> tuple[str, ...]: ...
+    @property
+    def addresses6(self) -> tuple[str, ...]: ...
 
 
 class Choice(NamedTuple):
@@ -36,10 +38,13 @@ class Choice(NamedTuple):
     why: str
 
 
-def chosen(lab: Lab, address: str, cards: Sequence[Card], *, named: str = "") -> Choice:
+def chosen(
+    lab: Lab, address: str, cards: Sequence[Card], *, address6: str = "", named: str = ""
+) -> Choice:
     """Return the card for the machine that is declared with *address*; *named*: it is to be that.
 
-    Raises UsageError, which tells what cards there are and what to do.
+    *address6*: the IPv6 address that the card must have, too. Raises UsageError, which tells what
+    cards there are and what to do.
     """
     holders = [card for card in cards if address in _bare(card)]
     if named:
@@ -70,6 +75,13 @@ def chosen(lab: Lab, address: str, cards: Sequence[Card], *, named: str = "") ->
         raise UsageError(
             f"{card.name} has an MTU of {card.mtu}, and underlay.mtu is {lab.underlay.mtu}",
             hint=f"underlay: {{mtu: {card.mtu}}} in the Lab document, or a larger one on all cards",
+        )
+    if address6 and address6 not in _bare6(card):
+        home = IPv6Network(lab.segment_of(address).cidr6)
+        raise UsageError(
+            f"{card.name} has {address}, but not {address6}, the IPv6 address declared with it",
+            hint=f"ip addr add {address6}/{home.prefixlen} dev {card.name}, "
+            f"or declare one it has ({', '.join(_bare6(card)) or 'none'}) as address6",
         )
     return Choice(card.name, why)
 
@@ -107,6 +119,11 @@ def _remedy(lab: Lab, address: str, cards: Sequence[Card]) -> str:
 
 def _bare(card: Card) -> list[str]:
     return [one.partition("/")[0] for one in card.addresses]
+
+
+def _bare6(card: Card) -> list[str]:
+    held = [one.partition("/")[0] for one in card.addresses6]
+    return [one for one in held if not IPv6Address(one).is_link_local]
 
 
 def _addresses(card: Card) -> str:

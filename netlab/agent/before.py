@@ -13,11 +13,13 @@ import msgspec
 
 from netlab.kernel import settings
 from netlab.proxy.settings import BRIDGE, CONNTRACK, ROUTE_LOCALNET, STRICT_ARP, VIRTUAL_SERVERS
+from netlab.stacks import FORWARDS_IPV6
 
 FILE = "settings.json"
 # What netlab sets on a node: its own loop (`cni.node_objects`), and a proxy of whatever mode.
 OURS = {
     "net.ipv4.ip_forward": "1",
+    FORWARDS_IPV6: "1",
     ROUTE_LOCALNET: "1",
     **BRIDGE,
     **CONNTRACK,

@@ -63,11 +63,6 @@ def spread(lab: Lab) -> tuple[Lab, list[str]]:
                 f"{what} is declared with {address}, which NAT gives every virtual machine alike",
                 hint="declare the addresses of a private network",
             )
-    if lab.dual:
-        raise UsageError(
-            "machines of their own speak IPv4 only so far, and the lab has both stacks",
-            hint="leave EnableIPv6 and the IPv6 addresses out",
-        )
     notes = []
     if lab.balancer is not None:
         notes.append("a lab of several machines has no balancer: LoadBalancers get no address")
@@ -84,18 +79,27 @@ def node_place(lab: Lab, node: str, access: Access, *, uplink: str = "") -> tupl
         raise UsageError(
             f"--node {node}: lab {lab.name} has no such node", hint=f"it has: {', '.join(known)}"
         )
-    address = lab.node(node).address
-    choice = uplinks.chosen(lab, address, cards(), named=uplink)
-    return Place(node, choice.card, address, access=access), choice.why
+    return _place(lab, node, access, uplink=uplink)
 
 
 def master_place(lab: Lab, access: Access, *, uplink: str = "") -> tuple[Place, str]:
     """Return the place of this machine as the master, and as the node of the same address if there
     is one; and why its card is that one. Raises UsageError."""
     address = lab.master.address
-    choice = uplinks.chosen(lab, address, cards(), named=uplink)
     node = next((one.name for one in lab.nodes if one.address == address), "")
-    return Place(node, choice.card, address, True, access, str(DATA / lab.name)), choice.why
+    if node:
+        place, why = _place(lab, node, access, uplink=uplink)
+    else:
+        choice = uplinks.chosen(lab, address, cards(), named=uplink)
+        place, why = Place("", choice.card, address, access=access), choice.why
+    return replace(place, master=True, data=str(DATA / lab.name)), why
+
+
+def _place(lab: Lab, name: str, access: Access, *, uplink: str) -> tuple[Place, str]:
+    """Return the place of this machine as the node *name*, and why its card is that one."""
+    node = lab.node(name)
+    choice = uplinks.chosen(lab, node.address, cards(), address6=node.address6, named=uplink)
+    return Place(name, choice.card, node.address, access=access), choice.why
 
 
 def known(node: str, access: Access) -> str | None:

@@ -50,7 +50,8 @@ def addresses_of(netns: str) -> list[str]:
 
 def source_towards(netns: str, destination: str) -> str:
     """Return the address that *netns* would send from to *destination*; "" when it has no way."""
-    with entered(netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    with entered(netns), socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect((destination, 9))
         except OSError:

@@ -1,6 +1,6 @@
 """Captures and rule traces lent to another machine: begun, asked and ended by messages.
 
-    {"do": "watch", "capture": ID, "netns": […], "traced": […]}   {}
+    {"do": "watch", "capture": ID, "netns": […], "traced": […], "ipv6": …}   {}
     {"do": "seen", "capture": ID, "token": …}          {"sightings": […], "lost": n}
     {"do": "seen", "capture": ID, "number": …}         the same of a TCP connection's opening
     {"do": "hits", "capture": ID, "flow": …, "token": …}   {"hits": […]}, of the rules traced
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 
 from netlab.packets import Flow, RuleHit, Sighting
 from netlab.sensors.capture import Capture
-from netlab.sensors.ruletrace import RuleTrace
+from netlab.sensors.ruletrace import RuleTrace, probes
 
 KEPT = 60.0  # seconds
 DEEDS = ("watch", "seen", "hits", "unwatch")
@@ -50,7 +49,7 @@ class Lender:
             self._end_forgotten()
             name, deed = str(request["capture"]), request["do"]
             if deed == "watch":
-                return self._watch(name, request.get("netns", ()), request.get("traced", ()))
+                return self._watch(name, request)
             if deed == "unwatch":
                 self._end(name)
                 return {}
@@ -60,12 +59,13 @@ class Lender:
             lent = self._lent[name]
             return _hits(lent.trace, request) if deed == "hits" else _seen(lent.capture, request)
 
-    def _watch(self, name: str, seen: Iterable[str], traced: Iterable[str]) -> dict[str, Any]:
+    def _watch(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         if name not in self._lent:
-            self._lent[name] = Lent(Capture([]), RuleTrace([]))
+            selectors = probes(ipv6=bool(request.get("ipv6")))
+            self._lent[name] = Lent(Capture([]), RuleTrace([], selectors))
         self._asked[name] = time.monotonic()
-        self._lent[name].capture.add(map(str, seen))
-        self._lent[name].trace.add(map(str, traced))
+        self._lent[name].capture.add(map(str, request.get("netns", ())))
+        self._lent[name].trace.add(map(str, request.get("traced", ())))
         return {}
 
     def _end_forgotten(self) -> None:

@@ -47,9 +47,13 @@ PROBES = (
     Selector(Flow("", "", Protocol.UDP), MARK),
     Selector(Flow("", "", Protocol.ICMP), MARK),
 )
-# The same, and those by IPv6.
-PROBES_OF_BOTH = (*PROBES, *(msgspec.structs.replace(one, any_ipv6=True) for one in PROBES))
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+
+
+def probes(*, ipv6: bool) -> Sequence[Selector]:
+    """Return what selects probes by IPv4; by IPv6, too, if that is wanted."""
+    by_ipv6 = [msgspec.structs.replace(one, any_ipv6=True) for one in PROBES]
+    return (*PROBES, *by_ipv6) if ipv6 else PROBES
 
 
 class Run(NamedTuple):

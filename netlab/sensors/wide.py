@@ -19,7 +19,7 @@ from netlab.packets import Expectation, Flow, RuleHit, Sighting
 from netlab.paths.clocks import reconciled
 from netlab.sensors.capture import Capture
 from netlab.sensors.lent import hits, sightings
-from netlab.sensors.ruletrace import RuleTrace
+from netlab.sensors.ruletrace import RuleTrace, probes
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -27,10 +27,13 @@ Ask = Callable[[dict[str, Any]], dict[str, Any]]
 class Borrowed:
     """What is lent to us under one name: of which machines, and on which of their namespaces."""
 
-    def __init__(self, machine: Callable[[str], str], others: Mapping[str, Ask]) -> None:
+    def __init__(
+        self, machine: Callable[[str], str], others: Mapping[str, Ask], *, ipv6: bool = False
+    ) -> None:
         """*machine*: where a namespace is, by the names in *others*, "" for here. *others*: how
-        each is asked; raises NetlabError."""
+        each is asked; raises NetlabError. *ipv6*: whether probes by IPv6 are traced, too."""
         self.machine = machine
+        self.ipv6 = ipv6
         self.on: dict[str, set[str]] = {}  # by machine
         self._others = others
         self._id = uuid4().hex
@@ -51,7 +54,7 @@ class Borrowed:
         for where, wanted in there.items():
             known = self.on.setdefault(where, set())
             if new := wanted - known:
-                self.ask(where, "watch", **{what: sorted(new)})
+                self.ask(where, "watch", **{what: sorted(new)}, ipv6=self.ipv6)
                 known |= new
         return here
 
@@ -67,7 +70,7 @@ class WideTrace(RuleTrace):
     """A `RuleTrace` that reaches other machines. What ends a probe's way there it does not know."""
 
     def __init__(self, borrowed: Borrowed) -> None:
-        super().__init__([])
+        super().__init__([], probes(ipv6=borrowed.ipv6))
         self._borrowed = borrowed
 
     def add(self, netns_names: Iterable[str]) -> None:

@@ -88,7 +88,7 @@ def _numbered(homes: list[tuple[IPv4Network, IPv6Network]], text: Any) -> str:
 def check(lab: dict[str, Any], say: Say, *, spread: bool = False) -> None:
     """Say everything in which the completed Lab document *lab* contradicts itself about IPv6.
 
-    *spread*: its nodes are machines of their own, which have their addresses from elsewhere.
+    *spread*: its nodes are machines of their own, of which one may be the master, too.
     """
     enabled = lab["network"].get("EnableIPv6", False)
     if enabled is False:
@@ -96,12 +96,9 @@ def check(lab: dict[str, Any], say: Say, *, spread: bool = False) -> None:
             say(path, "means nothing without network.EnableIPv6: true (leave it out, or enable it)")
     if enabled is not True:
         return
-    if spread:
-        text = "is not there yet where nodes are machines of their own (leave it out)"
-        say(("network", "EnableIPv6"), text)
     labrules.check_prefixes(list(_prefixes(lab)), UNUSABLE, say, example="fd00:50::/64")
     _check_segments(lab, say)
-    _check_addresses(lab, say)
+    _check_addresses(lab, say, spread=spread)
     _check_network(lab, say)
     cidr = lab["serviceCIDR6"]
     low, high = 108, 124  # kube-apiserver refuses larger ones; kube-dns has the tenth address
@@ -171,7 +168,7 @@ def _check_segments(lab: dict[str, Any], say: Say) -> None:
                 say((*path, "router6"), wrong)
 
 
-def _check_addresses(lab: dict[str, Any], say: Say) -> None:
+def _check_addresses(lab: dict[str, Any], say: Say, *, spread: bool) -> None:
     homes = list(_homes(lab))
     owners: dict[str, str] = {
         str(segment["router6"]): f"the router of segment {segment['name']}"
@@ -190,7 +187,10 @@ def _check_addresses(lab: dict[str, Any], say: Say) -> None:
         if values.address6(text):
             continue
         if owners.setdefault(text, name) != name:
-            say(path, f"{text} is also the address of {owners[text]} (an address of its own)")
+            if spread and owners[text] == "the master" and address == lab["master"].get("address"):
+                owners[text] = name
+            else:
+                say(path, f"{text} is also the address of {owners[text]} (an address of its own)")
         if home is not None and IPv6Address(text) not in home[1]:
             say(path, f"{text} is not in {home[1]}, the segment of {address}")
         elif home is not None and (wrong := values.host_in(IPv6Address(text), home[1])):

@@ -58,10 +58,13 @@ class Across:
         return replace(found, lab=lab, nodes=states)
 
     def capture(self, netns_names: Iterable[str] = ()) -> WideCapture:
-        return WideCapture(netns_names, Borrowed(self._machine, self.asks))
+        return WideCapture(netns_names, self._borrowed())
 
     def trace(self) -> WideTrace:
-        return WideTrace(Borrowed(self._machine, self.asks))
+        return WideTrace(self._borrowed())
+
+    def _borrowed(self) -> Borrowed:
+        return Borrowed(self._machine, self.asks, ipv6=self._live.lab.dual)
 
     def _machine(self, netns: str) -> str:
         member = netns.split(".")[1]

@@ -17,7 +17,7 @@ from netlab import patience
 from netlab.cluster import Cluster
 from netlab.packets import Outcome, Verdict
 from netlab.sensors.capture import Capture
-from netlab.sensors.ruletrace import PROBES, PROBES_OF_BOTH, RuleTrace
+from netlab.sensors.ruletrace import RuleTrace, probes
 from netlab.verify import (
     backends,
     balancing,
@@ -160,11 +160,10 @@ def _run(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> 
 def _checked(
     live: Live, cluster: Cluster, paths: Sequence[Path], done: Callable[[Verdict], None]
 ) -> None:
-    traced = PROBES_OF_BOTH if cluster.lab.dual else PROBES
     with (
         ThreadPoolExecutor(THREADS) as pool,
         Capture([]) as capture,
-        RuleTrace([], traced) as trace,
+        RuleTrace([], probes(ipv6=cluster.lab.dual)) as trace,
     ):
         context = Context(live, cluster, capture, trace)
         context.asked = frozenset(path.id for path in paths)

@@ -26,6 +26,7 @@ class Card(NamedTuple):
     name: str
     mtu: int = 1500
     addresses: tuple[str, ...] = ()
+    addresses6: tuple[str, ...] = ()
 
 
 NAT = Card("eth0", addresses=("10.0.2.15/24",))
@@ -86,6 +87,19 @@ def test_a_machine_without_that_card_is_told_what_to_do(
         uplinks.chosen(LAB, "192.168.56.12", cards, named=named)
     assert said in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+def test_the_card_must_have_the_declared_ipv6_address_too() -> None:
+    segments = [Segment(name="lan", cidr="192.168.56.0/24", cidr6="fd00:56::/64")]
+    lab = msgspec.structs.replace(LAB, underlay=Underlay(segments=segments))
+    other = Card("eth1", 1500, ("192.168.56.12/24",), ("fd00:56::77/64", "fe80::1/64"))
+    with pytest.raises(UsageError) as caught:
+        uplinks.chosen(lab, "192.168.56.12", (NAT, other), address6="fd00:56::12")
+    assert "eth1 has 192.168.56.12, but not fd00:56::12" in caught.value.message
+    assert "ip addr add fd00:56::12/64 dev eth1" in (caught.value.hint or "")
+    assert "one it has (fd00:56::77)" in (caught.value.hint or "")
+    right = other._replace(addresses6=("fd00:56::12/64",))
+    assert uplinks.chosen(lab, "192.168.56.12", (right,), address6="fd00:56::12").card == "eth1"
 
 
 def test_the_address_of_nat_is_never_one() -> None:
