@@ -95,8 +95,7 @@ class Agent:
 
     def _others(self) -> Answering | None:
         """Return the loop that answers other machines, where there may be any."""
-        place = self.place
-        return Answering(self.state, place) if place is not None and place.node else None
+        return Answering(self.state, self.place) if self.place is not None else None
 
     def master(self) -> ControlPlane:
         """Return the control plane. Raises NetlabError where it is on another machine."""

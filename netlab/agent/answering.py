@@ -4,6 +4,7 @@
     {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
     {"do": "read", "netns": …, "what": …, "words": {…}}   {"read": …}: see `readings`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
+    {"do": "begin" | "more" | …}       commands that run here for others: see `agent.errands`
 
 A question that takes long is answered by a thread of its own; the loop goes on.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from netlab import patience, processes
+from netlab.agent import errands
 from netlab.agent.loop import Loop
 from netlab.agent.place import Place
 from netlab.agent.readings import read
@@ -30,7 +32,7 @@ VERIFIED_WITHIN = patience.seconds(240.0)  # seconds
 
 
 class Answering(Loop):
-    """Answers for the node that this machine is."""
+    """Answers for what this machine is: for its node, or for the master where it is no node."""
 
     rest = 0.0  # who asks waits
     interval = lent.KEPT / 2  # seconds: what is forgotten ends then
@@ -40,15 +42,17 @@ class Answering(Loop):
         self.state = state
         self.place = place
         self._lender = lent.Lender()
+        self._errands = errands.Errands(state.run)
         self._mailbox: Mailbox | None = None
 
     def once(self) -> None:
         self._lender.tidy()
+        self._errands.tidy()
         lab = self.state.lab
         if lab is None or not self.state.etcd_ready.is_set():
             return
         if self._mailbox is None:
-            self._mailbox = Mailbox(self.place.access.etcd(lab.master.address), self.place.node)
+            self._mailbox = Mailbox(self.place.access.etcd(lab.master.address), self.place.home)
         for question in self._mailbox.asked():
             words = (self._mailbox, question)
             threading.Thread(target=self._answer, args=words, daemon=True).start()
@@ -65,6 +69,8 @@ class Answering(Loop):
         if deed == "read":
             words = dict(question.get("words", {}))
             return {"read": read(str(question["netns"]), str(question["what"]), **words)}
+        if deed in errands.DEEDS:
+            return self._errands.do(question)
         if deed == "verify":
             return self._verified([str(one) for one in question["paths"]])
         raise NetlabError(f"this version of netlab does not know how to {deed}")
@@ -94,3 +100,4 @@ class Answering(Loop):
     def close(self) -> None:
         self._disconnect()
         self._lender.close()
+        self._errands.close()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from netlab.cli import names, options
-from netlab.errors import NotFoundError, UsageError
+from netlab.errors import NetlabError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster, PodState
+    from netlab.lab import Live
     from netlab.pods.execution import Target
 
 MEMBERS = ("master", "gateway", "balancer", "client", "internet", "underlay")
+PROCESSES = ("agent", "etcd", "pods", "flannel", "portals")  # netlab's own that write a log
 
 
 class Exec(options.Command):
@@ -59,18 +62,29 @@ def parted(args: list[str], valued: set[str]) -> list[str]:
 @click.argument("target", shell_complete=names.targets)
 @click.option("-c", "--container", metavar="NAME", default="", shell_complete=names.containers)
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
-@click.option("-i", "--stdin", is_flag=True, hidden=True, expose_value=False)  # kubectl's
-@click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False)
+@click.option(
+    "-i",
+    "--stdin",
+    is_flag=True,
+    help="Pass our input on to another machine too; on this one it always has it.",
+)
+@click.option("-t", "--tty", is_flag=True, hidden=True)  # kubectl's
 @click.argument("words", nargs=-1, metavar="-- CMD [ARG]...", type=click.UNPROCESSED)
 @click.pass_context
 def exec_(
-    ctx: click.Context, target: str, container: str, namespace: str, words: tuple[str, ...]
+    ctx: click.Context,
+    target: str,
+    container: str,
+    namespace: str,
+    stdin: bool,
+    tty: bool,
+    words: tuple[str, ...],
 ) -> int:
     """Run a command inside a pod, a node or the world around; exits with the command's code.
 
     TARGET: [NS/]POD, node/NAME, master, gateway, balancer, client, internet, underlay. The
     containers of a pod share all its namespaces: -c chooses whose environment and working directory
-    to take.
+    to take. In a lab of several machines it may be on another one, without a terminal then.
     """
     if not words:
         raise UsageError("no command to run", hint=f"netlab exec {target} -- sh")
@@ -80,12 +94,18 @@ def exec_(
     from netlab.pods import execution
 
     if target in MEMBERS or target.startswith("node/"):
-        require_power(live.lab, target.removeprefix("node/"))
-        live.require_here(target.removeprefix("node/"))
+        member = machine(cluster, target)[1]
+        require_power(live.lab, member)
+        if there := live.machine_of(member):
+            require_no_terminal(live, there, tty)
+            return passed_on(live, there, ("exec", target, "--", *words), fed=stdin)
         return execution.run_in(machine_target(live.run, cluster, target), words)
     pod = pod_named(cluster, target, namespace, container=container)
     require_power(live.lab, pod.node)
-    live.require_here(pod.node)
+    if there := live.machine_of(pod.node):
+        require_no_terminal(live, there, tty)
+        chosen_ = ("-c", container) if container else ()
+        return passed_on(live, there, ("exec", pod.title, *chosen_, "--", *words), fed=stdin)
     chosen = [each for each in pod.containers if each.name == container] or pod.containers[:1]
     return execution.run_in(
         pod_target(live.run, cluster, pod),
@@ -101,9 +121,11 @@ def exec_(
     netlab logs clock
     netlab logs default/clock -c clock --tail 20
     netlab logs clock -f
+    netlab logs node/node2 --tail 20
+    netlab logs master -c etcd
     """,
 )
-@click.argument("pod", metavar="[NS/]POD", shell_complete=names.pods)
+@click.argument("target", shell_complete=names.logged)
 @click.option("-c", "--container", metavar="NAME", default="", shell_complete=names.containers)
 @click.option("-n", "--namespace", metavar="NS", default="default", shell_complete=names.namespaces)
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written, until ^C.")
@@ -111,27 +133,90 @@ def exec_(
 @click.pass_context
 def logs(
     ctx: click.Context,
-    pod: str,
+    target: str,
     container: str,
     namespace: str,
     follow: bool,
     tail: int | None,
-) -> None:
-    """Print what a container's command wrote to stdout and stderr.
+) -> int:
+    """Print what a container's command wrote to stdout and stderr, or netlab on a node.
 
-    Containers without a command are netlab's own servers, which write nothing.
+    TARGET: [NS/]POD, node/NAME, master. Containers without a command are netlab's own servers,
+    which write nothing. Of a node it is what the agent says that keeps it: on one machine all nodes
+    have the same. -c chooses another of netlab's processes there: etcd, pods, flannel, portals.
     """
     live = options.live_lab(ctx, looking=True)
-    state = pod_named(live.cluster(), pod, namespace, container=container)
-    live.require_here(state.node)
-    chosen = container or only_container(state)
-    from netlab.pods import logs as written
+    cluster = live.cluster()
+    asked = [*(["-f"] if follow else []), *(["--tail", str(tail)] if tail is not None else [])]
+    from netlab.pods import logs as kept
 
-    for text in written.logs(
-        live.run, state.namespace, state.name, chosen, follow=follow, tail=tail
-    ):
+    if target == "master" or target.startswith("node/"):
+        member = machine(cluster, target)[1]
+        process = own_process(container or "agent")
+        if there := live.machine_of(member):
+            return passed_on(live, there, ("logs", target, "-c", process, *asked))
+        texts = own_log(live.run / f"{process}.log", member, follow=follow, tail=tail)
+    else:
+        state = pod_named(cluster, target, namespace, container=container)
+        chosen = container or only_container(state)
+        if there := live.machine_of(state.node):
+            return passed_on(live, there, ("logs", state.title, "-c", chosen, *asked))
+        texts = kept.logs(live.run, state.namespace, state.name, chosen, follow=follow, tail=tail)
+    for text in texts:
         sys.stdout.write(text)
         sys.stdout.flush()
+    return 0
+
+
+def own_process(name: str) -> str:
+    """Return *name* if it is one of netlab's processes that write a log. Raises NotFoundError."""
+    if name not in PROCESSES:
+        raise NotFoundError(
+            f"no process {name} writes a log on a machine", hint=f"-c {', '.join(PROCESSES)}"
+        )
+    return name
+
+
+def own_log(path: Path, member: str, *, follow: bool, tail: int | None) -> Iterator[str]:
+    """Yield what one of netlab's own processes wrote into *path*. Raises NotFoundError."""
+    from netlab.pods import logs as kept
+
+    try:
+        yield from kept.written(path, follow=follow, tail=tail)
+    except FileNotFoundError:
+        raise NotFoundError(f"{member}: {path} is not there: nothing has written it yet") from None
+
+
+def require_no_terminal(live: Live, there: str, tty: bool) -> None:
+    """Raise NetlabError if a terminal is asked for, which is not passed on to another machine."""
+    if tty:
+        raise NetlabError(
+            f"{there} is another machine, and a terminal is not passed on to it",
+            hint="the same there, or without -t",
+        )
+
+
+def passed_on(live: Live, there: str, words: Sequence[str], *, fed: bool = False) -> int:
+    """Run `netlab WORDS` on another machine, with our output, and input if it is *fed*; return its
+    exit code. What ends us ends it."""
+    import signal
+    from contextlib import closing
+
+    from netlab.lab.elsewhere import There
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    code = 1
+    with closing(There(live, there, words, source=0 if fed else None)) as running:
+        for piece in running.pieces():
+            for stream, data in ((sys.stdout.buffer, piece.out), (sys.stderr.buffer, piece.err)):
+                stream.write(data)
+                stream.flush()
+            code = piece.code if piece.code is not None else code
+    return code
 
 
 def pod_target(run: Path, cluster: Cluster, pod: PodState) -> Target:

@@ -40,7 +40,9 @@ COMMANDS = (
     Entry("get", "get:get", "Look", "List objects: pods, nodes, leases, labs, any Kubernetes kind"),
     Entry("describe", "describe:describe", "Look", "Show one object and where it lives here"),
     Entry("graph", "graph:graph", "Look", "Draw the lab: mermaid, dot or SVG"),
-    Entry("logs", "inside:logs", "Look", "Print what a container's command wrote"),
+    Entry(
+        "logs", "inside:logs", "Look", "Print what a container's command wrote, or a node's agent"
+    ),
     Entry("apply", "change:apply", "Change", "Create or change objects of the live lab"),
     Entry("delete", "change:delete", "Change", "Delete objects of the live lab"),
     Entry(

@@ -122,7 +122,15 @@ def _members(ctx: click.Context) -> list[str]:
 
 
 def _targets(ctx: click.Context) -> list[str]:
-    return [*_pods(ctx), *(f"node/{node.name}" for node in _cluster(ctx).nodes), *_members(ctx)]
+    return [*_pods(ctx), *_node_words(ctx), *_members(ctx)]
+
+
+def _node_words(ctx: click.Context) -> list[str]:
+    return [f"node/{node.name}" for node in _cluster(ctx).nodes]
+
+
+def _logged(ctx: click.Context) -> list[str]:
+    return [*_pods(ctx), *_node_words(ctx), "master"]
 
 
 def _nodes(ctx: click.Context) -> list[str]:
@@ -208,7 +216,12 @@ def _destinations(ctx: click.Context) -> list[str]:
 
 
 def _containers(ctx: click.Context) -> list[str]:
-    pod = _cluster(ctx).pod(first(ctx, "target", "pod"))
+    target = first(ctx, "target")
+    if ctx.command.name == "logs" and (target == "master" or target.startswith("node/")):
+        from netlab.cli.inside import PROCESSES
+
+        return [*PROCESSES]
+    pod = _cluster(ctx).pod(target)
     return [container.name for container in pod.containers]
 
 
@@ -233,6 +246,7 @@ foreign = completion(_foreign)
 attached = completion(_attached)
 faults = completion(_faults)
 targets = completion(_targets)
+logged = completion(_logged)
 watched = completion(_watched)
 destinations = completion(_destinations)
 containers = completion(_containers)

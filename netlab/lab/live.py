@@ -27,6 +27,7 @@ from netlab.model.lab import Backend, Lab
 from netlab.store import registry
 from netlab.store.access import Access
 from netlab.store.etcd import Etcd, KeyValue, Listing
+from netlab.world import MASTER
 
 ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
@@ -89,17 +90,37 @@ class Live:
             )
         return self
 
+    def machine_of(self, member: str) -> str:
+        """Return whom to ask where *member*, a node or another machine, is: a node, or the master
+        where that is no node; "" when it is on this machine.
+
+        Raises NotFoundError for what a lab of several machines does not have.
+        """
+        if self.place is None or member in self.place.names:
+            return ""
+        addresses = {node.name: node.address for node in self.lab.nodes}
+        if member in addresses:
+            return member
+        if member == MASTER:
+            held = (name for name, one in addresses.items() if one == self.lab.master.address)
+            return next(held, MASTER)
+        raise NotFoundError(
+            f"lab {self.name} is on several machines: no {member} here; this machine is "
+            f"{' and '.join(self.place.names)}"
+        )
+
     def require_here(self, member: str) -> None:
         """Raise NotFoundError unless *member*, a node or another machine, is on this machine."""
-        if self.place is None or member in self.place.names:
-            return
-        mine = f"this machine is {' and '.join(self.place.names)}"
-        if any(node.name == member for node in self.lab.nodes):
-            address = self.lab.node(member).address
+        if machine := self.machine_of(member):
+            assert self.place is not None
+            address = self.lab.master.address
+            if machine != MASTER:
+                address = self.lab.node(machine).address
             raise NotFoundError(
-                f"node {member} is another machine, {address}; {mine}", hint="the same there"
+                f"node {member} is another machine, {address}; this machine is "
+                f"{' and '.join(self.place.names)}",
+                hint="the same there",
             )
-        raise NotFoundError(f"lab {self.name} is on several machines: no {member} here; {mine}")
 
     def _ask_whether_etcd_lives(self) -> None:
         """Raise StoreError soon when etcd does not answer."""

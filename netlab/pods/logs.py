@@ -37,20 +37,25 @@ def logs(
     follow: bool = False,
     tail: int | None = None,
 ) -> Iterator[str]:
-    """Yield what the container has printed: all, or the last *tail* lines; with *follow*, whatever
-    it prints from then on, until the pod is gone. Raises NotFoundError when there is no log.
-    """
-    path = log_path(rundir, namespace, pod, container)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    """Yield what the container has printed, see `written`, until the pod is gone. Raises
+    NotFoundError when there is no log."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        earlier = _earlier(path, besides=os.fstat(descriptor).st_ino)
+        path = log_path(rundir, namespace, pod, container)
+        yield from written(path, follow=follow, tail=tail)
     except FileNotFoundError:
         raise NotFoundError(
             f"container {container} of pod {namespace}/{pod} has no log",
             hint="only a container with a `command:` has one",
         ) from None
+
+
+def written(path: Path, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+    """Yield what the log at *path* holds: all, or the last *tail* lines; with *follow*, whatever is
+    written from then on, until it is gone. Raises FileNotFoundError."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        earlier = _earlier(path, besides=os.fstat(descriptor).st_ino)
         yield _last(decoder.decode(earlier + b"".join(_rest(descriptor))), tail)
         while follow:
             for data in _rest(descriptor):

@@ -2,6 +2,7 @@
 
 `own`       netlab's own processes: started with a mark, found again by it, ended
 `commands`  `run`, the one door for programs that do one thing and end
+`errand`    a program that runs for somebody elsewhere, who fetches its output
 `holder`    who has a port that is taken
 """
 

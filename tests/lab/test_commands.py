@@ -104,6 +104,10 @@ def test_logs_are_what_the_command_wrote(lab: Cli) -> None:
     assert lab("logs", "default/clock", "--tail", "1").stdout == "green\n"
     assert lab("logs", "clock", "--tail", "0").stdout == ""
     assert "only a container with a `command:`" in lab("logs", "n1-p1", code=4).stderr
+    agent = lab.log()
+    assert lab("logs", "node/n1").stdout.startswith(agent) and "netlab.agent.n1" in agent
+    assert "there are: n1" in lab("logs", "node/n9", code=4).stderr
+    assert "-c agent, etcd" in lab("logs", "master", "-c", "kubelet", code=4).stderr
 
 
 def test_following_logs_ends_with_an_interrupt(lab: Cli) -> None:

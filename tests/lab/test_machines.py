@@ -16,6 +16,7 @@ from boxes import (
     ETCD,
     FILES,
     LAB,
+    NETLAB,
     Box,
     asked,
     boxes,
@@ -107,11 +108,61 @@ def test_every_machine_shows_the_whole_lab(two: tuple[Box, Box]) -> None:
         assert [found[n]["state"] for n in ("node1", "node2")] == ["Ready", "Ready"]
         assert found[box.name]["here"] and not found[other.name]["here"]
         assert found[other.name]["uplink"] == "eth1" and found[other.name]["version"]
-        assert box.netlab("exec", name(pods(box)[box.name]), "--", "hostname").returncode == 0
-        away = box.netlab("exec", name(pods(box)[other.name]), "--", "hostname", code=4)
-        assert f"node {other.name} is another machine, {other.address}" in away.stderr
     nodes = json.loads(two[0].netlab("get", "nodes", "-o", "json").stdout)["items"]
     assert all(one["status"]["nodeInfo"]["kubeletVersion"] for one in nodes)
+
+
+TALKING = """
+apiVersion: v1
+kind: Pod
+metadata: {name: talks}
+spec:
+  nodeName: node2
+  containers:
+  - name: clock
+    image: clock
+    env: [{name: COLOUR, value: green}]
+    workingDir: /tmp
+    command: [sh, -c, "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done"]
+"""
+
+
+def test_commands_and_logs_of_any_machine_from_any_machine(
+    two: tuple[Box, Box], tmp_path: Path
+) -> None:
+    first, second = two
+    first.netlab("apply", "-f", written(tmp_path, TALKING))
+    try:
+        for box, other in (two, two[::-1]):
+            for one in (box, other):
+                pod = name(pods(box)[one.name])
+                assert box.netlab("exec", pod, "--", "hostname").stdout == f"{pod}\n"
+                links = box.netlab("exec", f"node/{one.name}", "--", "ip", "-4", "addr").stdout
+                assert one.address in links
+            script = "echo $COLOUR; pwd; echo wrong >&2; exit 7"
+            done = box.netlab("exec", "talks", "--", "sh", "-c", script, code=7)
+            assert (done.stdout, done.stderr) == ("green\n/tmp\n", "wrong\n")
+            assert box.netlab("exec", "talks", "--", "nosuch", code=127).stderr.count("\n") == 1
+            last = box.netlab("logs", "talks", "--tail", "2").stdout.splitlines()
+            assert len(last) == 2 and last[0].startswith("line ")
+            lines = box.netlab("logs", f"node/{other.name}").stdout
+            assert f"netlab.agent.{other.name}" in lines
+            assert f"netlab.agent.{box.name}" not in lines
+        fed = first.run("sh", "-c", f"echo in | {' '.join(NETLAB)} exec -i talks -- cat")
+        assert fed.stdout == "in\n"
+        written_there = first.out("cat", "/run/netlab/spread/etcd.log")
+        assert second.netlab("logs", "master", "-c", "etcd").stdout == written_there != ""
+        none = first.netlab("logs", "node/node2", "-c", "portals", code=4)
+        assert "node2: /run/netlab/spread/portals.log is not there" in none.stderr
+        terminal = first.netlab("exec", "-it", "talks", "--", "sh", code=1)
+        assert "a terminal is not passed on" in terminal.stderr
+        seen = first.out("sh", "-c", f"{' '.join(NETLAB)} logs -f talks | head -n 20")
+        assert seen.splitlines() == [f"line {number}" for number in range(1, 21)]
+        mark = "^NETLAB_PROCESS=.*:errand/"  # nothing runs there for the first any more
+        left = f"grep -laz '{mark}' /proc/[0-9]*/environ; true"
+        eventually(lambda: not second.out("sh", "-c", left), what="its end")
+    finally:
+        first.netlab("delete", "pod", "talks", "--force", "--grace-period", "0")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +260,10 @@ def test_a_machine_that_does_not_answer_is_named(two: tuple[Box, Box]) -> None:
     try:
         done = first.netlab("verify", "pod-node", code=1)
         assert "the agent of node2 does not answer" in done.stdout + done.stderr
+        eventually(lambda: "not heard from" in "".join(status(first)["problems"]))
+        for words in (("logs", "node/node2"), ("exec", "node/node2", "--", "true")):
+            lost = first.netlab(*words, code=1).stderr
+            assert f"node node2 is another machine, {second.address}, and it, or the agent" in lost
     finally:
         joined(second)
 
