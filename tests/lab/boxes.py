@@ -72,6 +72,7 @@ class Box:
         self.disk = directory / f"disk{number}"
         self.disk.mkdir()
         self.directory = directory
+        self.root = ROOT  # where its netlab is
         self._fabric = fabric
         self._first: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
@@ -109,8 +110,7 @@ class Box:
         """Run a command there; *code*: the exit code demanded, None for any."""
         done = subprocess.run(
             self._inside(words),
-            cwd=ROOT,
-            env={**os.environ, **env},
+            env={**self.environment, **env},
             capture_output=True,
             text=True,
             timeout=max(180, 2 * DEADLINE),
@@ -120,6 +120,10 @@ class Box:
                 f"{self.name}: {words}: {done.returncode}\n{done.stdout}{done.stderr}"
             )
         return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.root)}
 
     def _inside(self, words: Sequence[str]) -> list[str]:
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", "-i", *words]
@@ -134,7 +138,7 @@ class Box:
         """Start `netlab agent WORDS` in the foreground there, and go on."""
         log = (self.directory / f"{self.name}.log").open("ab")
         self.agent = subprocess.Popen(
-            self._inside([*NETLAB, "agent", *words]), cwd=ROOT, stdout=log, stderr=log
+            self._inside([*NETLAB, "agent", *words]), env=self.environment, stdout=log, stderr=log
         )
         log.close()
 
