@@ -53,7 +53,9 @@ GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent l
 
 
 def members(lab: Lab) -> tuple[str, ...]:
-    """Return the parts of *lab* that are no nodes."""
+    """Return the parts of *lab* that are no nodes. Machines of their own have but the master."""
+    if lab.spread:
+        return (MASTER,)
     return MEMBERS if lab.balancer is not None else MEMBERS[:-1]
 
 
@@ -113,6 +115,8 @@ def gateway_side(interface: str) -> IPv4Interface | IPv6Interface:
 
 def member_addresses(lab: Lab) -> dict[str, list[str]]:
     """Return the addresses of the members that are no nodes, without prefix lengths."""
+    if lab.spread:
+        return {MASTER: list(lab.master.addresses)}
     balancer = {BALANCER: [lab.balancer.address]} if lab.balancer is not None else {}
     internet, client = lab.outside.machine(INTERNET), lab.outside.machine(CLIENT)
     sides = [
@@ -257,7 +261,7 @@ def fault_rules(lab: Lab) -> list[Object]:
 def machines(lab: Lab) -> list[tuple[str, str]]:
     """Return (name, address) of every machine plugged into the underlay."""
     return [
-        (GATEWAY, lab.gateway.address),
+        *([] if lab.spread else [(GATEWAY, lab.gateway.address)]),
         (MASTER, lab.master.address),
         *([(BALANCER, lab.balancer.address)] if lab.balancer is not None else []),
         *((node.name, node.address) for node in lab.running),

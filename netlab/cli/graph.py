@@ -70,11 +70,7 @@ def graph(
     mermaid is the one for stdout. An SVG is one file, readable on light and on dark.
     """
     form = output or form_of(file)
-    cluster = (
-        foreseen(ctx, sources)
-        if sources
-        else options.live_lab(ctx, looking=True, whole=True).cluster()
-    )
+    cluster = foreseen(ctx, sources) if sources else options.live_lab(ctx, looking=True).cluster()
     known = [one["metadata"]["name"] for one in cluster.documents.of("Namespace")]
     if namespace and namespace not in known:
         hint = f"namespaces: {', '.join(known)}"

@@ -23,7 +23,7 @@ DEADLINE = 1.0  # seconds
 Names = Callable[[click.Context], list[str]]
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 TYPED = "netlab.typed"  # in a context's `meta`: the word that is being completed
-# What `exec` and `probe` can mean; there is a balancer where one is declared.
+# What `exec` and `probe` can mean, as far as it is there.
 MEMBERS = ("master", "gateway", "balancer", "client", "internet")
 
 
@@ -117,8 +117,10 @@ def _pods(ctx: click.Context) -> list[str]:
 
 
 def _members(ctx: click.Context) -> list[str]:
-    declared = options.live_lab(ctx).lab.balancer is not None
-    return [one for one in MEMBERS if declared or one != "balancer"]
+    from netlab import world
+
+    there = world.members(options.live_lab(ctx).lab)
+    return [one for one in MEMBERS if one in there]
 
 
 def _targets(ctx: click.Context) -> list[str]:
@@ -126,7 +128,7 @@ def _targets(ctx: click.Context) -> list[str]:
 
 
 def _node_words(ctx: click.Context) -> list[str]:
-    return [f"node/{node.name}" for node in _cluster(ctx).nodes]
+    return [f"node/{name}" for name in _nodes(ctx)]
 
 
 def _logged(ctx: click.Context) -> list[str]:

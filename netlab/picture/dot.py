@@ -38,7 +38,8 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield _HEAD
     yield f"  label={title}; labelloc=t; fontsize=14;"
     inside = [one for one in (world.GATEWAY, world.MASTER, world.BALANCER) if one in members]
-    for name in (world.INTERNET, world.CLIENT, *inside):
+    outside = [one for one in (world.INTERNET, world.CLIENT) if one in members]
+    for name in (*outside, *inside):
         yield f'  {name} [label={quoted(name, *members[name].addresses)}, color="#2f6aa8"];'
     for number, segment in enumerate(picture.segments):
         words = quoted(f"{segment.name} {segment.cidr}")
@@ -46,8 +47,7 @@ def _lines(picture: Picture) -> Iterator[str]:
         if len(picture.segments) > 1:
             yield f"  router -- segment{number} [headlabel={quoted(segment.router)}];"
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
-    yield "  internet -- gateway;"
-    yield "  client -- gateway;"
+    yield from (f"  {name} -- gateway;" for name in outside)
     for name in inside:
         yield f"  {name} -- segment{numbers[members[name].segment]};"
     for number, node in enumerate(picture.nodes):

@@ -13,6 +13,11 @@ from netlab.picture.services import Service
 from netlab.picture.text import plain
 
 EDGES_MAX = 60  # more edges from Services to pods are a knot: their number is said instead
+_WORDS = {
+    world.GATEWAY: "gateway, firewall",
+    world.MASTER: "master, etcd",
+    world.BALANCER: "balancer, L4",
+}
 # What would end or change a quoted label; entity codes are decimal, without `&`.
 _SPECIAL = frozenset('"#&<>`\\;%')
 _STYLES = """\
@@ -42,14 +47,15 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield "flowchart LR"  # downwards, a node would be as wide as its pods together
     yield f"  %% lab {escaped(picture.lab)}: {escaped('; '.join(picture.facts))}"
     yield _STYLES
-    yield '  subgraph outside["outside"]'
-    for name in (world.INTERNET, world.CLIENT):
-        yield f"    {name}[{label(name, members[name].addresses[0])}]"
-    yield "  end"
-    yield f"  gateway[{label('gateway, firewall', *members[world.GATEWAY].addresses)}]"
-    yield f"  master[{label('master, etcd', *members[world.MASTER].addresses)}]"
-    if world.BALANCER in members:
-        yield f"  balancer[{label('balancer, L4', *members[world.BALANCER].addresses)}]"
+    outside = [one for one in (world.INTERNET, world.CLIENT) if one in members]
+    if outside:
+        yield '  subgraph outside["outside"]'
+        for name in outside:
+            yield f"    {name}[{label(name, members[name].addresses[0])}]"
+        yield "  end"
+    inside = [one for one in _WORDS if one in members]
+    for name in inside:
+        yield f"  {name}[{label(_WORDS[name], *members[name].addresses)}]"
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
     for segment in picture.segments:
         words = label(f"segment {segment.name}", segment.cidr)
@@ -58,10 +64,8 @@ def _lines(picture: Picture) -> Iterator[str]:
         yield f"  router[{label('router', *(one.router for one in picture.segments))}]"
         for number in numbers.values():
             yield f"  router --- segment{number}"
-    yield "  internet --- gateway"
-    yield "  client --- gateway"
-    inside = (world.GATEWAY, world.MASTER, world.BALANCER)
-    for name in [one for one in inside if one in members]:
+    yield from (f"  {name} --- gateway" for name in outside)
+    for name in inside:
         yield f"  {name} --- segment{numbers[members[name].segment]}"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)

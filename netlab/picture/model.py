@@ -127,7 +127,7 @@ def picture(
         members={
             name: Member(name, lab.netns(name), tuple(addresses), segments.get(name, ""))
             for name, addresses in world.member_addresses(lab).items()
-            if name != world.UNDERLAY
+            if name != world.UNDERLAY and not (name == world.MASTER and _holds_master(cluster))
         },
         nodes=tuple(
             _node(
@@ -219,8 +219,9 @@ def _node(
 ) -> Node:
     """Return a node; *limit*: its pods are put together into at most so many, 0: they are not."""
     length = state.subnet.partition("/")[2]
+    master = ", master" if state.name == _holds_master(cluster) else ""
     return Node(
-        name=plain(state.name),
+        name=plain(state.name) + master,
         netns=state.netns,
         address=state.address,
         segment=plain(cluster.lab.segment_of(state.address).name),
@@ -233,6 +234,12 @@ def _node(
         if limit
         else tuple(_pod(pod, serving) for pod in pods),
     )
+
+
+def _holds_master(cluster: Cluster) -> str:
+    """Return the node whose machine is the master's, too; "" where that is one of its own."""
+    address = cluster.lab.master.address
+    return next((node.name for node in cluster.nodes if node.address == address), "")
 
 
 def _pod(pod: PodState, serving: dict[str, tuple[int, ...]]) -> Pods:

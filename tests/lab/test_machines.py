@@ -224,6 +224,14 @@ def test_a_probe_is_followed_to_another_machine(two: tuple[Box, Box]) -> None:
     assert f"node node2 is another machine, {second.address}" in away.stderr
 
 
+def test_every_machine_draws_the_whole_lab(two: tuple[Box, Box]) -> None:
+    for box, form in zip((*two, two[0]), ("dot", "mermaid", "svg"), strict=True):
+        picture = box.netlab("graph", "-o", form).stdout
+        for word in ("node1, master", "node2", *(name(pod) for pod in pods(two[0]).values())):
+            assert word in picture
+        assert "gateway" not in picture and "internet" not in picture
+
+
 BROKEN = {  # what is done to the second machine, what undoes it, the path, where it ends
     "its rules drop it": (
         "iptables -I FORWARD -p tcp --dport 80 -j DROP",
