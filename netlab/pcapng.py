@@ -59,6 +59,15 @@ class Packet(NamedTuple):
     options: bytes
 
 
+class Device(NamedTuple):
+    """What an interface block says."""
+
+    name: str
+    description: str
+    link: int
+    mac: bytes
+
+
 class Block(NamedTuple):
     """Any block: its type and all its bytes."""
 
@@ -226,6 +235,21 @@ def read_packet(data: bytes) -> Packet:
     end = PACKET_HEAD + kept
     options = data[end + (-kept & 3) : whole - 4]
     return Packet(interface, high << 32 | low, data[PACKET_HEAD:end], length, options)
+
+
+def read_interface(data: bytes) -> Device:
+    """Return what a block of type `INTERFACE` says."""
+    (link,) = struct.unpack_from("<H", data, 8)
+    said = dict(options(data[16:-4]))
+    name, description = (said.get(code, b"").decode() for code in (_NAME, _DESCRIPTION))
+    return Device(name, description, link, said.get(_MAC, b""))
+
+
+def read_dropped(data: bytes) -> tuple[int, int]:
+    """Return the interface of a block of type `STATISTICS`, and how many the system dropped."""
+    (interface,) = struct.unpack_from("<I", data, 8)
+    said = dict(options(data[20:-4]))
+    return interface, int.from_bytes(said.get(_OS_DROPPED, b""), "little")
 
 
 def options(data: bytes) -> Iterator[tuple[int, bytes]]:

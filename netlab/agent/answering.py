@@ -1,6 +1,6 @@
 """The loop of a machine that answers what other machines of its lab ask: see `store.mailbox`.
 
-    {"do": "place"}                    {"node": …, "uplink": …}
+    {"do": "place"}                    {"node": …, "uplink": …, "time": ns since the epoch, here}
     {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
     {"do": "read", "netns": …, "what": …, "words": {…}}   {"read": …}: see `readings`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,7 +64,8 @@ class Answering(Loop):
     def _done(self, question: dict[str, Any]) -> dict[str, Any]:
         deed = question.get("do")
         if deed == "place":
-            return {"node": self.place.node, "uplink": self.place.uplink}
+            told = {"node": self.place.node, "uplink": self.place.uplink}
+            return {**told, "time": time.time_ns()}
         if deed in lent.DEEDS:
             return self._lender.do(question)
         if deed == "read":

@@ -61,6 +61,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     help="Keep so much of each frame.",
 )
 @click.option("--rules", is_flag=True, help="Have the kernel tell which rules packets met.")
+@click.option("--here", is_flag=True, help="Only what is on this machine of several.")
 @click.option("--comments/--no-comments", default=True, help="Say who, which hop, what changed.")
 @click.pass_context
 def capture(
@@ -77,6 +78,7 @@ def capture(
     files: int | None,
     snaplen: int | None,
     rules: bool,
+    here: bool,
     comments: bool,
 ) -> int:
     """Write what devices show into one pcapng file, each device an interface, until ^C or a bound.
@@ -97,7 +99,7 @@ def capture(
     if rules and not comments:
         raise UsageError("--rules without comments", hint="rules are told in comments")
     refuse_stdout(write, ring=bool(ring))
-    live = options.live_lab(ctx, looking=True, whole=True)
+    live = options.live_lab(ctx, looking=True)
     from netlab.recording import Wish
 
     wish = Wish(
@@ -113,6 +115,7 @@ def capture(
         snaplen=snaplen or 0,
         comments=comments,
         rules=rules,
+        here=here,
     )
     with written(write):
         summary = recorded(live, wish)

@@ -208,6 +208,11 @@ def probe(
     live = options.live_lab(ctx, looking=True)
     from netlab import probe as prober
 
+    if there := _begins_elsewhere(live, source):
+        from netlab.cli.inside import passed_on
+
+        words = ["probe", source, destination, "--count", str(count), "-o", output]
+        return passed_on(live, there, [*words, *(["-6"] if ipv6 else [])])
     with Progress("probe") as progress:
         progress(f"{source} to {destination}")
         flow: dict[str, Any] = {"protocol": protocol, "port": port, "count": count, "ipv6": ipv6}
@@ -224,16 +229,22 @@ def probe(
     return 1 if verdict.outcome is Outcome.FAIL else 0
 
 
+def _begins_elsewhere(live: Live, source: str) -> str:
+    """Return the machine that *source* is on, "" when it is this one. Raises NotFoundError."""
+    if live.place is None:
+        return ""
+    from netlab import paths
+
+    begins = paths.place(live.cluster(), source)
+    return live.machine_of(begins.node.name) if begins.node else ""
+
+
 def probed_across(live: Live, source: str, destination: str, **flow: Any) -> Verdict:
     """Return the verdict on a flow from this machine, seen by the sensors of all of its lab."""
-    from netlab import paths
     from netlab import probe as prober
     from netlab.verify.across import across
 
     with across(live) as machines:
-        begins = paths.place(machines.cluster(), source)
-        if begins.node:
-            live.require_here(begins.node.name)
         return prober.probe(machines, source, destination, sensors=machines.capture, **flow)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -19,6 +20,7 @@ from netlab.processes.errand import FED, Piece
 from netlab.store.mailbox import Correspondent
 from netlab.world import MASTER
 
+ASKED = 3  # times for the time: the quickest answer tells most
 ANSWER = patience.seconds(10.0)  # seconds: half of it the other side waits for output
 
 
@@ -92,6 +94,20 @@ class There:
                     self._ask("end")
                 except NetlabError:
                     pass  # it has ended, or does so by itself
+
+
+def clock(live: Live, machine: str) -> int:
+    """Return by how many ns the clock of *machine* is ahead of ours; 0 where that is less than can
+    be told by asking. Raises NetlabError when it does not answer."""
+    best, apart = 0, 0
+    with closing(Correspondent(live.connection(), machine)) as asked:
+        for _ in range(ASKED):
+            before = time.time_ns()
+            told = int(asked.ask({"do": "place"}, timeout=ANSWER).get("time", 0))
+            took = time.time_ns() - before
+            if told and (not best or took < best):
+                best, apart = took, told - (before + took // 2)
+    return apart if abs(apart) > best // 2 else 0
 
 
 def _require_life(live: Live, machine: str) -> None:

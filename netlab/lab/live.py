@@ -85,8 +85,7 @@ class Live:
         if self.place is not None:
             raise UsageError(
                 f"lab {self.name} is on several machines, and this command looks at one",
-                hint=f"netlab get, describe, apply, delete, status work here; this machine is "
-                f"{' and '.join(self.place.names)}",
+                hint="netlab probe, verify, capture, exec, logs look at any of them",
             )
         return self
 
@@ -108,19 +107,6 @@ class Live:
             f"lab {self.name} is on several machines: no {member} here; this machine is "
             f"{' and '.join(self.place.names)}"
         )
-
-    def require_here(self, member: str) -> None:
-        """Raise NotFoundError unless *member*, a node or another machine, is on this machine."""
-        if machine := self.machine_of(member):
-            assert self.place is not None
-            address = self.lab.master.address
-            if machine != MASTER:
-                address = self.lab.node(machine).address
-            raise NotFoundError(
-                f"node {member} is another machine, {address}; this machine is "
-                f"{' and '.join(self.place.names)}",
-                hint="the same there",
-            )
 
     def _ask_whether_etcd_lives(self) -> None:
         """Raise StoreError soon when etcd does not answer."""

@@ -8,7 +8,8 @@
 3. Namespaces and devices that appear are watched from then on, if the words of the command mean
    them; those that go are let go.
 
-`wishes` is what is asked for and what it means, `loop` the capture itself.
+`wishes` is what is asked for and what it means, `loop` the capture itself, `wide` what captures on
+other machines of the lab add to it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
+from msgspec.structs import replace
+
 from netlab import faults
 from netlab.errors import NotFoundError, UsageError
 from netlab.filters.flows import flows
 from netlab.kernel import lookup
 from netlab.kernel.netns import entered, exists
+from netlab.lab.live import Live
 from netlab.model.lab import Lab
+from netlab.recording import wide
 from netlab.recording.loop import MIB, Recording, Summary
-from netlab.recording.wishes import Follower, Live, Meant, Wish, meant
+from netlab.recording.wishes import Follower, Meant, Wish, meant
 from netlab.sensors import pcapfiles
 from netlab.sensors.pcapfiles import About, File, Output
 from netlab.sensors.rulewatch import RuleWatch
@@ -49,14 +54,28 @@ def record(
     """
     cluster = live.cluster()
     first = meant(cluster, wish)
+    alone = wish.here or live.place is None
+    there = {} if alone else wide.elsewhere(live, first.targets)
+    if there:
+        if wish.rules:
+            hint = f"there, or without --rules: this machine traces its own; {', '.join(there)}"
+            raise UsageError("rules of other machines are not told", hint=hint)
+        wish = replace(wish, filter=wide.without_etcd(live, wish.filter))
+        first = meant(cluster, wish)
     for one in first.targets:
         _have_devices(one)
     _raise_open_files()
     with ExitStack() as stack:
-        taps = Taps(first.code, snaplen=wish.snaplen)
+        streams = wide.streams(live, wish, there)
+        taps = (
+            wide.WideTaps(first.code, streams, snaplen=wish.snaplen)
+            if streams
+            else Taps(first.code, snaplen=wish.snaplen)
+        )
         stack.callback(taps.close)
         watch = _rule_watch(first) if wish.rules else None
-        _have_somebody(cluster.lab, first.targets)
+        if not streams:
+            _have_somebody(cluster.lab, first.targets)
         with watch or nullcontext():
             taps.follow(first.targets)
             recording = Recording(taps, _output(wish), wish, first, watch)

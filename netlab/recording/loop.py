@@ -115,7 +115,7 @@ class Recording:
             self._annotator.rules.add(self._watch.take())
         blocks: list[bytes] = []
         for number, (stamp, block) in enumerate(records):
-            if number % 256 == 0 and time.time_ns() - stamp > BEHIND:
+            if number % 256 == 0 and time.time_ns() - stamp > BEHIND + self._taps.delay:
                 self._bare += len(records) - number
                 return blocks + [each for _, each in records[number:]]
             blocks.append(self._annotator.annotated(block))
@@ -144,7 +144,7 @@ class Recording:
 
         *progress* is told how far that is; a KeyboardInterrupt it raises leaves the comments out.
         """
-        notes = list(self._rule_notes())
+        notes = [*self._rule_notes(), *self._taps.notes()]
         paths = self._paths()
         bare = self._bare
         if paths and self._wish.comments and self._packets:

@@ -45,6 +45,7 @@ class Wish(msgspec.Struct, frozen=True):
     snaplen: int = 0
     comments: bool = True
     rules: bool = False
+    here: bool = False  # only what is on this machine
 
 
 class Meant(msgspec.Struct, frozen=True):

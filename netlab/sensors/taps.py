@@ -85,6 +85,8 @@ class Taps:
     Raises CapabilityError where the kernel does not let us.
     """
 
+    delay = 0  # ns that frames are held back, beside `SETTLED`
+
     def __init__(self, code: bytes, *, snaplen: int = 0, memory: int = MEMORY) -> None:
         self.interfaces: list[Interface] = []
         self.counts: list[int] = []  # packets, by interface
@@ -163,6 +165,10 @@ class Taps:
     def watched(self) -> list[str]:
         """The namespaces that are watched."""
         return list(self._taps)
+
+    def notes(self) -> list[str]:
+        """Return what else is to be known of what was seen."""
+        return []
 
     @property
     def lost(self) -> dict[str, int]:

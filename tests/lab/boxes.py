@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,22 @@ class Box:
 
     def out(self, *words: str) -> str:
         return self.run(*words).stdout
+
+    @contextmanager
+    def running(self, *words: str, until: str) -> Iterator[None]:
+        """Have `netlab WORDS` run there meanwhile, from when it has said *until* on stderr; then it
+        is interrupted, and must end well."""
+        command = self._inside([*NETLAB, *words])
+        child = subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+        with child:
+            assert child.stderr is not None
+            said = child.stderr.readline()
+            assert until in said, said + child.stderr.read()
+            yield
+            inner = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+            os.kill(int(inner[0]), signal.SIGINT)  # nsenter forks
+            said += child.stderr.read()
+        assert child.returncode == 0, said
 
     def start_agent(self, *words: str) -> None:
         """Start `netlab agent WORDS` in the foreground there, and go on."""

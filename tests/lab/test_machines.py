@@ -29,6 +29,8 @@ from boxes import (
 )
 from labs import ASK, eventually
 
+from netlab import pcapng
+
 pytestmark = pytest.mark.lab
 # What is on a machine before it joins, and nobody's of netlab.
 FOREIGN = """
@@ -170,8 +172,8 @@ def test_commands_and_logs_of_any_machine_from_any_machine(
     [
         ("verify", "--proxy-mode", "all"),
         ("trace", "web", "10.96.7.7:80"),
+        ("why", "web", "10.96.7.7:80"),
         ("node", "stop", "node2"),
-        ("capture", "--all", "-w", "x"),
     ],
     ids=lambda words: words[0],
 )
@@ -212,7 +214,7 @@ def test_each_machine_proves_the_paths_of_all(two: tuple[Box, Box]) -> None:
 
 
 def test_a_probe_is_followed_to_another_machine(two: tuple[Box, Box]) -> None:
-    first, second = two
+    first, _ = two
     there = pods(first)
     mine, theirs = name(there["node1"]), name(there["node2"])
     for words in ((mine, theirs), (mine, f"{theirs}:80"), ("node/node1", f"{theirs}:80")):
@@ -220,8 +222,55 @@ def test_a_probe_is_followed_to_another_machine(two: tuple[Box, Box]) -> None:
         assert said["outcome"] == "pass"
         assert {hop["netns"].split(".")[1] for hop in said["hops"]} == {"node1", "node2"}
         assert first.netlab("probe", *words, "--count", "20").returncode == 0
-    away = first.netlab("probe", theirs, mine, code=4)
-    assert f"node node2 is another machine, {second.address}" in away.stderr
+    back = json.loads(first.netlab("probe", theirs, mine, "-o", "json").stdout)["paths"][0]
+    assert back["outcome"] == "pass" and back["hops"][0]["netns"].split(".")[1] == "node2"
+
+
+def test_a_capture_follows_packets_from_machine_to_machine(
+    two: tuple[Box, Box], tmp_path: Path
+) -> None:
+    first, second = two
+    file = tmp_path / "way.pcapng"
+    web = {node: name(pod) for node, pod in pods(first).items()}
+    theirs = pods(first)["node2"]["status"]["podIP"]
+    places = [f"{web['node1']}:eth0", "node/node1:eth1", "node/node2:eth1", f"{web['node2']}:eth0"]
+    words = ("capture", *places, "-f", "tcp port 80", "-w", str(file))
+    with first.running(*words, until="capture: "):
+        assert asked(first, theirs, pod=web["node1"])["node"] == "node2"
+    devices, ways = captured(file)
+    labels = [f"node1/default/{web['node1']}:eth0", "node1:eth1", "node2:eth1"]
+    labels += [f"node2/default/{web['node2']}:eth0"]
+    assert ways[1] == labels  # of the SYN
+    assert ways[2] == labels[::-1]
+    assert set(devices) == set(labels)
+    mine = tmp_path / "mine.pcapng"
+    with second.running("capture", "--all", "--here", "-w", str(mine), until="capture: "):
+        assert asked(first, theirs, pod=web["node1"])["node"] == "node2"
+    assert {device.partition(":")[0].partition("/")[0] for device in captured(mine)[0]} == {"node2"}
+    for wrong, code, said in (
+        (("node/node2:eth7",), 1, "node2: node2 has no device eth7"),
+        (("node/node2", "--rules", "-f", "icmp"), 2, "rules of other machines are not told"),
+        (("node/node2", "-f", "tcp port x"), 2, "a port is a number"),
+    ):
+        refused = first.netlab("capture", *wrong, "-w", str(tmp_path / "none"), code=code)
+        assert said in refused.stderr, refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def captured(file: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """Return the devices of a capture, and those on which each packet was seen, by its number."""
+    devices: list[str] = []
+    ways: dict[int, list[str]] = {}
+    with file.open("rb") as read:
+        for block in pcapng.blocks(read):
+            if block.kind == pcapng.INTERFACE:
+                devices.append(pcapng.read_interface(block.data).name)
+            elif block.kind == pcapng.PACKET:
+                packet = pcapng.read_packet(block.data)
+                said = dict(pcapng.options(packet.options))
+                number = int.from_bytes(said[pcapng.PACKET_ID], "little")
+                ways.setdefault(number, []).append(devices[packet.interface])
+    return devices, ways
 
 
 def test_every_machine_draws_the_whole_lab(two: tuple[Box, Box]) -> None:

@@ -173,8 +173,8 @@ class FakeLive:
     def require_whole(self) -> FakeLive:
         return self
 
-    def require_here(self, member: str) -> None:
-        pass
+    def machine_of(self, member: str) -> str:
+        return ""
 
 
 class FakeRoom(SimpleNamespace):
