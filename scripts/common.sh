@@ -68,6 +68,8 @@ missing_packages() {
         has ipset || echo ipset
         has ipvsadm || echo ipvsadm
         has dot || echo graphviz
+        has systemd-nspawn || echo systemd-container
+        has vagrant || ! package_exists vagrant || echo vagrant # not in every release
         has chromium || has google-chrome || echo chromium
     fi
     has ip || echo iproute2
@@ -181,7 +183,8 @@ need_modules() {
 compile_netlab() { "$VENV/bin/python" -m compileall -q "$ROOT/netlab" || true; }
 
 # need_venv [EXTRA]: have .venv with netlab (and its EXTRA) in it, made again only when
-# pyproject.toml, the place or the Python changed.
+# pyproject.toml, the place or the Python changed. What pip installs comes from the directory `wheels`
+# of the checkout, if there is one: no network is asked then.
 need_venv() {
     extra=${1:-}
     python=$(find_python) || die "no Python 3.11 or newer with venv" "sudo apt-get install python3-venv"
@@ -195,7 +198,10 @@ need_venv() {
     if ! "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         "$python" -m venv --clear "$VENV" || die "cannot make $VENV"
     fi
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    from=
+    [ ! -d "$ROOT/wheels" ] || from="--no-index --find-links=$ROOT/wheels"
+    # shellcheck disable=SC2086  # two words, or none
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check $from \
         --editable "$ROOT${extra:+[$extra]}" || die "pip could not install netlab's dependencies"
     compile_netlab
     for satisfied in "$stamp" "$VENV/netlab.stamp"; do
@@ -204,5 +210,21 @@ need_venv() {
     # A checkout made by a user and installed by sudo stays the user's.
     if is_root && [ "$(stat -c %u "$ROOT")" != 0 ]; then
         chown -R "$(stat -c %u:%g "$ROOT")" "$VENV" "$ROOT"/*.egg-info 2>/dev/null || true
+    fi
+}
+
+# link_command: let `netlab` be typed, unless something else has that name; set `command` to what can
+# be typed.
+link_command() {
+    link=/usr/local/bin/netlab
+    target="$VENV/bin/netlab"
+    if [ "$(readlink "$link" 2>/dev/null)" = "$target" ]; then
+        command=netlab
+    elif is_root && [ ! -e "$link" ] && [ ! -L "$link" ] && ! command -v netlab >/dev/null; then
+        ln -s "$target" "$link"
+        say "linked $link to $target"
+        command=netlab
+    else
+        command=$target
     fi
 }

@@ -14,6 +14,8 @@ from netlab.cli import options
 from netlab.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from netlab.store.access import Access
     from netlab.topology import Declaration
 
@@ -151,12 +153,12 @@ def be_node(node: str, way: Access, *, uplink: str, install: bool) -> int:
         lab = machines.declared(way)
         place, why = machines.node_place(lab, node, way, uplink=uplink)
         print(f"lab {lab.name}: this machine is {node}; uplink {place.uplink}: {why}")
-        machines.end_agent(machines.take(lab.name, place))
         words = ["agent", "--node", node, "--etcd", ",".join(way.urls), "--uplink", place.uplink]
         for option in ("cafile", "certfile", "keyfile", "username"):
             if value := getattr(way, option):
                 words += [f"--etcd-{option}", value]
-        return installed(unit.text(words, f"{node} of lab {lab.name}"), password=way.password)
+        run = machines.take(lab.name, place)
+        return installed(run, unit.text(words, f"{node} of lab {lab.name}"), password=way.password)
     name = machines.known(node, way)
     if name is None:
         lab = machines.wait_for_lab(way, lambda words: print(f"waiting: {words}", file=sys.stderr))
@@ -186,15 +188,20 @@ def be_master(ctx: click.Context, *, install: bool) -> int:
     name = said or known[0]
     if install:
         unit.require()
-        machines.end_agent(machines.resumed_master(name))
-        return installed(unit.text(["-L", name, "agent", "--master"], f"the master of lab {name}"))
+        text = unit.text(["-L", name, "agent", "--master"], f"the master of lab {name}")
+        return installed(machines.resumed_master(name), text)
     return machines.become_agent(machines.resumed_master(name))
 
 
-def installed(text: str, *, password: str = "") -> int:
-    """Have systemd run the unit *text*; return the exit code."""
-    from netlab.lab import unit
+def installed(run: Path, text: str, *, password: str = "") -> int:
+    """Have systemd run the unit *text*, unless it does, instead of the agent of *run*; return the
+    exit code."""
+    from netlab.lab import machines, unit
 
+    if unit.runs(text, password=password):
+        print(f"{unit.UNITS / unit.NAME}: runs already")
+        return 0
+    machines.end_agent(run)
     unit.install(text, password=password)
     print(f"{unit.UNITS / unit.NAME}: runs now and after each boot; log: journalctl -u {unit.NAME}")
     return 0
@@ -264,6 +271,7 @@ def up_here(
     from netlab.agent.state import WAITING
     from netlab.cli.lifecycle import amount, told_report
     from netlab.cli.progress import Progress
+    from netlab.controllers.scheduler import hopeless
     from netlab.lab import machines
 
     if verify:
@@ -286,6 +294,8 @@ def up_here(
         )
     told_report(ctx, report)
     waiting = [one for one in report.problems if f": {WAITING}" in one]
+    if waiting:  # their machines may be the ones that take a pod which none takes yet
+        waiting += [one for one in report.problems if hopeless(one)]
     problems = [one for one in report.problems if one not in waiting]
     state = "converged" if report.converged else "up" if not problems else "not converged"
     took = time.monotonic() - begun

@@ -21,9 +21,9 @@ RUNNING = Path("/run/systemd/system")  # there where systemd is the first proces
 def text(words: Sequence[str], what: str) -> str:
     """Return the unit that runs `netlab WORDS`; *what* the machine is then.
 
-    An agent that ends is started again and goes on; its pods are to outlive it, so nothing but the
-    agent itself is ended with the service. Wrong words (2) and missing capabilities (3) are for
-    people to mend. Source: systemd.service(5), systemd.kill(5).
+    An agent that ends is started again, however often, and goes on; its pods are to outlive it, so
+    nothing but the agent itself is ended with the service. Wrong words (2) and missing capabilities
+    (3) are for people to mend. Source: systemd.unit(5), systemd.service(5), systemd.kill(5).
     """
     root = Path(netlab.__file__).parent.parent
     command = shlex.join([sys.executable, "-m", "netlab", *words]).replace("%", "%%")
@@ -32,6 +32,7 @@ def text(words: Sequence[str], what: str) -> str:
 Description=netlab: this machine is {what}
 Wants=network-online.target
 After=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=exec
@@ -58,6 +59,26 @@ def require() -> None:
         )
 
 
+def runs(unit: str, *, password: str = "") -> bool:
+    """Return whether systemd runs *unit* already, word by word, and will after a boot."""
+    if not (UNITS / NAME).exists() or (UNITS / NAME).read_text() != unit:
+        return False
+    if (SECRETS.read_text() if SECRETS.exists() else "") != secrets(password):
+        return False
+    for question in ("is-active", "is-enabled"):
+        if processes.run(["systemctl", "--quiet", question, NAME], check=False).returncode:
+            return False
+    return True
+
+
+def secrets(password: str) -> str:
+    """Return the text of SECRETS for *password*; "" for none."""
+    if not password:
+        return ""
+    escaped = re.sub(r'([\\"$`])', r"\\\1", password)  # as a shell has it: systemd.exec(5)
+    return f'NETLAB_ETCD_PASSWORD="{escaped}"\n'
+
+
 def install(unit: str, *, password: str = "") -> None:
     """Have systemd run *unit*, now and after each boot. Raises CapabilityError, NetlabError."""
     require()
@@ -65,8 +86,9 @@ def install(unit: str, *, password: str = "") -> None:
         SECRETS.parent.mkdir(exist_ok=True)
         SECRETS.touch(mode=0o600)
         SECRETS.chmod(0o600)
-        escaped = re.sub(r'([\\"$`])', r"\\\1", password)  # as a shell has it: systemd.exec(5)
-        SECRETS.write_text(f'NETLAB_ETCD_PASSWORD="{escaped}"\n')
+        SECRETS.write_text(secrets(password))
+    else:
+        SECRETS.unlink(missing_ok=True)
     (UNITS / NAME).write_text(unit)
     processes.run(["systemctl", "daemon-reload"])
     processes.run(["systemctl", "enable", NAME])

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from labs import ASK, DEADLINE, ROOT, eventually
 
@@ -50,6 +50,10 @@ metadata: {name: web}
 spec: {type: NodePort, clusterIP: 10.96.7.7, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
 """  # noqa: E501
 NETLAB = (sys.executable, "-m", "netlab")
+UNSHARED = (
+    *("unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"),
+    *("--mount-proc", "--propagation", "private"),
+)
 START = """
 set -e
 mount -t tmpfs tmpfs /run
@@ -61,6 +65,9 @@ ip link set lo up
 echo started
 exec sleep infinity
 """
+
+
+B = TypeVar("B", bound="Box")
 
 
 class Box:
@@ -77,16 +84,10 @@ class Box:
         self._fabric = fabric
         self._first: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
-        self.boot()
 
     def boot(self) -> None:
         """Start it, with its two cards."""
-        words = "unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc"
-        self._first = subprocess.Popen(
-            [*words.split(), "--propagation", "private", "bash", "-c", START],
-            env={**os.environ, "DISK": str(self.disk), "NAME": self.name},
-            stdout=subprocess.PIPE,
-        )
+        self._first = self._started()
         assert self._first.stdout is not None
         assert self._first.stdout.readline() == b"started\n"
         # unshare forks: the namespaces are its child's.
@@ -104,6 +105,14 @@ class Box:
             self.run("ip", "addr", "add", f"{address}/24", "dev", card)
             self.run("ip", "link", "set", card, "up")
         self.run("ip", "route", "add", "default", "via", "10.0.2.2")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """Start its first process, which says `started`; return it."""
+        return subprocess.Popen(
+            [*UNSHARED, "bash", "-c", START],
+            env={**os.environ, "DISK": str(self.disk), "NAME": self.name},
+            stdout=subprocess.PIPE,
+        )
 
     def run(
         self, *words: str, code: int | None = 0, **env: str
@@ -191,20 +200,21 @@ class Box:
 
 
 @contextmanager
-def boxes(count: int) -> Iterator[list[Box]]:
-    """Have *count* machines on one private network meanwhile."""
+def boxes(count: int, kind: type[B] = Box, *, disks: str | None = None) -> Iterator[list[B]]:  # type: ignore[assignment]
+    """Have *count* machines on one private network meanwhile; *disks*: where their disks are."""
     fabric = subprocess.Popen(
         ["unshare", "--net", "bash", "-c", "ip link add fabric type bridge && "
          "ip link set fabric up && echo started && exec sleep infinity"],
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    found: list[Box] = []
+    found: list[B] = []
     try:
         assert fabric.stdout is not None and fabric.stdout.readline() == b"started\n"
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory(dir=disks) as directory:
             try:
                 for number in range(1, count + 1):
-                    found.append(Box(number, Path(directory), fabric.pid))
+                    found.append(kind(number, Path(directory), fabric.pid))
+                    found[-1].boot()
                 yield found
             finally:
                 for box in found:
@@ -252,3 +262,11 @@ def name(pod: dict[str, Any]) -> str:
 def joined(box: Box) -> None:
     box.start_agent("--node", box.name, "--etcd", ETCD)
     eventually(lambda: converged(box), what=f"{box.name} converges: {box.log()}")
+
+
+def vtep(box: Box) -> str:
+    return str(json.loads(box.out("ip", "-j", "link", "show", "flannel.1"))[0]["address"])
+
+
+def subnets(table: str) -> list[str]:
+    return [word for word in table.split() if word.startswith("10.244.")]

@@ -25,6 +25,8 @@ from boxes import (
     name,
     pods,
     status,
+    subnets,
+    vtep,
     written,
 )
 from labs import ASK, eventually
@@ -407,14 +409,6 @@ def test_a_machine_that_is_booted_again_has_its_lease_and_its_mac(tmp_path: Path
         eventually(lambda: converged(first))
         there = pods(first)
         assert asked(first, there["node2"]["status"]["podIP"], pod=name(there["node1"]))
-
-
-def vtep(box: Box) -> str:
-    return str(json.loads(box.out("ip", "-j", "link", "show", "flannel.1"))[0]["address"])
-
-
-def subnets(table: str) -> list[str]:
-    return [word for word in table.split() if word.startswith("10.244.")]
 
 
 BAD = [  # words of `netlab agent`, what it says

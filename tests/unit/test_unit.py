@@ -96,3 +96,48 @@ def test_a_password_is_read_back_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     unit.install("text", password='a"b\\c$d')
     said = ["sh", "-c", f'. {tmp_path}/agent.env; printf %s "$NETLAB_ETCD_PASSWORD"']
     assert subprocess.run(said, capture_output=True, text=True).stdout == 'a"b\\c$d'
+
+
+@pytest.mark.parametrize(
+    ("text", "password", "refused", "runs"),
+    [
+        ("text", "p", "", True),
+        ("another", "p", "", False),
+        ("text", "", "", False),
+        ("text", "p", "is-active", False),
+        ("text", "p", "is-enabled", False),
+    ],
+    ids=["as it is", "another text", "another password", "stopped", "not at a boot"],
+)
+def test_a_service_that_runs_as_it_is_needs_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    password: str,
+    refused: str,
+    runs: bool,
+) -> None:
+    def run(words: list[str], **_: bool) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, int(refused in words))
+
+    for name in ("RUNNING", "UNITS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(unit, name, tmp_path / name)
+    monkeypatch.setattr(unit, "SECRETS", tmp_path / "agent.env")
+    monkeypatch.setattr(unit.processes, "run", run)
+    assert not unit.runs("text")
+    unit.install("text", password="p")
+    assert unit.runs(text, password=password) is runs
+
+
+def test_a_password_that_is_no_more_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RUNNING", "UNITS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(unit, name, tmp_path / name)
+    monkeypatch.setattr(unit, "SECRETS", tmp_path / "agent.env")
+    monkeypatch.setattr(unit.processes, "run", lambda words, **_: None)
+    unit.install("text", password="p")
+    unit.install("text")
+    assert not (tmp_path / "agent.env").exists()
