@@ -15,9 +15,9 @@ from netlab.cluster import Cluster, NodeState
 from netlab.kernel import generation, netns, nftables
 from netlab.model.inventory import Inventory
 from netlab.policy import Facts, Reader
-from netlab.policy.matches import FAMILY
 from netlab.policy.naming import TABLE
 from netlab.policy.rules import blocks
+from netlab.proxy.addresses import Family
 from netlab.proxy.ruleset import Block, Key, Step, difference
 
 
@@ -82,5 +82,5 @@ def rewriting(cluster: Cluster, node: NodeState) -> list[Step]:
 
 
 def observed() -> dict[Key, Block]:
-    """Return the table of policies in the calling thread's namespace. Raises KernelError."""
-    return nftables.read([FAMILY], names=[TABLE])
+    """Return the tables of policies in the calling thread's namespace. Raises KernelError."""
+    return nftables.read(Family, names=[TABLE])

@@ -99,6 +99,6 @@ def _pods(policy: NetworkPolicy, scene: Scene) -> list[str]:
 
     selection = Selection(Reader().facts(inventory(scene.documents)))
     return [
-        f"{pod.title}  {pod.address}  {pod.node}"
+        f"{pod.title}  {', '.join(pod.addresses)}  {pod.node}"
         for pod in selection.pods(policy.metadata.namespace, policy.spec.podSelector)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from netlab.model.policies import Direction, IPBlock, NetworkPolicy, Peer, PolicyPort
@@ -59,7 +59,7 @@ def decision(facts: Facts, flow: Flow, *, nodes: Addresses | None = None) -> Dec
     each other, whatever policies say.
     """
     selection = Selection(facts)
-    pods = {pod.address: pod for pod in facts.pods}
+    pods = {address: pod for pod in facts.pods for address in pod.addresses}
     source, destination = pods.get(flow.source), pods.get(flow.destination)
     nobody = Decision(Side(Direction.EGRESS, source), Side(Direction.INGRESS, destination))
     if flow.source == flow.destination:
@@ -98,7 +98,7 @@ def _allows(
 ) -> bool:
     namespace = policy.metadata.namespace
     other = flow.source if direction is Direction.INGRESS else flow.destination
-    target = next((pod for pod in facts.pods if pod.address == flow.destination), None)
+    target = next((pod for pod in facts.pods if flow.destination in pod.addresses), None)
     return any(
         (not rule.peers or is_peer(selection, namespace, rule.peers, other))
         and (not rule.ports or any(_is_port(port, flow, target) for port in rule.ports))
@@ -110,12 +110,12 @@ def is_peer(selection: Selection, namespace: str, peers: Collection[Peer], addre
     """Return whether *address* is one of *peers* of a policy of *namespace*."""
     if any(peer.ipBlock and is_within(peer.ipBlock, address) for peer in peers):
         return True
-    return any(pod.address == address for pod in selection.peers(namespace, peers))
+    return any(address in pod.addresses for pod in selection.peers(namespace, peers))
 
 
 def is_within(block: IPBlock, address: str) -> bool:
     """Return whether *address* is in *block* and not in what it excepts."""
-    ip = IPv4Address(address)
+    ip = ip_address(address)
     return ip in block.network and not any(ip in one for one in block.exceptions)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import ENDED, Document, Pod, view
 from netlab.model.policies import NetworkPolicy
+from netlab.proxy.addresses import Family, family
 
 NAME_LABEL = "kubernetes.io/metadata.name"  # that an API server gives each namespace
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -35,11 +36,11 @@ class NamedPort(NamedTuple):
 
 
 class PodFact(NamedTuple):
-    """A pod with an address of its own."""
+    """A pod with addresses of its own."""
 
     namespace: str
     name: str
-    address: str
+    addresses: tuple[str, ...]  # one of a family
     node: str
     labels: Labels = ()
     ports: tuple[NamedPort, ...] = ()
@@ -48,6 +49,11 @@ class PodFact(NamedTuple):
     def title(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def address(self) -> str:
+        """Its first address; among the facts of one family, its only one."""
+        return self.addresses[0]
 
     def numbers(self, name: str, protocol: str) -> list[int]:
         """Return the numbers of its ports that are called *name*."""
@@ -60,6 +66,16 @@ class Facts(msgspec.Struct, frozen=True):
     policies: tuple[NetworkPolicy, ...] = ()
     pods: tuple[PodFact, ...] = ()
     namespaces: Mapping[str, Labels] = {}
+
+    def of(self, wanted: Family) -> Facts:
+        """Return these facts as they are to who knows of one family only."""
+        pods = (
+            pod._replace(addresses=(address,))
+            for pod in self.pods
+            for address in pod.addresses
+            if family(address) is wanted
+        )
+        return Facts(self.policies, tuple(pods), self.namespaces)
 
 
 class Reader:
@@ -132,10 +148,11 @@ def pod_fact(document: Document) -> PodFact | None:
     )
     meta = pod.metadata
     labels = tuple(sorted(meta.labels.items()))
-    address, node = pod.status.podIP, pod.spec.nodeName
+    held = [one.ip for one in pod.status.podIPs] or [pod.status.podIP]
+    addresses = tuple(str(ip_address(one)) for one in held)
     if not _NAME.fullmatch(pod.name):
         raise ValueError("no API server accepts such a name")
-    return PodFact(meta.namespace, meta.name, str(IPv4Address(address)), node, labels, tuple(ports))
+    return PodFact(meta.namespace, meta.name, addresses, pod.spec.nodeName, labels, tuple(ports))
 
 
 def _policy(document: Document) -> NetworkPolicy:

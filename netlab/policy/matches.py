@@ -15,14 +15,11 @@ from netlab.policy.decision import is_within
 from netlab.policy.facts import PodFact
 from netlab.policy.naming import TABLE, hashed, peers_comment, said
 from netlab.policy.selection import Selection
-from netlab.proxy.addresses import Family
-from netlab.proxy.nftables_words import any_of, plain
+from netlab.proxy.addresses import ANYWHERE, Family
+from netlab.proxy.nftables_words import ADDRESS, IP, any_of, plain
 from netlab.proxy.ruleset import Block, Sort
 
-FAMILY = Family.IPV4
-FAMILY_VERSION = 4
-EVERYWHERE = "0.0.0.0/0"
-NAMED = "ip daddr . meta l4proto . th dport"
+VERSION = {Family.IPV4: 4, Family.IPV6: 6}
 
 
 class Matches(NamedTuple):
@@ -39,25 +36,35 @@ def matches(
     peers: Sequence[Peer],
     ports: Sequence[PolicyPort],
     isolated: Iterable[PodFact],
+    family: Family,
 ) -> Matches:
-    """Return what one rule of a policy of *namespace* allows, whose pods here are *isolated*."""
+    """Return what one rule of a policy of *namespace* allows, whose pods here are *isolated*.
+
+    All pods are known by their addresses of *family*.
+    """
     side = "saddr" if direction is Direction.INGRESS else "daddr"
     sets: list[Block] = []
-    who = list(_peers(selection, namespace, side, peers, sets)) if peers else [""]
+    who = list(_peers(selection, namespace, side, peers, sets, family)) if peers else [""]
     where = numbered(ports) if ports else [""]
     lines = [f"{one} {port}".strip() for one in who for port in where]
     named = [port for port in ports if isinstance(port.port, str)]
+    at = f"{IP[family]} daddr . meta l4proto . th dport"
     if named and direction is Direction.INGRESS:
-        sets.append(_named(named, isolated))
-        lines += [f"{one} {NAMED} @{sets[-1].name}".strip() for one in who]
+        sets.append(_named(named, isolated, family))
+        lines += [f"{one} {at} @{sets[-1].name}".strip() for one in who]
     elif named:
-        sets.append(_named(named, _destinations(selection, namespace, peers)))
-        lines.append(f"{NAMED} @{sets[-1].name}")
+        sets.append(_named(named, _destinations(selection, namespace, peers), family))
+        lines.append(f"{at} @{sets[-1].name}")
     return Matches(tuple(dict.fromkeys(lines)), tuple(sets))
 
 
 def _peers(
-    selection: Selection, namespace: str, side: str, peers: Sequence[Peer], sets: list[Block]
+    selection: Selection,
+    namespace: str,
+    side: str,
+    peers: Sequence[Peer],
+    sets: list[Block],
+    family: Family,
 ) -> Iterator[str]:
     """Yield the matches of *peers*: all pods in one set, and each block of addresses."""
     selectors = [peer for peer in peers if peer.ipBlock is None]
@@ -65,18 +72,18 @@ def _peers(
         found = {pod.address for pod in selection.peers(namespace, selectors)}
         words = peers_comment(namespace, selectors)
         name = f"pods-{hashed(namespace, selectors)}"
-        sets.append(_set(name, "ipv4_addr", words, sorted(found)))
-        yield f"ip {side} @{name}"
+        sets.append(_set(family, name, ADDRESS[family], words, sorted(found)))
+        yield f"{IP[family]} {side} @{name}"
     for block in (peer.ipBlock for peer in peers if peer.ipBlock):
-        if block.network.version == FAMILY_VERSION:  # no packet here is in another
-            yield _block(side, block)
+        if block.network.version == VERSION[family]:  # no packet here is in another
+            yield _block(f"{IP[family]} {side}", block)
 
 
 def _block(side: str, block: IPBlock) -> str:
     cidr = str(block.network)
-    words = "" if cidr == EVERYWHERE else f"ip {side} {plain(cidr)}"
+    words = "" if cidr in ANYWHERE.values() else f"{side} {plain(cidr)}"
     if block.exceptions:
-        words += f" ip {side} != {any_of(map(str, block.exceptions))}"
+        words += f" {side} != {any_of(map(str, block.exceptions))}"
     return words.strip()
 
 
@@ -119,7 +126,7 @@ def _destinations(selection: Selection, namespace: str, peers: Sequence[Peer]) -
     return [*selection.peers(namespace, peers), *(within if blocks else ())]
 
 
-def _named(ports: Sequence[PolicyPort], pods: Iterable[PodFact]) -> Block:
+def _named(ports: Sequence[PolicyPort], pods: Iterable[PodFact], family: Family) -> Block:
     """Return the set of where the names of *ports* lead to in *pods*.
 
     It is called after what is in it: two policies with the same names need not mean the same pods.
@@ -133,8 +140,9 @@ def _named(ports: Sequence[PolicyPort], pods: Iterable[PodFact]) -> Block:
     elements = sorted(found)
     words = said("ports called " + ", ".join(dict.fromkeys(str(port.port) for port in ports)))
     name = f"ports-{hashed(words, elements)}"
-    return _set(name, "ipv4_addr . inet_proto . inet_service", words, elements)
+    kind = f"{ADDRESS[family]} . inet_proto . inet_service"
+    return _set(family, name, kind, words, elements)
 
 
-def _set(name: str, kind: str, words: str, elements: Sequence[str]) -> Block:
-    return Block(FAMILY, Sort.SET, TABLE, name, (f"type {kind}", words), tuple(elements))
+def _set(family: Family, name: str, kind: str, words: str, elements: Sequence[str]) -> Block:
+    return Block(family, Sort.SET, TABLE, name, (f"type {kind}", words), tuple(elements))

@@ -1,4 +1,4 @@
-"""The nftables table of a node's policies: what is forwarded from and to its isolated pods.
+"""The nftables tables of a node's policies, one of a family: who its isolated pods may talk to.
 
     egress        hook forward: by the source's address to the chain of its isolation
     ingress       hook forward, after it: by the destination's
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 
 from netlab.model.policies import Direction, NetworkPolicy
 from netlab.policy.facts import Facts, PodFact
-from netlab.policy.matches import FAMILY, matches
+from netlab.policy.matches import matches
 from netlab.policy.naming import (
     ITSELF,
     TABLE,
@@ -32,7 +32,8 @@ from netlab.policy.naming import (
     policy_chain,
 )
 from netlab.policy.selection import Selection
-from netlab.proxy.nftables_words import base_chain, chain, comment
+from netlab.proxy.addresses import Family
+from netlab.proxy.nftables_words import ADDRESS, IP, base_chain, chain, comment
 from netlab.proxy.ruleset import Block, Key, Sort
 
 # After kube-proxy's, at 0, and flannel's; egress before ingress, as on the way between two nodes.
@@ -40,28 +41,35 @@ from netlab.proxy.ruleset import Block, Key, Sort
 PRIORITIES = {Direction.EGRESS: "filter + 5", Direction.INGRESS: "filter + 10"}
 SIDES = {Direction.EGRESS: "saddr", Direction.INGRESS: "daddr"}
 ESTABLISHED = "ct state established,related accept"
-TO_ITSELF = f"ip saddr . ip daddr @{ITSELF} accept"
+# Of frames that a bridge carries from pod to pod: no packet passes without them.
+NEIGHBORS = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
 
 Isolations = dict[Direction, dict[PodFact, list[NetworkPolicy]]]
 
 
 def blocks(facts: Facts, node: str) -> dict[Key, Block]:
-    """Return the table of *node*, nothing where no policy selects a pod of it."""
+    """Return the tables of *node*, nothing where no policy selects a pod of it."""
+    return {
+        block.key: block for family in Family for block in _table(facts.of(family), node, family)
+    }
+
+
+def _table(facts: Facts, node: str, family: Family) -> Iterator[Block]:
     selection = Selection(facts)
     isolated = isolations(facts, selection, node)
     if not any(isolated.values()):
-        return {}
-    found = [_itself(pod for pods in isolated.values() for pod in pods)]
+        return
+    yield _itself((pod for pods in isolated.values() for pod in pods), family)
+    first = (ESTABLISHED, NEIGHBORS) if family is Family.IPV6 else (ESTABLISHED,)
     for direction, pods in isolated.items():
         if not pods:
             continue
         hook = f"filter hook forward priority {PRIORITIES[direction]}"
-        dispatch = f"ip {SIDES[direction]} vmap @{pods_map(direction)}"
-        found.append(base_chain(FAMILY, TABLE, direction.lower(), hook, (ESTABLISHED, dispatch)))
-        found.append(_pods(direction, pods))
-        found += _isolation_chains(direction, pods)
-        found += _policy_chains(selection, direction, pods)
-    return {block.key: block for block in found}
+        dispatch = f"{IP[family]} {SIDES[direction]} vmap @{pods_map(direction)}"
+        yield base_chain(family, TABLE, direction.lower(), hook, (*first, dispatch))
+        yield _pods(direction, pods, family)
+        yield from _isolation_chains(direction, pods, family)
+        yield from _policy_chains(selection, direction, pods, family)
 
 
 def isolations(facts: Facts, selection: Selection, node: str) -> Isolations:
@@ -75,33 +83,39 @@ def isolations(facts: Facts, selection: Selection, node: str) -> Isolations:
     return found
 
 
-def _itself(pods: Iterable[PodFact]) -> Block:
+def _itself(pods: Iterable[PodFact], family: Family) -> Block:
     pairs = sorted({f"{pod.address} . {pod.address}" for pod in pods})
-    head = ("type ipv4_addr . ipv4_addr", comment("a pod reaches itself through its Service"))
-    return Block(FAMILY, Sort.SET, TABLE, ITSELF, head, tuple(pairs))
+    kind = f"type {ADDRESS[family]} . {ADDRESS[family]}"
+    head = (kind, comment("a pod reaches itself through its Service"))
+    return Block(family, Sort.SET, TABLE, ITSELF, head, tuple(pairs))
 
 
-def _pods(direction: Direction, pods: dict[PodFact, list[NetworkPolicy]]) -> Block:
+def _pods(direction: Direction, pods: dict[PodFact, list[NetworkPolicy]], family: Family) -> Block:
     elements = tuple(
         f"{pod.address} {comment(pod.title)} : goto {isolation_chain(direction, _names(policies))}"
         for pod, policies in sorted(pods.items())
     )
-    head = ("type ipv4_addr : verdict", comment(f"pods that policies isolate for {direction}"))
-    return Block(FAMILY, Sort.MAP, TABLE, pods_map(direction), head, elements)
+    said = comment(f"pods that policies isolate for {direction}")
+    head = (f"type {ADDRESS[family]} : verdict", said)
+    return Block(family, Sort.MAP, TABLE, pods_map(direction), head, elements)
 
 
 def _isolation_chains(
-    direction: Direction, pods: dict[PodFact, list[NetworkPolicy]]
+    direction: Direction, pods: dict[PodFact, list[NetworkPolicy]], family: Family
 ) -> Iterator[Block]:
+    to_itself = f"{IP[family]} saddr . {IP[family]} daddr @{ITSELF} accept"
     for names, policies in {_names(each): each for each in pods.values()}.items():
         allowing = [policy.name for policy in policies if policy.rules(direction)]
         jumps = [f"jump {policy_chain(direction, name)}" for name in allowing]
-        lines = (TO_ITSELF, *jumps, f"counter drop {isolated_by(names)}")
-        yield chain(FAMILY, TABLE, isolation_chain(direction, names), lines)
+        lines = (to_itself, *jumps, f"counter drop {isolated_by(names)}")
+        yield chain(family, TABLE, isolation_chain(direction, names), lines)
 
 
 def _policy_chains(
-    selection: Selection, direction: Direction, pods: dict[PodFact, list[NetworkPolicy]]
+    selection: Selection,
+    direction: Direction,
+    pods: dict[PodFact, list[NetworkPolicy]],
+    family: Family,
 ) -> Iterator[Block]:
     """Yield a chain for each policy that allows something, with the sets it looks into."""
     isolated: dict[str, list[PodFact]] = {}
@@ -120,12 +134,13 @@ def _policy_chains(
                 rule.peers,
                 rule.ports,
                 isolated[name],
+                family,
             )
             yield from made.sets
             lines += [f"{match} accept {said}".strip() for match in made.lines]
         if policy.rules(direction):
             unique = tuple(dict.fromkeys(lines))
-            yield chain(FAMILY, TABLE, policy_chain(direction, name), unique)
+            yield chain(family, TABLE, policy_chain(direction, name), unique)
 
 
 def _names(policies: Iterable[NetworkPolicy]) -> tuple[str, ...]:

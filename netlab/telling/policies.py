@@ -13,8 +13,9 @@ from netlab.model.policies import Direction
 from netlab.packets import RuleHit
 from netlab.policy import Facts, Reader
 from netlab.policy.naming import TABLE, isolation_chain, policy_chain
-from netlab.policy.rules import ESTABLISHED, isolations
+from netlab.policy.rules import ESTABLISHED, NEIGHBORS, isolations
 from netlab.policy.selection import Selection
+from netlab.proxy.nftables_words import IP
 
 
 class PolicyMeanings:
@@ -38,6 +39,8 @@ class PolicyMeanings:
         """Return what a rule of TABLE is for, "" when that is not known."""
         if hit.rule == ESTABLISHED:
             return "no first packet: policies are asked when a connection begins"
+        if hit.rule == NEIGHBORS:
+            return "neighbour discovery: no policy's business"
         how, _, target = hit.verdict.partition(" ")
         if how == "goto" and target in self._isolations:
             return f"isolated by NetworkPolicy {_listed(self._isolations[target])}"
@@ -54,7 +57,7 @@ class PolicyMeanings:
 
 def is_of_policies(hit: RuleHit) -> bool:
     """Return whether the rule of *hit* is one of NetworkPolicies."""
-    return hit.family == "ip" and hit.table == TABLE
+    return hit.family in IP.values() and hit.table == TABLE
 
 
 def direction_of(hit: RuleHit) -> Direction:

@@ -106,7 +106,7 @@ def _repairs(facts: Facts, side: Side, flow: Packet) -> Iterator[str]:
         namespace, _, called = name.partition("/")
         yield f"netlab describe netpol {called} -n {namespace}"
     other = flow.source if side.direction is Direction.INGRESS else flow.destination
-    pod = next((pod for pod in facts.pods if pod.address == other), None)
+    pod = next((pod for pod in facts.pods if other in pod.addresses), None)
     rules, peers = WAYS[side.direction]
     ports = "" if flow.protocol is Protocol.ICMP else f", ports: [{_port(flow)}]"
     peer = _peer(pod, side.pod.namespace) if pod else f"{{ipBlock: {{cidr: {other}/32}}}}"

@@ -7,10 +7,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from netlab.cluster import PodState
+from netlab.model.lab import like
 from netlab.packets import Outcome, RuleHit
 from netlab.policy import Decision, Facts, Flow, Reader, decision
 from netlab.policy.naming import policy_chain
 from netlab.probe import Shot
+from netlab.proxy.addresses import ANYWHERE, Family
 from netlab.telling.policies import is_of_policies
 from netlab.verify.context import (
     Checked,
@@ -22,6 +24,7 @@ from netlab.verify.context import (
     required,
     usable,
 )
+from netlab.verify.pods import by
 
 TARGETS = 2  # isolated pods that are asked, at most
 
@@ -32,16 +35,21 @@ class Pair(NamedTuple):
     source: PodState
     target: Listener
     decided: Decision
+    family: Family
 
     @property
     def words(self) -> str:
         port = f"{self.target.port}/{self.target.protocol}"
-        return f"{self.source.title} -> {self.target.pod.title} {port}"
+        return f"{self.source.title} -> {self.target.pod.title} {port}{by(self.family)}"
 
 
 def network_policy(context: Context) -> Checked:
     facts = Reader().facts(context.cluster.documents)
-    found = list(islice(_targets(context, facts), TARGETS))
+    found = [
+        pairs
+        for family in context.families
+        for pairs in islice(_targets(context, facts, family), TARGETS)
+    ]
     if not found:
         raise Skip(
             "needs a NetworkPolicy that isolates a pod with a port, a pod that it allows there and "
@@ -54,13 +62,13 @@ def network_policy(context: Context) -> Checked:
     return checked
 
 
-def _targets(context: Context, facts: Facts) -> Iterator[tuple[Pair, Pair]]:
+def _targets(context: Context, facts: Facts, family: Family) -> Iterator[tuple[Pair, Pair]]:
     """Yield, for each port of an isolated pod, a pair that is allowed and one that is not."""
     pods = usable(context.cluster)
     isolated = [pod for pod in pods if pod not in context.pods]
     for target in (one for pod in isolated for one in listeners(pod)):
         pairs = [
-            Pair(source, target, decision(facts, _flow(source, target)))
+            Pair(source, target, decision(facts, _flow(source, target, family)), family)
             for source in pods
             if context.is_here(source.node) and source.netns != target.pod.netns
         ]
@@ -71,15 +79,16 @@ def _targets(context: Context, facts: Facts) -> Iterator[tuple[Pair, Pair]]:
             yield allowed, denied
 
 
-def _flow(source: PodState, target: Listener) -> Flow:
-    return Flow(source.ip, target.pod.ip, target.protocol.upper(), target.port)
+def _flow(source: PodState, target: Listener, family: Family) -> Flow:
+    here, there = (like(ANYWHERE[family], pod.ips) for pod in (source, target.pod))
+    return Flow(here, there, target.protocol.upper(), target.port)
 
 
 def _shot(context: Context, pair: Pair) -> Shot:
     target = pair.target
     return context.shoot(
-        context.pod_place(pair.source),
-        context.pod_place(target.pod),
+        context.pod_place(pair.source, pair.family),
+        context.pod_place(target.pod, pair.family),
         protocol=target.protocol,
         port=target.port,
     )

@@ -6,21 +6,21 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from policy_cases import CASES, Case
+from policy_cases import CASES, IN_BOTH, Case
 
 from netlab.agent.policies import PolicyRules, observed
 from netlab.kernel import netns, nft_names, nftables
 from netlab.model.inventory import Inventory
-from netlab.policy.matches import FAMILY
 from netlab.policy.naming import TABLE
 from netlab.processes.commands import run
+from netlab.proxy.addresses import Family
 from netlab.proxy.nft_text import POLICY_TABLES
 from netlab.proxy.ruleset import same
 
 pytestmark = pytest.mark.kernel
 
 BY_NFT, BY_MESSAGES = 0, 10**9  # most statements sent as messages
-BUSY = [case for case in CASES if case.policies]
+BUSY = [case for case in IN_BOTH if case.policies]
 NOTHING = Case("nothing", {}, [], {}).inventory()
 
 
@@ -38,7 +38,7 @@ def inside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def there() -> bool:
-    return bool(nft_names.those_there([(FAMILY, TABLE)]))
+    return bool(nft_names.those_there([(family, TABLE) for family in Family]))
 
 
 def hold(rules: PolicyRules, objects: Inventory) -> None:
@@ -102,5 +102,5 @@ def test_what_others_do_is_undone_and_told(inside: None, harm: str) -> None:
 
 def test_no_proxy_takes_the_table_for_its_own(inside: None) -> None:
     PolicyRules("n1").agree(BUSY[0].inventory())
-    assert nftables.read([FAMILY]) == {}
+    assert nftables.read(Family) == {}
     assert set(POLICY_TABLES) == {TABLE}

@@ -74,7 +74,8 @@ def _opened(
         with entered(netns(source)):
             for flow in flows:
                 kind, protocol = KINDS[flow.protocol]
-                sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK, protocol)
+                family = socket.AF_INET6 if ":" in addresses[flow.destination] else socket.AF_INET
+                sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 place = TITLES.index(flow.destination) * len(PORTS) + PORTS.index(flow.port)
                 sock.bind(("", FIRST_PORT + number * PLACES + place))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lab
 
 BOTH = (
     *("pod-pod-same-node", "pod-pod-cross-node", "pod-clusterip"),
-    *("nodeport", "egress-masquerade"),
+    *("nodeport", "egress-masquerade", "network-policy"),
 )
 IPV6 = re.compile(r"fd00:[0-9a-f:]+|by IPv6")
 IPV4 = re.compile(r"10\.\d+\.\d+\.\d+|192\.168\.50\.\d+|on node1: ")

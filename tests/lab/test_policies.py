@@ -31,6 +31,7 @@ def lab_document(name: str) -> Document:
         "kind": "Lab",
         "metadata": {"name": name},
         "nodes": [{"name": node} for node in NODES.values()],
+        "network": {"EnableIPv6": True},
     }
 
 
@@ -40,9 +41,9 @@ class Ground:
     def __init__(self, cli: Cli) -> None:
         self.cli = cli
         self.live = Live(cli.lab)
-        self.addresses: Mapping[str, str] = {
-            f"{pod.namespace}/{pod.name}": pod.ip for pod in self.live.cluster().pods
-        }
+        pods = {f"{pod.namespace}/{pod.name}": pod for pod in self.live.cluster().pods}
+        self.addresses: Mapping[str, str] = {title: pod.ip for title, pod in pods.items()}
+        self.addresses6: Mapping[str, str] = {title: pod.ip_v6 for title, pod in pods.items()}
         self._held: dict[str, Document] = {}
         self._labelled: set[str] = set()
         self._number = 0
@@ -51,9 +52,12 @@ class Ground:
         namespace, _, name = title.partition("/")
         return self.cli.netns(NODES[name], namespace, name)
 
+    def of(self, case: Case) -> Mapping[str, str]:
+        return self.addresses6 if case.ipv6 else self.addresses
+
     def take(self, case: Case) -> None:
         """Have the lab hold the policies and labels of *case*, and nothing of the one before."""
-        policies = {registry_key(one): one for one in case.documents(self.addresses)}
+        policies = {registry_key(one): one for one in case.documents(self.of(case))}
         now = labelled(case)
         others = {title: now[title] for title in {*self._labelled, *case.labels}}
         self.live.delete([one for key, one in self._held.items() if key not in policies])
@@ -64,7 +68,7 @@ class Ground:
     def check(self, case: Case) -> list[str]:
         """Return the flows that are not as *case* expects."""
         self._number += 1
-        found = answered(self.addresses, self.netns, expected=case.expected, number=self._number)
+        found = answered(self.of(case), self.netns, expected=case.expected, number=self._number)
         return [
             f"{flow}: {'answered' if flow in found else 'not answered'}"
             for flow in SENT
@@ -106,6 +110,22 @@ def test_every_case_holds_for_packets(ground: Ground) -> None:
 
 def case_named(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("default-deny-both", "from-a-pod-of-the-same-namespace", "a-chain-of-three"),
+        *("all-but-a-nodes-and-another", "to-a-named-port-of-a-block", "outside-the-cluster-only"),
+        *("a-named-port-is-the-destinations", "prefixes-of-ipv6-mean-nobody-here"),
+    ],
+)
+def test_a_case_holds_for_packets_by_ipv6(ground: Ground, name: str) -> None:
+    case = case_named(name).by_ipv6()
+    ground.take(case)
+    for title in TITLES:  # who is a neighbour must be found out under these policies
+        inside(ground.netns(title), "ip", "-6", "neigh", "flush", "all")
+    assert ground.check(case) == []
 
 
 def test_policies_hold_in_another_proxy_mode(ground: Ground) -> None:
@@ -261,7 +281,7 @@ def test_get_and_describe_show_policies_as_kubectl_does(ground: Ground) -> None:
         )
         in told
     )
-    assert f"  x/a  {ground.addresses['x/a']}  n1" in told
+    assert f"  x/a  {ground.addresses['x/a']}, {ground.addresses6['x/a']}  n1" in told
 
 
 def test_verify_proves_a_policy_by_packets_and_sees_one_that_does_not_hold(ground: Ground) -> None:

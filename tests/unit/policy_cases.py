@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_network
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,17 @@ PROTOCOLS, PORTS = ("TCP", "UDP", "SCTP"), (80, 81)
 NODES = {pod: f"n{number}" for number, pod in enumerate(PODS, 1)}
 ADDRESSES = {
     title: f"10.244.{PODS.index(title[2]) + 1}.{NAMESPACES.index(title[0]) + 2}" for title in TITLES
+}
+ADDRESSES6 = {
+    title: "fd00:{}:{}:{}::{}".format(*one.split(".")) for title, one in ADDRESSES.items()
+}
+# What a case written for IPv4 says of no pod in particular, and what says the same by IPv6.
+BY_IPV6 = {
+    "0.0.0.0/0": "::/0",
+    "10.0.0.0/8": "fd00::/8",
+    "203.0.113.0/24": "2001:db8::/32",
+    "fd00::/8": "10.0.0.0/8",
+    "fd00:1::/64": "10.1.0.0/16",
 }
 
 
@@ -43,6 +55,16 @@ class Case(NamedTuple):
     policies: Mapping[str, Any]  # specs by `namespace/name`
     expect: list[str]
     labels: Mapping[str, Mapping[str, str]]
+    ipv6: bool = False
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses of the pods that the flows are between."""
+        return ADDRESSES6 if self.ipv6 else ADDRESSES
+
+    def by_ipv6(self) -> Case:
+        """Return the same case with flows by IPv6."""
+        return self._replace(name=f"{self.name}-by-ipv6", ipv6=True)
 
     def expected(self, flow: Asked) -> bool:
         """Return whether *flow* is to arrive."""
@@ -67,14 +89,15 @@ class Case(NamedTuple):
                 "apiVersion": "networking.k8s.io/v1",
                 "kind": "NetworkPolicy",
                 "metadata": {"namespace": name.split("/")[0], "name": name.split("/")[1]},
-                "spec": _filled(spec, addresses),
+                "spec": _filled(spec, addresses, BY_IPV6 if self.ipv6 else {}),
             }
             for name, spec in self.policies.items()
         ]
 
     def inventory(self) -> Inventory:
-        """Return all objects there are under this case, pods at ADDRESSES."""
-        return inventory([*self.documents(ADDRESSES), *namespaces(self), *map(self.pod, TITLES)])
+        """Return all objects there are under this case."""
+        documents = self.documents(self.addresses)
+        return inventory([*documents, *namespaces(self), *map(self.pod, TITLES)])
 
     def pod(self, title: str) -> Document:
         """Return the pod called *title*, running."""
@@ -82,6 +105,9 @@ class Case(NamedTuple):
         document = pod(namespace, name)
         document["metadata"]["labels"] |= self.labels.get(title, {})
         document["status"] = {"phase": "Running", "podIP": ADDRESSES[title]}
+        if self.ipv6:
+            both = ADDRESSES[title], ADDRESSES6[title]
+            document["status"]["podIPs"] = [{"ip": one} for one in both]
         return document
 
 
@@ -98,16 +124,26 @@ def _is_port(word: str, flow: Asked) -> bool:
     return word in (flow.protocol, str(flow.port), f"{flow.protocol}/{flow.port}")
 
 
-def _filled(value: Any, addresses: Mapping[str, str]) -> Any:
-    """Return *value* with addresses for `${x/a}` and their /24 for `${x/a/24}`."""
+def _filled(value: Any, addresses: Mapping[str, str], others: Mapping[str, str]) -> Any:
+    """Return *value* with addresses for `${x/a}`, their node's network for `${x/a/24}`.
+
+    A network is a /24, by IPv6 a /64. *others*: other texts, and what stands for each.
+    """
     if isinstance(value, dict):
-        return {key: _filled(one, addresses) for key, one in value.items()}
+        return {key: _filled(one, addresses, others) for key, one in value.items()}
     if isinstance(value, list):
-        return [_filled(one, addresses) for one in value]
+        return [_filled(one, addresses, others) for one in value]
     if not isinstance(value, str):
         return value
+
+    def prefixed(found: re.Match[str]) -> str:
+        address = addresses[found[1]]
+        length = {"32": 128, "24": 64}[found[2]] if ":" in address else int(found[2])
+        return f"{address}/{length}"
+
+    value = re.sub(r"\$\{(\w/\w)\}/(\d+)", prefixed, others.get(value, value))
     value = re.sub(
-        r"\$\{(\w/\w)/24\}", lambda it: addresses[it[1]].rpartition(".")[0] + ".0/24", value
+        r"\$\{(\w/\w)/(24)\}", lambda it: str(ip_network(prefixed(it), strict=False)), value
     )
     return re.sub(r"\$\{(\w/\w)\}", lambda it: addresses[it[1]], value)
 
@@ -152,3 +188,4 @@ def cases() -> Iterator[Case]:
 
 
 CASES = list(cases())
+IN_BOTH = [*CASES, *(case.by_ipv6() for case in CASES)]

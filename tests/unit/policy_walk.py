@@ -22,10 +22,15 @@ class Packet(NamedTuple):
     protocol: str  # tcp
     port: int
 
+    @property
+    def ip(self) -> str:
+        """How nft calls its family."""
+        return "ip6" if ":" in self.source else "ip"
+
     def field(self, words: str) -> str:
         return {
-            "ip saddr": self.source,
-            "ip daddr": self.destination,
+            f"{self.ip} saddr": self.source,
+            f"{self.ip} daddr": self.destination,
             "meta l4proto": self.protocol,
             "th dport": str(self.port),
         }[words]
@@ -113,13 +118,14 @@ def at_port(_: Walk, packet: Packet, protocol: str, ports: str) -> bool:
     )
 
 
-FIELD = r"(?:ip [sd]addr|meta l4proto|th dport)"
+FIELD = r"(?:ip6? [sd]addr|meta l4proto|th dport)"
 STATEMENTS = (
     (r"ct state established,related accept", lambda *_: False),  # the first packet is neither
     (r"counter", lambda *_: True),
     (rf"({FIELD}(?: \. {FIELD})*) vmap @(\S+)", dispatched),
     (rf"({FIELD}(?: \. {FIELD})*) @(\S+)", looked_up),
-    (r"(ip [sd]addr) (?:(!=) )?(\{ [^}]* \}|\d\S*)", within),
+    (r"(ip6? [sd]addr) (?:(!=) )?(\{ [^}]* \}|[\da-f]\S*)", within),
+    (r"icmpv6 type \{ nd-neighbor-solicit, nd-neighbor-advert \} accept", lambda *_: False),
     (r"meta l4proto (\w+)", lambda _, packet, name: packet.protocol == name),
     (r"(tcp|udp|sctp) dport (\{ [^}]* \}|\S+)", at_port),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from policy_cases import ADDRESSES, CASES, FLOWS, NODES, Asked, Case
+from policy_cases import CASES, FLOWS, IN_BOTH, NODES, Asked, Case
 from policy_walk import Packet, Walk
 from test_policy_decision import facts_of
 
@@ -15,33 +15,39 @@ from netlab.policy import Reader
 from netlab.policy.naming import selector_words
 from netlab.policy.rules import blocks
 from netlab.proxy import nft_text
+from netlab.proxy.addresses import Family
 from netlab.proxy.ruleset import Sort, difference
 
 
 def walks(case: Case) -> dict[str, Walk]:
     facts = facts_of(case)
-    return {node: Walk(blocks(facts, node).values()) for node in NODES.values()}
+    wanted = Family.IPV6 if case.ipv6 else Family.IPV4
+    return {
+        node: Walk(one for one in blocks(facts, node).values() if one.family is wanted)
+        for node in NODES.values()
+    }
 
 
-def arrives(nodes: dict[str, Walk], flow: Asked) -> bool:
-    packet = Packet(
-        ADDRESSES[flow.source], ADDRESSES[flow.destination], flow.protocol.lower(), flow.port
-    )
+def arrives(nodes: dict[str, Walk], case: Case, flow: Asked) -> bool:
+    at = case.addresses
+    packet = Packet(at[flow.source], at[flow.destination], flow.protocol.lower(), flow.port)
     way = dict.fromkeys(NODES[title[2]] for title in (flow.source, flow.destination))
     return all(nodes[node].passes(packet) for node in way)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", IN_BOTH, ids=lambda case: case.name)
 def test_every_flow_passes_or_not_as_expected(case: Case) -> None:
     nodes = walks(case)
-    assert [flow for flow in FLOWS if arrives(nodes, flow) is not case.expected(flow)] == []
+    assert [flow for flow in FLOWS if arrives(nodes, case, flow) is not case.expected(flow)] == []
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", IN_BOTH, ids=lambda case: case.name)
 def test_what_is_written_reads_back_as_what_is_wanted(case: Case) -> None:
     """As far as the order of a transaction goes: what is referred to is there before."""
     wanted = blocks(facts_of(case), "n1")
     text = nft_text.transaction(list(difference(wanted, {})))
+    families = [*Family] if case.ipv6 else [Family.IPV4]
+    assert {family for family, *_ in wanted} == {*(families if wanted else ())}
     names = {name for _, _, _, name in wanted}
     seen: set[str] = set()
     for line in text.splitlines():
