@@ -125,6 +125,7 @@ class Fate(StrEnum):
     DELIVERED = "delivered"
     DROPPED = "dropped"
     REFUSED = "refused"
+    LEFT = "left"  # out of a foreign machine's port: what it does there is not seen
     LOST = "lost"  # last seen here, and nothing says why
 
 

@@ -17,6 +17,7 @@ from netlab.store.etcd import Etcd, Listing
 
 AWAITED = "waits for the lease of a foreign flanneld (flannel: none)"
 GONE = "the lease of its foreign flanneld is gone: the others no longer reach its pods"
+ANEW = "start its foreign flanneld anew, which read the net-conf before it was changed"
 
 
 class OwnLease:
@@ -64,7 +65,7 @@ class OwnLease:
         listing = etcd.range(SUBNETS)
         if node.foreign_flannel:
             self._held = None
-            self._found(members.lease_of(listing.items, node.address))
+            self._found(members.lease_of(listing.items, node.address), config)
             return listing
         me = subnets.Me.of(lab.name, node, config)
         self._held, lines = subnets.maintain(etcd, config, listing, self._held, me)
@@ -73,10 +74,11 @@ class OwnLease:
             self.log.info("%s", line)
         return etcd.range(SUBNETS) if lines else listing
 
-    def _found(self, held: Lease | None) -> None:
+    def _found(self, held: Lease | None, config: Config) -> None:
         if held is None:
             self.awaits = GONE if self.lease else AWAITED
             return
         if held != self.lease:
             self.log.info("lease %s, by a foreign flanneld", held.subnet)
-        self.lease, self.awaits = held, ""
+        wrong = members.unlike(held, config)
+        self.lease, self.awaits = held, f"{wrong}: {ANEW}" if wrong else ""

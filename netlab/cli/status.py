@@ -109,7 +109,7 @@ def screen(state: dict[str, Any]) -> list[str]:
         columns = ("FOREIGN NODE", "LEASE", "BACKEND", "VTEP MAC", "EXPIRES IN")
         lines += ["", *tables.aligned(columns, [member_row(one) for one in state["foreign"]]), ""]
     lines += [
-        f"foreign node {one['publicIP']} is not followed: {one['lastError']}"
+        f"foreign node {one['publicIP']} is not reached: {one['lastError']}"
         for one in state.get("foreign", [])
         if one["lastError"]
     ]

@@ -55,16 +55,29 @@ def lease_of(items: Iterable[KeyValue], address: str) -> Lease | None:
     return next((one for one in peers(items)[0] if one.public_ip == address), None)
 
 
-def why_not(
-    lease: Lease, config: Config, *, homes: Sequence[str], outside: Sequence[IPv4Network]
-) -> str:
-    """Return why no node makes a way to *lease*, "" when those on the segments *homes* do.
+def unlike(lease: Lease, config: Config) -> str:
+    """Return in what the back end of *lease* differs from the net-conf's, "" for nothing.
 
-    *outside*: what no way may cover.
+    A flanneld reads the net-conf but once, and none looks at the VNI of a lease: with another one
+    it is followed, and drops what comes. flannel before v0.28 says the VNI's lower 16 bits.
     """
     if lease.backend_type != config.lease_type:
         kind = lease.backend_type or UDP
         return f"its back end is {kind}, the lab's is {config.backend}"
+    if config.backend == VXLAN and lease.vni and (lease.vni ^ config.vni) & 0xFFFF:
+        return f"its VNI is {lease.vni}, the lab's is {config.vni}"
+    return ""
+
+
+def why_not(
+    lease: Lease, config: Config, *, homes: Sequence[str], outside: Sequence[IPv4Network]
+) -> str:
+    """Return why no node reaches *lease*, "" when those on the segments *homes* do.
+
+    *outside*: what no way may cover.
+    """
+    if wrong := unlike(lease, config):
+        return wrong
     if config.backend == VXLAN and not lease.vtep_mac:
         return "it says no VTEP MAC"
     if swallows(lease, config, outside):

@@ -295,6 +295,8 @@ class _Walk:
         mine = self._is_home(one.flow, one.netns) or one.device == "lo"
         if one.direction is Direction.IN and mine and not one.outer and not one.foreign:
             return End(place, Fate.DELIVERED, _to(one.flow, self._names))
+        if one.direction is Direction.OUT and self._names.is_foreign(one.netns, one.device):
+            return End(place, Fate.LEFT, f"by {one.device}, to a foreign machine")
         return End(place, Fate.LOST, f"last seen on {one.device} {one.direction}")
 
     def _is_home(self, flow: Flow, netns: str) -> bool:

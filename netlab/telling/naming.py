@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netlab import world
+from netlab import attachments, world
 from netlab.annotation.names import addresses_of, services_of
 from netlab.cluster import Cluster
 from netlab.journeys import Place
@@ -20,6 +20,7 @@ class Names:
             lab.netns(member): Place(lab.netns(member), "member", member)
             for member in world.MEMBERS
         }
+        self._underlay = lab.netns(world.UNDERLAY)
         self._addresses: dict[str, tuple[str, str]] = {}  # to title and namespace
         for member, addresses in world.member_addresses(lab).items():
             for one in addresses:
@@ -55,6 +56,10 @@ class Names:
     def place(self, netns: str) -> Place:
         """Return where *netns* is in the lab; a namespace of nobody's is called by its name."""
         return self._places.get(netns) or Place(netns, "member", netns)
+
+    def is_foreign(self, netns: str, device: str) -> bool:
+        """Return whether a device is the underlay's port for an attached namespace."""
+        return netns == self._underlay and device.startswith(attachments.PORT)
 
     def bridge(self, netns: str) -> str:
         """Return the name of a node's bridge, "" where pods have none."""

@@ -42,7 +42,13 @@ REWRITES = {
     RewriteKind.UN_DNAT: "un-DNAT",
     RewriteKind.UN_SNAT: "un-masquerade",
 }
-FATES = {Fate.DELIVERED: GREEN, Fate.DROPPED: RED, Fate.REFUSED: RED, Fate.LOST: YELLOW}
+FATES = {
+    Fate.DELIVERED: GREEN,
+    Fate.LEFT: GREEN,
+    Fate.DROPPED: RED,
+    Fate.REFUSED: RED,
+    Fate.LOST: YELLOW,
+}
 _COMMENT = re.compile(r'-m comment --comment ("[^"]*"|\S+) ?|\s?\bcomment "([^"]*)"')
 _AT = 17  # the column where what is on a device begins
 _RULE = " " * _AT + "| "
@@ -84,7 +90,8 @@ def lines(
 def _is_told(tracks: Sequence[Track], number: int) -> bool:
     """Return whether a packet's steps are worth their room."""
     track = tracks[number]
-    arrived = any(isinstance(one, End) and one.fate is Fate.DELIVERED for one in track.steps)
+    ends = [one.fate for one in track.steps if isinstance(one, End)]
+    arrived = Fate.DELIVERED in ends or Fate.LEFT in ends
     before = [one for one in tracks[:number] if one.by == track.by]
     return not arrived or all(one.leg is not track.leg for one in before)
 

@@ -79,7 +79,8 @@ def test_a_foreign_member_lives_in_the_overlay(joined: tuple[Cli, Member]) -> No
     assert cli.status()["converged"]
     for address in (member.pod(), ADDRESS):
         assert "a foreign machine's" in cli("probe", "n1-p1", address, code=2).stderr
-    assert "answered" in cli("trace", "n1-p1", member.pod()).stdout
+    traced = cli("trace", "n1-p1", member.pod()).stdout
+    assert "answered" in traced and "left: by ext_" in traced and "lost" not in traced
     member.inside("ip", "addr", "del", f"{member.pod()}/32", "dev", "lo")
     theirs = f"{member.subnet[2]} is of the foreign member {ADDRESS}, which has {SUBNET}"
     assert cause(cli, "n1-p1", str(member.subnet[2])).startswith(theirs)
@@ -122,30 +123,39 @@ def test_a_lease_that_runs_out_takes_the_member_with_it(joined: tuple[Cli, Membe
     assert foreign(cli) == [] and cli.status()["converged"]
 
 
-UNFOLLOWED = {
+UNREACHED = {
     "another back end": (
         '{"PublicIP":"192.168.50.88","PublicIPv6":null,"BackendType":"host-gw"}',
         "its back end is host-gw, the lab's is vxlan",
+        False,
     ),
     "no MAC": (
         '{"PublicIP":"192.168.50.88","PublicIPv6":null,"BackendType":"vxlan","BackendData":{}}',
         "it says no VTEP MAC",
+        False,
+    ),
+    "another VNI": (
+        '{"PublicIP":"192.168.50.88","PublicIPv6":null,"BackendType":"vxlan",'
+        '"BackendData":{"VNI":5,"VtepMAC":"2a:88:25:c9:35:2a"}}',
+        "its VNI is 5, the lab's is 1",
+        True,
     ),
 }
 
 
-@pytest.mark.parametrize(("value", "why"), UNFOLLOWED.values(), ids=UNFOLLOWED)
-def test_a_member_that_is_not_followed_is_told_with_the_reason(
-    small: Cli, value: str, why: str
+@pytest.mark.parametrize(("value", "why", "way"), UNREACHED.values(), ids=UNREACHED)
+def test_a_member_that_is_not_reached_is_told_with_the_reason(
+    small: Cli, value: str, why: str, way: bool
 ) -> None:
+    """*way*: whether there is one all the same, as a flanneld would make it."""
     asker = Member(small.netns("master"), "", SUBNET)
     asker.etcdctl("put", asker.key, value)
     try:
         [told] = foreign(small)
         assert (told["lastError"], told["ttl"]) == (why, None)
         said = small("status").stdout
-        assert f"foreign node 192.168.50.88 is not followed: {why}" in said and "never" in said
-        assert SUBNET not in routes(small)
+        assert f"foreign node 192.168.50.88 is not reached: {why}" in said and "never" in said
+        assert (SUBNET in routes(small)) is way
     finally:
         asker.etcdctl("del", asker.key)
     assert foreign(small) == []
@@ -225,6 +235,16 @@ def test_a_foreign_flanneld_gives_a_nodes_pods_their_addresses(cli: Cli) -> None
     eventually(lambda: "10.244.66.0/24" not in routes(cli, "n1"), what="n1 has forgotten it")
     member.take()
     eventually(lambda: cli.status()["converged"], what="it is back")
+
+    # The net-conf changes: it goes on as before until it is started anew.
+    changed = declared(cli.lab, "flannel: none").replace(
+        "{Network: 10.244.0.0/16}", "{Network: 10.244.0.0/16, Backend: {Type: host-gw}}"
+    )
+    old = "node n2: its back end is vxlan, the lab's is host-gw: start its foreign flanneld anew"
+    assert old in cli("up", cli.file(changed, "changed.yaml"), code=1).stderr
+    member.backend = "host-gw"
+    member.renew()
+    eventually(lambda: cli.status()["converged"], what="it is of the new back end")
 
 
 def test_a_node_is_handed_over_to_a_foreign_flanneld_and_back(cli: Cli) -> None:

@@ -430,6 +430,20 @@ def test_a_frame_for_another_card_is_not_delivered() -> None:
     assert words(told(watch, to=FAR)[0])[-1] == "web-2-1 lost: last seen on eth0 in"
 
 
+def test_what_goes_out_of_a_foreign_port_has_left_and_is_not_lost() -> None:
+    watch = Watch()
+    for number, port in enumerate(("ext_box", "n2")):
+        sent = tcp(ONE, "10.244.9.2:80", numbers=(NUMBER + number, 0))
+        watch.seen("t.underlay n1 in", sent, wrapped=NODES)
+        watch.seen(f"t.underlay {port} out", sent, wrapped=NODES)
+    watch.seen("t.n1 ext_box out", tcp(ONE, "10.244.9.2:80", numbers=(NUMBER + 2, 0)))
+    assert [words(one)[-1] for one in told(watch, to="10.244.9.2:80")] == [
+        "underlay left: by ext_box, to a foreign machine",
+        "underlay lost: last seen on n2 out",
+        "n1 lost: last seen on ext_box out",
+    ]
+
+
 def test_packets_are_named_by_what_they_are() -> None:
     watch = Watch()
     flags = {

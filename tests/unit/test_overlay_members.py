@@ -10,7 +10,7 @@ import pytest
 from fake_lab import LAB, LEASES
 
 from netlab import desired
-from netlab.agent.ownlease import AWAITED, GONE, OwnLease
+from netlab.agent.ownlease import ANEW, AWAITED, GONE, OwnLease
 from netlab.cluster import cluster
 from netlab.flannel import members
 from netlab.flannel.config import Config, resolve
@@ -62,6 +62,13 @@ WHY = {
         Backend(),
         "its back end is host-gw, the lab's is vxlan",
     ),
+    "another VNI": (
+        Lease("10.244.7.0/24", BOX, vni=5, vtep_mac=MAC),
+        Backend(),
+        "its VNI is 5, the lab's is 1",
+    ),
+    "no VNI": (Lease("10.244.7.0/24", BOX, vni=0, vtep_mac=MAC), Backend(VNI=7), ""),
+    "16 bits": (Lease("10.244.7.0/24", BOX, vni=7, vtep_mac=MAC), Backend(VNI=0x10007), ""),
     "of none": (Lease("10.244.7.0/24", BOX, ""), Backend(), "its back end is udp, the lab's"),
     "no MAC": (Lease("10.244.7.0/24", BOX), Backend(), "it says no VTEP MAC"),
     "over the underlay": (
@@ -78,7 +85,7 @@ WHY = {
 
 
 @pytest.mark.parametrize(("lease", "backend", "words"), WHY.values(), ids=WHY)
-def test_why_a_member_is_not_followed(lease: Lease, backend: Backend, words: str) -> None:
+def test_why_a_member_is_not_reached(lease: Lease, backend: Backend, words: str) -> None:
     from ipaddress import IPv4Network
 
     network = msgspec.structs.replace(lab().network, Backend=backend)
@@ -113,6 +120,16 @@ def test_a_foreign_flannelds_lease_is_found_and_never_written() -> None:
         store.items = [key(lease)]
         own.keep(store, theirs, config)  # type: ignore[arg-type]
         assert (own.lease, own.awaits, own.renews) == (lease, "", 0.0)
+    for stale, words in (
+        (msgspec.structs.replace(lease, vni=5), "its VNI is 5, the lab's is 1"),
+        (
+            msgspec.structs.replace(lease, backend_type="host-gw"),
+            "its back end is host-gw, the lab's is vxlan",
+        ),
+    ):
+        store.items = [key(stale)]
+        own.keep(store, theirs, config)  # type: ignore[arg-type]
+        assert own.awaits == f"{words}: {ANEW}"
     store.items = []
     own.keep(store, theirs, config)  # type: ignore[arg-type]
     assert (own.subnet, own.awaits) == ("10.244.9.0/24", GONE)  # its pods keep their addresses
