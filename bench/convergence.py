@@ -33,11 +33,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from netlab import lab as labs
 from netlab.cluster import PodState
 from netlab.dns import wire
 from netlab.kernel import netns
-from netlab.lab.live import Live
+from netlab.lab.live import Live, connect
 from netlab.model.faults import Fault, Sort
 from netlab.packets import Flow, Protocol
 from netlab.sensors.stream import Stream
@@ -281,7 +280,7 @@ def connected(name: str) -> Live:
     """Return a connection to the lab, once its etcd answers."""
     deadline = time.monotonic() + SETTLES
     while True:
-        live = labs.connect(name)
+        live = connect(name)
         try:
             live.revision()
             return live

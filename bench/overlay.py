@@ -28,11 +28,10 @@ from contextlib import ExitStack, contextmanager
 
 from scale import LAB, NETLAB, ROOT, netlab, seconds
 
-from netlab import lab as labs
 from netlab import world
 from netlab.errors import StoreError
 from netlab.kernel import netlink, netns, routes
-from netlab.lab.live import Live
+from netlab.lab.live import Live, connect
 from netlab.store.etcd import PORT, Etcd
 
 NAME = f"nlbench-{os.getpid()}"
@@ -101,7 +100,7 @@ def lab(nodes: int) -> Iterator[tuple[Live, float]]:
     """Have a lab up for the duration; yield it and the seconds `up` took."""
     try:
         took = seconds(lambda: netlab("up", "-", input=topology(nodes)))
-        yield labs.connect(LAB), took
+        yield connect(LAB), took
     finally:
         netlab("down")
 

@@ -200,8 +200,8 @@ def bench_add() -> None:
 
 
 def bench_lease() -> None:
-    from netlab import lab as labs
     from netlab.kernel import netlink, netns, routes
+    from netlab.lab.live import connect
 
     value = (
         b'{"PublicIP":"192.168.50.200","PublicIPv6":null,"BackendType":"vxlan",'
@@ -209,7 +209,7 @@ def bench_lease() -> None:
     )
     key = "/coreos.com/network/subnets/10.244.240.0-24"
     with lab(30, 30):
-        live = labs.connect(LAB)
+        live = connect(LAB)
         etcd = live.etcd()
         sockets = []
         for node in live.lab.nodes:

@@ -19,8 +19,8 @@ from typing import Any
 
 from services_objects import ROOT, cluster, cluster_ip, endpoint_slice
 
-from netlab import lab as labs
 from netlab.kernel import netns
+from netlab.lab.live import connect
 from netlab.model.kubernetes import Document, registry_key
 from netlab.proxy import Mode
 from netlab.store import registry
@@ -143,7 +143,7 @@ def bench_follow(mode: Mode, number: int, rounds: int) -> None:
 
 
 def _follow(mode: Mode, number: int, count: int, up: float, log: Path) -> None:
-    live = labs.connect(LAB)
+    live = connect(LAB)
     node = live.lab.netns("n1")
     ears = {name: listening(live.lab.netns("n1", "default", name)) for name in PODS[1:]}
     etcd = live.etcd()

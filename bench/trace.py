@@ -31,9 +31,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from netlab import lab as labs  # noqa: E402
 from netlab import tracing  # noqa: E402
 from netlab.kernel.netns import entered  # noqa: E402
+from netlab.lab.live import connect  # noqa: E402
 from netlab.tracing.told import listening  # noqa: E402
 from netlab.tracing.why import why  # noqa: E402
 
@@ -120,7 +120,7 @@ def throughput(to: str) -> float:
 @contextmanager
 def traced(to: str) -> Iterator[list[int]]:
     """Trace one connection after the other from pod a; yield how many there were."""
-    live, count, over = labs.connect(LAB), [0], threading.Event()
+    live, count, over = connect(LAB), [0], threading.Event()
 
     def run() -> None:
         while not over.is_set():
@@ -194,7 +194,7 @@ def told(found: dict[str, float], *against: str) -> None:
 
 
 def bench_time(addresses: dict[str, str], rounds: int) -> None:
-    live = labs.connect(LAB)
+    live = connect(LAB)
 
     def trace(to: str) -> float:
         return seconds(lambda: tracing.trace(live, "a", to, port=80))
@@ -218,7 +218,7 @@ def bench_time(addresses: dict[str, str], rounds: int) -> None:
 
 
 def bench_why(addresses: dict[str, str], rounds: int) -> None:
-    live = labs.connect(LAB)
+    live = connect(LAB)
 
     def ask(source: str, to: str, port: int) -> float:
         return seconds(lambda: why(live, source, to, port=port))

@@ -19,7 +19,7 @@ from netlab.cli.progress import Progress
 from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.recording import Summary, Wish
     from netlab.sensors.taps import Taps
 

@@ -18,7 +18,7 @@ from netlab.model.kubernetes import Document, registry_key
 
 if TYPE_CHECKING:
     from netlab.controllers import Change
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.topology import Declaration
 
 SETTLE = 30.0  # seconds that --wait gives the lab to agree again

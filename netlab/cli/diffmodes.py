@@ -124,7 +124,7 @@ def diff_modes(
         print(f"note: {note}", file=sys.stderr)
     options.be_root(create=True)
     from netlab import rootless
-    from netlab.lab import RUN
+    from netlab.lab.directory import RUN
     from netlab.verify.modes import compared
 
     begun = time.monotonic()

@@ -16,7 +16,7 @@ from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
     from netlab.draining import Plan
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 LOOK = 0.05  # seconds between two looks whether the pods have gone
 

@@ -17,7 +17,7 @@ from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
     from netlab.edits import Pairs
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 Edit = Callable[[Document], Document]
 NAMESPACE = click.option(

@@ -14,7 +14,7 @@ from netlab.cli import names, options, tables
 from netlab.errors import CapabilityError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.model.faults import Fault, Sort
     from netlab.model.lab import Lab
 

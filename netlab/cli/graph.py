@@ -101,9 +101,9 @@ def foreseen(ctx: click.Context, sources: tuple[str, ...]) -> Cluster:
     from netlab.cli.lifecycle import declaration
 
     declared, _ = declaration(ctx, sources)
-    from netlab import lab
+    from netlab.lab import forecast
 
-    return lab.foreseen(declared)
+    return forecast.foreseen(declared)
 
 
 def written(text: str, file: str | None) -> None:

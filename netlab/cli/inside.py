@@ -14,7 +14,7 @@ from netlab.errors import NetlabError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster, PodState
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.pods.execution import Target
 
 MEMBERS = ("master", "gateway", "balancer", "client", "internet", "underlay")

@@ -11,7 +11,7 @@ from netlab.model.kubernetes import KINDS, Document, Kind, kind_named
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 # What kubectl means by `all`; kinds without objects leave no trace in the output.
 ALL = ("Pod", "Service", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet", "Job", "CronJob")

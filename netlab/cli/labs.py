@@ -40,10 +40,10 @@ def print_labs(names: Sequence[str], output: str, *, headers: bool = True) -> in
 
 def state(name: str) -> dict[str, Any]:
     """Return a lab's `Live.status`, or as much of it as there is when its agent is gone."""
-    from netlab import lab
+    from netlab.lab.live import connect
 
     try:
-        return lab.connect(name).status()
+        return connect(name).status()
     except Exception as error:  # a lab whose agent is gone is still a lab, and is listed
         return {"lab": name, "converged": False, "nodes": [], "problems": [str(error)]}
 

@@ -17,7 +17,7 @@ from netlab.errors import UsageError
 from netlab.model.modes import PROXY_MODES, SCHEDULERS
 
 if TYPE_CHECKING:
-    from netlab.lab import Report
+    from netlab.lab.report import Report
     from netlab.topology import Declaration
 
 NOTES = Path(netlab.__file__).parent.parent / "topologies" / "notes.yaml"
@@ -143,18 +143,19 @@ def up(
     if uplink or any(said.values()):
         raise UsageError("--uplink and --etcd-… are for several machines", hint="up --master")
     options.be_root(create=True)
-    from netlab import lab
+    from netlab.lab.live import connect
+    from netlab.lab.up import up as brought_up
 
     with Progress(f"up {name}") as progress:
-        report = lab.up(declared, progress=progress, verbose=options.settings(ctx).verbose > 0)
+        report = brought_up(declared, progress=progress, verbose=options.settings(ctx).verbose > 0)
     told_report(ctx, report)
     state = "converged" if report.converged else "not converged"
     print(f"lab {name}: {amount(report, 'changed')}; {state} in {time.monotonic() - begun:.2f} s")
     for problem in report.problems:
         print(f"problem: {problem}", file=sys.stderr)
-    for fault in lab.connect(name).lab.faults:
+    for fault in connect(name).lab.faults:
         print(f"still faulted: {fault.words}; undo: {fault.undo}", file=sys.stderr)
-    for one in lab.connect(name).lab.attached:
+    for one in connect(name).lab.attached:
         print(f"still attached: {one.words}; undo: {one.undo}", file=sys.stderr)
     if not report.converged:
         return 1
@@ -163,7 +164,7 @@ def up(
 
         print()
         whole = options.settings(ctx).verbose > 1
-        return proven(lab.connect(name), ids=(), output="table", whole=whole)
+        return proven(connect(name), ids=(), output="table", whole=whole)
     return 0
 
 
@@ -183,9 +184,9 @@ def plan(ctx: click.Context, files: tuple[str, ...]) -> int:
     """
     declared, name = declaration(ctx, files)
     enter_existing()
-    from netlab import lab
+    from netlab.lab import forecast
 
-    report = lab.plan(declared)
+    report = forecast.plan(declared)
     # Objects in etcd are told as comments: the rest can be pasted into a shell.
     for line in [*(f"# {change}" for change in report.changes), *report.words]:
         print(line)
@@ -208,9 +209,9 @@ def every_lab() -> list[str]:
     """Return the labs of this machine (without root: of this user)."""
     if not enter_existing():
         return []
-    from netlab import lab
+    from netlab.lab import directory
 
-    return lab.names()
+    return directory.names()
 
 
 @options.command(
@@ -231,12 +232,12 @@ def down(ctx: click.Context, lab_name: str | None, everything: bool) -> int:
     names = every_lab() if everything else [options.chosen_lab(ctx, lab_name)]
     if not names:
         print("no labs", file=sys.stderr)
-    from netlab import lab
+    from netlab.lab.down import down as taken_down
 
     worst = 0
     for name in names:
         with Progress(f"down {name}") as progress:
-            report = lab.down(name, progress=progress)
+            report = taken_down(name, progress=progress)
         told_report(ctx, report)
         for problem in report.problems:
             print(f"problem: {problem}", file=sys.stderr)

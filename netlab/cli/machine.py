@@ -45,15 +45,15 @@ def doctor(output: str) -> int:
 
 def broken() -> list[str]:
     """Return a line for each fault that somebody has made in a lab of this machine."""
-    from netlab import lab
     from netlab.cli.lifecycle import every_lab
     from netlab.errors import NetlabError
+    from netlab.lab.live import connect
     from netlab.model.faults import told
 
     lines = []
     for name in every_lab():
         try:
-            faults = lab.connect(name).lab.faults
+            faults = connect(name).lab.faults
         except NetlabError:  # half made, or half gone
             continue
         lines += [f"lab {name}: {told(fault)}" for fault in faults]

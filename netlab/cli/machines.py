@@ -209,15 +209,15 @@ def installed(run: Path, text: str, *, password: str = "") -> int:
 
 def left(ctx: click.Context) -> int:
     """Leave the lab; return the exit code."""
-    from netlab import lab
-
     name = options.chosen_lab(ctx)
     from netlab.agent import place as places
+    from netlab.lab.directory import run_directory
+    from netlab.lab.down import down
 
-    place = places.read(lab.run_directory(name))
+    place = places.read(run_directory(name))
     if place is None:
         raise UsageError(f"lab {name} is on this machine alone", hint=f"netlab down {name}")
-    report = lab.down(name)
+    report = down(name)
     for problem in report.problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"lab {name}: this machine is {' and '.join(place.names)} no more")
@@ -267,12 +267,12 @@ def up_here(
     """
     import time
 
-    from netlab import lab as labs
     from netlab.agent.state import WAITING
     from netlab.cli.lifecycle import amount, told_report
     from netlab.cli.progress import Progress
     from netlab.controllers.scheduler import hopeless
     from netlab.lab import machines
+    from netlab.lab.up import up
 
     if verify:
         raise UsageError("--verify looks at a lab on one machine", hint="leave it out")
@@ -289,7 +289,7 @@ def up_here(
     )
     declared = replace(declared, lab=lab)
     with Progress(f"up {lab.name}") as progress:
-        report = labs.up(
+        report = up(
             declared, progress=progress, verbose=options.settings(ctx).verbose > 0, place=place
         )
     told_report(ctx, report)

@@ -17,7 +17,7 @@ from netlab.model.modes import PROXY_MODES
 from netlab.packets import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.verify.matrix import Column
 
 ALL = "all"

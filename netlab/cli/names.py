@@ -72,9 +72,9 @@ def _cluster(ctx: click.Context) -> Cluster:
 
 def _labs(ctx: click.Context) -> list[str]:
     options.be_root()
-    from netlab import lab
+    from netlab.lab import directory
 
-    return lab.names()
+    return directory.names()
 
 
 def _namespaces(ctx: click.Context) -> list[str]:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from netlab.errors import UsageError
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -147,13 +147,15 @@ def be_root(*, create: bool = False) -> None:
     """
     if os.geteuid() == 0:
         return
-    from netlab import lab, rootless
+    from netlab import rootless
     from netlab.errors import NotFoundError
 
     try:
         rootless.enter(create=create)
     except NotFoundError as error:
-        if others := lab.names():  # still outside: these are root's
+        from netlab.lab import directory
+
+        if others := directory.names():  # still outside: these are root's
             hint = f"root's: {', '.join(others)}; the same command with sudo works on them"
             raise NotFoundError("no lab of yours is running", hint=hint) from error
         raise
@@ -165,12 +167,12 @@ def chosen_lab(ctx: click.Context, named: str | None = None) -> str:
     Raises NotFoundError, or UsageError naming the choices.
     """
     be_root()
-    from netlab import lab
+    from netlab.lab import directory
 
     said = settings(ctx)
     if named and said.explicit and named != said.lab:
         raise UsageError(f"two labs named: {named} and -L {said.lab}", hint="name one of them")
-    return lab.chosen(named or said.lab)
+    return directory.chosen(named or said.lab)
 
 
 def live_lab(
@@ -182,12 +184,12 @@ def live_lab(
     *whole*: for one that needs all of the lab on this machine. Raises UsageError where it is not.
     """
     name = chosen_lab(ctx, named)
-    from netlab import lab
+    from netlab.lab.live import connect
 
     def note(words: str) -> None:
         click.echo(f"note: {words}", err=True)
 
-    live = lab.connect(name, note=note if looking else None)
+    live = connect(name, note=note if looking else None)
     if whole:
         live.require_whole()
     return live

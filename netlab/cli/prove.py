@@ -17,7 +17,7 @@ from netlab.model.modes import PROXY_MODES
 from netlab.packets import Leg, Outcome, Passage, Verdict
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 COLOURS = {
     Outcome.PASS: tables.GREEN,

@@ -16,7 +16,7 @@ from netlab.errors import NetlabError, UsageError
 from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 ACTIONS = ("restart", "status", "history", "undo", "pause", "resume")
 LOOK = 0.05  # seconds between two looks

@@ -14,7 +14,7 @@ from netlab.model.kubernetes import Document
 if TYPE_CHECKING:
     from netlab.agent.rules import Programmed, Rule
     from netlab.cluster import Cluster
-    from netlab.lab import Live
+    from netlab.lab.live import Live
     from netlab.proxy.claims import Owner
 
 HEADER = ("NODE", "TABLE", "CHAIN", "SERVICE", "RULES", "PACKETS", "STATE")

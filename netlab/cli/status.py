@@ -12,7 +12,7 @@ from netlab.cli import options, tables
 from netlab.errors import NetlabError
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 
 PERIOD = 0.2  # seconds between two looks

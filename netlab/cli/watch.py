@@ -13,7 +13,7 @@ from netlab.cli.rows import Scene, kind_of, resource
 from netlab.model.kubernetes import Document
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 PERIOD = 0.3  # seconds between two looks
 

@@ -7,25 +7,3 @@ live        a running lab, read and written through its etcd
 elsewhere   a command that runs on another machine of the lab
 machines    this machine as one of several of a lab; `unit`: its agent as a service of systemd
 """
-
-from netlab.lab.directory import RUN, chosen, lock, names, run_directory
-from netlab.lab.down import down
-from netlab.lab.forecast import foreseen, plan
-from netlab.lab.live import Live, connect
-from netlab.lab.report import Report
-from netlab.lab.up import up
-
-__all__ = [
-    "RUN",
-    "Live",
-    "Report",
-    "chosen",
-    "connect",
-    "down",
-    "foreseen",
-    "lock",
-    "names",
-    "plan",
-    "run_directory",
-    "up",
-]

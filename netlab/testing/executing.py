@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from netlab.cluster import Cluster
 from netlab.errors import NetlabError, UsageError
-from netlab.lab import Live
+from netlab.lab.live import Live
 from netlab.pods import execution
 from netlab.testing.answers import Ran
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from netlab import lab as labs
 from netlab import topology
 from netlab.cluster import Cluster
 from netlab.errors import CapabilityError, NetlabError
-from netlab.lab import Live
+from netlab.lab.down import down
+from netlab.lab.live import Live, connect
+from netlab.lab.up import up
 from netlab.model.lab import Lab
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ class Held:
         be_root(create=True)
         _require_namespaces()
         self.name = lab.name
-        report = labs.up(topology.Declaration(lab=lab, documents=tuple(documents)))
+        report = up(topology.Declaration(lab=lab, documents=tuple(documents)))
         if not report.converged:
             problems = "; ".join(report.problems) or "it is still changing"
             raise NetlabError(f"lab {lab.name} has not converged: {problems}")
-        self._live = labs.connect(lab.name)
+        self._live = connect(lab.name)
         self.follow(self._live.cluster())
 
     def follow(self, cluster: Cluster) -> None:
@@ -65,7 +66,7 @@ class Held:
             self.recording.close()
             self.recording = None
         if self.name:
-            labs.down(self.name)
+            down(self.name)
             self.name, self._live = "", None
 
 

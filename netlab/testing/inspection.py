@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from netlab.errors import NetlabError
-from netlab.lab import Live
+from netlab.lab.live import Live
 from netlab.model.modes import Mode
 from netlab.processes import run
 from netlab.proxy.addresses import Family

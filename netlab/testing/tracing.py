@@ -9,7 +9,7 @@ import msgspec
 from netlab.journeys import Journey
 
 if TYPE_CHECKING:
-    from netlab.lab import Live
+    from netlab.lab.live import Live
 
 
 class Traced(msgspec.Struct, frozen=True):

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from netlab import lab as labs
 from netlab import patience
 from netlab.errors import NetlabError
+from netlab.lab.live import connect
 from netlab.packets import Verdict
 from netlab.verify import (
     flat,
@@ -93,7 +93,7 @@ def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
 def main() -> int:
     name, *paths = sys.argv[1:]
     try:
-        verdicts = proven_here(labs.connect(name), paths)
+        verdicts = proven_here(connect(name), paths)
     except NetlabError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,13 +1,20 @@
-"""A fake lab in the place of `netlab.lab`, and a way to run one command line against it."""
+"""Fake labs in the place of what `netlab.lab` finds, and a way to run a command line against them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 from fake_lab import FakeLive, FakeRoom
+
+FACE = {  # what the fakes stand for, by module of `netlab.lab`
+    "directory": ("names", "chosen"),
+    "live": ("connect",),
+    "up": ("up",),
+    "forecast": ("plan",),
+    "down": ("down",),
+}
 
 
 class Ran(NamedTuple):
@@ -19,12 +26,12 @@ class Ran(NamedTuple):
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeRoom:
     """One lab, `notes`, in memory; none of this machine's namespaces, which may be another's."""
-    import netlab
     from netlab import rootless
 
     fake = FakeRoom(FakeLive())
-    monkeypatch.setitem(sys.modules, "netlab.lab", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(netlab, "lab", fake, raising=False)
+    for home, names in FACE.items():
+        for name in names:
+            monkeypatch.setattr(f"netlab.lab.{home}.{name}", getattr(fake, name))
     monkeypatch.setattr(rootless, "enter", lambda *, create: None)
     monkeypatch.setattr("netlab.kernel.netns.DIRECTORY", str(tmp_path_factory.mktemp("netns")))
     monkeypatch.delenv("NETLAB_LAB", raising=False)

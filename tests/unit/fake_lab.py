@@ -178,7 +178,7 @@ class FakeLive:
 
 
 class FakeRoom(SimpleNamespace):
-    """Stands for the module `netlab.lab`: its functions, over any number of fake labs."""
+    """Stands for the functions of `netlab.lab`, over any number of fake labs."""
 
     def __init__(self, *labs: FakeLive) -> None:
         super().__init__()

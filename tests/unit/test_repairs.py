@@ -13,7 +13,7 @@ from watched import Watch, hit, tcp
 from netlab import topology
 from netlab.cluster import Cluster
 from netlab.journeys import End, Fate, Place, Seen, Track
-from netlab.lab import foreseen
+from netlab.lab.forecast import foreseen
 from netlab.packets import Direction, Flow, Leg, Outer, Protocol, RuleHit
 from netlab.tracing import ruled, state, told
 from netlab.tracing.stops import Stop, stop
