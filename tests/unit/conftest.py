@@ -1,4 +1,4 @@
-"""Fake labs in the place of what `netlab.lab` finds, and a way to run a command line against them."""
+"""Fake labs in the place of what `netlab.lab` finds, and a way to run the command against them."""
 
 from __future__ import annotations
 
