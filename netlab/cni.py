@@ -98,8 +98,8 @@ def near(node: NodeState, pod: PodState) -> list[Object]:
 def node_objects(lab: Lab, node: NodeState) -> list[Object]:
     """Return what a node has before it has a lease: forwarding, its address on the underlay.
 
-    Of a node that is the machine itself that is nearly nothing: its card, the addresses and routes
-    there and how it sees IPv6 are the machine's own.
+    Of a node that is the machine itself that is little, as its card, the addresses and routes there
+    and how it sees IPv6 are the machine's own: the ways to the lab's addresses outside.
     """
     forwarding: list[Object] = [
         Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
@@ -110,7 +110,7 @@ def node_objects(lab: Lab, node: NodeState) -> list[Object]:
         forwarding.append(Sysctl(node.netns, "net.bridge.bridge-nf-call-ip6tables", "1"))
     if lab.spread:
         routing = [Sysctl(node.netns, stacks.FORWARDS_IPV6, "1")] if lab.dual else []
-        return [*forwarding, *routing]
+        return [*forwarding, *routing, *world.ways_outwards(lab, node.declared)]
     return [
         Netns(node.netns),
         *stacks.ip_stacks(lab, node.netns, forwards=True),

@@ -152,6 +152,8 @@ def _member(cluster: Cluster, member: str) -> Target:
         for segment in lab.underlay.segments:
             described[world.bridge_name(segment)] = f"segment {segment.name}, {segment.cidr}"
     elif member == world.GATEWAY:
+        if home := world.outside_home(lab):
+            described = {world.UPLINK: f"cable to {home.name}"}
         described |= {one: f"cable of {one}" for one in (world.INTERNET, world.CLIENT)}
     elif member in (world.INTERNET, world.CLIENT):
         described = {world.UPLINK: "cable to the gateway"}
@@ -164,6 +166,8 @@ def _node(cluster: Cluster, node: NodeState) -> Target:
         for pod in cluster.pods_on(node.name)
         if not pod.host_network
     }
+    if (home := world.outside_home(cluster.lab)) and home.name == node.name:
+        described[world.OUTWARDS] = f"cable of {world.GATEWAY}"
     described[world.UPLINK] = f"cable to the underlay, {node.address}"
     if node.subnet:
         described[node.declared.bridge] = f"bridge of the pods, {node.bridge_address}"

@@ -95,7 +95,13 @@ class Agent:
 
     def _others(self) -> Answering | None:
         """Return the loop that answers other machines, where there may be any."""
-        return Answering(self.state, self.place) if self.place is not None else None
+        place = self.place
+        return Answering(self.state, place, self._change) if place is not None else None
+
+    def _change(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what another machine asks for, to the whole lab. Raises NetlabError."""
+        serve, carry = self.requests.serve_by, self.requests.carry_by
+        return (serve if request["do"] == "serve" else carry)(request, lambda _: None)
 
     def master(self) -> ControlPlane:
         """Return the control plane. Raises NetlabError where it is on another machine."""
@@ -212,6 +218,8 @@ class Agent:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.with_suffix(".new").write_bytes(msgspec.json.encode(lab))
             kept.with_suffix(".new").rename(kept)
+        if self.place is not None and self.place.master and lab != self.state.lab:
+            self.state.lab_revision = 0  # no machine has followed what is not written yet
         self.state.lab = lab
         self.world.wake()
 

@@ -3,6 +3,7 @@
     {"do": "place"}                    {"node": …, "uplink": …, "time": ns since the epoch, here}
     {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
     {"do": "read", "netns": …, "what": …, "words": {…}}   {"read": …}: see `readings`
+    {"do": "serve" | "carry", …}       {"problems": […]}, by the master's machine: see `requests`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
     {"do": "begin" | "more" | …}       commands that run here for others: see `agent.errands`
 
@@ -29,6 +30,7 @@ from netlab.errors import NetlabError
 from netlab.sensors import lent
 from netlab.store.mailbox import Mailbox
 
+CHANGES = ("serve", "carry")
 VERIFIED_WITHIN = patience.seconds(240.0)  # seconds
 
 
@@ -38,8 +40,12 @@ class Answering(Loop):
     rest = 0.0  # who asks waits
     interval = lent.KEPT / 2  # seconds: what is forgotten ends then
 
-    def __init__(self, state: State, place: Place) -> None:
+    def __init__(
+        self, state: State, place: Place, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        """*change*: does what changes the whole lab, on the master's machine."""
         super().__init__("answering")
+        self.change = change
         self.state = state
         self.place = place
         self._lender = lent.Lender()
@@ -73,6 +79,8 @@ class Answering(Loop):
             return {"read": read(str(question["netns"]), str(question["what"]), **words)}
         if deed in errands.DEEDS:
             return self._errands.do(question)
+        if deed in CHANGES:
+            return self.change(question)
         if deed == "verify":
             return self._verified([str(one) for one in question["paths"]])
         raise NetlabError(f"this version of netlab does not know how to {deed}")

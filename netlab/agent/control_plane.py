@@ -180,7 +180,8 @@ class ControlPlane(Loop):
         if held is None or held.value != wanted:
             etcd.put(LAB, wanted)
             held = etcd.get(LAB)
-        self.state.lab_revision = held.mod_revision if held is not None else 0
+        if lab is self.state.lab:  # and not another by now
+            self.state.lab_revision = held.mod_revision if held is not None else 0
 
     def _declared(
         self, etcd: Etcd, lab: Lab, declaration: Declaration, stored: Inventory, revision: int

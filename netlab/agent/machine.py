@@ -3,23 +3,27 @@
 Where all of a lab is on one machine, `world` makes what is around the nodes; here it is there. What
 is left: the machine's namespace bears the names of what the machine is, etcd runs if the control
 plane is here, the pod servers run if a node is, and what the kernel needs for both is loaded. How
-the machine's settings were before is kept, for when it leaves.
+the machine's settings were before is kept, for when it leaves. The machine of the first node has
+the gateway, too, and what is outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from netlab import processes
+from netlab import processes, world
 from netlab.agent import before
 from netlab.agent.attachments import Attachments
 from netlab.agent.etcd import EtcdProcess
 from netlab.agent.loop import Loop
 from netlab.agent.place import Place
 from netlab.agent.state import State
+from netlab.agent.world import outside_server
 from netlab.firewall import Published
 from netlab.kernel import Kernel, netns, settings
 from netlab.model.lab import Lab
+from netlab.objects import Netns, Object
+from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Servers
 
 BRIDGED = "net.bridge.bridge-nf-call-iptables"
@@ -45,6 +49,8 @@ class Machine(Loop):
         self.servers = servers
         self.ready = ready
         self.whole: Lab | None = None  # the declaration that was last found true
+        self.kernel = kernel
+        self._agreed: set[Object] = set()
         self.attachments = Attachments(kernel)  # none are: they need an underlay that is here
         self._etcd = EtcdProcess(state, self.log)
 
@@ -68,9 +74,31 @@ class Machine(Loop):
             self._etcd.keep(lab)
         else:
             self.state.etcd_ready.set()  # whoever asks it finds out
-        if self.whole != lab:
+        changed = self._outside(lab)
+        if self.whole != lab or changed:
             self.ready()
             self.whole = lab
+
+    def _outside(self, lab: Lab) -> bool:
+        """Keep the gateway and what is outside, where the machine is to have them; return whether
+        anything was done."""
+        home = world.outside_home(lab)
+        if home is None or home.name != self.place.node:
+            here = [lab.netns(one) for one in world.OUTSIDE]
+            gone = [Op(Verb.DELETE, Netns(one)) for one in here if netns.exists(one)]
+            self.kernel.apply(gone)
+            return bool(gone)
+        desired = world.outside(lab)
+        wanted = [thing for name in desired for thing in desired[name]]
+
+        def missing() -> list[Op]:
+            here = [one for name in desired for one in self.kernel.observe(name, desired[name])]
+            return difference(wanted, here)
+
+        operations = self.agree(self.kernel, missing, agreed=self._agreed)
+        self._agreed = set(wanted)
+        self.servers.update([outside_server(lab)])
+        return bool(operations)
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         watched: dict[int, Callable[[], None]] = {}

@@ -86,6 +86,12 @@ def write(run: Path, place: Place) -> None:
     beginning.rename(path)
 
 
+def mailbox_of_master(lab: Lab) -> str:
+    """Return the name by which the agent of the control plane is asked: its `Place.home`."""
+    address = lab.master.address
+    return next((one.name for one in lab.nodes if one.address == address), MASTER)
+
+
 def home(lab: Lab, place: Place | None) -> str:
     """Return the namespace in which commands reach etcd as the lab's own machines do."""
     return lab.netns(place.home if place is not None else MASTER)

@@ -9,12 +9,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from netlab.agent.kubeproxy import KERNEL
-from netlab.errors import NetlabError
-from netlab.kernel import conntrack
+from netlab.errors import CapabilityError, NetlabError
+from netlab.kernel import conntrack, ipvs, tun
 from netlab.kernel.generation import generation
+from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered
-from netlab.packets import Protocol
+from netlab.model.backends import UDP
+from netlab.packets import Flow, Protocol
 from netlab.portals import control
 from netlab.proxy import Mode
 from netlab.proxy.addresses import Family
@@ -65,4 +69,43 @@ def remembered(address: str) -> list[tuple[str, int, str]]:
     ]
 
 
-READINGS: dict[str, Callable[..., Any]] = {"named": named, "remembered": remembered}
+def portals() -> dict[str, int]:
+    """Return the ports of the proxy's process in userspace mode, by Service."""
+    return control.ports()
+
+
+def relayed(source: tuple[str, int], protocol: str) -> list[dict[str, Any]]:
+    """Return what that process says it did with the flows from *source*, as `control.Relayed`."""
+    return [msgspec.to_builtins(one) for one in control.flows_of((*source,), protocol)]
+
+
+def virtual(flow: dict[str, Any], bare: str) -> tuple[list[tuple[str, str]], bool]:
+    """Return, of what ip_vs remembers of *flow*, each virtual server and the words for what it did;
+    and whether the one called *bare* is here and has no real ones."""
+    found = [
+        (one.server, f"-s {one.scheduler} -r {one.real} -m")
+        for one in connections([msgspec.convert(flow, Flow)])
+    ]
+    return found, any(one.name == bare and not one.reals for one in ipvs.servers())
+
+
+def lacking(mode: str, backend: str) -> str:
+    """Return why this machine cannot have a proxy *mode* or *backend*, "" when it can."""
+    try:
+        if mode == Mode.IPVS:
+            ipvs.require()
+        if backend == UDP:
+            tun.require()
+    except CapabilityError as error:
+        return str(error)
+    return ""
+
+
+READINGS: dict[str, Callable[..., Any]] = {
+    "named": named,
+    "remembered": remembered,
+    "portals": portals,
+    "relayed": relayed,
+    "virtual": virtual,
+    "lacking": lacking,
+}

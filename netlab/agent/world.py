@@ -164,26 +164,27 @@ class World(Loop):
 
     def _outside_servers(self, lab: Lab) -> None:
         self.servers.ensure()
-        self.servers.update(
-            [
-                Served(
-                    netns=lab.netns(world.INTERNET),
-                    node=world.INTERNET,
-                    namespace="",
-                    pod=world.INTERNET,
-                    container=world.INTERNET,
-                    ports=INTERNET_PORTS,
-                    names=lab.outside_names,
-                    ipv6=lab.dual,
-                )
-            ]
-        )
+        self.servers.update([outside_server(lab)])
 
     def close(self) -> None:
         for _, watch in self._watches.values():
             watch.close()
         self._mounted.close()
         os.close(self._mounts)
+
+
+def outside_server(lab: Lab) -> Served:
+    """Return what answers on the internet."""
+    return Served(
+        netns=lab.netns(world.INTERNET),
+        node=world.INTERNET,
+        namespace="",
+        pod=world.INTERNET,
+        container=world.INTERNET,
+        ports=INTERNET_PORTS,
+        names=lab.outside_names,
+        ipv6=lab.dual,
+    )
 
 
 def _drain(watch: Watch) -> None:

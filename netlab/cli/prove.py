@@ -74,12 +74,12 @@ def verify(
     if mode is not None:
         from netlab.cli import matrix
 
-        live = options.live_lab(ctx, whole=True)
+        live = options.live_lab(ctx)
         return matrix.proven_in(live, mode, ids=ids, output=output, whole=whole)
     if backend is not None:
         from netlab.cli import matrix
 
-        live = options.live_lab(ctx, whole=True)
+        live = options.live_lab(ctx)
         return matrix.proven_by(live, backend, ids=ids, output=output, whole=whole)
     return proven(options.live_lab(ctx), ids=ids, output=output, whole=whole)
 
@@ -236,7 +236,8 @@ def _begins_elsewhere(live: Live, source: str) -> str:
     from netlab import paths
 
     begins = paths.place(live.cluster(), source)
-    return live.machine_of(begins.node.name) if begins.node else ""
+    member = begins.node.name if begins.node else begins.member
+    return live.machine_of(member) if member else ""
 
 
 def probed_across(live: Live, source: str, destination: str, **flow: Any) -> Verdict:

@@ -27,7 +27,8 @@ from netlab.model.lab import Backend, Lab
 from netlab.store import registry
 from netlab.store.access import Access
 from netlab.store.etcd import Etcd, KeyValue, Listing
-from netlab.world import MASTER
+from netlab.store.mailbox import Correspondent
+from netlab.world import MASTER, OUTSIDE, outside_home
 
 ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
@@ -97,12 +98,13 @@ class Live:
         """
         if self.place is None or member in self.place.names:
             return ""
-        addresses = {node.name: node.address for node in self.lab.nodes}
-        if member in addresses:
+        if any(node.name == member for node in self.lab.nodes):
             return member
         if member == MASTER:
-            held = (name for name, one in addresses.items() if one == self.lab.master.address)
-            return next(held, MASTER)
+            return places.mailbox_of_master(self.lab)
+        home = outside_home(self.lab)
+        if member in OUTSIDE and home is not None:
+            return self.machine_of(home.name)
         raise NotFoundError(
             f"lab {self.name} is on several machines: no {member} here; this machine is "
             f"{' and '.join(self.place.names)}"
@@ -296,23 +298,31 @@ class Live:
     def serve_by(self, mode: str, *, timeout: float = 60.0) -> list[str]:
         """Have the nodes serve Services by proxy *mode* until told otherwise; return what is left
         to do. The lab's files do not know: the next `up` with them sets their own mode again."""
-        with lock(self.name):
-            request = {"do": "serve", "mode": mode}
-            for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
-                if "result" in message:
-                    self.lab = msgspec.structs.replace(self.lab, proxyMode=mode)
-                    return list(message["result"]["problems"])
-        raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
+        problems = self._changed({"do": "serve", "mode": mode}, timeout)
+        self.lab = msgspec.structs.replace(self.lab, proxyMode=mode)
+        return problems
 
     def carry_by(self, backend: Backend, *, timeout: float = 60.0) -> list[str]:
         """Have the nodes reach each other by *backend* until told otherwise; return what is left
         to do. As with `serve_by`, the next `up` sets the files' own again."""
+        request = {"do": "carry", "backend": msgspec.to_builtins(backend)}
+        problems = self._changed(request, timeout)
+        network = msgspec.structs.replace(self.lab.network, Backend=backend)
+        self.lab = msgspec.structs.replace(self.lab, network=network)
+        return problems
+
+    def _changed(self, request: dict[str, Any], timeout: float) -> list[str]:
+        """Have the agent of the control plane do *request*, on whichever machine it is; return what
+        is left to do then."""
+        if self.place is not None and not self.place.master:
+            master = Correspondent(self.connection(), places.mailbox_of_master(self.lab))
+            try:
+                return list(master.ask(request, timeout=timeout)["problems"])
+            finally:
+                master.close()
         with lock(self.name):
-            request = {"do": "carry", "backend": msgspec.to_builtins(backend)}
             for message in control.ask(self.run / "agent.sock", request, timeout=timeout):
                 if "result" in message:
-                    network = msgspec.structs.replace(self.lab.network, Backend=backend)
-                    self.lab = msgspec.structs.replace(self.lab, network=network)
                     return list(message["result"]["problems"])
         raise NetlabError("the agent gave no answer", hint=f"see {self.run}/agent.log")
 

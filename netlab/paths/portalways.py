@@ -21,7 +21,7 @@ from netlab.packets import Direction, Expectation, Flow, Hop
 from netlab.paths import places, rules
 from netlab.paths.places import Place
 from netlab.paths.serviceways import Rewrite, begun, hiding_address, outwards, to_node, tunnel
-from netlab.paths.ways import Way, into_pod
+from netlab.paths.ways import Way, across_underlay, into_pod
 from netlab.paths.ways import expected as directly
 
 IN, OUT = Direction.IN, Direction.OUT
@@ -102,7 +102,7 @@ def _into_process(cluster: Cluster, way: Way, source: Place, node: NodeState, po
         own = like(way.destination, node.bridge_addresses)
         way.destination, way.destination_port = own, portal
         way.at(node.netns, node.declared.bridge, IN, f"{own} is the node's own")
-    elif source.member in places.OUTSIDE:
+    elif source.member in places.OUTSIDE or source.node != node:
         way.carried_on(done)
     else:
         own = like(way.destination, node.declared.addresses)
@@ -119,6 +119,9 @@ def _back(cluster: Cluster, source: Place, flow: Flow, node: NodeState) -> Seque
         into_pod(way, source, from_bridge=True)
     elif source.member in places.OUTSIDE:
         outwards(way, source, (node.name, node.address))
+    elif source.node is not None and source.node != node:
+        peer = source.node
+        across_underlay(way, (node.name, node.address), (peer.name, peer.address))
     else:
         way.at(node.netns, "lo", OUT, "lo hands it back")
         way.at(node.netns, "lo", IN, f"{flow.source} is the node's own")

@@ -88,9 +88,8 @@ def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]
     lab = way.lab
     underlay = lab.netns(world.UNDERLAY)
     (name, address), (peer, peer_address) = sender, receiver
-    if lab.spread:  # nobody sees what is between two machines
-        way.at(lab.netns(name), lab.uplink(name), OUT, f"the wire between the machines to {peer}")
-        way.at(lab.netns(peer), lab.uplink(peer), IN, f"{lab.netns(peer)} takes it", own=True)
+    if lab.spread:
+        _across_machines(way, name, peer)
         return
     here, there = segment_bridge(lab, address), segment_bridge(lab, peer_address)
     out_port, in_port = world.port_name(name), world.port_name(peer)
@@ -106,6 +105,33 @@ def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]
         way.at(underlay, there, OUT, f"bridge {there} switches it to port {in_port}")
     way.at(underlay, in_port, OUT, f"the cable to eth0 of {peer} carries it")
     way.at(lab.netns(peer), world.UPLINK, IN, f"{lab.netns(peer)} takes it", own=True)
+
+
+def _across_machines(way: Way, name: str, peer: str) -> None:
+    """Follow a packet from one machine to another: nobody sees what is between them.
+
+    The gateway hangs on one of them by a cable, which so is on the way of all the others.
+    """
+    lab, home = way.lab, world.outside_home(way.lab)
+    assert home is not None
+    gateway, here = lab.netns(world.GATEWAY), lab.netns(home.name)
+    if name == world.GATEWAY:
+        way.at(gateway, world.UPLINK, OUT, f"the cable to {world.OUTWARDS} of {here} carries it")
+        way.at(here, world.OUTWARDS, IN, f"{here} takes it", own=True)
+        if peer == home.name:
+            return
+        way.forwarded()
+        name = home.name
+    last = home.name if peer == world.GATEWAY else peer
+    if name != last:
+        card = lab.uplink(name)
+        way.at(lab.netns(name), card, OUT, f"the wire between the machines to {last}")
+        way.at(lab.netns(last), lab.uplink(last), IN, f"{lab.netns(last)} takes it", own=True)
+        if peer == world.GATEWAY:
+            way.forwarded()
+    if peer == world.GATEWAY:
+        way.at(here, world.OUTWARDS, OUT, f"the cable to eth0 of {gateway} carries it")
+        way.at(gateway, world.UPLINK, IN, f"{gateway} takes it", own=True)
 
 
 def out_of_pod(way: Way, pod: Place, *, onto_bridge: bool) -> None:

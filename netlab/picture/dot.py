@@ -49,9 +49,14 @@ def _lines(picture: Picture) -> Iterator[str]:
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
     yield from (f"  {name} -- gateway;" for name in outside)
     for name in inside:
-        yield f"  {name} -- segment{numbers[members[name].segment]};"
+        if not members[name].behind:
+            yield f"  {name} -- segment{numbers[members[name].segment]};"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)
+        for name in inside:
+            if members[name].behind == node.netns:
+                ends = f'lhead=cluster_n{number}, headlabel="{world.OUTWARDS}"'
+                yield f"  {name} -- n{number}eth0 [{ends}];"
         yield f"  segment{numbers[node.segment]} -- n{number}eth0;"
     if picture.absent:
         yield f"  absent [label={quoted(f'and {picture.absent} more nodes')}];"

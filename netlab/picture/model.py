@@ -60,12 +60,16 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A machine that is no node; `segment` is empty outside."""
+    """A machine that is no node; `segment` is empty outside.
+
+    `behind`: the namespace of the node that it hangs on by a cable, in that node's segment.
+    """
 
     name: str
     netns: str
     addresses: tuple[str, ...]
     segment: str = ""
+    behind: str = ""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -117,6 +121,10 @@ def picture(
         for name, address in world.machines(lab)
         if name in (world.GATEWAY, world.MASTER, world.BALANCER)
     }
+    behind = {}
+    if home := world.outside_home(lab):
+        segments[world.GATEWAY] = plain(lab.segment_of(home.address).name)
+        behind[world.GATEWAY] = lab.netns(home.name)
     return Picture(
         lab=plain(lab.name),
         facts=_facts(cluster, pods, found),
@@ -125,7 +133,10 @@ def picture(
             for one in lab.underlay.segments
         ),
         members={
-            name: Member(name, lab.netns(name), tuple(addresses), segments.get(name, ""))
+            name: Member(
+                *(name, lab.netns(name), tuple(addresses)),
+                *(segments.get(name, ""), behind.get(name, "")),
+            )
             for name, addresses in world.member_addresses(lab).items()
             if name != world.UNDERLAY and not (name == world.MASTER and _holds_master(cluster))
         },

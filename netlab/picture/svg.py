@@ -15,6 +15,7 @@ from netlab.picture.text import count, fitted, plain, width
 
 BADGE = 15  # height of a Service's number on a pod
 BADGES_MAX = 5  # on one pod
+BESIDE = 24  # from the edge of a card to the cable of a machine that hangs on it
 
 
 def svg(picture: Picture) -> str:
@@ -124,6 +125,9 @@ def _cables(drawn: Layout) -> Iterator[str]:
         if name not in drawn.members:
             continue
         x, _ = drawn.members[name].middle
+        if picture.members[name].behind:
+            yield from _past_the_bus(drawn, name)
+            continue
         bus = drawn.bus(picture.members[name].segment)
         yield _line((x, drawn.members[name].bottom), (x, bus), "cable")
     outside = (world.INTERNET, world.GATEWAY, world.CLIENT)
@@ -142,6 +146,16 @@ def _cables(drawn: Layout) -> Iterator[str]:
             ends = [card.tunnel for card in row if card.tunnel]
             if len(ends) > 1:
                 yield _line(ends[0].middle, ends[-1].middle, "overlay")
+
+
+def _past_the_bus(drawn: Layout, name: str) -> Iterator[str]:
+    """Yield the cable of a machine that hangs on a node, whose card may be left out."""
+    card = drawn.card(drawn.picture.members[name].behind)
+    if card is not None:
+        box = drawn.members[name]
+        x = max(card.box.x + BESIDE, min(box.right - BESIDE, card.box.right - BESIDE))
+        yield _line((x if x > box.x else box.middle[0], box.bottom), (x, card.box.y), "cable")
+        yield _text(world.OUTWARDS, (x - 6, card.box.y - 6), 12, "dim end", mono=True)
 
 
 def _members(drawn: Layout) -> Iterator[str]:

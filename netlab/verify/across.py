@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 
 from msgspec.structs import replace
 
-from netlab import patience
+from netlab import patience, world
 from netlab.agent.place import Place
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
@@ -67,7 +67,9 @@ class Across:
         return Borrowed(self._machine, self.asks, ipv6=self._live.lab.dual)
 
     def _machine(self, netns: str) -> str:
-        member = netns.split(".")[1]
+        member, home = netns.split(".")[1], world.outside_home(self._live.lab)
+        if member in world.OUTSIDE and home is not None:
+            member = home.name
         return member if member in self.asks else ""
 
 

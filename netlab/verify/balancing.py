@@ -254,7 +254,7 @@ class _Flows:
     def _crossing(self, node: NodeState) -> balancerways.Crossing:
         one, context = self.listener, self.context
         made = self.decisions.of(node)
-        looking = Looking(context.cluster, context.capture, context.trace, node, made)
+        looking = Looking(context.cluster, context.capture, context.trace, node, made, context.read)
         portal = looking.portal(self._sent_on(node, self.client))
         return balancerways.Crossing(one.service, 0 if one.mode == VIP else one.node_port, portal)
 

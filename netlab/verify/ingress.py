@@ -52,7 +52,8 @@ def ingress(context: Context) -> Checked:
     webrequests.await_ready(context, controllers)
     held = {address for each in ends.values() for address, _ in each}
     pods = [pod for pod in context.pods if pod.ip in held] + controllers
-    members = [context.lab.netns(one) for one in (world.UNDERLAY, world.GATEWAY, world.CLIENT)]
+    members = [context.lab.netns(one) for one in (world.GATEWAY, world.CLIENT)]
+    members += world.between(context.lab)
     members += [context.lab.netns(world.BALANCER)] if context.lab.balancer else []
     traced = [node.netns for node in nodes]
     context.watch([*members, *traced, *(pod.netns for pod in pods)], traced)
@@ -181,7 +182,7 @@ def _onward(context: Context, seen: Sequence[Sighting]) -> list[Sighting]:
     for node in context.cluster.nodes:
         for one in seen:
             if (one.netns, one.direction) == (node.netns, Direction.IN):
-                relayed = serviceprobe.relayed_by(node, one.flow)
+                relayed = serviceprobe.relayed_by(context.read, node, one.flow)
                 return _handshake(context, node, relayed) if relayed else []
     return []
 
@@ -230,13 +231,16 @@ def _first(context: Context, asking: Asking, reply: Reply) -> Asked:
     )
     hits = tuple(context.trace.hits(flow, within=[asking.node.netns]))
     if asking.looking.virtual:
-        hits += tuple(serviceprobe.by_virtual_server(asking.node, flow, asking.hook, refused=""))
+        hits += tuple(
+            serviceprobe.by_virtual_server(context.read, asking.node, flow, asking.hook, refused="")
+        )
     if portal := asking.looking.portal(flow):
-        relayed = serviceprobe.relayed_by(asking.node, flow)
+        relayed = serviceprobe.relayed_by(context.read, asking.node, flow)
         shot = _by_process(context, asking, reply, portal, relayed)
         endpoint = "{}:{}".format(*relayed.endpoint) if relayed else ""
         return Asked(shot, asking.fate, hits, endpoint, portal=portal, relayed=relayed)
     expectation = serviceways.expected(cluster, asking.source, flow, rewrite)
+    sightings = context.capture.in_order(expectation, sightings)
     verdict = paths.compare(
         expectation, sightings, answered=not reply.problem, refused=reply.problem
     )
@@ -266,7 +270,10 @@ def _by_process(
     passages: tuple[Passage, ...] = ()
     for expectation, sightings in parts:
         verdict = paths.compare(
-            expectation, sightings, answered=not reply.problem, refused=reply.problem
+            expectation,
+            context.capture.in_order(expectation, sightings),
+            answered=not reply.problem,
+            refused=reply.problem,
         )
         passages += verdict.passages
         if verdict.outcome is not Outcome.PASS:
@@ -304,7 +311,9 @@ def _second(context: Context, door: _Door, pod: PodState, reply: Reply, mark: by
         for one in context.capture.sightings(mark)
         if {one.flow.source, one.flow.destination} == {source.address, goal.address}
     ]
-    return paths.compare(paths.expected(cluster, source, goal, flow), sightings, answered=True)
+    expectation = paths.expected(cluster, source, goal, flow)
+    sightings = context.capture.in_order(expectation, sightings)
+    return paths.compare(expectation, sightings, answered=True)
 
 
 def _told(where: str, one: Wanted, reply: Reply, door: _Door) -> None:

@@ -58,10 +58,11 @@ def nodeport(context: Context) -> Checked:
 
 
 def _client_and_nodes(context: Context) -> tuple[Place, list[NodeState]]:
-    """Return who asks, and whom: the client outside each node; in a lab of several machines the one
-    we are on the others."""
+    """Return who asks, and whom: the client outside each node. A machine that has no client, or
+    whose gateway lets nothing in, asks the others."""
     nodes = [node for node in context.cluster.nodes if node.subnet]
-    if not context.here:
+    home = world.outside_home(context.lab)
+    if home is None or (home.name == context.here and context.lab.gateway.publish):
         return of_member(context.cluster, world.CLIENT), nodes
     client = of_node(context.nodes[0])
     return client, [node for node in nodes if node.netns != client.netns]

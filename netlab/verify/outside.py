@@ -89,7 +89,7 @@ def _stopped(context: Context, shot: Shot, before: int | None) -> str:
 
 def egress_masquerade(context: Context) -> Checked:
     firsts: dict[str, PodState] = {}
-    for pod in context.pods:
+    for pod in context.senders:
         firsts.setdefault(pod.node, pod)
     if not firsts:
         raise Skip("needs a running pod")
@@ -114,7 +114,7 @@ def egress_masquerade(context: Context) -> Checked:
                 expected_next="a rule of FLANNEL-POSTRTG that masquerades and counts it",
             )
         checked.evidence.append(
-            f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(shot, node)}; "
+            f"{pod.title} -> internet:{INTERNET_PORT}/{protocol}: {_rewrite(context, shot, node)}; "
             f"the server saw {own}; by {fired}"
         )
         checked.took(shot)
@@ -130,7 +130,7 @@ def _fired(before: dict[str, int], after: dict[str, int]) -> str:
     return ""
 
 
-def _rewrite(shot: Shot, node: NodeState) -> str:
+def _rewrite(context: Context, shot: Shot, node: NodeState) -> str:
     """The source before and after, and the reply's destination before and after."""
 
     def at(device: str, direction: Direction) -> tuple[str, str]:
@@ -139,11 +139,11 @@ def _rewrite(shot: Shot, node: NodeState) -> str:
                 return s.flow.source, s.flow.destination
         raise Failure(f"not seen on {node.netns} {device} {direction}")
 
-    bridge = node.declared.bridge
-    before, after = at(bridge, Direction.IN)[0], at(world.UPLINK, Direction.OUT)[0]
-    back, undone = at(world.UPLINK, Direction.IN)[1], at(bridge, Direction.OUT)[1]
+    bridge, card = node.declared.bridge, world.way_out(context.lab, node.declared)
+    before, after = at(bridge, Direction.IN)[0], at(card, Direction.OUT)[0]
+    back, undone = at(card, Direction.IN)[1], at(bridge, Direction.OUT)[1]
     return (
-        f"source {before} on {bridge}, {after} on eth0; reply to {back} on eth0, "
+        f"source {before} on {bridge}, {after} on {card}; reply to {back} on {card}, "
         f"to {undone} on {bridge}"
     )
 
@@ -202,7 +202,8 @@ def _control(context: Context) -> str:
     node = context.cluster.nodes[0]
     client = of_member(context.cluster, world.CLIENT)
     shot = context.shoot(client, of_node(node), protocol=Protocol.TCP, port=first)
-    arrived = any(s.netns == node.netns and s.device == world.UPLINK for s in shot.sightings)
+    card = world.way_out(context.lab, node.declared)
+    arrived = any(s.netns == node.netns and s.device == card for s in shot.sightings)
     if shot.verdict.outcome is not Outcome.PASS and not arrived:
         raise Failure(
             f"control: published port {first} did not get through either",
@@ -210,4 +211,4 @@ def _control(context: Context) -> str:
             last_seen=shot.verdict.last_seen,
             expected_next=shot.verdict.expected_next,
         )
-    return f"control: client -> {node.name}:{first}/tcp, published, arrived at {node.name}'s eth0"
+    return f"control: client -> {node.name}:{first}/tcp, published, arrived at {node.name}'s {card}"

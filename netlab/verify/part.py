@@ -18,9 +18,11 @@ from netlab.packets import Verdict
 from netlab.verify import (
     flat,
     following,
+    ingress,
     leases,
     names,
     nodeports,
+    outside,
     pods,
     policies,
     replicas,
@@ -50,6 +52,14 @@ EACH: dict[str, Check] = {
     "pod-pod-same-node": pods.same_node,
     "same-pod-lo": sharing.same_pod_lo,
     "network-policy": policies.network_policy,
+    "egress-masquerade": outside.egress_masquerade,
+    "externalname": names.externalname,
+}
+# What begins outside, on the machine that has that.
+OUTSIDE: dict[str, Check] = {
+    "clusterip-outside": outside.clusterip_outside,
+    "firewall": outside.firewall,
+    "ingress": ingress.ingress,
 }
 # What changes the lab: one machine does so and looks at all, each of these after the other.
 ONCE: dict[str, Check] = {
@@ -58,12 +68,13 @@ ONCE: dict[str, Check] = {
     "selectors": selectors.selectors,
     "headless": names.headless,
 }
+CHECKS = {**EACH, **OUTSIDE, **ONCE}
 ALONE = ("flat-no-nat",)  # thousands of packets, which the sensors have no business with
 THREADS = patience.side_by_side(4)
 
 
 def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
-    """Return what this machine finds of *paths*, all of them in EACH or in ONCE.
+    """Return what this machine finds of *paths*, all of them in CHECKS.
 
     Raises NetlabError when another machine does not answer, UsageError on one that is no node.
     """
@@ -77,9 +88,10 @@ def proven_here(live: Live, paths: Sequence[str]) -> list[Verdict]:
         context = Context(live, sensors.cluster(), capture, trace, machines=sensors)
         context.asked = frozenset(wanted)
         found = []
-        for ids in (ALONE, [one for one in EACH if one not in ALONE]):
+        beside = [one for one in (*EACH, *OUTSIDE) if one not in ALONE]
+        for ids in (ALONE, beside):
             running = [
-                pool.submit(verdict_of, wanted[one], EACH[one], context, again=True)
+                pool.submit(verdict_of, wanted[one], CHECKS[one], context, again=True)
                 for one in ids
                 if one in wanted
             ]

@@ -8,23 +8,20 @@ the kernel must name the rule that did it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from netlab import paths, probe, world
 from netlab.cluster import Cluster, NodeState
 from netlab.errors import NetlabError, NotFoundError
-from netlab.kernel import ipvs
-from netlab.kernel.ipvs_connections import connections
-from netlab.kernel.netns import entered
 from netlab.model.kubernetes import Document, view
 from netlab.model.modes import Mode
 from netlab.model.services import EndpointSlice, ProxyNode, Service
 from netlab.packets import Expectation, Flow, Outcome, Protocol, RuleHit, Sighting
 from netlab.paths import Place, places, portalways, serviceways
 from netlab.paths.serviceways import Rewrite
-from netlab.portals import control
 from netlab.portals.control import Relayed
 from netlab.proxy import Decision, Frontend, Packet, decision
 from netlab.proxy import Outcome as Fate
@@ -111,6 +108,9 @@ def fate(cluster: Cluster, source: Place, flow: Flow, node: NodeState, made: Dec
     return fate_of(made, packet, local=own_addresses(node))
 
 
+Read = Callable[..., Any]  # as of `Context.read`
+
+
 class Looking(msgspec.Struct, frozen=True):
     """What a flow to a Service's address is looked at with.
 
@@ -123,6 +123,7 @@ class Looking(msgspec.Struct, frozen=True):
     trace: RuleTrace
     node: NodeState
     made: Decision
+    read: Read
 
     @property
     def virtual(self) -> bool:
@@ -140,8 +141,7 @@ class Looking(msgspec.Struct, frozen=True):
             return 0
         at = (flow.destination, flow.destination_port, flow.protocol)
         keys = [key(one.service) for one in self.made.frontends if is_at(one, *at)]
-        with entered(self.node.netns):
-            ports = control.ports()
+        ports = self.read(self.node, "portals")
         return next((ports[one] for one in keys if one in ports), 0)
 
 
@@ -276,46 +276,42 @@ def _looked_into(
     endpoint = sent_to(sightings, flow, call.possible.endpoints)
     expectation = _expected(looking, source, call, endpoint)
     sightings = capture.in_order(expectation, sightings)
-    relayed = relayed_by(looking.node, sent.flow) if looking.by_process else None
+    relayed = relayed_by(looking.read, looking.node, sent.flow) if looking.by_process else None
     verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
     verdict = msgspec.structs.replace(verdict, seconds=seconds)
     hits = looking.trace.hits(sent.flow, sent.token, within=[looking.node.netns])
     if looking.virtual:
         refused = answer.refused if answer else ""
         hook = "output" if source.netns == looking.node.netns else "input"
-        hits = [*hits, *by_virtual_server(looking.node, flow, hook, refused=refused)]
+        more = by_virtual_server(looking.read, looking.node, flow, hook, refused=refused)
+        hits = [*hits, *more]
     shot = probe.Shot(verdict, flow, expectation, tuple(sightings), answer)
     port = looking.portal(flow)
     return Asked(shot, call.possible, tuple(hits), endpoint, seconds, port, relayed)
 
 
-def by_virtual_server(node: NodeState, flow: Flow, hook: str, *, refused: str) -> Iterator[RuleHit]:
+def by_virtual_server(
+    read: Read, node: NodeState, flow: Flow, hook: str, *, refused: str
+) -> Iterator[RuleHit]:
     """Yield what ip_vs of *node* did with *flow* as if it were a rule: no trace tells of it.
 
     That is the real server it gave it, by the connection it remembers; or, of a flow that was
     *refused*, that its virtual server has none.
     """
-    with entered(node.netns):
-        found = connections([flow])
-        name = f"{flow.protocol.upper()} {flow.destination}:{flow.destination_port}"
-        none = refused and not found and _is_bare(name)
-    words = [(one.server, f"-s {one.scheduler} -r {one.real} -m", "continue") for one in found]
-    if none:
+    name = f"{flow.protocol.upper()} {flow.destination}:{flow.destination_port}"
+    found, bare = read(node, "virtual", flow=msgspec.to_builtins(flow), bare=name)
+    words = [(server, gave, "continue") for server, gave in found]
+    if refused and not found and bare:
         words.append((name, "no real server: reject", "drop"))
     for chain, rule, verdict in words:
         yield RuleHit(node.netns, "ip", IPVS, hook, hook.upper(), chain, rule, verdict, flow)
 
 
-def _is_bare(name: str) -> bool:
-    """Return whether the virtual server *name* is here, and has no real ones."""
-    return any(one.name == name and not one.reals for one in ipvs.servers())
-
-
-def relayed_by(node: NodeState, flow: Flow) -> Relayed | None:
+def relayed_by(read: Read, node: NodeState, flow: Flow) -> Relayed | None:
     """Return what the process of *node* says it did with *flow*, as it was sent."""
-    with entered(node.netns):
-        found = control.flows_of((flow.source, flow.source_port), flow.protocol)
-    return found[0] if found else None
+    source = (flow.source, flow.source_port)
+    found = read(node, "relayed", source=source, protocol=str(flow.protocol))
+    return msgspec.convert(found[0], Relayed) if found else None
 
 
 def sent_to(sightings: Sequence[Sighting], flow: Flow, endpoints: Collection[str]) -> str:
@@ -378,12 +374,14 @@ def rewriting(
     return Rewrite(node, place, int(port), masquerade, why)
 
 
-def watched(cluster: Cluster, sources: Iterable[Place], frontend: Frontend) -> list[str]:
+def watched(cluster: Cluster, sources: Collection[Place], frontend: Frontend) -> list[str]:
     """Return the namespaces to watch for flows from *sources* to *frontend*."""
     ends = [places.of_address(cluster, one.address).netns for one in frontend.service.reachable]
     names = [source.netns for source in sources]
     names += [node.netns for node in cluster.nodes]
     names += world.between(cluster.lab)
+    if any(source.member for source in sources):
+        names.append(cluster.lab.netns(world.GATEWAY))
     return list(dict.fromkeys(name for name in (*names, *ends) if name))
 
 

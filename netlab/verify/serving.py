@@ -147,7 +147,9 @@ class Asking:
     def looking(self) -> Looking:
         """What its flows are looked at with."""
         context = self.context
-        return Looking(context.cluster, context.capture, context.trace, self.node, self.made)
+        return Looking(
+            *(context.cluster, context.capture, context.trace), self.node, self.made, context.read
+        )
 
     def ask(self) -> Asked:
         """Send one probe and compare; it is being watched and traced."""

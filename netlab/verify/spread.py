@@ -2,26 +2,37 @@
 told of each path.
 
 The machines come one after the other, as each looks with the sensors of all. What changes the lab
-is done once: by this machine, or by the first that has what it takes.
+is done once: by this machine, or by the first that has what it takes. What begins outside is proven
+by the machine that has the gateway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
+from netlab import world
+from netlab.agent import readings
 from netlab.agent.answering import VERIFIED_WITHIN
 from netlab.errors import NetlabError
 from netlab.packets import Outcome, Verdict
 from netlab.store.mailbox import Correspondent
-from netlab.verify.across import asking
+from netlab.verify.across import ANSWER, asking
 from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
-from netlab.verify.part import EACH, ONCE, proven_here
+from netlab.verify.manifold import VARIANTS, in_variants
+from netlab.verify.part import CHECKS, EACH, ONCE, OUTSIDE, proven_here
 
-NEEDS = "needs the world outside the nodes, or changes what only a lab of one machine has"
+# Why the other paths are not proven.
+LACKING = {
+    "loadbalancer": "needs a balancer beside the nodes on their wire: several machines have none",
+    "dns-service": "needs `trace`, which looks at one machine",
+    "node-join": "needs a machine more on the wire than there are",
+    "daemonset": "needs a machine more than there are",
+    "node-lost": "needs a cable that netlab can pull",
+}
 
 
 def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
@@ -30,12 +41,14 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
     Raises NetlabError when a machine does not answer.
     """
     for path in paths:
-        if path.id not in {**EACH, **ONCE}:
-            done(Verdict(path.id, Outcome.SKIP, path.title, (NEEDS,)))
+        if path.id not in {**CHECKS, **VARIANTS}:
+            done(Verdict(path.id, Outcome.SKIP, path.title, (LACKING[path.id],)))
     ids = [path.id for path in paths]
+    titles = {path.id: path.title for path in paths}
     each = [one for one in EACH if one in ids]
+    outside = [one for one in OUTSIDE if one in ids]
     left = [one for one in ONCE if one in ids]
-    found: dict[str, dict[str, Verdict]] = {one: {} for one in (*each, *left)}
+    found: dict[str, dict[str, Verdict]] = {one: {} for one in (*each, *outside, *left)}
     assert live.place is not None
     here = live.place.node
     names = [node.name for node in live.lab.running]
@@ -49,9 +62,10 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
             for verdict in said:
                 found[verdict.path][node] = verdict
 
+        home = world.outside_home(live.lab)
         for node in names:
-            prove(node, each)
-        for one in each:
+            prove(node, [*each, *(outside if home and home.name == node else ())])
+        for one in (*each, *outside):
             done(together(found[one]))
         for node in sorted(names, key=lambda name: name != here):
             prove(node, left)
@@ -59,6 +73,32 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
         for one in ONCE:
             if one in found:
                 done(together(found[one]))
+
+        def proven(wanted: Sequence[str]) -> list[Verdict]:
+            for one in wanted:
+                found[one] = {}
+            for node in names:
+                begins = [*EACH, *(OUTSIDE if home and home.name == node else ())]
+                prove(node, [one for one in begins if one in wanted])
+            return [together(found[one]) for one in wanted]
+
+        for one in VARIANTS:
+            if one in ids:
+                varied = VARIANTS[one](live, lambda mode, name: _lacking(live, others, mode, name))
+                verdict = in_variants(varied, frozenset(ids), proven)
+                done(replace(verdict, path=one, title=titles[one]))
+
+
+def _lacking(live: Live, others: Mapping[str, Correspondent], mode: str, backend: str) -> str:
+    """Return which machine cannot have a proxy *mode* or *backend*, and why; "" when all can."""
+    words = {"mode": mode, "backend": backend}
+    if why := readings.lacking(**words):
+        return why
+    for node, one in others.items():
+        asked = {"do": "read", "netns": live.lab.netns(node), "what": "lacking", "words": words}
+        if why := one.ask(asked, timeout=ANSWER)["read"]:
+            return f"{node}: {why}"
+    return ""
 
 
 def _proven_there(node: Correspondent, paths: Sequence[str]) -> list[Verdict]:

@@ -128,7 +128,8 @@ def await_ready(context: Context, controllers: Sequence[PodState]) -> None:
     """Wait until the controllers are ready, and know what is to be served. Raises Failure."""
     deadline = time.monotonic() + READY_WITHIN
     for pod in controllers:
-        netns = context.cluster.node(pod.node).netns
+        node = context.cluster.node(pod.node)
+        netns = node.netns if context.is_here(node.name) else context.nodes[0].netns
         flow = Flow("", pod.ip, Protocol.TCP, 0, Settings().healthz_port)
         while (reply := web.ask(netns, flow, "/healthz")).status != 200:
             if time.monotonic() > deadline:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import yaml
-from boxes import LAB, ROOT, Box, boxes, converged, joined, status, written
-from labs import eventually
+from boxes import LAB, ROOT, Box, boxes, converged, joined, name, pods, status, written
+from labs import ASK, eventually
+
+from netlab.errors import CapabilityError
+from netlab.kernel import ipvs
+from netlab.model.backends import BACKENDS
+from netlab.model.modes import PROXY_MODES, Mode
 
 pytestmark = pytest.mark.lab
+ASKED = ("python3", "-c", ASK)
 PREFIX = ("192.168.50.", "192.168.56.")
 
 
@@ -57,6 +63,7 @@ PROVEN = (
     *("same-pod-lo", "same-pod-ports", "pod-pod-same-node", "pod-pod-cross-node", "unique-pod-ip"),
     *("lease-in-etcd", "pod-node", "flat-no-nat", "pod-clusterip", "node-clusterip"),
     *("no-endpoints", "nodeport", "affinity", "namespaces", "network-policy"),
+    *("clusterip-outside", "firewall", "ingress", "egress-masquerade", "externalname"),
     *("endpoints-follow", "replicas", "selectors", "headless"),
 )
 
@@ -67,6 +74,83 @@ def test_a_path_of_the_notes_is_proven_across_machines(
 ) -> None:
     assert found[path]["outcome"] == "pass", found[path]["evidence"]
     assert all(line.startswith(("node1: ", "node2: ")) for line in found[path]["evidence"])
+
+
+def lacking(variant: str) -> str:
+    """Return why this kernel cannot have a proxy mode, "" when it can; back ends it has all."""
+    try:
+        if variant == Mode.IPVS:
+            ipvs.require()
+    except CapabilityError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("path", "names", "proven"),
+    [
+        ("proxy-modes", PROXY_MODES, ("node-clusterip", "nodeport", "affinity", "no-endpoints")),
+        ("backends", BACKENDS, ("pod-pod-cross-node", "flat-no-nat", "egress-masquerade")),
+    ],
+)
+def test_a_path_is_proven_in_each_variant_of_the_lab(
+    found: dict[str, dict[str, Any]], path: str, names: Sequence[str], proven: Sequence[str]
+) -> None:
+    assert found[path]["outcome"] == "pass", found[path]["evidence"]
+    lines = found[path]["evidence"]
+    for variant in names:
+        if any(line.startswith(f"{variant}, the lab's own: ") for line in lines):
+            continue
+        if f"{variant}: not tried: {lacking(variant)}" in lines:
+            continue
+        for one in proven:
+            assert any(line.startswith(f"{variant}: {one}: node") for line in lines), (variant, one)
+
+
+def test_the_lab_is_in_its_own_mode_and_by_its_own_back_end_again(
+    two: tuple[Box, Box], found: dict[str, dict[str, Any]]
+) -> None:
+    assert found["proxy-modes"]
+    for box in two:
+        assert "KUBE-SERVICES" in box.out("iptables-save", "-t", "nat")
+        assert "kube-proxy" not in box.out("nft", "list", "tables")
+        assert "vxlan" in box.out("ip", "-d", "link", "show", "flannel.1")
+    assert "eth1" not in two[0].out("ip", "route", "show", "10.244.0.0/16")
+
+
+def test_one_mode_or_back_end_is_asked_for_from_any_machine(two: tuple[Box, Box]) -> None:
+    for box, words in (
+        (two[0], ("--proxy-mode", "nftables", "node-clusterip")),
+        (two[1], ("--backend", "host-gw", "pod-pod-cross-node")),
+    ):
+        said = json.loads(box.netlab("verify", *words, "-o", "json", code=None).stdout)
+        (one,) = said[f"{words[0].rpartition('-')[2]}s"][0]["paths"]
+        assert one["path"] == words[2]
+        assert one["outcome"] == "pass", one["evidence"]
+        assert {line[:5] for line in one["evidence"]} == {"node1", "node2"}
+
+
+def test_what_is_outside_is_reached_from_any_machine(two: tuple[Box, Box]) -> None:
+    """The gateway is on the first machine: node2 and its pods reach it, and it them, by that."""
+    for box in two:
+        for node in ("node1", "node2"):
+            pod = name(pods(box)[node])
+            told = box.netlab("exec", pod, "--", *ASKED, "203.0.113.10", "80").stdout
+            assert json.loads(told)["client"].split(":")[0] == f"192.168.56.1{node[-1]}"
+        for address in (two[0].address, two[1].address):
+            told = box.netlab("exec", "client", "--", *ASKED, address, "30080").stdout
+            assert json.loads(told)["pod"]
+        said = json.loads(box.netlab("probe", "client", "internet:80", "-o", "json").stdout)
+        hops = [(one["netns"], one["device"]) for one in said["paths"][0]["hops"]]
+        assert hops[0] == (f"{LAB}.client", "eth0") and (f"{LAB}.gateway", "internet") in hops
+
+
+def test_a_clients_packet_to_another_machine_is_followed_all_the_way(
+    found: dict[str, dict[str, Any]],
+) -> None:
+    hops = [(one["netns"], one["device"]) for one in found["nodeport"]["hops"]]
+    for member, device in (("gateway", "eth0"), ("node1", "outside0"), ("node2", "eth1")):
+        assert (f"{LAB}.{member}", device) in hops
 
 
 def test_no_path_fails(found: dict[str, dict[str, Any]]) -> None:

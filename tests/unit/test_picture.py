@@ -10,6 +10,7 @@ from itertools import combinations
 
 import pytest
 from drawn_labs import HARMFUL, drawn_lab, pod, service, slice_of
+from msgspec.structs import replace
 
 from netlab.cluster import cluster
 from netlab.picture.dot import dot
@@ -54,6 +55,31 @@ def test_a_pod_is_marked_with_the_services_it_serves() -> None:
         ("web-1-1", (2,)),
     ]
     assert [pods.services for pods in second.pods] == [(2,)]
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+def test_the_gateway_of_machines_of_their_own_hangs_on_the_first(nodes: int) -> None:
+    seen = drawn_lab(nodes, 1)
+    seen = replace(seen, lab=replace(seen.lab, spread=True))
+    drawn = picture(seen)
+    assert drawn.members["gateway"].behind == drawn.nodes[0].netns
+    assert "gateway ---|outside0| n0\n" in mermaid(drawn) and "gateway --- seg" not in mermaid(
+        drawn
+    )
+    assert "gateway -- n0eth0 [lhead=cluster_n0" in dot(drawn) and "gateway -- seg" not in dot(
+        drawn
+    )
+    where = layout(drawn)
+    assert "outside0" in texts(svg(drawn))
+    card, box = where.card(drawn.nodes[0].netns), where.members["gateway"]
+    assert card is not None
+    ends = [
+        (float(one.attrib["x1"]), float(one.attrib["y1"]), float(one.attrib["x2"]))
+        for one in ElementTree.fromstring(svg(drawn)).iter(f"{SVG}line")
+        if float(one.attrib["y1"]) == box.bottom and float(one.attrib["y2"]) == card.box.y
+    ]
+    assert len(ends) == 1
+    assert box.x < ends[0][0] < box.right and card.box.x < ends[0][2] < card.box.right
 
 
 def test_an_endpoint_that_is_not_ready_or_no_pod_marks_none() -> None:

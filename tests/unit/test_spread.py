@@ -10,7 +10,7 @@ import pytest
 from test_agent import LAB as WHOLE
 from test_agent import LEASES, NODES, document
 
-from netlab import __version__, desired, topology
+from netlab import __version__, desired, topology, world
 from netlab.agent.place import Place, introduced, read, write
 from netlab.agent.reports import (
     ALIVE,
@@ -30,7 +30,7 @@ from netlab.cluster import cluster
 from netlab.errors import InputError, UsageError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
-from netlab.objects import Address, Bridge, Neighbor, Netns, Route, Sysctl, Vxlan
+from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth, Vxlan
 from netlab.proxy.options import options_of
 from netlab.store.access import Access, endpoint, from_environment
 from netlab.store.etcd import KeyValue
@@ -43,22 +43,50 @@ PLACE = Place(node="n1", uplink="enp0s8", access=Access(urls=("http://192.168.50
 # -- what is wanted on the machine
 
 
-def test_a_machine_is_asked_for_nothing_of_its_own() -> None:
-    lab = PLACE.fitted(SPREAD)
+def wanted_on(node: int) -> list[Object]:
+    """What is wanted on the first, 0, or the second machine, 1, whose card is enp0s8."""
+    lab = msgspec.structs.replace(PLACE, node=f"n{node + 1}").fitted(SPREAD)
     seen = cluster(lab, (document("a", ip="10.244.1.2"),), leases=LEASES)
     own, peer = Lease("10.244.1.0/24", "192.168.50.11"), Lease("10.244.2.0/24", "192.168.50.12")
-    wanted = desired.node(seen, seen.nodes[0], config=resolve(lab.network), own=own, peers=[peer])
+    leases = (own, peer) if node == 0 else (peer, own)
+    config = resolve(lab.network)
+    return desired.node(seen, seen.nodes[node], config=config, own=leases[0], peers=leases[1:])
+
+
+def test_a_machine_is_asked_for_nothing_of_its_own() -> None:
+    wanted = wanted_on(0)
     (tunnel,) = (thing for thing in wanted if isinstance(thing, Vxlan))
     assert tunnel.device == "enp0s8"
     assert {thing.name for thing in wanted if isinstance(thing, Bridge)} == {"docker0"}
     on = {thing.link for thing in wanted if isinstance(thing, Address | Route | Neighbor)}
-    assert on == {"docker0", "flannel.1"}
+    assert on == {"docker0", "flannel.1", world.OUTWARDS}
     assert not [thing for thing in wanted if isinstance(thing, Netns)]
     settings = {thing.name for thing in wanted if isinstance(thing, Sysctl)}
     assert {name for name in settings if "flannel" not in name} == {
         "net.ipv4.ip_forward",
         "net.bridge.bridge-nf-call-iptables",
     }
+
+
+def test_what_is_outside_is_behind_the_first_machine_and_nothing_else_is() -> None:
+    ways = [
+        {
+            thing.destination: (thing.link, thing.via, thing.onlink)
+            for thing in wanted_on(node)
+            if isinstance(thing, Route) and not thing.destination.startswith("10.244.")
+        }
+        for node in (0, 1)
+    ]
+    beyond = ("203.0.113.10/32", "203.0.113.53/32", "198.51.100.10/32")
+    assert ways[0] == dict.fromkeys(beyond, (world.OUTWARDS, "198.51.100.1", True))
+    assert ways[1] == dict.fromkeys(beyond, ("enp0s8", "192.168.50.11", False))
+    own = [thing for thing in wanted_on(0) if isinstance(thing, Address)]
+    assert [one.address for one in own if one.link == world.OUTWARDS] == ["192.168.50.11/32"]
+    around = world.outside(SPREAD)
+    assert set(around) == {f"t.{one}" for one in world.OUTSIDE}
+    (cable,) = (one for one in around["t.gateway"] if isinstance(one, Veth) and one.name == "eth0")
+    assert (cable.peer_netns, cable.peer_name) == ("t.n1", world.OUTWARDS)
+    assert not world.between(SPREAD) and world.outside_home(WHOLE) is None
 
 
 def test_the_lab_in_etcd_names_no_machines_card() -> None:
