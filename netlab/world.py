@@ -339,6 +339,16 @@ def _alone(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
+def behind(lab: Lab, member: str) -> tuple[LabNode, str] | None:
+    """Return the node on whose machine *member* is, by a cable, and that machine's end of it; None
+    when it is on the wire itself. In a lab of several machines."""
+    home = outside_home(lab)
+    if member == GATEWAY and home is not None:
+        return home, OUTWARDS
+    guest = next((one for one in lab.nodes if one.name == member and one.host), None)
+    return (lab.node(guest.host), port_name(member)) if guest else None
+
+
 def ways_outwards(lab: Lab, node: LabNode) -> list[Object]:
     """Return the ways of *node*, a machine of its own, to the addresses outside.
 

@@ -4,6 +4,7 @@
     {"do": "watch" | "seen" | …}       captures that are lent: see `sensors.lent`
     {"do": "read", "netns": …, "what": …, "words": {…}}   {"read": …}: see `readings`
     {"do": "serve" | "carry", …}       {"problems": […]}, by the master's machine: see `requests`
+    {"do": "hold" | "release", "what": …, "words": {…}}   {}, for a while: see `verify.away`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
     {"do": "begin" | "more" | …}       commands that run here for others: see `agent.errands`
 
@@ -31,6 +32,11 @@ from netlab.sensors import lent
 from netlab.store.mailbox import Mailbox
 
 CHANGES = ("serve", "carry")
+HELD = ("guest", "cut")
+AWAY = "away/"  # roles of processes that do something for another machine's check
+BEGUN_WITHIN = patience.seconds(8.0)  # seconds
+GRACE = 3.0  # seconds for what was made to go
+LOOK = 0.02  # seconds between two looks
 VERIFIED_WITHIN = patience.seconds(240.0)  # seconds
 
 
@@ -79,6 +85,9 @@ class Answering(Loop):
             return {"read": read(str(question["netns"]), str(question["what"]), **words)}
         if deed in errands.DEEDS:
             return self._errands.do(question)
+        if deed in ("hold", "release") and (what := question["what"]) in HELD:
+            words = dict(question.get("words", {}))
+            return self._held(what, words) if deed == "hold" else self._released(what)
         if deed in CHANGES:
             return self.change(question)
         if deed == "verify":
@@ -92,6 +101,26 @@ class Answering(Loop):
         if done.returncode:
             raise NetlabError(done.stderr.strip().rpartition("\n")[2] or "it could not be verified")
         return {"verdicts": msgspec.json.decode(done.stdout)}
+
+    def _held(self, what: str, words: dict[str, Any]) -> dict[str, Any]:
+        """Have *what* done until it is told to end, or its seconds are over."""
+        self._released(what)
+        run, log = self.state.run, self.state.run / f"{what}.log"
+        log.write_bytes(b"")
+        text = msgspec.json.encode(words).decode()
+        argv = [sys.executable, "-m", "netlab.verify.away", run.name, what, text]
+        pid = processes.spawn(run, AWAY + what, argv, stdout=log)
+        deadline = time.monotonic() + BEGUN_WITHIN
+        while "begun\n" not in (said := log.read_text()):
+            if processes.wait(pid, seconds=LOOK) or time.monotonic() > deadline:
+                self._released(what)
+                raise NetlabError(said.strip() or f"no {what} has begun")
+        return {}
+
+    def _released(self, what: str) -> dict[str, Any]:
+        for pid in processes.marked(self.state.run).get(AWAY + what, []):
+            processes.end(pid, grace=GRACE)
+        return {}
 
     def _failed(self, message: str) -> None:
         self._disconnect()

@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 
+from netlab import objects
 from netlab.agent.kubeproxy import KERNEL
+from netlab.encapsulation import control as encapsulation
 from netlab.errors import CapabilityError, NetlabError
 from netlab.kernel import conntrack, ipvs, tun
 from netlab.kernel.generation import generation
 from netlab.kernel.ipvs_connections import connections
-from netlab.kernel.netns import entered
+from netlab.kernel.netns import entered, exists
+from netlab.kernel.real import RealKernel
 from netlab.model.backends import UDP
 from netlab.packets import Flow, Protocol
 from netlab.portals import control
@@ -89,6 +92,19 @@ def virtual(flow: dict[str, Any], bare: str) -> tuple[list[tuple[str, str]], boo
     return found, any(one.name == bare and not one.reals for one in ipvs.servers())
 
 
+def reached() -> dict[str, str]:
+    """Return what the process of flannel's udp back end knows: the node of each prefix."""
+    return encapsulation.reached() or {}
+
+
+def held(things: list[tuple[str, dict[str, Any]]]) -> list[int]:
+    """Return which of *things* the kernel holds, by their place in the list; each is the name of
+    its class in `objects` and its fields, all of one namespace."""
+    wanted = [msgspec.convert(fields, getattr(objects, name)) for name, fields in things]
+    here = set(RealKernel().observe(wanted[0].netns, wanted)) if wanted else set()
+    return [index for index, one in enumerate(wanted) if one in here]
+
+
 def lacking(mode: str, backend: str) -> str:
     """Return why this machine cannot have a proxy *mode* or *backend*, "" when it can."""
     try:
@@ -108,4 +124,7 @@ READINGS: dict[str, Callable[..., Any]] = {
     "relayed": relayed,
     "virtual": virtual,
     "lacking": lacking,
+    "reached": reached,
+    "held": held,
+    "exists": exists,
 }

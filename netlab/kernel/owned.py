@@ -21,14 +21,18 @@ WRITTEN = 5.0  # seconds it may take
 
 
 @contextmanager
-def table(netns: str, name: str, chains: Sequence[str]) -> Iterator[None]:
-    """Have a table `ip` *name* with *chains*, each `NAME { … }` in one line, in *netns* meanwhile.
+def table(
+    netns: str, name: str, chains: Sequence[str], *, family: Family = Family.IPV4
+) -> Iterator[None]:
+    """Have a table *name* of *family* in *netns* meanwhile, with *chains*, each `NAME { … }` in one
+    line.
 
     Raises KernelError, CapabilityError.
     """
     argv = ("nft", "-i")
     body = " ".join(f"chain {one};" for one in chains)
-    text = f"table ip {name} {{ flags owner; {body} }}\n"
+    sort = "ip6" if family is Family.IPV6 else "ip"
+    text = f"table {sort} {name} {{ flags owner; {body} }}\n"
     log(argv, netns=netns, input=text)
     with entered(netns), program_errors("nft"):
         nft = subprocess.Popen(
@@ -39,9 +43,9 @@ def table(netns: str, name: str, chains: Sequence[str]) -> Iterator[None]:
             nft.stdin.write(text.encode())
             nft.stdin.flush()
             deadline = time.monotonic() + WRITTEN
-            while not nft_names.those_there([(Family.IPV4, name)]):
+            while not nft_names.those_there([(family, name)]):
                 if nft.poll() is not None or time.monotonic() > deadline:
-                    raise KernelError(f"{netns}: table ip {name} cannot be written")
+                    raise KernelError(f"{netns}: table {sort} {name} cannot be written")
                 time.sleep(0.005)
         except BaseException:
             nft.kill()

@@ -110,28 +110,31 @@ def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]
 def _across_machines(way: Way, name: str, peer: str) -> None:
     """Follow a packet from one machine to another: nobody sees what is between them.
 
-    The gateway hangs on one of them by a cable, which so is on the way of all the others.
+    The gateway, and a stranger, hang on one of them by a cable, which so is on the way of all the
+    others.
     """
-    lab, home = way.lab, world.outside_home(way.lab)
-    assert home is not None
-    gateway, here = lab.netns(world.GATEWAY), lab.netns(home.name)
-    if name == world.GATEWAY:
-        way.at(gateway, world.UPLINK, OUT, f"the cable to {world.OUTWARDS} of {here} carries it")
-        way.at(here, world.OUTWARDS, IN, f"{here} takes it", own=True)
-        if peer == home.name:
+    lab = way.lab
+    here, there = world.behind(lab, name), world.behind(lab, peer)
+    if here is not None:
+        home, port = here
+        own = lab.netns(home.name)
+        way.at(lab.netns(name), world.UPLINK, OUT, f"the cable to {port} of {own} carries it")
+        way.at(own, port, IN, f"{own} takes it", own=True)
+        name = home.name
+        if peer == name:
             return
         way.forwarded()
-        name = home.name
-    last = home.name if peer == world.GATEWAY else peer
+    last = there[0].name if there is not None else peer
     if name != last:
         card = lab.uplink(name)
         way.at(lab.netns(name), card, OUT, f"the wire between the machines to {last}")
         way.at(lab.netns(last), lab.uplink(last), IN, f"{lab.netns(last)} takes it", own=True)
-        if peer == world.GATEWAY:
+        if there is not None:
             way.forwarded()
-    if peer == world.GATEWAY:
-        way.at(here, world.OUTWARDS, OUT, f"the cable to eth0 of {gateway} carries it")
-        way.at(gateway, world.UPLINK, IN, f"{gateway} takes it", own=True)
+    if there is not None:
+        port, far = there[1], lab.netns(peer)
+        way.at(lab.netns(last), port, OUT, f"the cable to eth0 of {far} carries it")
+        way.at(far, world.UPLINK, IN, f"{far} takes it", own=True)
 
 
 def out_of_pod(way: Way, pod: Place, *, onto_bridge: bool) -> None:

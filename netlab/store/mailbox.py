@@ -24,6 +24,7 @@ from netlab.store.etcd import Etcd
 from netlab.store.watch import Watch
 
 ASKED, ANSWERED = "/netlab/asked/", "/netlab/answered/"
+LOOK = 1.0  # seconds between two looks for an answer that nothing told of
 KEPT = 60  # seconds a question and its answer are kept at most
 
 
@@ -38,8 +39,11 @@ class Correspondent:
         self._watch: Watch | None = None
         self._lock = threading.Lock()
 
-    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-        """Return the answer to *request*.
+    def ask(
+        self, request: dict[str, Any], *, timeout: float, outlasting: float = 0.0
+    ) -> dict[str, Any]:
+        """Return the answer to *request*; *outlasting*: for so many seconds etcd may be away while
+        it is awaited.
 
         Raises StoreError when etcd is away, NetlabError when none came within *timeout* seconds or
         the other side could not do it.
@@ -52,7 +56,7 @@ class Correspondent:
             try:
                 message = msgspec.json.encode({**request, "answer": answer})
                 self._etcd.put(f"{ASKED}{self.node}/{uuid4().hex}", message, lease=lease)
-                told = self._awaited(answer, time.monotonic() + timeout)
+                told = self._awaited(answer, time.monotonic() + timeout, outlasting)
             finally:
                 self._etcd.revoke(lease)
                 self._etcd.delete(answer)
@@ -61,12 +65,17 @@ class Correspondent:
         result: dict[str, Any] = told["result"]
         return result
 
-    def _awaited(self, key: str, deadline: float) -> dict[str, Any]:
-        assert self._watch is not None
-        poll = select.poll()
-        poll.register(self._watch, select.POLLIN)
+    def _awaited(self, key: str, deadline: float, outlasting: float) -> dict[str, Any]:
+        heard = time.monotonic()
         while True:
-            if (found := self._etcd.get(key)) is not None:
+            try:
+                found = self._etcd.get(key)
+                heard = time.monotonic()
+            except StoreError:
+                if time.monotonic() - heard > outlasting:
+                    raise
+                found = None
+            if found is not None:
                 told: dict[str, Any] = msgspec.json.decode(found.value)
                 return told
             left = deadline - time.monotonic()
@@ -75,8 +84,19 @@ class Correspondent:
                     f"the agent of {self.node} does not answer",
                     hint=f"is its machine up? `netlab status` says when {self.node} was heard last",
                 )
-            if poll.poll(left * 1000):
+            self._woken(min(left, LOOK))
+
+    def _woken(self, seconds: float) -> None:
+        """Wait for something to be answered, at most *seconds*: a watch may have gone with the
+        connection, or its word be long on its way."""
+        if self._watch is None:
+            time.sleep(seconds)
+        elif select.select([self._watch], [], [], seconds)[0]:
+            try:
                 self._watch.drain()
+            except StoreError:
+                self._watch.close()
+                self._watch = None
 
     def close(self) -> None:
         with self._lock:

@@ -43,6 +43,7 @@ class Across:
         self._live = live
         self._cards = cards
         self.asks = asks
+        self.guests: dict[str, str] = {}  # the nodes on whose machines strangers are
 
     @property
     def subnets(self) -> Sequence[KeyValue]:
@@ -70,6 +71,7 @@ class Across:
         member, home = netns.split(".")[1], world.outside_home(self._live.lab)
         if member in world.OUTSIDE and home is not None:
             member = home.name
+        member = self.guests.get(member, member)
         return member if member in self.asks else ""
 
 

@@ -202,6 +202,29 @@ class Context:
         asked = {"do": "read", "netns": node.netns, "what": what, "words": words}
         return self._machines.asks[node.name](asked)["read"]
 
+    def hosted(self, guest: str, node: str) -> None:
+        """Take note that the namespace of *guest*, a stranger, is on the machine of *node*."""
+        if self._machines is not None:
+            self._machines.guests[guest] = node
+
+    @contextmanager
+    def away(self, node: str, what: str, words: dict[str, Any]) -> Iterator[None]:
+        """Have the machine of *node*, another one, do *what* meanwhile: see `away`.
+
+        Raises NetlabError when it does not answer, or could not.
+        """
+        self.begin_away(node, what, words)
+        try:
+            yield
+        finally:
+            assert self._machines is not None
+            self._machines.asks[node]({"do": "release", "what": what})
+
+    def begin_away(self, node: str, what: str, words: dict[str, Any]) -> None:
+        """Begin the same, which ends by itself."""
+        assert self._machines is not None
+        self._machines.asks[node]({"do": "hold", "what": what, "words": words})
+
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.
 

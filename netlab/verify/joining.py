@@ -27,14 +27,15 @@ from netlab.flannel.lease import Lease
 from netlab.flannel.subnets import Me, own_lease
 from netlab.kernel import netns as namespaces
 from netlab.kernel.real import RealKernel
-from netlab.model.lab import LabNode, Segment
-from netlab.objects import Address, Bridge, FdbEntry, Netns, Object, Sysctl
+from netlab.model.backends import HOST_GW
+from netlab.model.lab import Lab, LabNode, Segment
+from netlab.objects import Address, Bridge, FdbEntry, Netns, Object, Route, Sysctl
 from netlab.packets import Protocol
 from netlab.paths.places import of_node
 from netlab.plan import Op, Verb
 from netlab.processes import run
 from netlab.verify.context import Checked, Context, Failure, Skip, required
-from netlab.verify.leases import entry_words, in_words, observed, reached, way_to
+from netlab.verify.leases import entry_words, held_by, in_words, way_to
 
 WITHIN = patience.seconds(2.0)  # seconds, for all nodes to follow
 SENDERS = 8  # nodes at most of which a pod speaks with the stranger
@@ -45,8 +46,9 @@ NAME = f"{world.GUEST}join"
 _numbers = itertools.count(1)
 
 
-def free_address(context: Context, listing_ips: set[str]) -> tuple[Segment, str]:
-    """Return the first node's segment and its highest address that nobody has."""
+def free_address(context: Context, listing_ips: set[str], nth: int = 0) -> tuple[Segment, str]:
+    """Return the first node's segment and its highest address that nobody has, or the *nth* of
+    those."""
     lab = context.lab
     segment = lab.segment_of(context.cluster.nodes[0].address)
     taken = {node.address for node in lab.nodes} | listing_ips
@@ -54,7 +56,9 @@ def free_address(context: Context, listing_ips: set[str]) -> tuple[Segment, str]
         taken |= set(its)
     for value in range(int(IPv4Network(segment.cidr)[-2]), int(IPv4Network(segment.cidr)[0]), -1):
         if str(IPv4Address(value)) not in taken:
-            return segment, str(IPv4Address(value))
+            if nth == 0:
+                return segment, str(IPv4Address(value))
+            nth -= 1
     raise Skip(f"needs a free address in segment {segment.name}")
 
 
@@ -66,15 +70,31 @@ def stranger(context: Context) -> tuple[NodeState, Lease]:
     subnets = choice.free(config.ipv4, [held.subnet for held in leases])
     if not subnets:
         raise Skip("needs a free subnet in flannel's network")
-    _, address = free_address(context, {held.public_ip for held in leases})
+    host = _host(context)
+    # An address of its own for each machine, so that nobody looks for it at another.
+    nth = [one.name for one in context.lab.nodes].index(host) if host else 0
+    _, address = free_address(context, {held.public_ip for held in leases}, nth)
     name = f"{NAME}{next(_numbers)}-{os.getpid()}"
     bridge = context.cluster.nodes[0].declared.bridge
-    node = LabNode(name, address, bridge=bridge)
+    node = LabNode(name, address, bridge=bridge, host=host)
     me = Me.of(context.lab.name, node, config)
     held = own_lease(config, subnets[-1], me)
-    overlay = bool(context.lab.network.tunnel)
-    netns = context.lab.netns(node.name)
-    return NodeState(node, netns, held.subnet, me.vtep_mac, overlay=overlay), held
+    return state_of(context.lab, node, held), held
+
+
+def state_of(lab: Lab, node: LabNode, own: Lease) -> NodeState:
+    """Return the stranger as the nodes see it by its lease."""
+    overlay = bool(lab.network.tunnel)
+    return NodeState(node, lab.netns(node.name), own.subnet, own.vtep_mac, overlay=overlay)
+
+
+def _host(context: Context) -> str:
+    """Return the node on whose machine the stranger is to be, in a lab of several: the next one, so
+    that what we send it crosses the wire; "" in a lab on one."""
+    if not context.here:
+        return ""
+    names = [node.name for node in context.lab.running]
+    return names[(names.index(context.here) + 1) % len(names)]
 
 
 def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
@@ -94,7 +114,7 @@ def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
         Sysctl(node.netns, "net.ipv4.ip_forward", "1"),
         Bridge(node.netns, bridge, world.mac(node.netns, bridge)),
         Address(node.netns, bridge, f"{node.bridge_address}/{length}"),
-        *world.machine_addressing(lab, node.netns, node.address),
+        *_addressing(lab, node),
         *backends.objects(
             node.netns,
             config=config,
@@ -108,6 +128,31 @@ def its_objects(context: Context, node: NodeState, own: Lease) -> list[Object]:
     ]
 
 
+def _addressing(lab: Lab, node: NodeState) -> list[Object]:
+    """Return the stranger's address and its ways to the nodes; behind a machine, by that one."""
+    if not node.declared.host:
+        return world.machine_addressing(lab, node.netns, node.address)
+    via = lab.node(node.declared.host).address
+    near = [one for segment in lab.underlay.segments for one in segment.prefixes if "." in one]
+    return [
+        Address(node.netns, world.UPLINK, f"{node.address}/32"),
+        *(Route(node.netns, one, world.UPLINK, via, onlink=True) for one in near),
+    ]
+
+
+@contextmanager
+def there(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
+    """Have the stranger's machine for the duration, on whichever machine it is to be."""
+    if node.declared.host in ("", context.here):
+        with plugged_in(context, node, own):
+            yield
+        return
+    words = {"node": node.declared, "lease": own, "seconds": TTL}
+    context.hosted(node.name, node.declared.host)
+    with context.away(node.declared.host, "guest", msgspec.to_builtins(words)):
+        yield
+
+
 @contextmanager
 def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
     """Have the stranger's machine on the underlay for the duration; it has no lease yet.
@@ -117,16 +162,22 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
     """
     lab = context.lab
     kernel = RealKernel()
-    underlay, port = lab.netns(world.UNDERLAY), world.port_name(node.name)
-    segment = world.bridge_name(lab.segment_of(node.address))
+    host, port = node.declared.host, world.port_name(node.name)
+    beside = lab.netns(host or world.UNDERLAY)
+    switched = "" if host else f"master {world.bridge_name(lab.segment_of(node.address))} "
+    uplink = lab.uplink(host)
     # The same card for the same address each time: the nodes remember who had it last.
     card = world.mac(lab.name, NAME, node.address)
     try:
         kernel.apply([Op(Verb.ADD, Netns(node.netns))])
         run(
-            f"ip -n {underlay} link add {port} mtu {lab.underlay.mtu} master {segment} up "
+            f"ip -n {beside} link add {port} mtu {lab.underlay.mtu} {switched}up "
             f"type veth peer name {world.UPLINK} address {card} netns {node.netns}".split()
         )
+        if host:
+            # The machine routes to it, and answers for it on the wire: neither is netlab's mark.
+            run(f"ip -n {beside} route add {node.address}/32 dev {port}".split())
+            run(f"ip -n {beside} neigh add proxy {node.address} dev {uplink}".split())
         run(["ip", "-n", node.netns, "link", "set", world.UPLINK, "up"])
         kernel.apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
         if lab.network.Backend.Type == UDP:
@@ -135,7 +186,9 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
     finally:
         # The stranger's process, if it has one, ends with the name of its namespace.
         # The kernel ends a namespace a moment after its name: the cable must be gone now.
-        run(["ip", "-n", underlay, "link", "delete", port], check=False)
+        run(["ip", "-n", beside, "link", "delete", port], check=False)
+        if host:
+            run(f"ip -n {beside} neigh del proxy {node.address} dev {uplink}".split(), check=False)
         namespaces.delete(node.netns)
 
 
@@ -180,10 +233,10 @@ def until_all(context: Context, peer: Lease, *, held: bool) -> float:
 def _differing(context: Context, node: NodeState, peer: Lease, *, held: bool) -> list[str]:
     """Return, in words, what *node* lacks of the way to *peer*, or what of it it still has."""
     if context.lab.network.Backend.Type == UDP:
-        known = reached(node).get(peer.subnet) == peer.public_ip
+        known = context.read(node, "reached").get(peer.subnet) == peer.public_ip
         return [] if known is held else [entry_words(peer)]
     wanted = way_to(context, node, peer)
-    here = observed(node, wanted)
+    here = held_by(context, node, wanted)
     return [in_words(thing) for thing in wanted if (thing in here) is not held]
 
 
@@ -194,10 +247,13 @@ def extended(cluster: Cluster, node: NodeState) -> Cluster:
 
 
 def node_join(context: Context) -> Checked:
-    if not context.cluster.nodes or not context.pods:
+    if not context.cluster.nodes or not context.senders:
         raise Skip("needs a node and a running pod")
+    backend = context.lab.network.Backend
+    if context.here and (backend.Type == HOST_GW or backend.DirectRouting):
+        raise Skip("needs a tunnel to a stranger that is behind another machine, not on the wire")
     node, own = stranger(context)
-    with plugged_in(context, node, own):
+    with there(context, node, own):
         joined, left, checked = _joined_and_left(context, node, own)
     nodes = len(context.cluster.nodes)
     what = what_leads_there(context, own)
@@ -236,7 +292,7 @@ def _joined_and_left(context: Context, node: NodeState, own: Lease) -> tuple[flo
 def _reached(context: Context, node: NodeState) -> Checked:
     """A packet from a pod of each node to the stranger's end of its subnet and back."""
     firsts: dict[str, PodState] = {}
-    for pod in context.pods:
+    for pod in context.senders:
         firsts.setdefault(pod.node, pod)
     checked = Checked()
     for pod in list(firsts.values())[:SENDERS]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from netlab import patience
 from netlab.cluster import NodeState
 from netlab.encapsulation import control
@@ -191,6 +193,12 @@ def way_to(context: Context, node: NodeState, peer: Lease) -> list[Object]:
 def observed(node: NodeState, wanted: list[Object]) -> set[Object]:
     """Return what the kernel of *node* holds, read back."""
     return set(RealKernel().observe(node.netns, wanted))
+
+
+def held_by(context: Context, node: NodeState, wanted: list[Object]) -> set[Object]:
+    """Return which of *wanted* the kernel of *node* holds, on whichever machine it is."""
+    asked = [[type(one).__name__, msgspec.to_builtins(one)] for one in wanted]
+    return {wanted[index] for index in context.read(node, "held", things=asked)}
 
 
 def not_held(context: Context, node: NodeState, leases: dict[str, Lease]) -> list[str]:

@@ -6,14 +6,15 @@ The node goes on as it was, cut off; it learns what has become of its pods when 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 
 from netlab import patience
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.controllers import nodes
 from netlab.controllers.change import now
-from netlab.kernel import netns as namespaces
+from netlab.errors import NetlabError
 from netlab.model.faults import Fault, Sort
 from netlab.packets import Flow
 from netlab.proxy import Frontend
@@ -24,6 +25,7 @@ from netlab.verify.serving import Decisions, most_served, pods_of
 
 # Seconds beyond the grace period for pods, endpoints and rules to follow.
 FOLLOWED = patience.seconds(10.0)
+CUT = patience.seconds(7.0)  # seconds beyond the grace period for a machine to be cut off
 BACK = patience.seconds(15.0)  # seconds for the node to be whole again
 PACE = 100.0  # flows per second
 ASKED = 1.0  # seconds of them
@@ -40,8 +42,7 @@ def node_lost(context: Context) -> Checked:
     before = {pod.uid for pod in context.cluster.pods}
     somebody_acts(context.live, f"{lost.name} was not cut off", last_seen=lost.netns)
     began = time.monotonic()
-    context.live.fault([Fault(Sort.LINK_DOWN, lost.name, since=now())])
-    try:
+    with _cut_off(context, lost) as cable:
         marked = _until(
             context,
             lambda seen: _is_lost(seen, lost),
@@ -60,22 +61,42 @@ def node_lost(context: Context) -> Checked:
         context.renew()
         lines = _in_place(context, gone, before, lost)
         asked = _asked(context, lost, frontends)
-    finally:
-        restored = time.monotonic()
-        context.live.fault(remove=[(Sort.LINK_DOWN.value, lost.name)])
+    restored = time.monotonic()
     back = _back(context, lost, gone, began=restored)
     context.renew()
     return Checked(
         [
-            f"{lost.name} cut off (its cable pulled): NotReady after {marked:.1f} s "
+            f"{lost.name} cut off ({cable}): NotReady after {marked:.1f} s "
             f"(grace {grace} s), its {len(gone)} pods replaced after {elsewhere:.1f} s, their "
             f"addresses gone from the other nodes' rules after {forgotten:.1f} s",
             *lines,
             asked,
-            f"cable back: {lost.name} Ready and whole after {back:.1f} s, the pods it went on with "
+            f"no more: {lost.name} Ready and whole after {back:.1f} s, the pods it went on with "
             "ended",
         ]
     )
+
+
+@contextmanager
+def _cut_off(context: Context, node: NodeState) -> Iterator[str]:
+    """Have *node* cut off from all others meanwhile; yield how.
+
+    A machine of its own, which nobody can tell anything then, was told for how long.
+    """
+    if context.here:
+        seconds = context.lab.nodeLifecycle.gracePeriodSeconds + CUT
+        began = time.monotonic()
+        context.begin_away(node.name, "cut", {"seconds": seconds})
+        try:
+            yield "its rules drop what comes from, and goes to, the other machines"
+        finally:
+            time.sleep(max(0.0, began + seconds - time.monotonic()))
+        return
+    context.live.fault([Fault(Sort.LINK_DOWN, node.name, since=now())])
+    try:
+        yield "its cable pulled"
+    finally:
+        context.live.fault(remove=[(Sort.LINK_DOWN.value, node.name)])
 
 
 def _replaced(pod: PodState) -> bool:
@@ -87,7 +108,13 @@ def _victim(context: Context) -> tuple[NodeState, list[Frontend]]:
     if len(context.cluster.nodes) < 2:
         raise Skip("needs two nodes")
     decisions = Decisions(context)
-    for node in reversed(context.cluster.nodes):
+    losable = context.cluster.nodes
+    if context.here:  # nobody can do without etcd, or without itself
+        apart = (context.lab.master.address, context.lab.node(context.here).address)
+        losable = tuple(one for one in losable if one.address not in apart)
+        if not losable:
+            raise Skip("needs a machine beside the one that looks and the one that has etcd")
+    for node in reversed(losable):
         others = [one for one in context.cluster.nodes if one.name != node.name]
         if not any(pod.node == node.name and _replaced(pod) for pod in context.pods):
             continue
@@ -99,7 +126,8 @@ def _victim(context: Context) -> tuple[NodeState, list[Frontend]]:
         ]
         if served:
             return node, list(most_served(served))
-    raise Skip("needs a Service in front of a Deployment with a pod on a node")
+    where = " or ".join(one.name for one in losable) if context.here else "a node"
+    raise Skip(f"needs a Service in front of a Deployment with a pod on {where}")
 
 
 def _until(
@@ -195,7 +223,7 @@ def _in_place(
 
 def _asked(context: Context, lost: NodeState, frontends: Sequence[Frontend]) -> str:
     """Ask the Services in the state that has settled; return what was answered. Raises Failure."""
-    sender = next((pod for pod in context.pods if pod.node != lost.name), None)
+    sender = next((pod for pod in context.senders if pod.node != lost.name), None)
     if sender is None:
         raise Skip("needs a running pod on another node")
     decisions = Decisions(context)
@@ -220,8 +248,13 @@ def _back(context: Context, lost: NodeState, gone: Sequence[PodState], *, began:
     """Return the seconds since *began* until the node is as the lab has it. Raises Failure."""
 
     def whole(seen: Cluster) -> bool:
-        if _is_lost(seen, lost) or any(namespaces.exists(pod.netns) for pod in gone):
+        if _is_lost(seen, lost):
             return False
+        try:
+            if any(context.read(lost, "exists", name=pod.netns) for pod in gone):
+                return False
+        except NetlabError:
+            return False  # its machine has not come back to the mailbox
         return bool(context.live.status()["converged"])
 
     return _until(context, whole, within=BACK, began=began, wanted=f"{lost.name} whole again")

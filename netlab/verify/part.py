@@ -19,7 +19,9 @@ from netlab.verify import (
     flat,
     following,
     ingress,
+    joining,
     leases,
+    losing,
     names,
     nodeports,
     outside,
@@ -67,6 +69,8 @@ ONCE: dict[str, Check] = {
     "replicas": replicas.replicas,
     "selectors": selectors.selectors,
     "headless": names.headless,
+    "node-join": joining.node_join,
+    "node-lost": losing.node_lost,
 }
 CHECKS = {**EACH, **OUTSIDE, **ONCE}
 ALONE = ("flat-no-nat",)  # thousands of packets, which the sensors have no business with

@@ -9,6 +9,7 @@ by the machine that has the gateway.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from netlab.store.mailbox import Correspondent
 from netlab.verify.across import ANSWER, asking
 from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
+from netlab.verify.losing import BACK, CUT
 from netlab.verify.manifold import VARIANTS, in_variants
 from netlab.verify.part import CHECKS, EACH, ONCE, OUTSIDE, proven_here
 
@@ -29,9 +31,7 @@ from netlab.verify.part import CHECKS, EACH, ONCE, OUTSIDE, proven_here
 LACKING = {
     "loadbalancer": "needs a balancer beside the nodes on their wire: several machines have none",
     "dns-service": "needs `trace`, which looks at one machine",
-    "node-join": "needs a machine more on the wire than there are",
     "daemonset": "needs a machine more than there are",
-    "node-lost": "needs a cable that netlab can pull",
 }
 
 
@@ -53,12 +53,14 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
     here = live.place.node
     names = [node.name for node in live.lab.running]
     with asking(live, [name for name in names if name != here]) as others:
+        cut = live.lab.nodeLifecycle.gracePeriodSeconds + CUT + BACK
+        there = partial(_proven_there, outlasting=cut)
 
         def prove(node: str, wanted: Sequence[str]) -> None:
             if not wanted:
                 return
             mine = node == here
-            said = proven_here(live, wanted) if mine else _proven_there(others[node], wanted)
+            said = proven_here(live, wanted) if mine else there(others[node], wanted)
             for verdict in said:
                 found[verdict.path][node] = verdict
 
@@ -101,9 +103,12 @@ def _lacking(live: Live, others: Mapping[str, Correspondent], mode: str, backend
     return ""
 
 
-def _proven_there(node: Correspondent, paths: Sequence[str]) -> list[Verdict]:
+def _proven_there(node: Correspondent, paths: Sequence[str], *, outlasting: float) -> list[Verdict]:
+    """*outlasting*: seconds that this machine may be cut off meanwhile, by a check."""
     try:
-        answer = node.ask({"do": "verify", "paths": list(paths)}, timeout=VERIFIED_WITHIN)
+        answer = node.ask(
+            {"do": "verify", "paths": list(paths)}, timeout=VERIFIED_WITHIN, outlasting=outlasting
+        )
     except NetlabError as error:
         words = (f"{node.node} could not prove it: {error}",)
         return [Verdict(path, Outcome.FAIL, "", words, f"{node.node}'s agent") for path in paths]

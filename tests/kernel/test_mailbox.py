@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from etcd_process import EtcdProcess, running
 
-from netlab.errors import NetlabError
+from netlab.errors import NetlabError, StoreError
 from netlab.store.mailbox import ANSWERED, ASKED, Correspondent, Mailbox
 
 pytestmark = pytest.mark.kernel
@@ -124,3 +126,21 @@ def test_what_is_no_question_is_thrown_away(process: EtcdProcess) -> None:
     assert len(done) == 1
     assert etcd.get("/registry/pods/default/a") is None
     etcd.close()
+
+
+@pytest.mark.parametrize("outlasting", [0.0, 30.0])
+def test_an_answer_is_awaited_while_etcd_is_away_for_as_long_as_it_may(
+    process: EtcdProcess, outlasting: float
+) -> None:
+    def away(question: dict[str, Any]) -> dict[str, Any]:
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(4.0)  # longer than a client waits
+        os.kill(process.pid, signal.SIGCONT)
+        return {"back": True}
+
+    with answering(process, "n5", away), asker(process, "n5") as one:
+        if outlasting:
+            assert one.ask({"do": "x"}, timeout=60.0, outlasting=outlasting) == {"back": True}
+        else:
+            with pytest.raises(StoreError):
+                one.ask({"do": "x"}, timeout=60.0)

@@ -160,6 +160,16 @@ class Box:
             said += child.stderr.read()
         assert child.returncode == 0, said
 
+    @contextmanager
+    def killed(self, *words: str) -> Iterator[None]:
+        """Have `netlab WORDS` run there meanwhile; then it is killed, and can tidy up nothing."""
+        command = self._inside([*NETLAB, *words])
+        with subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL) as child:
+            yield
+            assert child.poll() is None
+            inner = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+            os.kill(int(inner[0]), signal.SIGKILL)  # nsenter forks
+
     def start_agent(self, *words: str) -> None:
         """Start `netlab agent WORDS` in the foreground there, and go on."""
         log = (self.directory / f"{self.name}.log").open("ab")

@@ -15,10 +15,19 @@ from netlab.errors import CapabilityError
 from netlab.kernel import ipvs
 from netlab.model.backends import BACKENDS
 from netlab.model.modes import PROXY_MODES, Mode
+from netlab.verify.away import CUT
 
 pytestmark = pytest.mark.lab
 ASKED = ("python3", "-c", ASK)
+CUTTING = f"nft list tables | grep {CUT}"
 PREFIX = ("192.168.50.", "192.168.56.")
+
+
+def spread_again(box: Box) -> None:
+    """Have pods of the Deployments on both machines, as one that was lost has none."""
+    for words in (("deployment/web",), ("deployment/cart", "-n", "shop")):
+        box.netlab("rollout", "restart", *words)
+        box.netlab("rollout", "status", *words)
 
 
 def notes() -> tuple[str, str]:
@@ -53,8 +62,26 @@ def verified(box: Box, *words: str) -> dict[str, dict[str, Any]]:
     return {one["path"]: one for one in json.loads(said.stdout)["paths"]}
 
 
+def lent(box: Box) -> dict[str, str]:
+    """What a check that runs elsewhere could leave behind on a machine, as its tools say it."""
+    return {
+        "routes": box.out("sh", "-c", "ip route | sort"),
+        "proxies": box.out("ip", "neigh", "show", "proxy"),
+        "tables": box.out("sh", "-c", f"nft list tables | grep {CUT}; true"),
+        "guests": box.out("sh", "-c", "ls /run/netns | grep guest-; true"),
+        "links": box.out("sh", "-c", "ip -o link | grep -v veth | cut -d: -f2"),
+        "processes": box.out("sh", "-c", "grep -laz :away/ /proc/[0-9]*/environ; true"),
+    }
+
+
 @pytest.fixture(scope="module")
-def found(two: tuple[Box, Box]) -> dict[str, dict[str, Any]]:
+def before(two: tuple[Box, Box]) -> list[dict[str, str]]:
+    """What is on both machines before anything is proven."""
+    return [lent(box) for box in two]
+
+
+@pytest.fixture(scope="module")
+def found(two: tuple[Box, Box], before: list[dict[str, str]]) -> dict[str, dict[str, Any]]:
     """What one verification says, told by the machine that is not the master's."""
     return verified(two[1])
 
@@ -64,7 +91,7 @@ PROVEN = (
     *("lease-in-etcd", "pod-node", "flat-no-nat", "pod-clusterip", "node-clusterip"),
     *("no-endpoints", "nodeport", "affinity", "namespaces", "network-policy"),
     *("clusterip-outside", "firewall", "ingress", "egress-masquerade", "externalname"),
-    *("endpoints-follow", "replicas", "selectors", "headless"),
+    *("endpoints-follow", "replicas", "selectors", "headless", "node-join", "node-lost"),
 )
 
 
@@ -116,6 +143,27 @@ def test_the_lab_is_in_its_own_mode_and_by_its_own_back_end_again(
         assert "kube-proxy" not in box.out("nft", "list", "tables")
         assert "vxlan" in box.out("ip", "-d", "link", "show", "flannel.1")
     assert "eth1" not in two[0].out("ip", "route", "show", "10.244.0.0/16")
+
+
+def test_each_machine_is_as_it_was(
+    two: tuple[Box, Box], before: list[dict[str, str]], found: dict[str, dict[str, Any]]
+) -> None:
+    assert found["node-lost"]
+    assert [lent(box) for box in two] == before
+
+
+@pytest.mark.parametrize(
+    ("path", "begun"), [("node-join", "ls /run/netns | grep guest-"), ("node-lost", CUTTING)]
+)
+def test_what_a_killed_check_did_on_another_machine_ends_by_itself(
+    two: tuple[Box, Box], before: list[dict[str, str]], path: str, begun: str
+) -> None:
+    first, second = two
+    spread_again(first)
+    with first.killed("verify", path):
+        eventually(lambda: second.run("sh", "-c", begun, code=None).returncode == 0, what=begun)
+    eventually(lambda: lent(second) == before[1], within=90, what=f"{before[1]}")
+    eventually(lambda: all(map(converged, two)), within=60, what=f"{status(first)}")
 
 
 def test_one_mode_or_back_end_is_asked_for_from_any_machine(two: tuple[Box, Box]) -> None:

@@ -30,10 +30,14 @@ from netlab.cluster import cluster
 from netlab.errors import InputError, UsageError
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
+from netlab.model.lab import LabNode
 from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth, Vxlan
+from netlab.paths.ways import Way, across_underlay
+from netlab.proxy.addresses import Family
 from netlab.proxy.options import options_of
 from netlab.store.access import Access, endpoint, from_environment
 from netlab.store.etcd import KeyValue
+from netlab.verify.away import cutting
 
 SPREAD = msgspec.structs.replace(WHOLE, spread=True)
 OPTIONS = options_of(SPREAD)
@@ -87,6 +91,42 @@ def test_what_is_outside_is_behind_the_first_machine_and_nothing_else_is() -> No
     (cable,) = (one for one in around["t.gateway"] if isinstance(one, Veth) and one.name == "eth0")
     assert (cable.peer_netns, cable.peer_name) == ("t.n1", world.OUTWARDS)
     assert not world.between(SPREAD) and world.outside_home(WHOLE) is None
+
+
+def test_a_stranger_behind_another_machine_is_reached_by_that() -> None:
+    guest = LabNode("guest-x", "192.168.50.254", host="n2")
+    lab = msgspec.structs.replace(SPREAD, nodes=[*SPREAD.nodes, guest])
+    there, back = Way(lab, "192.168.50.11", guest.address), Way(lab, guest.address, "192.168.50.11")
+    across_underlay(there, ("n1", "192.168.50.11"), (guest.name, guest.address))
+    across_underlay(back, (guest.name, guest.address), ("n1", "192.168.50.11"))
+    port = world.port_name(guest.name)
+    way = ["n1:eth0", "n2:eth0", f"n2:{port}", "guest-x:eth0"]
+    assert [f"{hop.netns[2:]}:{hop.device}" for hop in there.hops] == way
+    assert [f"{hop.netns[2:]}:{hop.device}" for hop in back.hops] == way[::-1]
+    assert [hop.ttl for hop in there.hops] == [64, 64, 63, 63]
+
+
+@pytest.mark.parametrize(
+    ("family", "others"),
+    [
+        (Family.IPV4, "192.168.50.10, 192.168.50.11, 10.244.0.0/16"),
+        (Family.IPV6, "fd00::a, fd00::1, fd00:10:244::/56"),
+    ],
+)
+def test_a_machine_is_cut_off_from_all_others_and_from_nobody_else(
+    family: Family, others: str
+) -> None:
+    addresses6 = {"n1": "fd00::1", "n2": "fd00::2"}
+    lab = msgspec.structs.replace(
+        SPREAD,
+        nodes=[msgspec.structs.replace(n, address6=addresses6[n.name]) for n in SPREAD.nodes],
+        master=msgspec.structs.replace(SPREAD.master, address6="fd00::a"),
+        network=msgspec.structs.replace(SPREAD.network, IPv6Network="fd00:10:244::/56"),
+    )
+    incoming, outgoing = cutting(lab, lab.nodes[1], family)
+    for chain, end in ((incoming, "saddr"), (outgoing, "daddr")):
+        said = set(chain.partition(f" {end} {{ ")[2].partition(" }")[0].split(", "))
+        assert said == set(others.split(", ")) and "eth0" in chain
 
 
 def test_the_lab_in_etcd_names_no_machines_card() -> None:
