@@ -65,6 +65,7 @@ missing_packages() {
         has sysctl || echo procps
         has curl || echo curl
         has tshark || echo tshark
+        has tcpdump || echo tcpdump
         has ipset || echo ipset
         has ipvsadm || echo ipvsadm
         has dot || echo graphviz
