@@ -32,10 +32,10 @@ from netlab.sensors import lent
 from netlab.store.mailbox import Mailbox
 
 CHANGES = ("serve", "carry")
-HELD = ("guest", "cut")
+HELD = ("guest", "cut", "declared", "machine")
 AWAY = "away/"  # roles of processes that do something for another machine's check
 BEGUN_WITHIN = patience.seconds(8.0)  # seconds
-GRACE = 3.0  # seconds for what was made to go
+GRACE = patience.seconds(6.0)  # for what was made to go
 LOOK = 0.02  # seconds between two looks
 VERIFIED_WITHIN = patience.seconds(240.0)  # seconds
 

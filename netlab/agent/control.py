@@ -75,6 +75,8 @@ def _answer(connection: socket.socket, agent: Agent, stopped: threading.Event) -
             say({"result": agent.requests.declare(request, say)})
         elif request["do"] == "serve":
             say({"result": agent.requests.serve_by(request, say)})
+        elif request["do"] == "guest":
+            say({"result": agent.requests.guest(request, say)})
         elif request["do"] == "carry":
             say({"result": agent.requests.carry_by(request, say)})
         elif request["do"] == "fault":

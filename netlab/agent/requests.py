@@ -20,7 +20,7 @@ from netlab.errors import NetlabError
 from netlab.faults import carried
 from netlab.model.attachments import Attachment
 from netlab.model.faults import Fault, Sort, with_faults
-from netlab.model.lab import Backend, Lab
+from netlab.model.lab import Backend, Lab, LabNode
 from netlab.plan import Op, words
 from netlab.proxy import ruleset
 from netlab.proxy.ruleset import Step
@@ -143,6 +143,21 @@ class Requests:
             self._agent.master().declare(declaration)
             self._wait(declaration.done.is_set, PATIENCE)
             return {"changes": declaration.changes, "revision": declaration.revision}
+
+    def guest(self, request: dict[str, Any], say: Say) -> dict[str, Any]:
+        """Have *request*'s `node` in a lab of several machines, on its `host`'s, and none that
+        was there so before; with `there` false, none at all."""
+        with self._declaring:
+            master = self._agent.master()
+            before = self._agent.declared_lab()
+            nodes = [one for one in before.nodes if not one.host]
+            if request["there"]:
+                nodes.append(msgspec.convert(request["node"], LabNode))
+            self._become(msgspec.structs.replace(before, nodes=nodes), say)
+            declaration = Declaration((), nodes_only=True)
+            master.declare(declaration)
+            self._wait(declaration.done.is_set, PATIENCE)
+            return {"changes": declaration.changes}
 
     def _require_all_here(self, what: str) -> None:
         """Raise NetlabError where the nodes are machines of their own."""

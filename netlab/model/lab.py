@@ -96,7 +96,7 @@ class LabNode(msgspec.Struct, frozen=True, omit_defaults=True):
     # Of the running lab, never of a file, and only where the node is the machine itself.
     uplink: str = FIRST_CARD
     address6: str = ""  # in a dual-stack lab
-    host: str = ""  # of a stranger in a lab of several machines: the node on whose machine it is
+    host: str = ""  # of a guest in a lab of several machines: the node on whose machine it is
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -58,10 +58,12 @@ class Borrowed:
                 known |= new
         return here
 
-    def give_back(self) -> None:
-        for where in self.on:
+    def give_back(self, where: str = "") -> None:
+        """Have no more of the machine *where*, "" for any."""
+        for one in [each for each in self.on if where in ("", each)]:
+            del self.on[one]
             try:
-                self.ask(where, "unwatch")
+                self.ask(one, "unwatch")
             except NetlabError:
                 continue  # it ends by itself there
 

@@ -3,7 +3,8 @@
 catalogue     every path: its id, what it is, what a pass proves
 verification  runs the checks, in the order and at the time that suits
 judgement     a check made: what it found, as a verdict
-spread        a lab of several machines; part: what one of them proves; across: the sensors of all
+spread        a lab of several machines; part: what one of them proves; across: the sensors of all;
+              manifold: in each mode, by each back end; away: done for another machine's check
 context       what the checks share
 matrix        the same in several proxy modes, or by several back ends, one after the other
 variants      checks made under one of these

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol as Interface
 
 from msgspec.structs import replace
@@ -37,13 +37,21 @@ class Across:
     """The lab, and sensors that reach all of its machines."""
 
     def __init__(
-        self, live: Live, here: str, cards: Mapping[str, str], asks: dict[str, Ask]
+        self,
+        live: Live,
+        here: str,
+        cards: Mapping[str, str],
+        asks: dict[str, Ask],
+        stack: ExitStack,
     ) -> None:
+        """*stack*: closes what is opened later."""
         self.here = here
         self._live = live
         self._cards = cards
         self.asks = asks
         self.guests: dict[str, str] = {}  # the nodes on whose machines strangers are
+        self._stack = stack
+        self._lent: list[Borrowed] = []
 
     @property
     def subnets(self) -> Sequence[KeyValue]:
@@ -58,6 +66,25 @@ class Across:
         states = tuple(replace(one, declared=lab.node(one.name)) for one in found.nodes)
         return replace(found, lab=lab, nodes=states)
 
+    def ask(self, name: str) -> Ask:
+        """Return whom to ask what *name* is to do, whichever machine that is, also this one."""
+        if name in self.asks:
+            return self.asks[name]
+        return _ask(
+            self._stack.enter_context(closing(Correspondent(self._live.connection(), name)))
+        )
+
+    @contextmanager
+    def joined(self, node: str) -> Iterator[None]:
+        """Have the sensors of *node*'s machine meanwhile, which was not there at first."""
+        self.asks[node] = self.ask(node)
+        try:
+            yield
+        finally:
+            for one in self._lent:
+                one.give_back(node)
+            del self.asks[node]
+
     def capture(self, netns_names: Iterable[str] = ()) -> WideCapture:
         return WideCapture(netns_names, self._borrowed())
 
@@ -65,7 +92,8 @@ class Across:
         return WideTrace(self._borrowed())
 
     def _borrowed(self) -> Borrowed:
-        return Borrowed(self._machine, self.asks, ipv6=self._live.lab.dual)
+        self._lent.append(Borrowed(self._machine, self.asks, ipv6=self._live.lab.dual))
+        return self._lent[-1]
 
     def _machine(self, netns: str) -> str:
         member, home = netns.split(".")[1], world.outside_home(self._live.lab)
@@ -96,10 +124,10 @@ def across(live: Live) -> Iterator[Across]:
         )
     here = live.place.node
     others = [node.name for node in live.lab.running if node.name != here]
-    with asking(live, others) as machines:
+    with ExitStack() as stack, asking(live, others) as machines:
         asks = {name: _ask(one) for name, one in machines.items()}
         cards = {name: str(ask({"do": "place"})["uplink"]) for name, ask in asks.items()}
-        yield Across(live, here, {**cards, here: live.place.uplink}, asks)
+        yield Across(live, here, {**cards, here: live.place.uplink}, asks, stack)
 
 
 def _ask(one: Correspondent) -> Ask:

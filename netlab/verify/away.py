@@ -1,14 +1,17 @@
 """What is done on another machine for a while, for a check that runs elsewhere.
 
-    python -m netlab.verify.away LAB DEED WORDS     DEED: guest, cut; WORDS: JSON, with `seconds`
+    python -m netlab.verify.away LAB DEED WORDS     DEED: see DEEDS; WORDS: JSON, with `seconds`
 
 It says `begun`, and ends when it is told to or after those seconds; what it made goes with it. The
-kernel takes the rules of `cut` away however it ends, and the next `guest` what one before it left.
+kernel takes the rules of `cut` away however it ends, and the next of the others what one before it
+left.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,29 +20,104 @@ from typing import Any
 
 import msgspec
 
-from netlab import patience
+from netlab import patience, world
+from netlab.agent import control
+from netlab.agent.place import Place
 from netlab.errors import NetlabError
 from netlab.flannel.lease import Lease
 from netlab.kernel import netns, owned
+from netlab.kernel.real import RealKernel
 from netlab.lab.live import connect
 from netlab.model.lab import Lab, LabNode
+from netlab.objects import Sysctl
+from netlab.plan import Op, Verb
+from netlab.processes import MARK, START, run
+from netlab.processes.commands import program_errors
 from netlab.proxy.addresses import Family
 from netlab.proxy.addresses import family as family_of
 from netlab.verify import joining
 from netlab.verify.context import Context, Live
 
 CUT = "netlab-cut"  # the table
+ASKED = patience.seconds(20.0)  # seconds the agent may be silent
+UNSHARED = (
+    *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--uts", "--ipc"),
+    *("--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
+)
+BOOT = 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && exec "$@"'
 ANSWERED = patience.seconds(0.5)  # seconds for the answer that it has begun to leave the machine
 
 
 def guest(live: Live, words: dict[str, Any]) -> AbstractContextManager[None]:
     """Have a stranger on this machine: see `joining`."""
-    for left in netns.names(live.lab.name):
-        if left.startswith(live.lab.netns(joining.NAME)):
-            netns.delete(left)  # a guest before this one was killed
+    _tidy(live.lab)
     node, own = msgspec.convert(words["node"], LabNode), msgspec.convert(words["lease"], Lease)
     context = Context(live, live.cluster(), None, None)  # type: ignore[arg-type]  # neither is used
     return joining.plugged_in(context, joining.state_of(live.lab, node, own), own)
+
+
+def _tidy(lab: Lab) -> None:
+    """Remove what a guest before this one left, when it was killed."""
+    for left in netns.names(lab.name):
+        if left.startswith(lab.netns(joining.NAME)):
+            netns.delete(left)
+
+
+@contextmanager
+def declared(live: Live, words: dict[str, Any]) -> Iterator[None]:
+    """Have one node more in the lab, whose machine is behind another one: for the master."""
+    node = msgspec.convert(words["node"], LabNode)
+    _ask(live, node, there=True)
+    try:
+        yield
+    finally:
+        _ask(live, node, there=False)
+
+
+def _ask(live: Live, node: LabNode, *, there: bool) -> None:
+    request = {"do": "guest", "node": msgspec.to_builtins(node), "there": there}
+    for _ in control.ask(live.run / "agent.sock", request, timeout=ASKED):
+        pass
+
+
+@contextmanager
+def machine(live: Live, words: dict[str, Any]) -> Iterator[None]:
+    """Have a machine behind this one, with an agent that makes it a node: namespaces play it.
+
+    It is on the segment as any other: this machine answers there for it, and here for the others.
+    """
+    assert live.place is not None
+    lab, node = live.lab, msgspec.convert(words["node"], LabNode)
+    _tidy(lab)
+    inside, port = lab.netns(f"{joining.NAME}-{node.name}"), world.port_name(node.name)
+    beside, length = lab.netns(node.host), lab.segment_of(node.address).cidr.partition("/")[2]
+    with joining.cabled(lab, node, inside):
+        settings = (
+            Sysctl(beside, f"net.ipv4.neigh.{port}.proxy_delay", "0"),
+            Sysctl(beside, f"net.ipv4.conf.{port}.proxy_arp", "1"),
+        )
+        RealKernel().apply([Op(Verb.ADD, one) for one in settings])
+        # Without a mark of the lab's, or the agent there would take it for its own.
+        address = f"{node.address}/{length}"
+        run(["ip", "-n", inside, "address", "add", address, "dev", world.UPLINK])
+        command, environment = _agent(live, live.place, node)
+        argv = [*UNSHARED, "sh", "-c", BOOT, "sh", *command]
+        with netns.entered(inside), program_errors(argv[0]):
+            first = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            first.kill()
+            first.wait()
+
+
+def _agent(live: Live, place: Place, node: LabNode) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of an agent of *node* that reaches etcd as this
+    machine's does; without the marks of what runs on this one."""
+    way = place.access.environment(live.lab.master.address)
+    words = [sys.executable, "-m", "netlab", "agent", "--node", node.name]
+    kept = {key: value for key, value in os.environ.items() if key not in (MARK, START)}
+    return [*words, "--etcd", way["NETLAB_ETCD"], "--uplink", world.UPLINK], {**kept, **way}
 
 
 @contextmanager
@@ -73,6 +151,8 @@ def cutting(lab: Lab, node: LabNode, family: Family) -> list[str]:
 DEEDS: dict[str, Callable[[Live, dict[str, Any]], AbstractContextManager[None]]] = {
     "guest": guest,
     "cut": cut,
+    "declared": declared,
+    "machine": machine,
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -207,23 +207,29 @@ class Context:
         if self._machines is not None:
             self._machines.guests[guest] = node
 
+    def joined(self, node: str) -> AbstractContextManager[None]:
+        """Have the sensors of the machine of *node* meanwhile, which has just joined."""
+        assert self._machines is not None
+        return self._machines.joined(node)
+
     @contextmanager
-    def away(self, node: str, what: str, words: dict[str, Any]) -> Iterator[None]:
-        """Have the machine of *node*, another one, do *what* meanwhile: see `away`.
+    def away(self, machine: str, what: str, words: dict[str, Any]) -> Iterator[None]:
+        """Have *machine*, a node or what the master's is asked by, do *what* meanwhile: see `away`.
 
         Raises NetlabError when it does not answer, or could not.
         """
-        self.begin_away(node, what, words)
+        assert self._machines is not None
+        ask = self._machines.ask(machine)
+        ask({"do": "hold", "what": what, "words": words})
         try:
             yield
         finally:
-            assert self._machines is not None
-            self._machines.asks[node]({"do": "release", "what": what})
+            ask({"do": "release", "what": what})
 
-    def begin_away(self, node: str, what: str, words: dict[str, Any]) -> None:
+    def begin_away(self, machine: str, what: str, words: dict[str, Any]) -> None:
         """Begin the same, which ends by itself."""
         assert self._machines is not None
-        self._machines.asks[node]({"do": "hold", "what": what, "words": words})
+        self._machines.ask(machine)({"do": "hold", "what": what, "words": words})
 
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.

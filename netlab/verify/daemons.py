@@ -10,13 +10,18 @@ from typing import TypeVar
 import msgspec
 
 from netlab import patience
+from netlab.agent.place import mailbox_of_master
 from netlab.cluster import Cluster, PodState
 from netlab.controllers.change import now
 from netlab.errors import InputError
+from netlab.flannel import lease
+from netlab.flannel.config import SUBNETS
 from netlab.kernel import netns as namespaces
 from netlab.model.faults import Fault, Sort, with_faults
+from netlab.model.lab import LabNode
 from netlab.packets import Protocol
 from netlab.topology import growth
+from netlab.verify import joining
 from netlab.verify.context import (
     Checked,
     Context,
@@ -30,6 +35,7 @@ from netlab.verify.context import (
 
 NAME = "joined"
 WITHIN = patience.seconds(15.0)  # seconds for the node to have its pods, and for it to be gone
+TTL = 2 * WITHIN  # seconds a machine that is played lives at most
 LOOK = 0.02  # seconds between two looks
 T = TypeVar("T")
 
@@ -39,7 +45,9 @@ def daemonset(context: Context) -> Checked:
     context.renew()
     owner, namespace = _daemon_set(context)
     _one_each(context.cluster, owner, namespace)
-    sender = next((pod for pod in context.pods if pod.owner != owner), context.pods[0])
+    if not context.senders:
+        raise Skip("needs a running pod to ask from")
+    sender = next((pod for pod in context.senders if pod.owner != owner), context.senders[0])
     somebody_acts(context.live, "no node was added", last_seen=f"DaemonSet {owner}")
     began = time.monotonic()
     with _joined(context) as node:
@@ -113,6 +121,11 @@ def _joined(context: Context) -> Iterator[str]:
     lab = context.live.lab
     names = {node.name for node in lab.nodes}
     name = next(f"{NAME}{n}" for n in range(1, len(names) + 2) if f"{NAME}{n}" not in names)
+    if context.here:
+        with _machine(context, name):
+            yield name
+        _until_gone(context, name)
+        return
     try:
         grown = growth.with_node(lab, name, labels={})
     except InputError as error:
@@ -126,20 +139,42 @@ def _joined(context: Context) -> Iterator[str]:
         nodes = [node for node in after.nodes if node.name != name]
         faults = tuple(one for one in after.faults if one.target != name)
         context.live.populate(msgspec.structs.replace(after, nodes=nodes, faults=faults))
-        gone = lab.netns(name)
-        _until(
-            context,
-            lambda seen: (
-                (
-                    not namespaces.exists(gone)
-                    and all(pod.node != name for pod in seen.pods)
-                    and bool(context.live.status()["converged"])
-                )
-                or None
-            ),
-            began=time.monotonic(),
-            wanted=f"{name} gone without a trace",
-        )
+        _until_gone(context, name)
+
+
+def _until_gone(context: Context, name: str) -> None:
+    gone = context.live.lab.netns(name)
+
+    def without_a_trace(seen: Cluster) -> bool | None:
+        left = any(name in (pod.node, *(one.name for one in seen.nodes)) for pod in seen.pods)
+        if left or namespaces.exists(gone):
+            return None
+        return bool(context.live.status()["converged"]) or None
+
+    began = time.monotonic()
+    _until(context, without_a_trace, began=began, wanted=f"{name} gone without a trace")
+
+
+@contextmanager
+def _machine(context: Context, name: str) -> Iterator[None]:
+    """Have one machine more in a lab of several: the next one plays it, and the master declares it.
+
+    What both were told to do ends by itself after some time.
+    """
+    joining.require_tunnel(context)
+    if context.lab.dual:
+        raise Skip("needs one stack: a machine behind another is reached by IPv4 alone")
+    with context.etcd() as etcd:
+        leases, _ = lease.peers(etcd.range(SUBNETS).items)
+    host, address = joining.place_behind(context, {held.public_ip for held in leases})
+    node = msgspec.to_builtins(LabNode(name, address, host=host))
+    words = {"node": node, "seconds": TTL}
+    with (
+        context.away(mailbox_of_master(context.lab), "declared", words),
+        context.away(host, "machine", words),
+        context.joined(name),
+    ):
+        yield
 
 
 def _until(
@@ -147,6 +182,7 @@ def _until(
 ) -> T:
     """Return what *found* finds in the lab, once it does. Raises Failure."""
     while True:
+        context.live.reread()
         answer = found(context.refreshed())
         if answer is not None:
             return answer

@@ -70,10 +70,7 @@ def stranger(context: Context) -> tuple[NodeState, Lease]:
     subnets = choice.free(config.ipv4, [held.subnet for held in leases])
     if not subnets:
         raise Skip("needs a free subnet in flannel's network")
-    host = _host(context)
-    # An address of its own for each machine, so that nobody looks for it at another.
-    nth = [one.name for one in context.lab.nodes].index(host) if host else 0
-    _, address = free_address(context, {held.public_ip for held in leases}, nth)
+    host, address = place_behind(context, {held.public_ip for held in leases})
     name = f"{NAME}{next(_numbers)}-{os.getpid()}"
     bridge = context.cluster.nodes[0].declared.bridge
     node = LabNode(name, address, bridge=bridge, host=host)
@@ -86,6 +83,23 @@ def state_of(lab: Lab, node: LabNode, own: Lease) -> NodeState:
     """Return the stranger as the nodes see it by its lease."""
     overlay = bool(lab.network.tunnel)
     return NodeState(node, lab.netns(node.name), own.subnet, own.vtep_mac, overlay=overlay)
+
+
+def place_behind(context: Context, listing_ips: set[str]) -> tuple[str, str]:
+    """Return the node on whose machine a guest is to be, "" in a lab on one; and its address.
+
+    Each machine has one of its own for guests, so that nobody looks for it at another.
+    """
+    host = _host(context)
+    nth = [one.name for one in context.lab.nodes].index(host) if host else 0
+    return host, free_address(context, listing_ips, nth)[1]
+
+
+def require_tunnel(context: Context) -> None:
+    """Raise Skip where a guest behind another machine could not be reached."""
+    backend = context.lab.network.Backend
+    if context.here and (backend.Type == HOST_GW or backend.DirectRouting):
+        raise Skip("needs a tunnel to a node that is behind another machine, not on the wire")
 
 
 def _host(context: Context) -> str:
@@ -160,36 +174,41 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
     Its cable is made by ip(8) and carries no mark of the lab's, so the agent does not take it for
     a port that should not be there. It goes with the namespace.
     """
-    lab = context.lab
-    kernel = RealKernel()
-    host, port = node.declared.host, world.port_name(node.name)
+    with cabled(context.lab, node.declared, node.netns):
+        RealKernel().apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
+        if context.lab.network.Backend.Type == UDP:
+            _process(context, node)
+        yield
+
+
+@contextmanager
+def cabled(lab: Lab, node: LabNode, netns: str) -> Iterator[None]:
+    """Have a namespace *netns* for the duration, whose card is plugged in as *node*'s; there is no
+    address on it yet. Behind a machine, that routes to it, and answers for it on the wire."""
+    host, port = node.host, world.port_name(node.name)
     beside = lab.netns(host or world.UNDERLAY)
     switched = "" if host else f"master {world.bridge_name(lab.segment_of(node.address))} "
     uplink = lab.uplink(host)
     # The same card for the same address each time: the nodes remember who had it last.
     card = world.mac(lab.name, NAME, node.address)
     try:
-        kernel.apply([Op(Verb.ADD, Netns(node.netns))])
+        RealKernel().apply([Op(Verb.ADD, Netns(netns))])
         run(
             f"ip -n {beside} link add {port} mtu {lab.underlay.mtu} {switched}up "
-            f"type veth peer name {world.UPLINK} address {card} netns {node.netns}".split()
+            f"type veth peer name {world.UPLINK} address {card} netns {netns}".split()
         )
-        if host:
-            # The machine routes to it, and answers for it on the wire: neither is netlab's mark.
+        if host:  # neither has a mark of the lab's
             run(f"ip -n {beside} route add {node.address}/32 dev {port}".split())
             run(f"ip -n {beside} neigh add proxy {node.address} dev {uplink}".split())
-        run(["ip", "-n", node.netns, "link", "set", world.UPLINK, "up"])
-        kernel.apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
-        if lab.network.Backend.Type == UDP:
-            _process(context, node)
+        run(["ip", "-n", netns, "link", "set", world.UPLINK, "up"])
         yield
     finally:
-        # The stranger's process, if it has one, ends with the name of its namespace.
+        # What runs in there, if anything does, ends with the name of its namespace.
         # The kernel ends a namespace a moment after its name: the cable must be gone now.
         run(["ip", "-n", beside, "link", "delete", port], check=False)
         if host:
             run(f"ip -n {beside} neigh del proxy {node.address} dev {uplink}".split(), check=False)
-        namespaces.delete(node.netns)
+        namespaces.delete(netns)
 
 
 def _process(context: Context, node: NodeState) -> None:
@@ -249,9 +268,7 @@ def extended(cluster: Cluster, node: NodeState) -> Cluster:
 def node_join(context: Context) -> Checked:
     if not context.cluster.nodes or not context.senders:
         raise Skip("needs a node and a running pod")
-    backend = context.lab.network.Backend
-    if context.here and (backend.Type == HOST_GW or backend.DirectRouting):
-        raise Skip("needs a tunnel to a stranger that is behind another machine, not on the wire")
+    require_tunnel(context)
     node, own = stranger(context)
     with there(context, node, own):
         joined, left, checked = _joined_and_left(context, node, own)

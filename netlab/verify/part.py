@@ -16,6 +16,7 @@ from netlab.errors import NetlabError
 from netlab.lab.live import connect
 from netlab.packets import Verdict
 from netlab.verify import (
+    daemons,
     flat,
     following,
     ingress,
@@ -70,6 +71,7 @@ ONCE: dict[str, Check] = {
     "selectors": selectors.selectors,
     "headless": names.headless,
     "node-join": joining.node_join,
+    "daemonset": daemons.daemonset,
     "node-lost": losing.node_lost,
 }
 CHECKS = {**EACH, **OUTSIDE, **ONCE}

@@ -29,9 +29,11 @@ from netlab.verify.part import CHECKS, EACH, ONCE, OUTSIDE, proven_here
 
 # Why the other paths are not proven.
 LACKING = {
-    "loadbalancer": "needs a balancer beside the nodes on their wire: several machines have none",
+    "loadbalancer": (
+        "needs a `balancer`, and a lab of several machines is made without: it hands packets to "
+        "the nodes' cards unchanged, so it must be a machine of its own on their wire"
+    ),
     "dns-service": "needs `trace`, which looks at one machine",
-    "daemonset": "needs a machine more than there are",
 }
 
 

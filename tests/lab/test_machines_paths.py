@@ -91,7 +91,8 @@ PROVEN = (
     *("lease-in-etcd", "pod-node", "flat-no-nat", "pod-clusterip", "node-clusterip"),
     *("no-endpoints", "nodeport", "affinity", "namespaces", "network-policy"),
     *("clusterip-outside", "firewall", "ingress", "egress-masquerade", "externalname"),
-    *("endpoints-follow", "replicas", "selectors", "headless", "node-join", "node-lost"),
+    *("endpoints-follow", "replicas", "selectors", "headless"),
+    *("node-join", "daemonset", "node-lost"),
 )
 
 
@@ -150,10 +151,23 @@ def test_each_machine_is_as_it_was(
 ) -> None:
     assert found["node-lost"]
     assert [lent(box) for box in two] == before
+    assert nodes(two[1]) == ["node1", "node2"]
+
+
+def nodes(box: Box) -> list[str]:
+    return [
+        name(one) for one in json.loads(box.netlab("get", "nodes", "-o", "json").stdout)["items"]
+    ]
 
 
 @pytest.mark.parametrize(
-    ("path", "begun"), [("node-join", "ls /run/netns | grep guest-"), ("node-lost", CUTTING)]
+    ("path", "begun"),
+    [
+        ("node-join", "ls /run/netns | grep guest-"),
+        ("daemonset", "ls /run/netns | grep guest-"),
+        ("node-lost", CUTTING),
+    ],
+    ids=["node-join", "daemonset", "node-lost"],
 )
 def test_what_a_killed_check_did_on_another_machine_ends_by_itself(
     two: tuple[Box, Box], before: list[dict[str, str]], path: str, begun: str
@@ -164,6 +178,7 @@ def test_what_a_killed_check_did_on_another_machine_ends_by_itself(
         eventually(lambda: second.run("sh", "-c", begun, code=None).returncode == 0, what=begun)
     eventually(lambda: lent(second) == before[1], within=90, what=f"{before[1]}")
     eventually(lambda: all(map(converged, two)), within=60, what=f"{status(first)}")
+    assert nodes(first) == ["node1", "node2"]
 
 
 def test_one_mode_or_back_end_is_asked_for_from_any_machine(two: tuple[Box, Box]) -> None:
