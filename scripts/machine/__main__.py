@@ -65,6 +65,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--count", type=at_least(1), default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--shell", action="store_true")
+    parser.add_argument("--monitors", type=Path)
     parser.add_argument("--memory", type=at_least(64), default=2048)
     parser.add_argument("--cpus", type=at_least(1))
     parser.add_argument("--timeout", type=float)
@@ -82,8 +83,10 @@ def parsed(words: list[str]) -> argparse.Namespace:
         parser.error(f"argument --count: at most {MOST}")
     if chosen.shell and (chosen.count > 1 or not sys.stdin.isatty()):
         parser.error("--shell takes a terminal, and one machine")
-    if chosen.out and chosen.out.exists() and not chosen.out.is_dir():
-        parser.error(f"argument --out: {chosen.out} is not a directory")
+    for name in ("out", "monitors"):
+        directory = getattr(chosen, name)
+        if directory and directory.exists() and not directory.is_dir():
+            parser.error(f"argument --{name}: {directory} is not a directory")
     return chosen
 
 
@@ -169,10 +172,13 @@ def raw_terminal(wanted: bool) -> Iterator[None]:
 
 def ran(chosen: argparse.Namespace, cache: Path, kernel: kernels.Kernel, *, kvm: bool) -> int:
     """Run the command in machines, and return the first exit code that is not 0."""
+    for directory in filter(None, (chosen.out, chosen.monitors)):
+        directory.mkdir(parents=True, exist_ok=True)
     if chosen.out:
-        chosen.out.mkdir(parents=True, exist_ok=True)
         chosen.out = chosen.out.absolute()
-    shape = qemu.Shape(chosen.count, chosen.memory, chosen.cpus, chosen.out, chosen.shell)
+    shape = qemu.Shape(
+        chosen.count, chosen.memory, chosen.cpus, chosen.out, chosen.shell, chosen.monitors
+    )
     mark = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="netlab-vm.") as name:
         directory = Path(name)

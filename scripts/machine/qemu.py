@@ -36,6 +36,7 @@ class Shape:
     cpus: int | None
     out: Path | None
     shell: bool
+    monitors: Path | None = None
 
 
 def kvm_works() -> bool:
@@ -57,6 +58,9 @@ def command(
             words += ["-L", str(layer / "usr/share/qemu"), "-L", str(layer / "usr/share/seabios")]
     words += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35"]
     words += ["-monitor", "none", "-m", str(shape.memory), "-smp", str(cpus)]
+    if shape.monitors:
+        socket = str(shape.monitors / f"vm{node}").replace(",", ",,")
+        words += ["-qmp", f"unix:{socket},server=on,wait=off"]
     if kvm:
         words += ["-accel", "kvm", "-cpu", "host"]
     else:

@@ -199,6 +199,8 @@ class Run:
                 self.selector.unregister(key.fileobj)
                 key.fileobj.close()
             elif stream is None:
+                if machine.ready and b"ready" in data:  # it was reset
+                    key.fileobj.sendall(b"go\n")
                 machine.ready = machine.ready or b"ready" in data
             else:
                 stream.take(data)

@@ -47,6 +47,16 @@ def two() -> Iterator[tuple[Booted, Booted]]:
         yield first, second
 
 
+def until_converged(box: Booted) -> None:
+    """Wait for it; a machine that is not in time tells what is open, and what its agent said."""
+    try:
+        eventually(lambda: converged(box), what=f"{box.name} converges")
+    except pytest.fail.Exception:
+        print(box.netlab("status", code=None).stdout)
+        print(box.out("journalctl", "-b", "-u", SERVICE, "--no-pager"))
+        raise
+
+
 def main_pid(box: Booted) -> str:
     return box.out("systemctl", "show", "--property=MainPID", "--value", SERVICE).strip()
 
@@ -68,7 +78,7 @@ def state(box: Booted) -> dict[str, Any]:
 
 def test_both_are_nodes_and_all_paths_across_them_are_proven(two: tuple[Booted, Booted]) -> None:
     for box in two:
-        eventually(lambda: converged(box), what=f"{box.name} converges")  # noqa: B023
+        until_converged(box)
     found = json.loads(two[0].netlab("verify", "-o", "json").stdout)["paths"]
     passed = {one["path"] for one in found if one["outcome"] == "pass"}
     assert passed >= {"pod-pod-cross-node", "pod-clusterip", "nodeport", "namespaces"}
@@ -76,7 +86,7 @@ def test_both_are_nodes_and_all_paths_across_them_are_proven(two: tuple[Booted, 
 
 def test_a_second_run_changes_nothing(two: tuple[Booted, Booted]) -> None:
     for box in two:
-        eventually(lambda: converged(box), what=f"{box.name} converges")  # noqa: B023
+        until_converged(box)
         box.run("touch", "/run/before")
         before = state(box)
         said = provisioned(box)
@@ -95,7 +105,7 @@ def test_a_changed_checkout_is_what_runs_afterwards(two: tuple[Booted, Booted]) 
 
 def test_a_stopped_service_ends_the_agent_and_nothing_else(two: tuple[Booted, Booted]) -> None:
     for box in two:
-        eventually(lambda: converged(box), what=f"{box.name} converges")  # noqa: B023
+        until_converged(box)
         ours = "pgrep -f '[e]tcd --name|netlab[.]pods[.]server|netlab[.]nameserver'"
         kept = [*("ip -o link | sed 's/ state.*//'", "ls /run/netns", "ip -4 route", ours)]
         before = [box.out("sh", "-c", words) for words in kept]
@@ -105,7 +115,7 @@ def test_a_stopped_service_ends_the_agent_and_nothing_else(two: tuple[Booted, Bo
         assert [box.out("sh", "-c", words) for words in kept] == before
         assert before[-1]
         box.run("systemctl", "start", SERVICE)
-        eventually(lambda: converged(box), what=f"{box.name} converges again")  # noqa: B023
+        until_converged(box)
 
 
 def test_an_agent_that_is_killed_is_started_again(two: tuple[Booted, Booted]) -> None:
@@ -113,7 +123,7 @@ def test_an_agent_that_is_killed_is_started_again(two: tuple[Booted, Booted]) ->
     agent = main_pid(second)
     second.run("kill", "-9", agent)
     eventually(lambda: main_pid(second) not in ("0", agent), what="systemd starts it again")
-    eventually(lambda: converged(second), what="it converges again")
+    until_converged(second)
 
 
 def test_machines_that_boot_again_are_the_same_nodes(two: tuple[Booted, Booted]) -> None:
@@ -125,7 +135,7 @@ def test_machines_that_boot_again_are_the_same_nodes(two: tuple[Booted, Booted])
     for box in two:
         box.boot()
     for box in two:
-        eventually(lambda: converged(box), what=f"{box.name} converges")  # noqa: B023
+        until_converged(box)
     print(f"both converged {time.monotonic() - begun:.1f} s after they were switched on")
     assert (subnets(first.netlab("get", "leases").stdout), vtep(first), vtep(second)) == was
     assert "nothing to change" in provisioned(first)
@@ -141,4 +151,4 @@ def test_another_mode_and_fewer_nodes_are_a_matter_of_another_run(
     assert second.run("systemctl", "cat", SERVICE, code=None).returncode
     provisioned(first, count=1)
     assert subnets(first.netlab("get", "leases").stdout).__len__() == 1
-    eventually(lambda: converged(first), what="one node is the lab")
+    until_converged(first)

@@ -68,6 +68,7 @@ def eventually(true: object, what: str) -> None:
         pytest.param(("--memory", "16", "ls"), "from 64 on", id="no-memory"),
         pytest.param(("--memroy", "512", "ls"), "unrecognized arguments: --memroy", id="misspelt"),
         pytest.param(("--out", "README.md", "ls"), "is not a directory", id="out-is-a-file"),
+        pytest.param(("--monitors", "README.md", "ls"), "is not a directory", id="monitors"),
         pytest.param(("--shell",), "--shell takes a terminal", id="no-terminal"),
         pytest.param(("--timeout", "soon", "ls"), "--timeout", id="no-time"),
     ],
