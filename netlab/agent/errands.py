@@ -43,8 +43,11 @@ class Errands:
         """What an agent before this one left running here is ended: nobody can fetch it."""
         self._run = run
         for role, pids in processes.marked(run).items():
-            for pid in pids if role.startswith(f"{ROLE}/") else ():
-                processes.end(pid, grace=GRACE)
+            if role.startswith(f"{ROLE}/"):
+                for pid in pids:
+                    processes.end(pid, grace=GRACE)
+                for pid in processes.strays(run, role):  # what it had started
+                    processes.end(pid, grace=GRACE)
         self._lock = threading.Lock()
         self._running: dict[str, Errand] = {}
         self._asked: dict[str, float] = {}

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from netlab.processes import commands
@@ -116,8 +117,10 @@ class Errand:
             try:
                 self._child.wait(GRACE)
             except subprocess.TimeoutExpired:
+                pass
+            with suppress(ProcessLookupError):  # nothing else is left of it
                 os.killpg(self._child.pid, signal.SIGKILL)
-                self._child.wait()
+            self._child.wait()
         with self._reading:  # which goes on no longer than the program
             for stream in (self._child.stdin, self._child.stdout, self._child.stderr):
                 if stream is not None:

@@ -141,8 +141,20 @@ def test_who_writes_too_much_or_is_forgotten_is_ended(
 
 
 def test_what_an_agent_before_left_running_is_ended(others: Errands, tmp_path: Path) -> None:
-    begin(others, "echo on; sleep 60")
-    told(others)  # it has become the last program it will be
-    assert [role.partition("/")[0] for role in processes.marked(tmp_path)] == ["errand"]
+    begin(others, "sleep 60 & echo on; wait")
+    told(others)  # the shell has started what it will start
+    (role,) = processes.marked(tmp_path)
+    assert role.partition("/")[0] == "errand" and len(processes.strays(tmp_path, role)) == 2
     Errands(tmp_path)
-    assert processes.marked(tmp_path) == {}
+    assert processes.strays(tmp_path, role) == []
+
+
+def test_what_a_command_had_started_ends_with_it(others: Errands, tmp_path: Path) -> None:
+    begin(others, "sleep 60 & echo on; wait")
+    told(others)
+    (role,) = processes.marked(tmp_path)
+    told(others, "end")
+    deadline = time.monotonic() + 10
+    while processes.strays(tmp_path, role):  # the kernel ends what was killed in its own time
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
