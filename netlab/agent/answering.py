@@ -6,6 +6,8 @@
     {"do": "serve" | "carry", …}       {"problems": […]}, by the master's machine: see `requests`
     {"do": "hold" | "release", "what": …, "words": {…}}   {}, for a while: see `verify.away`
     {"do": "verify", "paths": […]}     {"verdicts": […]}, of what this machine can prove
+    {"do": "listen" | "told" | …}      conversations that are watched for others: see `tracing.lent`
+    {"do": "look", "case": {…}}        {"stages": […]}, why a flow does not arrive: `tracing.part`
     {"do": "begin" | "more" | …}       commands that run here for others: see `agent.errands`
 
 A question that takes long is answered by a thread of its own; the loop goes on.
@@ -30,6 +32,7 @@ from netlab.agent.state import State
 from netlab.errors import NetlabError
 from netlab.sensors import lent
 from netlab.store.mailbox import Mailbox
+from netlab.tracing import lent as conversations
 
 CHANGES = ("serve", "carry")
 HELD = ("guest", "cut", "declared", "machine")
@@ -56,11 +59,13 @@ class Answering(Loop):
         self.place = place
         self._lender = lent.Lender()
         self._errands = errands.Errands(state.run)
+        self._conversations = conversations.Lender()
         self._mailbox: Mailbox | None = None
 
     def once(self) -> None:
         self._lender.tidy()
         self._errands.tidy()
+        self._conversations.tidy()
         lab = self.state.lab
         if lab is None or not self.state.etcd_ready.is_set():
             return
@@ -90,17 +95,23 @@ class Answering(Loop):
             return self._held(what, words) if deed == "hold" else self._released(what)
         if deed in CHANGES:
             return self.change(question)
+        if deed in conversations.DEEDS:
+            return self._conversations.do(question)
+        if deed == "look":
+            case = msgspec.json.encode(question["case"]).decode()
+            return {"stages": self._said("netlab.tracing.part", fed=case)}
         if deed == "verify":
-            return self._verified([str(one) for one in question["paths"]])
+            paths = [str(one) for one in question["paths"]]
+            return {"verdicts": self._said("netlab.verify.part", *paths)}
         raise NetlabError(f"this version of netlab does not know how to {deed}")
 
-    def _verified(self, paths: list[str]) -> dict[str, Any]:
-        """Prove *paths* in a process of its own, whose memory goes with it."""
-        words = [sys.executable, "-m", "netlab.verify.part", self.state.run.name, *paths]
-        done = processes.run(words, check=False, timeout=VERIFIED_WITHIN)
+    def _said(self, module: str, *words: str, fed: str = "") -> Any:
+        """Return what a module of netlab says, in a process whose memory goes with it."""
+        argv = [sys.executable, "-m", module, self.state.run.name, *words]
+        done = processes.run(argv, check=False, timeout=VERIFIED_WITHIN, input=fed)
         if done.returncode:
-            raise NetlabError(done.stderr.strip().rpartition("\n")[2] or "it could not be verified")
-        return {"verdicts": msgspec.json.decode(done.stdout)}
+            raise NetlabError(done.stderr.strip().rpartition("\n")[2] or "it could not be told")
+        return msgspec.json.decode(done.stdout)
 
     def _held(self, what: str, words: dict[str, Any]) -> dict[str, Any]:
         """Have *what* done until it is told to end, or its seconds are over."""
@@ -140,3 +151,4 @@ class Answering(Loop):
         self._disconnect()
         self._lender.close()
         self._errands.close()
+        self._conversations.close()

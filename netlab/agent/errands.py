@@ -29,7 +29,7 @@ from netlab.processes.errand import GRACE, Errand
 
 KEPT = 60.0  # seconds
 DEEDS = ("begin", "more", "feed", "stop", "end")
-COMMANDS = ("exec", "logs", "capture", "probe")  # what others may have run here
+COMMANDS = ("exec", "logs", "capture", "probe", "trace", "why")  # what others may have run here
 WAITED = 5.0  # seconds for output: as long as an answer may take
 LIMIT = 16 << 20  # bytes
 ROLE = "errand"

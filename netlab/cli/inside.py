@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -196,9 +196,16 @@ def require_no_terminal(live: Live, there: str, tty: bool) -> None:
         )
 
 
-def passed_on(live: Live, there: str, words: Sequence[str], *, fed: bool = False) -> int:
+def passed_on(
+    live: Live,
+    there: str,
+    words: Sequence[str],
+    *,
+    fed: bool = False,
+    out: BinaryIO | None = None,
+) -> int:
     """Run `netlab WORDS` on another machine, with our output, and input if it is *fed*; return its
-    exit code. What ends us ends it."""
+    exit code. What ends us ends it. *out*: instead of our stdout."""
     import signal
     from contextlib import closing
 
@@ -212,7 +219,8 @@ def passed_on(live: Live, there: str, words: Sequence[str], *, fed: bool = False
     code = 1
     with closing(There(live, there, words, source=0 if fed else None)) as running:
         for piece in running.pieces():
-            for stream, data in ((sys.stdout.buffer, piece.out), (sys.stderr.buffer, piece.err)):
+            both = (out or sys.stdout.buffer, piece.out), (sys.stderr.buffer, piece.err)
+            for stream, data in both:
                 stream.write(data)
                 stream.flush()
             code = piece.code if piece.code is not None else code

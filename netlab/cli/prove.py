@@ -208,7 +208,7 @@ def probe(
     live = options.live_lab(ctx, looking=True)
     from netlab import probe as prober
 
-    if there := _begins_elsewhere(live, source):
+    if there := begins_elsewhere(live, source):
         from netlab.cli.inside import passed_on
 
         words = ["probe", source, destination, "--count", str(count), "-o", output]
@@ -229,7 +229,7 @@ def probe(
     return 1 if verdict.outcome is Outcome.FAIL else 0
 
 
-def _begins_elsewhere(live: Live, source: str) -> str:
+def begins_elsewhere(live: Live, source: str) -> str:
     """Return the machine that *source* is on, "" when it is this one. Raises NotFoundError."""
     if live.place is None:
         return ""

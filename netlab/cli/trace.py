@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,11 +15,14 @@ from click.core import ParameterSource
 
 from netlab.cli import names, options, tables
 from netlab.cli.progress import Progress
+from netlab.cli.prove import begins_elsewhere
 from netlab.errors import NetlabError, UsageError
 
 if TYPE_CHECKING:
     from netlab.cluster import Cluster
     from netlab.journeys import Journey
+    from netlab.lab.live import Live
+    from netlab.verify.across import Across
 
 COUNT, SECONDS = 20, 10.0  # bounds of --attach: packets of a conversation, and how long
 PICTURES = ("html", "mermaid")  # forms of one flow
@@ -152,22 +157,59 @@ def trace(
     if not source:
         raise UsageError("no source", hint="netlab trace SRC DST[:PORT[/PROTO]]")
     target, port, protocol = asked_of(destination, http)
-    live = options.live_lab(ctx, looking=True, whole=True)
+    live = options.live_lab(ctx, looking=True)
+    if there := begins_elsewhere(live, source):
+        words = ["trace", source, *([destination] if destination else []), "-o", output]
+        words += flow_words(http, dns, size)
+        words += [*(["--all-rules"] if all_rules else []), *(["--every"] if every else [])]
+        return written_elsewhere(live, there, words, write)
     from netlab import tracing
 
-    with Progress("trace") as progress:
+    with Progress("trace") as progress, machines_of(live) as machines:
         progress(f"{source} to {destination or http}")
         journey = tracing.trace(
-            *(live, source, target),
+            *(machines or live, source, target),
             protocol=protocol,
             port=port,
             http=http,
             dns=dns,
             size=size or 0,
             all_rules=all_rules,
+            machines=machines,
         )
     write_out(told(journey, live.cluster, output, every=every), write)
     return 0 if journey.answered else 1
+
+
+def flow_words(http: str, dns: str, size: int | None) -> list[str]:
+    """Return the options that `flow_options` adds, as words of a command line."""
+    given = {"--http": http, "--dns": dns, "--size": str(size or "")}
+    return [word for name, value in given.items() if value for word in (name, value)]
+
+
+def written_elsewhere(live: Live, there: str, words: Sequence[str], write: str) -> int:
+    """Run `netlab WORDS` on another machine, and write its output; return its exit code."""
+    from netlab.cli.inside import passed_on
+
+    if write == "-":
+        return passed_on(live, there, words)
+    kept = BytesIO()
+    code = passed_on(live, there, words, out=kept)
+    if kept.tell():
+        write_out(kept.getvalue(), write)
+    return code
+
+
+@contextmanager
+def machines_of(live: Live) -> Iterator[Across | None]:
+    """Have the other machines of the lab, None where all of it is on this one."""
+    if live.place is None:
+        yield None
+        return
+    from netlab.verify.across import across
+
+    with across(live) as machines:
+        yield machines
 
 
 def _attach(
@@ -231,11 +273,17 @@ def why(
     if not source:
         raise UsageError("no source", hint="netlab why SRC DST[:PORT[/PROTO]]")
     target, port, protocol = asked_of(destination, http, command="why")
-    live = options.live_lab(ctx, whole=True)
+    live = options.live_lab(ctx)
+    if there := begins_elsewhere(live, source):
+        from netlab.cli.inside import passed_on
+
+        flow = [*([destination] if destination else []), *flow_words(http, dns, size)]
+        loud = ["-v"] * options.settings(ctx).verbose
+        return passed_on(live, there, ["why", source, *flow, "-o", output, *loud])
     from netlab.telling import forms, text
     from netlab.tracing.why import why as diagnosed
 
-    with Progress("why") as progress:
+    with Progress("why") as progress, machines_of(live) as machines:
         progress(f"{source} to {destination or http}")
         found = diagnosed(
             *(live, source, target),
@@ -244,6 +292,7 @@ def why(
             http=http,
             dns=dns,
             size=size or 0,
+            machines=machines,
         )
     if output == "json":
         print(json.dumps(forms.diagnosis_document(found), indent=2))

@@ -86,7 +86,7 @@ class Live:
         if self.place is not None:
             raise UsageError(
                 f"lab {self.name} is on several machines, and this command looks at one",
-                hint="netlab probe, verify, capture, exec, logs look at any of them",
+                hint="netlab trace, why, probe, verify, capture, exec, logs look at any",
             )
         return self
 

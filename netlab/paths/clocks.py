@@ -8,7 +8,7 @@ the machines, which is all that counts here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from msgspec.structs import replace
@@ -36,10 +36,10 @@ def reconciled(
     def first(hop: Hop, leg: Leg) -> int | None:
         return min(seen(hop, leg), default=None)
 
-    ahead = {machine(hop.netns): 0 for hop in expectation.request[:1]}
+    off = {machine(hop.netns): 0 for hop in expectation.request[:1]}
     for out, into in pairwise(expectation.request):
         here, there = machine(out.netns), machine(into.netns)
-        if there in ahead:
+        if there in off:
             continue
         most, least = list[int](), list[int]()  # by how much that clock may be ahead
         for leg, way in ((Leg.REQUEST, expectation.request), (Leg.REPLY, expectation.reply)):
@@ -52,7 +52,31 @@ def reconciled(
                     most.append(then - at)
                 elif ends == (there, here):
                     least.append(at - then)
-        apart = (min(most) + max(least)) // 2 if most and least else min(most, default=0)
-        ahead[there] = ahead.get(here, 0) + apart
-    moved = [replace(one, time=one.time - ahead.get(machine(one.netns), 0)) for one in sightings]
+        off[there] = off.get(here, 0) + _apart(most, least)
+    moved = [replace(one, time=one.time - off.get(machine(one.netns), 0)) for one in sightings]
     return sorted(moved, key=lambda one: one.time)
+
+
+def ahead(crossings: Mapping[tuple[str, str], Sequence[int]]) -> dict[str, int]:
+    """Return by how many ns the clock of each machine is ahead of that of "", the one we are on.
+
+    *crossings*: from one machine to another, by how much more the other's clock showed when a
+    packet came than the one's when it left. Machines that nothing leads to are left out.
+    """
+    found, before = {"": 0}, 0
+    while len(found) != before:
+        before = len(found)
+        for here, there in crossings:
+            for known, other in ((here, there), (there, here)):
+                if known in found and other not in found:
+                    most = crossings.get((known, other), ())
+                    least = [-one for one in crossings.get((other, known), ())]
+                    found[other] = found[known] + _apart(most, least)
+    return found
+
+
+def _apart(most: Sequence[int], least: Sequence[int]) -> int:
+    """Return by how much a clock is ahead: at most, and at least, by each of these."""
+    if most and least:
+        return (min(most) + max(least)) // 2
+    return min(most) if most else max(least, default=0)

@@ -97,7 +97,9 @@ def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, li
         found[node.netns] = desired.node(cluster, node, config=config, own=own, peers=peers)
         found.update(desired.pods(cluster, node) if own else {})
     published = listeners.published(cluster.lab, cluster.documents.of("Service"))
-    for netns, objects in world.objects(cluster.lab, published).items():
+    lab = cluster.lab
+    around = world.outside(lab) if lab.spread else world.objects(lab, published)
+    for netns, objects in around.items():
         found[netns] = [*dict.fromkeys([*objects, *found.get(netns, [])])]
     return found
 

@@ -22,7 +22,7 @@ from netlab.packets import Direction
 _BEHIND = ("forward", "postrouting")  # hooks that a packet comes to once it has its route
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
     """A packet goes on within one namespace: from *before* (None: it was made here) to *after*."""
 
     before: Seen | None
@@ -31,13 +31,16 @@ class _Turn(NamedTuple):
     mark: int = 0  # which the packet has when its way is chosen
 
 
-def told(tracks: Sequence[Track]) -> tuple[Track, ...]:
-    """Return *tracks* with their next hops, but for those that went as an earlier one did."""
-    asked = _Asked()
-    return tuple(track if track.same_as >= 0 else _track(track, asked) for track in tracks)
+def told(tracks: Sequence[Track], asked: Kernels | None = None) -> tuple[Track, ...]:
+    """Return *tracks* with their next hops, but for those that went as an earlier one did.
+
+    *asked*: whom to ask, where not all namespaces are on this machine.
+    """
+    kernels = asked or Kernels()
+    return tuple(track if track.same_as >= 0 else _track(track, kernels) for track in tracks)
 
 
-def _track(track: Track, asked: _Asked) -> Track:
+def _track(track: Track, asked: Kernels) -> Track:
     found: list[tuple[int, NextHop]] = []
     for turn in _turns(track.steps):
         hop = asked.next_hop(turn)
@@ -49,7 +52,7 @@ def _track(track: Track, asked: _Asked) -> Track:
     return replace(track, steps=tuple(steps))
 
 
-def _turns(steps: Sequence[Step]) -> Iterator[_Turn]:
+def _turns(steps: Sequence[Step]) -> Iterator[Turn]:
     """Yield where a namespace sent the packet on, by a route or over a bridge."""
     before: Seen | None = None
     since = 0
@@ -64,17 +67,18 @@ def _turns(steps: Sequence[Step]) -> Iterator[_Turn]:
             behind = (at for at, one in rules if one.hit.hook in _BEHIND)
             marks = (one.hit.mark for _, one in reversed(rules) if one.hit.hook not in _BEHIND)
             at, mark = next(behind, number), next(marks, 0)
-            yield _Turn(before if went_on else None, step, at, mark)
+            yield Turn(before if went_on else None, step, at, mark)
         before, since = step, number + 1
 
 
-class _Asked:
+class Kernels:
     """The kernel's answers; the links of each namespace are listed once."""
 
     def __init__(self) -> None:
         self._links: dict[str, dict[str, Link]] = {}
 
-    def next_hop(self, turn: _Turn) -> NextHop | None:
+    def next_hop(self, turn: Turn) -> NextHop | None:
+        """Return what sent a packet on; None where the kernel does not say."""
         netns = turn.after.place.netns
         if turn.after.device == "lo":
             return None
@@ -87,7 +91,7 @@ class _Asked:
             return None  # the namespace or the device is gone meanwhile
 
 
-def _next_hop(turn: _Turn, links: dict[str, Link]) -> NextHop | None:
+def _next_hop(turn: Turn, links: dict[str, Link]) -> NextHop | None:
     after = turn.after
     arriving = _arriving(turn, links)
     if arriving is None:
@@ -118,7 +122,7 @@ def _next_hop(turn: _Turn, links: dict[str, Link]) -> NextHop | None:
     return NextHop(after.place, "route", device, "; ".join(parts), way.gateway, mac, tunnel)
 
 
-def _arriving(turn: _Turn, links: dict[str, Link]) -> int | None:
+def _arriving(turn: Turn, links: dict[str, Link]) -> int | None:
     """Return the index of the device that IP got the packet from, 0 when it was made here; None
     when IP did not get it: a bridge switched it."""
     before = turn.before

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from netlab import paths, patience, proxy
 from netlab.cluster import Cluster
+from netlab.errors import UsageError
 from netlab.journeys import Journey, NamedConnection, NamedEntry, Rewrite, Track
 from netlab.model.kubernetes import view
 from netlab.model.modes import Mode
@@ -23,6 +24,7 @@ from netlab.model.services import SERVICE_NAME_LABEL, EndpointSlice, ProxyNode, 
 from netlab.packets import Direction, Flow, Leg, Protocol, RuleHit
 from netlab.proxy.options import options_of
 from netlab.sensors.sending import Answer, Sent, send
+from netlab.sensors.wide import Ask
 from netlab.telling import assembly, selecting
 from netlab.telling.meaning import Meanings
 from netlab.telling.naming import Names
@@ -31,6 +33,7 @@ from netlab.telling.policies import PolicyMeanings, is_of_policies
 from netlab.tracing import nexthops, relayed, wires
 from netlab.tracing.asking import Asking, asking
 from netlab.tracing.named import looked_up
+from netlab.tracing.wide import WideWires
 from netlab.tracing.wires import Wires
 
 LOOK = 0.002  # seconds between two looks
@@ -45,6 +48,15 @@ class Live(Interface):
     """What a trace needs of a running lab."""
 
     def cluster(self) -> Cluster: ...
+
+
+class Machines(Interface):
+    """The other machines of a lab."""
+
+    asks: dict[str, Ask]
+
+    def cluster(self) -> Cluster: ...
+    def machine(self, netns: str) -> str: ...
 
 
 class Shot:
@@ -73,13 +85,15 @@ def trace(
     dns: str = "",
     size: int = 0,
     all_rules: bool = False,
+    machines: Machines | None = None,
 ) -> Journey:
     """Send one conversation through a lab and return its journey.
 
     The words are those of `asking`. *all_rules*: rules that were met and did not fit, too.
-    Raises NotFoundError, UsageError, CapabilityError.
+    *machines*: the other machines of the lab. Raises NotFoundError, UsageError, CapabilityError;
+    NetlabError when another machine does not answer.
     """
-    cluster = live.cluster()
+    cluster = (machines or live).cluster()
     asked = asking(
         *(cluster, source, destination),
         protocol=protocol,
@@ -90,19 +104,44 @@ def trace(
         look_up=looked_up,
     )
     names = Names(cluster)
-    with opened(cluster, asked, names) as watch:
+    with watching(cluster, asked, names, machines) as watch:
         shot = fired(cluster, asked, watch, names)
         return journey(shot, names, all_rules=all_rules)
 
 
-def opened(cluster: Cluster, asked: Asking, names: Names) -> Wires:
-    """Return what is to watch a conversation, not yet watching."""
+def watching(
+    cluster: Cluster, asked: Asking, names: Names, machines: Machines | None = None
+) -> Wires:
+    """Return what is to watch a conversation, on all *machines*, not yet watching."""
+    if machines is not None:
+        return _across(cluster, asked, names, machines)
     return Wires(
         wires.watched(cluster, asked, names),
         asked.opening,
         asked.flow,
         wires.server_ports(cluster, names, asked),
         relayed.selectors(cluster, wires.service_of(names, asked.flow), asked.flow.protocol),
+    )
+
+
+def _across(cluster: Cluster, asked: Asking, names: Names, machines: Machines) -> Wires:
+    """Return what is to watch a conversation on several machines, not yet watching.
+
+    Raises UsageError in userspace mode: what a process makes of it is asked of the process.
+    """
+    if cluster.lab.proxyMode == Mode.USERSPACE:
+        raise UsageError(
+            "in userspace mode a conversation is followed on one machine only",
+            hint="netlab probe SRC DST shows its way over several",
+        )
+    return WideWires(
+        wires.watched(cluster, asked, names, elsewhere=machines.machine),
+        asked.opening,
+        asked.flow,
+        wires.server_ports(cluster, names, asked),
+        cluster=cluster,
+        machine=machines.machine,
+        asks=machines.asks,
     )
 
 
@@ -129,6 +168,7 @@ def fired(
         shot.seconds = time.monotonic() - began
         until = time.time_ns()
         wires.drained(ROUNDS)  # what was sent before that comes to its end
+        watch.gather()
         passings = watch.passings()
         watch.capture.flush()
         port = cluster.lab.network.tunnel_port
@@ -148,9 +188,10 @@ def fired(
         nodes = sorted({one.netns for one in shot.chosen.passings}) if remembering else []
         ids = {one.conntrack for one in shot.chosen.passings} - {0}
         protocol = shot.flow.protocol
-        shot.entries = tuple(wires.remembered(names, nodes, shot.chosen.flows, protocol, ids=ids))
+        entries, virtual = watch.remembered(names, nodes, shot.chosen.flows, protocol, ids=ids)
+        shot.entries = tuple(entries)
         if cluster.lab.proxyMode == Mode.IPVS:
-            shot.virtual = tuple(wires.carried(names, nodes, shot.chosen.flows))
+            shot.virtual = tuple(virtual)
     return shot
 
 
@@ -174,9 +215,14 @@ def followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | 
             capture.flush()
             still = capture.kept() == count
             continue
-        elif still and (not _thinks(shot, names) or now - began > thinking):
+        elif still and (now - began > thinking or not _may_come(shot, names)):
             return sent.answer()
         capture.wait(LOOK)
+
+
+def _may_come(shot: Shot, names: Names) -> bool:
+    """Return whether an answer may still come: of another machine nothing is known before it."""
+    return shot.watch.distant or _thinks(shot, names)
 
 
 def _thinks(shot: Shot, names: Names) -> bool:
@@ -199,16 +245,15 @@ def journey(shot: Shot, names: Names, *, all_rules: bool = False) -> Journey:
     asked, watch = shot.asked, shot.watch
     hits = [hit for one in shot.chosen.passings for hit in one.hits]
     meanings = meanings_of(shot.cluster, hits, shot.flow, names, shot.portals)
-    made = nexthops.told(
-        assembly.tracks(
-            shot.chosen, names, meanings.of, listing=watch.listed if all_rules else None
-        )
-    )
+    kernels = watch.kernels()
+    listing = watch.listed if all_rules else None
+    tracks = assembly.tracks(shot.chosen, names, meanings.of, listing=listing)
+    made = nexthops.told(tracks, kernels)
     answer = shot.answer
     notes = list(asked.notes)
     if watch.blind:
         notes.append(f"no rules: {watch.blind}")
-    second = nexthops.told(relayed.tracks(shot.onward, names, meanings.of))
+    second = nexthops.told(relayed.tracks(shot.onward, names, meanings.of), kernels)
     if answer and not second and (further := passed_on(made, answer.says)):
         notes.append(further)
     behind = [

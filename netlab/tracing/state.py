@@ -99,7 +99,7 @@ def far_end(cluster: Cluster, netns: str, device: str) -> tuple[str, str] | None
         if (netns, device) == (node, pod.veth):
             return pod.netns, world.UPLINK
     underlay = lab.netns(world.UNDERLAY)
-    for member, _ in world.machines(lab):
+    for member, _ in [] if lab.spread else world.machines(lab):
         port = world.port_name(member)
         if (netns, device) == (lab.netns(member), world.UPLINK):
             return underlay, port

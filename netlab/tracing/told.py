@@ -35,7 +35,8 @@ def causes(names: Names, asked: Asking, journey: Journey, stop: Stop | None) -> 
     refused = reset(journey)
     if refused is not None:
         yield no_listener(journey, refused.place)
-    if journey.refused and not any(track.sightings for track in journey.tracks):
+    untold = journey.refused and not any(track.sightings for track in journey.tracks)
+    if untold and exists(asked.source.netns):
         yield _not_sent(names, asked, journey)
 
 

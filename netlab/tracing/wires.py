@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from netlab.journeys import NamedConnection, NamedEntry
 from netlab.kernel import conntrack
 from netlab.kernel.ipvs_connections import connections
 from netlab.kernel.netns import entered, exists
-from netlab.packets import Flow, Passing, Protocol, RuleHit
+from netlab.packets import Entry, Flow, Passing, Protocol, RuleHit, VirtualConnection
 from netlab.paths.places import OUTSIDE
 from netlab.proxy.addresses import Family
 from netlab.sensors import dissect, sieve
@@ -28,6 +28,7 @@ from netlab.sensors.traceswitch import WINDOW, Selector, families_of_tables
 from netlab.targets import endpoint_addresses, endpoint_slices
 from netlab.telling.naming import Names
 from netlab.telling.selecting import Caught, Opening
+from netlab.tracing import nexthops
 from netlab.tracing.asking import Asking
 
 PODS = 64  # endpoints that are watched at most: each costs a ring of a megabyte
@@ -50,8 +51,17 @@ def service_of(names: Names, flow: Flow) -> str:
     return found.partition(":")[0]
 
 
-def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
-    """Return the namespaces in which a conversation may show, its sender's first."""
+def watched(
+    cluster: Cluster,
+    asked: Asking,
+    names: Names,
+    *,
+    elsewhere: Callable[[str], str] = lambda netns: "",
+) -> list[str]:
+    """Return the namespaces in which a conversation may show, its sender's first.
+
+    *elsewhere*: on which other machine a namespace is.
+    """
     lab = cluster.lab
     start, goal = asked.source, asked.destination.place
     namespace, _, service = service_of(names, asked.flow).partition("/")
@@ -67,7 +77,7 @@ def watched(cluster: Cluster, asked: Asking, names: Names) -> list[str]:
         found += [lab.netns(world.BALANCER)]
     if not goal.netns and start.member not in OUTSIDE:
         found += [lab.netns(world.INTERNET)]
-    return [name for name in dict.fromkeys(found) if name and exists(name)]
+    return [name for name in dict.fromkeys(found) if name and (elsewhere(name) or exists(name))]
 
 
 def server_ports(cluster: Cluster, names: Names, asked: Asking) -> list[int]:
@@ -84,6 +94,8 @@ class Wires:
 
     Raises CapabilityError, KernelError.
     """
+
+    distant = False  # whether some of it is seen by other machines, and told when asked
 
     def __init__(
         self,
@@ -144,6 +156,9 @@ class Wires:
         """How many frames there was no room for; a rule trace that overflowed counts as one."""
         return self.capture.lost + bool(self._trace.lost)
 
+    def gather(self) -> None:
+        """Take in what other machines have seen until now."""
+
     def caught(self) -> list[Caught]:
         """Return every packet that passed the filter, oldest first."""
         return taken_apart(self.capture, self.capture.every(), {})
@@ -159,6 +174,24 @@ class Wires:
     def listed(self, hit: RuleHit, chain: str) -> dict[int, str]:
         """Return the rules of a chain of the table that *hit* is in, handle to text."""
         return self._trace.listed(hit, chain)
+
+    def kernels(self) -> nexthops.Kernels:
+        """Return whom to ask what sent a packet on."""
+        return nexthops.Kernels()
+
+    def remembered(
+        self,
+        names: Names,
+        netns_names: Collection[str],
+        flows: Collection[Flow],
+        protocol: Protocol,
+        *,
+        ids: Collection[int] = (),
+    ) -> tuple[list[NamedEntry], list[NamedConnection]]:
+        """Return what conntrack and ip_vs there remember of *flows*; the words are of `entries`."""
+        found = remembered(names, netns_names, flows, protocol, ids=ids)
+        carried = connected(netns_names, flows)
+        return found, [NamedConnection(names.place(netns), one) for netns, one in carried]
 
 
 def taken_apart(
@@ -205,37 +238,47 @@ def remembered(
     *,
     ids: Collection[int] = (),
 ) -> list[NamedEntry]:
-    """Return what the kernels of these namespaces remember of *flows*.
+    """Return `entries`, each with the place it is in."""
+    found = entries(netns_names, flows, protocol, ids=ids)
+    return [NamedEntry(names.place(netns), one) for netns, one in found]
+
+
+def entries(
+    netns_names: Iterable[str],
+    flows: Collection[Flow],
+    protocol: Protocol,
+    *,
+    ids: Collection[int] = (),
+) -> list[tuple[str, Entry]]:
+    """Return what the kernels of these namespaces remember of *flows*, each with its namespace.
 
     *ids*: of the entries that the packets had, as far as the kernel told: echoes have no ports, so
     others between the same ends look the same.
     """
     told = ids if protocol is Protocol.ICMP else ()
     ports = {flow.destination_port for flow in flows} - {0}
-    found: list[NamedEntry] = []
+    found: list[tuple[str, Entry]] = []
     for netns in netns_names:
         try:
             with entered(netns):
-                entries = conntrack.entries(Family.IPV4, protocol, ports=ports)
+                listed = conntrack.entries(Family.IPV4, protocol, ports=ports)
         except NetlabError:
             continue
         found += [
-            NamedEntry(names.place(netns), one)
-            for one in entries
-            if one.original in flows and (not told or one.id in told)
+            (netns, one) for one in listed if one.original in flows and (not told or one.id in told)
         ]
     return found
 
 
-def carried(
-    names: Names, netns_names: Iterable[str], flows: Collection[Flow]
-) -> list[NamedConnection]:
-    """Return what ip_vs of these namespaces remembers of *flows*."""
-    found: list[NamedConnection] = []
+def connected(
+    netns_names: Iterable[str], flows: Collection[Flow]
+) -> list[tuple[str, VirtualConnection]]:
+    """Return what ip_vs of these namespaces remembers of *flows*, each with its namespace."""
+    found: list[tuple[str, VirtualConnection]] = []
     for netns in netns_names:
         try:
             with entered(netns):
-                found += [NamedConnection(names.place(netns), one) for one in connections(flows)]
+                found += [(netns, one) for one in connections(flows)]
         except NetlabError:
             continue
     return found

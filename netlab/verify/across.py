@@ -92,10 +92,11 @@ class Across:
         return WideTrace(self._borrowed())
 
     def _borrowed(self) -> Borrowed:
-        self._lent.append(Borrowed(self._machine, self.asks, ipv6=self._live.lab.dual))
+        self._lent.append(Borrowed(self.machine, self.asks, ipv6=self._live.lab.dual))
         return self._lent[-1]
 
-    def _machine(self, netns: str) -> str:
+    def machine(self, netns: str) -> str:
+        """Return on which other machine *netns* is, "" for this one."""
         member, home = netns.split(".")[1], world.outside_home(self._live.lab)
         if member in world.OUTSIDE and home is not None:
             member = home.name

@@ -49,7 +49,7 @@ def unsent(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*_: object) -> None:
         raise AssertionError("it would be sent")
 
-    monkeypatch.setattr(shot, "opened", opened)
+    monkeypatch.setattr(shot, "watching", opened)
 
 
 def asked(source: str, destination: str, **words: Any) -> Asking:
