@@ -166,7 +166,7 @@ class Context:
         self.trace = trace
         self.pods = open_pods(cluster)
         self.here = machines.here if machines else ""  # the node that this machine is; "": all
-        self._machines = machines
+        self.machines = machines
         self.asked: frozenset[str] = frozenset()  # the ids of all paths this verification proves
         self.turn: Future[None] = Future()  # done when a check may change the lab
         self.calm = threading.Event()  # set by a check that has changed it, and goes on
@@ -197,20 +197,20 @@ class Context:
 
         Raises NetlabError when another machine does not answer.
         """
-        if self._machines is None or self.is_here(node.name):
+        if self.machines is None or self.is_here(node.name):
             return readings.read(node.netns, what, **words)
         asked = {"do": "read", "netns": node.netns, "what": what, "words": words}
-        return self._machines.asks[node.name](asked)["read"]
+        return self.machines.asks[node.name](asked)["read"]
 
     def hosted(self, guest: str, node: str) -> None:
         """Take note that the namespace of *guest*, a stranger, is on the machine of *node*."""
-        if self._machines is not None:
-            self._machines.guests[guest] = node
+        if self.machines is not None:
+            self.machines.guests[guest] = node
 
     def joined(self, node: str) -> AbstractContextManager[None]:
         """Have the sensors of the machine of *node* meanwhile, which has just joined."""
-        assert self._machines is not None
-        return self._machines.joined(node)
+        assert self.machines is not None
+        return self.machines.joined(node)
 
     @contextmanager
     def away(self, machine: str, what: str, words: dict[str, Any]) -> Iterator[None]:
@@ -218,8 +218,8 @@ class Context:
 
         Raises NetlabError when it does not answer, or could not.
         """
-        assert self._machines is not None
-        ask = self._machines.ask(machine)
+        assert self.machines is not None
+        ask = self.machines.ask(machine)
         ask({"do": "hold", "what": what, "words": words})
         try:
             yield
@@ -228,8 +228,8 @@ class Context:
 
     def begin_away(self, machine: str, what: str, words: dict[str, Any]) -> None:
         """Begin the same, which ends by itself."""
-        assert self._machines is not None
-        self._machines.ask(machine)({"do": "hold", "what": what, "words": words})
+        assert self.machines is not None
+        self.machines.ask(machine)({"do": "hold", "what": what, "words": words})
 
     def own(self) -> Context:
         """Return a context for a check that changes the lab while others run.
@@ -250,7 +250,7 @@ class Context:
     def refreshed(self) -> Cluster:
         """Return the cluster as etcd has it now."""
         with self._etcd:
-            return (self._machines or self.live).cluster()
+            return (self.machines or self.live).cluster()
 
     def delete(self, document: Document) -> None:
         """Delete a stored object, as `netlab delete` does."""

@@ -13,6 +13,7 @@ from netlab.controllers import clusterdns
 from netlab.dns import wire
 from netlab.journeys import Journey, Rewrite, RewriteKind, Rule, Seen
 from netlab.model.kubernetes import Document, view
+from netlab.model.modes import Mode
 from netlab.model.services import EXTERNAL_NAME, Service
 from netlab.packets import Flow, Leg, Protocol
 from netlab.sensors.sending import send
@@ -44,6 +45,8 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 def dns_service(context: Context) -> Checked:
+    if context.machines is not None and context.lab.proxyMode == Mode.USERSPACE:
+        raise Skip("needs a trace, which in userspace mode is followed on one machine only")
     pod = clients(context)[0]
     asker, checked = Asker(context, pod), Checked()
     service = _named_service(context, pod)
@@ -99,6 +102,7 @@ def _on_the_wire(context: Context, pod: PodState, protocol: Protocol, name: str)
         protocol=protocol,
         port=clusterdns.PORT,
         dns=name.rstrip("."),
+        machines=context.machines,
     )
     what = f"{pod.title} -> {DNS}:{clusterdns.PORT}/{protocol}: {name} A"
     sent = _step(asked, Rewrite, lambda one: one.kind is RewriteKind.DNAT)

@@ -57,6 +57,7 @@ EACH: dict[str, Check] = {
     "network-policy": policies.network_policy,
     "egress-masquerade": outside.egress_masquerade,
     "externalname": names.externalname,
+    "dns-service": names.dns_service,
 }
 # What begins outside, on the machine that has that.
 OUTSIDE: dict[str, Check] = {

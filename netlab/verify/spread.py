@@ -33,7 +33,6 @@ LACKING = {
         "needs a `balancer`, and a lab of several machines is made without: it hands packets to "
         "the nodes' cards unchanged, so it must be a machine of its own on their wire"
     ),
-    "dns-service": "needs `trace`, which looks at one machine",
 }
 
 

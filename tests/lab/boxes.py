@@ -96,7 +96,7 @@ class Box:
         for index, (card, address) in enumerate((("eth0", "10.0.2.15"), ("eth1", self.address))):
             port = f"b{self.number}{card}"
             mac = f"02:6e:6c:62:{self.number:02x}:{index:02x}"  # a card has the same after a reboot
-            ip = ["nsenter", "-t", str(self._fabric), "-n", "ip"]
+            ip = self._fabric_ip()
             pair = f"type veth peer name {card} address {mac} netns {self.pid}"
             subprocess.run([*ip, "link", "add", port, *pair.split()], check=True)
             subprocess.run([*ip, "link", "set", port, "up"], check=True)
@@ -205,8 +205,14 @@ class Box:
         if self.agent is not None:
             self.agent.wait()
             self.agent = None
-        # Its cards go with its namespace; the ports here go with them.
         eventually(lambda: not Path(f"/proc/{self.pid}").exists(), what="the end of a machine")
+        # Its cards go with its namespace, and the ports here with them, but not at once.
+        for card in ("eth0", "eth1"):
+            gone = [*self._fabric_ip(), "link", "delete", f"b{self.number}{card}"]
+            subprocess.run(gone, check=False, stderr=subprocess.DEVNULL)
+
+    def _fabric_ip(self) -> list[str]:
+        return ["nsenter", "-t", str(self._fabric), "-n", "ip"]
 
 
 @contextmanager

@@ -91,6 +91,7 @@ PROVEN = (
     *("lease-in-etcd", "pod-node", "flat-no-nat", "pod-clusterip", "node-clusterip"),
     *("no-endpoints", "nodeport", "affinity", "namespaces", "network-policy"),
     *("clusterip-outside", "firewall", "ingress", "egress-masquerade", "externalname"),
+    "dns-service",
     *("endpoints-follow", "replicas", "selectors", "headless"),
     *("node-join", "daemonset", "node-lost"),
 )

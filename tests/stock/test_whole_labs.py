@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import ROOT, Cli, eventually, inside, namespaces
+from labs import Cli, eventually, inside, namespaces
+from smaller import smaller
 
 from netlab.verify.matrix import SERVICE_PATHS
 
@@ -29,19 +30,15 @@ MODULES = {
 }
 # Those of the paths that go through what kernels differ in: tunnels, NAT, marks, rule traces.
 PATHS = ("pod-pod-cross-node", "pod-clusterip", "node-clusterip", "nodeport", "egress-masquerade")
-GRACE = "gracePeriodSeconds: 4\n"  # of topologies/notes.yaml; an emulated node is slow, not lost
 TRIES = 3  # of a path: on a busy computer an emulated one stands still now and then
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """The lab of the notes."""
+    """The lab of the notes, but smaller."""
     command = Cli("stock", tmp_path_factory.mktemp("lab"))
-    text = (ROOT / "topologies/notes.yaml").read_text()
-    assert text.count("name: notes ") == 1 and text.count(GRACE) == 1
-    text = text.replace("name: notes ", f"name: {command.lab} ")
     try:
-        command("up", command.file(text.replace(GRACE, "gracePeriodSeconds: 300\n")))
+        command("up", command.file(smaller(command.lab)))
         yield command
     finally:
         command("down", code=None)
