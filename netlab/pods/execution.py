@@ -35,6 +35,7 @@ from netlab.processes import MARK, START
 CANNOT_EXECUTE, NOT_FOUND = 126, 127  # as a shell exits: sh(1)
 KILLED = 128  # plus the signal's number
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOOK = 0.1  # seconds
 _SI_KERNEL = 0x80  # siginfo's code of a signal from the terminal: sigaction(2)
 _PASSED_ON = frozenset(
     {
@@ -190,13 +191,13 @@ def _complain(text: str) -> None:
 def _exit_code(child: int) -> int:
     """Wait for *child*, passing signals on; return its exit code as a shell gives it."""
     while True:
-        info = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
-        if info.si_signo == signal.SIGCHLD:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else KILLED - code
-        elif info.si_code != _SI_KERNEL:
+        # Not for ever: another thread of ours may be the one that gets the signal.
+        info = signal.sigtimedwait(_PASSED_ON | {signal.SIGCHLD}, _LOOK)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else KILLED - code
+        if info and info.si_signo != signal.SIGCHLD and info.si_code != _SI_KERNEL:
             os.kill(child, info.si_signo)
 
 

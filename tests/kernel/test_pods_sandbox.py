@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from podplaces import ROOT, SOON, made, populate
 from netlab import processes
 from netlab.errors import NetlabError
 from netlab.kernel import netns
-from netlab.pods import sandbox
+from netlab.pods import execution, sandbox
 from netlab.pods.execution import Target, inside, run_in
 from netlab.pods.waiting import until
 
@@ -279,3 +280,24 @@ def test_question_that_fails_names_place_and_reason(place: Callable[[], str]) ->
     with pytest.raises(NetlabError, match=rf"{re.escape(name)}: ZeroDivisionError"):
         inside(name, lambda: 1 // 0)
     assert inside(name, lambda: [line for _, line in socket.if_nameindex()]) == ["lo"]
+
+
+def test_a_command_has_ended_although_another_thread_got_the_signal(
+    place: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, waited = Target(place(), "node1"), execution._exit_code
+
+    def late(child: int) -> int:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # ended before we wait
+        time.sleep(0.1)
+        return waited(child)
+
+    monkeypatch.setattr(execution, "_exit_code", late)
+    over = threading.Event()
+    taker = threading.Thread(target=over.wait)  # blocks no signal, so the kernel may choose it
+    taker.start()
+    try:
+        assert run_in(target, ["true"]) == 0
+    finally:
+        over.set()
+        taker.join()
