@@ -292,12 +292,19 @@ def test_a_command_has_ended_although_another_thread_got_the_signal(
         time.sleep(0.1)
         return waited(child)
 
+    def in_vain(*_: object) -> None:
+        pytest.fail("it is waited for, though it has ended")
+
     monkeypatch.setattr(execution, "_exit_code", late)
+    before = signal.signal(signal.SIGALRM, in_vain)
+    signal.alarm(10)
     over = threading.Event()
     taker = threading.Thread(target=over.wait)  # blocks no signal, so the kernel may choose it
     taker.start()
     try:
         assert run_in(target, ["true"]) == 0
     finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
         over.set()
         taker.join()
