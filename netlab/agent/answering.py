@@ -31,6 +31,7 @@ from netlab.agent.readings import read
 from netlab.agent.state import State
 from netlab.errors import NetlabError
 from netlab.sensors import lent
+from netlab.store import loans
 from netlab.store.mailbox import Mailbox
 from netlab.tracing import lent as conversations
 
@@ -47,7 +48,7 @@ class Answering(Loop):
     """Answers for what this machine is: for its node, or for the master where it is no node."""
 
     rest = 0.0  # who asks waits
-    interval = lent.KEPT / 2  # seconds: what is forgotten ends then
+    interval = loans.KEPT / 2  # seconds: what is forgotten ends then
 
     def __init__(
         self, state: State, place: Place, change: Callable[[dict[str, Any]], dict[str, Any]]

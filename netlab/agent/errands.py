@@ -6,8 +6,9 @@
     {"do": "stop", "errand": ID}        {}, and it is asked to end; its output can be fetched
     {"do": "end", "errand": ID}         {}, and it has ended
 
-Bytes are in base64. A command that nobody asks for `KEPT` seconds has been forgotten, and ends; so
-does one that wrote more than `LIMIT`: all of it goes through etcd, which keeps it for long.
+Bytes are in base64. A command that nobody asks for `loans.KEPT` seconds has been forgotten, and
+ends; so does one that wrote more than `LIMIT`: all of it goes through etcd, which keeps it for
+long.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
-import time
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from netlab import processes
 from netlab.errors import NetlabError, UsageError
 from netlab.processes import MARK, START
 from netlab.processes.errand import GRACE, Errand
+from netlab.store.loans import Loans
 
-KEPT = 60.0  # seconds
 DEEDS = ("begin", "more", "feed", "stop", "end")
 COMMANDS = ("exec", "logs", "capture", "probe", "trace", "why")  # what others may have run here
 WAITED = 5.0  # seconds for output: as long as an answer may take
@@ -48,21 +47,16 @@ class Errands:
                     processes.end(pid, grace=GRACE)
                 for pid in processes.strays(run, role):  # what it had started
                     processes.end(pid, grace=GRACE)
-        self._lock = threading.Lock()
-        self._running: dict[str, Errand] = {}
-        self._asked: dict[str, float] = {}
-        self._written: dict[str, int] = {}
+        self._running: Loans[Errand] = Loans(Errand.close)
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a message says; return the answer. Raises NetlabError, LookupError."""
         name, deed = str(request["errand"]), request["do"]
         if deed == "begin":
             return self._begin(name, [str(word) for word in request["words"]], bool(request["fed"]))
-        with self._lock:
-            if name not in self._running:
-                raise LookupError("the command has ended")
-            self._asked[name] = time.monotonic()
-            errand = self._running[name]
+        errand = self._running.asked(name)
+        if errand is None:
+            raise LookupError("the command has ended")
         if deed == "feed":
             data = b64decode(request["data"])
             return {"taken": errand.feed(data, last=bool(request["last"]))}
@@ -70,7 +64,7 @@ class Errands:
             errand.stop()
             return {}
         if deed == "end":
-            self._end(name)
+            self._running.end(name)
             return {}
         return self._more(name, errand)
 
@@ -82,19 +76,15 @@ class Errands:
         role = f"{ROLE}/{uuid4().hex}"
         kept = {key: value for key, value in os.environ.items() if key not in (MARK, START)}
         errand = Errand(argv, env=processes.marked_environment(self._run, role, kept), fed=fed)
-        with self._lock:
-            self._running[name], self._asked[name] = errand, time.monotonic()
-            self._written[name] = 0
+        self._running.lend(name, errand)
         return {}
 
     def _more(self, name: str, errand: Errand) -> dict[str, Any]:
         piece = errand.more(WAITED)
-        with self._lock:
-            self._written[name] = written = self._written.get(name, 0) + len(piece.out + piece.err)
         if piece.code is not None:
-            self._end(name)
-        elif written > LIMIT:
-            self._end(name)
+            self._running.end(name)
+        elif errand.written > LIMIT:
+            self._running.end(name)
             raise NetlabError(
                 f"more than {LIMIT >> 20} MiB of output, which all goes through etcd; it is ended",
                 hint="run it there",
@@ -105,14 +95,6 @@ class Errands:
             "code": piece.code,
         }
 
-    def _end(self, name: str) -> None:
-        with self._lock:
-            errand = self._running.pop(name, None)
-            self._asked.pop(name, None)
-            self._written.pop(name, None)
-        if errand is not None:
-            errand.close()
-
     @property
     def running(self) -> int:
         """How many there are."""
@@ -120,12 +102,7 @@ class Errands:
 
     def tidy(self) -> None:
         """End what was forgotten."""
-        now = time.monotonic()
-        with self._lock:
-            forgotten = [one for one, asked in self._asked.items() if now - asked > KEPT]
-        for name in forgotten:
-            self._end(name)
+        self._running.tidy()
 
     def close(self) -> None:
-        for name in list(self._running):
-            self._end(name)
+        self._running.close()

@@ -48,6 +48,7 @@ class Errand:
                 start_new_session=True,
                 bufsize=0,
             )
+        self.written = 0  # bytes that were fetched
         self._reading = threading.Lock()
         self._pidfd = os.pidfd_open(self._child.pid)
         assert self._child.stdout is not None and self._child.stderr is not None
@@ -68,6 +69,7 @@ class Errand:
             time.sleep(SETTLES)
             ended = self._child.poll()  # before reading: what it wrote is in the pipes by now
             out, err = map(self._rest, (0, 1))
+            self.written += len(out) + len(err)
         if ended is None or len(out) >= PIECE or len(err) >= PIECE:
             return Piece(out, err, None)
         return Piece(out, err, ended if ended >= 0 else 128 - ended)

@@ -6,13 +6,12 @@
     {"do": "hits", "capture": ID, "flow": …, "token": …}   {"hits": […]}, of the rules traced
     {"do": "unwatch", "capture": ID}                   {}
 
-A capture that nobody asks for `KEPT` seconds has been forgotten by its borrower, and ends.
+A capture that nobody asks for `loans.KEPT` seconds has been forgotten by its borrower, and ends.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,8 +19,8 @@ import msgspec
 from netlab.packets import Flow, RuleHit, Sighting
 from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace, probes
+from netlab.store.loans import Loans
 
-KEPT = 60.0  # seconds
 DEEDS = ("watch", "seen", "hits", "unwatch")
 
 
@@ -36,9 +35,8 @@ class Lender:
     """The captures that others have here. Close it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lent: dict[str, Lent] = {}
-        self._asked: dict[str, float] = {}
+        self._lock = threading.Lock()  # one question at a time, and none of what is being ended
+        self._loans: Loans[Lent] = Loans(_ended)
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a message says; return the answer.
@@ -46,53 +44,46 @@ class Lender:
         Raises KernelError for a namespace that is not here, LookupError for a capture that ended.
         """
         with self._lock:
-            self._end_forgotten()
+            self._loans.tidy()
             name, deed = str(request["capture"]), request["do"]
             if deed == "watch":
                 return self._watch(name, request)
             if deed == "unwatch":
-                self._end(name)
+                self._loans.end(name)
                 return {}
-            if name not in self._lent:
+            lent = self._loans.asked(name)
+            if lent is None:
                 raise LookupError(f"the capture {name} has ended")
-            self._asked[name] = time.monotonic()
-            lent = self._lent[name]
             return _hits(lent.trace, request) if deed == "hits" else _seen(lent.capture, request)
 
     def _watch(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
-        if name not in self._lent:
+        lent = self._loans.asked(name)
+        if lent is None:
             selectors = probes(ipv6=bool(request.get("ipv6")))
-            self._lent[name] = Lent(Capture([]), RuleTrace([], selectors))
-        self._asked[name] = time.monotonic()
-        self._lent[name].capture.add(map(str, request.get("netns", ())))
-        self._lent[name].trace.add(map(str, request.get("traced", ())))
+            lent = Lent(Capture([]), RuleTrace([], selectors))
+            self._loans.lend(name, lent)
+        lent.capture.add(map(str, request.get("netns", ())))
+        lent.trace.add(map(str, request.get("traced", ())))
         return {}
-
-    def _end_forgotten(self) -> None:
-        now = time.monotonic()
-        for name in [one for one, asked in self._asked.items() if now - asked > KEPT]:
-            self._end(name)
-
-    def _end(self, name: str) -> None:
-        self._asked.pop(name, None)
-        if (ended := self._lent.pop(name, None)) is not None:
-            ended.capture.close()
-            ended.trace.close()
 
     @property
     def lent(self) -> int:
         """How many captures there are."""
-        return len(self._lent)
+        return len(self._loans)
 
     def tidy(self) -> None:
         """End what was forgotten."""
         with self._lock:
-            self._end_forgotten()
+            self._loans.tidy()
 
     def close(self) -> None:
         with self._lock:
-            for name in list(self._lent):
-                self._end(name)
+            self._loans.close()
+
+
+def _ended(lent: Lent) -> None:
+    lent.capture.close()
+    lent.trace.close()
 
 
 def _seen(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,12 @@
                                         {"entries": [[netns, …], …], "connections": […]}
     {"do": "hush", "wires": ID}         {}
 
-What nobody asks for `KEPT` seconds has been forgotten by its borrower, and ends.
+What nobody asks for `loans.KEPT` seconds has been forgotten by its borrower, and ends.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -23,13 +22,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from netlab.packets import Flow, Protocol, RuleHit
+from netlab.store.loans import Loans
 from netlab.telling.selecting import Opening
 from netlab.tracing import nexthops, wires
 from netlab.tracing.wires import Wires
 
-KEPT = 60.0  # seconds
 DEEDS = ("listen", "told", "listed", "next hops", "remembered", "hush")
-ROUNDS = 40  # as of `tracing.shot`
 ROOM = 600_000  # bytes of an answer for frames, and as much for rules: etcd takes 1.5 MiB at once
 T = TypeVar("T")
 
@@ -38,9 +36,8 @@ class Lender:
     """The conversations that are watched here for others. Close it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lent: dict[str, Wires] = {}
-        self._asked: dict[str, float] = {}
+        self._lock = threading.Lock()  # one question at a time, and none of what is being ended
+        self._loans: Loans[Wires] = Loans(lambda watch: watch.__exit__(None, None, None))
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a message says; return the answer. Raises NetlabError, LookupError."""
@@ -53,21 +50,20 @@ class Lender:
             return _remembered(request)
         name = str(request["wires"])
         with self._lock:
-            self._tidy()
+            self._loans.tidy()
             if deed == "listen":
                 return self._listen(name, request)
             if deed == "hush":
-                self._end(name)
+                self._loans.end(name)
                 return {}
-            if name not in self._lent:
+            watch = self._loans.asked(name)
+            if watch is None:
                 raise LookupError("what was watched for it has ended")
-            self._asked[name] = time.monotonic()
-            watch = self._lent[name]
             if deed == "listed":
                 hit = msgspec.convert(request["hit"], RuleHit)
                 listed = watch.listed(hit, str(request["chain"]))
                 return {"rules": {str(handle): text for handle, text in listed.items()}}
-            wires.drained(ROUNDS)
+            wires.drained(wires.ROUNDS)
             passings = watch.passings()
             watch.capture.flush()
             caught = watch.caught()
@@ -87,28 +83,17 @@ class Lender:
             [int(port) for port in request["ports"]],
         )
         watch.__enter__()
-        self._lent[name], self._asked[name] = watch, time.monotonic()
+        self._loans.lend(name, watch)
         return {"blind": watch.blind}
-
-    def _tidy(self) -> None:
-        now = time.monotonic()
-        for name in [one for one, asked in self._asked.items() if now - asked > KEPT]:
-            self._end(name)
-
-    def _end(self, name: str) -> None:
-        self._asked.pop(name, None)
-        if (ended := self._lent.pop(name, None)) is not None:
-            ended.__exit__(None, None, None)
 
     def tidy(self) -> None:
         """End what was forgotten."""
         with self._lock:
-            self._tidy()
+            self._loans.tidy()
 
     def close(self) -> None:
         with self._lock:
-            for name in list(self._lent):
-                self._end(name)
+            self._loans.close()
 
 
 def fitting(things: Sequence[T], *, room: int = ROOM) -> list[T]:

@@ -2,8 +2,8 @@
 
 Nothing waits for a fixed time. A packet between namespaces moves while the system call that sent
 is still at work, or soon after in the kernel's queues: when sentinels sent behind it have come
-through the queue of every CPU `ROUNDS` times and nothing new was seen of it, it has come to its
-end. Only a server that has been reached is given time to think.
+through the queue of every CPU `wires.ROUNDS` times and nothing new was seen of it, it has come to
+its end. Only a server that has been reached is given time to think.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from netlab.tracing.wires import Wires
 
 LOOK = 0.002  # seconds between two looks
 QUIET = 0.01  # seconds without news, after which sentinels are sent
-ROUNDS = 40  # hops that a packet may have before it, each through a queue
 THINKING = patience.seconds(2.0)  # seconds for a server that was reached
 NEVER_QUIET = 1.0  # seconds more, where others' packets look like the conversation's own
 UNBOUND = "0.0.0.0"  # of a socket whose connect(2) was refused
@@ -167,7 +166,7 @@ def fired(
         shot.answer = followed(shot, sent, names, thinking)
         shot.seconds = time.monotonic() - began
         until = time.time_ns()
-        wires.drained(ROUNDS)  # what was sent before that comes to its end
+        wires.drained(wires.ROUNDS)  # what was sent before that comes to its end
         watch.gather()
         passings = watch.passings()
         watch.capture.flush()
@@ -211,7 +210,7 @@ def followed(shot: Shot, sent: Sent, names: Names, thinking: float) -> Answer | 
         if found != count:
             count, news, still = found, now, False
         elif not still and (now - news > QUIET or shot.watch.dropped()):
-            wires.drained(ROUNDS)
+            wires.drained(wires.ROUNDS)
             capture.flush()
             still = capture.kept() == count
             continue

@@ -35,6 +35,7 @@ PODS = 64  # endpoints that are watched at most: each costs a ring of a megabyte
 NODES = 16  # nodes that are watched though the flow has no business there
 FRAMES = 2000  # room of a ring
 PORTS = 20  # of servers, that a filter tells apart
+ROUNDS = 40  # hops that a packet may have before it, each through a queue
 DRAINING = 0.05  # seconds for a datagram over lo
 SIOCGIFMTU = 0x8921  # netdevice(7)
 

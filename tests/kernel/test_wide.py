@@ -16,6 +16,7 @@ from netlab.probe import flow_between, shoot, watched
 from netlab.sensors import lent
 from netlab.sensors.capture import Capture
 from netlab.sensors.wide import Borrowed, WideCapture
+from netlab.store import loans
 
 pytestmark = pytest.mark.kernel
 
@@ -84,7 +85,7 @@ def test_what_is_lent_ends_when_nobody_asks_any_longer(
         lender.do({"do": "watch", "capture": "x", "netns": [netns]})
         lender.tidy()
         assert lender.lent == 1
-        monkeypatch.setattr(lent, "KEPT", -1.0)
+        monkeypatch.setattr(loans, "KEPT", -1.0)
         lender.tidy()
         assert lender.lent == 0
         with pytest.raises(LookupError, match="the capture x has ended"):

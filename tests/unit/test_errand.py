@@ -18,6 +18,7 @@ from netlab.agent import errands
 from netlab.agent.errands import Errands
 from netlab.errors import NetlabError, UsageError
 from netlab.processes.errand import Errand
+from netlab.store import loans
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def test_who_writes_too_much_or_is_forgotten_is_ended(
         while True:
             told(others)
     begin(others, "sleep 60", "b")
-    monkeypatch.setattr(errands, "KEPT", -1.0)
+    monkeypatch.setattr(loans, "KEPT", -1.0)
     others.tidy()
     assert others.running == 0
     assert processes.marked(tmp_path) == {}
