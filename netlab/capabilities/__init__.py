@@ -92,6 +92,13 @@ TRIES: tuple[Try, ...] = (
         "firewall, NAT",
         _module("nf_conntrack", "CONFIG_NF_CONNTRACK"),
     ),
+    Try(
+        "nft fwd",
+        rules.nft_fwd,
+        "a balancer beside machines of their own",
+        _module("nft_fwd_netdev", "CONFIG_NFT_FWD_NETDEV, CONFIG_NF_TABLES_NETDEV"),
+        required=False,
+    ),
     Try("iptables-nft", rules.iptables_nft, "flannel's rules", "apt install iptables"),
     Try(
         "one iptables",
@@ -202,6 +209,15 @@ def require_ipv6() -> None:
         raise CapabilityError(
             f"network.EnableIPv6 needs IPv6, which this machine lacks: {ipv6.detail}",
             hint=ipv6.remedy,
+        )
+
+
+def require_handing_on() -> None:
+    """Raise CapabilityError unless this machine can have the balancer of others. See `tried`."""
+    (fwd,) = tried("nft fwd")
+    if not fwd.ok:
+        raise CapabilityError(
+            f"the balancer needs nft fwd, which this machine lacks: {fwd.detail}", hint=fwd.remedy
         )
 
 

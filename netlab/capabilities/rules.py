@@ -25,6 +25,14 @@ def nft() -> str:
     return run(["nft", "--version"]).stdout.split(" (")[0].strip()
 
 
+def nft_fwd() -> str:
+    """Load a rule that hands packets on to a neighbour before IP gets them."""
+    hook = "type filter hook ingress device lo priority 0"
+    rule = "meta protocol ip fwd ip to 192.0.2.1 device lo"
+    run(["nft", "-f", "-"], input=f"table netdev nltry {{ chain c {{ {hook}; {rule}; }}; }}\n")
+    return ""
+
+
 def conntrack() -> str:
     hook = "type filter hook forward priority 0"
     rules = f"table ip nltry {{ chain f {{ {hook}; ct state new drop; }}; }}"

@@ -58,3 +58,14 @@ def test_a_card_that_is_down_or_gone_announces_nothing(kernel: RealKernel) -> No
     for gone in (TAKEN, Address(THERE, "eth7", TAKEN.address), Address("no", "eth0", "1.1.1.1/8")):
         kernel.announce(gone)
     assert known() in (BEFORE, "")  # its cable has no carrier, so all of that is soon forgotten
+
+
+def test_who_has_an_address_is_asked_of_the_wire(kernel: RealKernel) -> None:
+    asked = ["192.168.50.10", "192.168.50.11", "192.168.50.12"]
+    with netns.entered(HERE):
+        assert arp.holders("eth0", asked, within=0.5) == {"192.168.50.11": MACS[THERE]}
+        # A probe names no sender: nobody learnt from it where HERE is.
+    known = subprocess.run(
+        ["ip", "-n", THERE, "-j", "neighbor"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "192.168.50.10" not in known and "0.0.0.0" not in known
