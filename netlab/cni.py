@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, ip_address, ip_network
 from itertools import chain
 
-from netlab import faults, stacks, world
+from netlab import beyond, faults, stacks, world
 from netlab.cluster import NodeState, PodState
 from netlab.model.lab import Lab, like
 from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth
@@ -110,7 +110,7 @@ def node_objects(lab: Lab, node: NodeState) -> list[Object]:
         forwarding.append(Sysctl(node.netns, "net.bridge.bridge-nf-call-ip6tables", "1"))
     if lab.spread:
         routing = [Sysctl(node.netns, stacks.FORWARDS_IPV6, "1")] if lab.dual else []
-        return [*forwarding, *routing, *world.ways_outwards(lab, node.declared)]
+        return [*forwarding, *routing, *beyond.ways_outwards(lab, node.declared)]
     return [
         Netns(node.netns),
         *stacks.ip_stacks(lab, node.netns, forwards=True),

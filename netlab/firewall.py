@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ class Published(NamedTuple):
     port: int
 
 
-def body(lab: Lab, published: Iterable[Published], *, inside: str, family: str) -> str:
+def body(lab: Lab, published: Iterable[Published], *, inside: Sequence[str], family: str) -> str:
     """Return the body of the table of *family*, `ip` or `ip6`, as `nft -f` reads it.
 
     Open are ports of the nodes, and *published*, ports of addresses of the balancer. *inside* is
-    the gateway's device on the underlay.
+    the gateway's devices on the underlay.
     """
     every = [one for node in lab.nodes for one in node.addresses if family_of(one) == family]
     nodes = ", ".join(sorted(every, key=lambda one: int(ip_address(one))))
@@ -37,12 +37,13 @@ def body(lab: Lab, published: Iterable[Published], *, inside: str, family: str) 
         for one in sorted(published)
         if family_of(one.address) == family
     ]
+    outwards = " ".join(f'oifname != "{one}"' for one in inside)
     lines = [
         "\tchain forward {",
         "\t\ttype filter hook forward priority filter; policy drop;",
         "\t\tct state established,related accept",
-        f'\t\tiifname "{inside}" accept comment "from the inside"',
-        f'\t\toifname != "{inside}" accept comment "between outside machines"',
+        *(f'\t\tiifname "{one}" accept comment "from the inside"' for one in inside),
+        f'\t\t{outwards} accept comment "between outside machines"',
         *opened,
         '\t\tcounter drop comment "not published"',
         "\t}",

@@ -108,8 +108,8 @@ class Envelope(msgspec.Struct, frozen=True, tag_field="step", tag="envelope"):
 class NextHop(msgspec.Struct, frozen=True, tag_field="step", tag="next-hop"):
     """Where the kernel sends it from here, and by what: asked of it right after the packet.
 
-    `by` is `route` or `bridge`; `device` it leaves by, `gateway` "" for a direct route. `words`:
-    `route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour …; FDB …`.
+    `by` is `route`, `bridge` or `rule`; `device` it leaves by, `gateway` "" for a direct route.
+    `words`: `route 10.244.2.0/24 via 10.244.2.0 dev flannel.1; neighbour …; FDB …`.
     """
 
     place: Place

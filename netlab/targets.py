@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from netlab import world
+from netlab import beyond, world
 from netlab.annotation.names import services_of
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.errors import NotFoundError
 from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
 from netlab.model.services import SERVICE_NAME_LABEL
 
 DOMAIN = ("svc", "cluster", "local")  # behind a Service's namespace in its name
@@ -152,12 +153,20 @@ def _member(cluster: Cluster, member: str) -> Target:
         for segment in lab.underlay.segments:
             described[world.bridge_name(segment)] = f"segment {segment.name}, {segment.cidr}"
     elif member == world.GATEWAY:
-        if home := world.outside_home(lab):
+        if home := beyond.outside_home(lab):
             described = {world.UPLINK: f"cable to {home.name}"}
+            described |= _to_each_other(lab, world.BALANCER)
         described |= {one: f"cable of {one}" for one in (world.INTERNET, world.CLIENT)}
+    elif member == world.BALANCER and (home := beyond.outside_home(lab)):
+        described = {world.UPLINK: f"cable to {home.name}", **_to_each_other(lab, world.GATEWAY)}
     elif member in (world.INTERNET, world.CLIENT):
         described = {world.UPLINK: "cable to the gateway"}
     return Target(lab.netns(member), member, member, described=described)
+
+
+def _to_each_other(lab: Lab, other: str) -> dict[str, str]:
+    """Return the cable between the gateway and the balancer, where both hang on a machine."""
+    return {other: f"cable to the {other}"} if lab.balancer is not None else {}
 
 
 def _node(cluster: Cluster, node: NodeState) -> Target:
@@ -166,8 +175,10 @@ def _node(cluster: Cluster, node: NodeState) -> Target:
         for pod in cluster.pods_on(node.name)
         if not pod.host_network
     }
-    if (home := world.outside_home(cluster.lab)) and home.name == node.name:
-        described[world.OUTWARDS] = f"cable of {world.GATEWAY}"
+    if (home := beyond.outside_home(cluster.lab)) and home.name == node.name:
+        described[beyond.OUTWARDS] = f"cable of {world.GATEWAY}"
+        if cluster.lab.balancer is not None:
+            described[beyond.BALANCED] = f"cable of {world.BALANCER}"
     described[world.UPLINK] = f"cable to the underlay, {node.address}"
     if node.subnet:
         described[node.declared.bridge] = f"bridge of the pods, {node.bridge_address}"

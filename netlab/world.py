@@ -29,7 +29,7 @@ from netlab import faults
 from netlab import firewall as rules
 from netlab.firewall import Published
 from netlab.model.faults import Fault, Sort
-from netlab.model.lab import FIRST_CARD, Lab, LabNode, Segment, like
+from netlab.model.lab import FIRST_CARD, Lab, Segment, like
 from netlab.objects import (
     Address,
     Bridge,
@@ -47,30 +47,22 @@ from netlab.stacks import default_route, ip_stacks, no_ipv6, no_reverse_path_fil
 IFNAME_MAX = 15  # bytes; linux/if.h, IFNAMSIZ less the closing zero
 UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER = "underlay", "gateway", "internet", "client", "master"
 BALANCER = "balancer"
-OUTSIDE = (CLIENT, INTERNET, GATEWAY)  # in a lab of several machines all on one of them
+# In a lab of several machines all on one of them: see `beyond`. The last one if declared.
+OUTSIDE = (CLIENT, INTERNET, GATEWAY, BALANCER)
 MEMBERS = (UNDERLAY, GATEWAY, INTERNET, CLIENT, MASTER, BALANCER)  # the last one if declared
 UPLINK = FIRST_CARD
-# In a lab of several machines: the end of the gateway's cable on the machine that it is on.
-OUTWARDS = "outside0"
 GUEST = "guest-"  # names of namespaces a command adds for a moment; the agent leaves them alone
 
 
 def members(lab: Lab) -> tuple[str, ...]:
     """Return the parts of *lab* that are no nodes. Between several machines nothing is ours."""
-    if lab.spread:
-        return (*OUTSIDE, MASTER)
-    return MEMBERS if lab.balancer is not None else MEMBERS[:-1]
+    every = (*OUTSIDE[:-1], MASTER, BALANCER) if lab.spread else MEMBERS
+    return every if lab.balancer is not None else every[:-1]
 
 
 def between(lab: Lab) -> list[str]:
     """Return the namespaces that packets between machines cross, as far as netlab makes them."""
     return [] if lab.spread else [lab.netns(UNDERLAY), lab.netns(GATEWAY)]
-
-
-def outside_home(lab: Lab) -> LabNode | None:
-    """Return the node whose machine has the gateway and what is outside, in a lab of several
-    machines: the first; None in a lab on one machine."""
-    return lab.nodes[0] if lab.spread and lab.nodes else None
 
 
 def mark_of(address: str) -> int:
@@ -126,7 +118,6 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
     """Return the addresses of the members that are no nodes, without prefix lengths."""
     balancer = {BALANCER: [lab.balancer.address]} if lab.balancer is not None else {}
     routers = [one for segment in lab.underlay.segments for one in segment.routers]
-    between = {UNDERLAY: routers, **balancer}
     internet, client = lab.outside.machine(INTERNET), lab.outside.machine(CLIENT)
     sides = [
         str(gateway_side(one).ip) for pair in zip(internet, client, strict=True) for one in pair
@@ -138,7 +129,8 @@ def member_addresses(lab: Lab) -> dict[str, list[str]]:
         INTERNET: list(dict.fromkeys(known)),
         CLIENT: [_ip(one) for one in client],
         MASTER: list(lab.master.addresses),
-        **({} if lab.spread else between),
+        **({} if lab.spread else {UNDERLAY: routers}),
+        **balancer,
     }
 
 
@@ -279,7 +271,8 @@ def machines(lab: Lab) -> list[tuple[str, str]]:
 
 def firewall(lab: Lab, published: Iterable[Published] = (), family: str = "ip") -> NftTable:
     """Return the gateway's table of rules of *family*, `ip` or `ip6`."""
-    body = rules.body(lab, published, inside=UPLINK, family=family)
+    beside = [BALANCER] if lab.spread and lab.balancer is not None else []
+    body = rules.body(lab, published, inside=[UPLINK, *beside], family=family)
     return NftTable(lab.netns(GATEWAY), family, rules.NAME, body)
 
 
@@ -299,9 +292,16 @@ def outside_cable(lab: Lab, member: str) -> Veth:
 
 def gateway_objects(lab: Lab, published: Iterable[Published] = ()) -> list[Object]:
     """Return the gateway: three cards, forwarding, routes to the other segments, the firewall."""
+    addressing = machine_addressing(lab, lab.netns(GATEWAY), *lab.gateway.addresses)
+    return gateway_with(lab, addressing, published)
+
+
+def gateway_with(
+    lab: Lab, addressing: Iterable[Object], published: Iterable[Published]
+) -> list[Object]:
+    """Return the same with *addressing* for what leads inwards."""
     netns = lab.netns(GATEWAY)
     families = ("ip", "ip6") if lab.dual else ("ip",)
-    home = outside_home(lab)
     return [
         Netns(netns),
         *ip_stacks(lab, netns, forwards=True),
@@ -314,74 +314,9 @@ def gateway_objects(lab: Lab, published: Iterable[Published] = ()) -> list[Objec
             for member in (INTERNET, CLIENT)
             for one in lab.outside.machine(member)
         ),
-        *(machine_addressing(lab, netns, *lab.gateway.addresses) if home is None else ()),
-        *(_gateway_at(lab, home) if home is not None else ()),
+        *addressing,
         *(firewall(lab, published, family) for family in families),
     ]
-
-
-def _gateway_at(lab: Lab, home: LabNode) -> list[Object]:
-    """Return the gateway's cable to the machine of *home*, and its ways to all nodes by that."""
-    netns = lab.netns(GATEWAY)
-    near, far = mac(lab.name, GATEWAY, UPLINK), mac(lab.name, home.name, OUTWARDS)
-    inwards = [prefix for segment in lab.underlay.segments for prefix in segment.prefixes]
-    sides = [str(gateway_side(one).ip) for one in lab.outside.machine(CLIENT)]
-    return [
-        Veth(netns, UPLINK, near, lab.netns(home.name), OUTWARDS, far, mtu=lab.underlay.mtu),
-        # Unlike ARP, neighbour discovery answers for what the very device has.
-        *(Address(netns, UPLINK, _alone(one)) for one in sides if ":" in one),
-        *(Route(netns, one, UPLINK, like(one, home.addresses), onlink=True) for one in inwards),
-    ]
-
-
-def _alone(address: str) -> str:
-    """Return *address* with the length of a prefix that has no other."""
-    return f"{address}/{128 if ':' in address else 32}"
-
-
-def behind(lab: Lab, member: str) -> tuple[LabNode, str] | None:
-    """Return the node on whose machine *member* is, by a cable, and that machine's end of it; None
-    when it is on the wire itself. In a lab of several machines."""
-    home = outside_home(lab)
-    if member == GATEWAY and home is not None:
-        return home, OUTWARDS
-    guest = next((one for one in lab.nodes if one.name == member and one.host), None)
-    return (lab.node(guest.host), port_name(member)) if guest else None
-
-
-def ways_outwards(lab: Lab, node: LabNode) -> list[Object]:
-    """Return the ways of *node*, a machine of its own, to the addresses outside.
-
-    To these alone: all else outside the machine reaches as before. On the machine that has the
-    gateway the cable is without an address but the node's own, for what it sends and masquerades.
-    """
-    home, netns = outside_home(lab), lab.netns(node.name)
-    if home is None:
-        return []
-    addresses = member_addresses(lab)
-    beyond = [_alone(one) for member in (INTERNET, CLIENT) for one in addresses[member]]
-    if node.name != home.name:
-        return [Route(netns, it, node.uplink, like(it, home.addresses)) for it in beyond]
-    sides = [str(gateway_side(one).ip) for one in lab.outside.machine(CLIENT)]
-    return [
-        *(Address(netns, OUTWARDS, _alone(one)) for one in home.addresses),
-        *(Route(netns, it, OUTWARDS, like(it, sides), onlink=True) for it in beyond),
-    ]
-
-
-def way_out(lab: Lab, node: LabNode) -> str:
-    """Return the device by which *node* sends to what is outside."""
-    home = outside_home(lab)
-    return OUTWARDS if home is not None and home.name == node.name else node.uplink
-
-
-def outside(lab: Lab) -> dict[str, list[Object]]:
-    """Return the gateway and what is outside, for the machine that has them, by namespace."""
-    return {
-        lab.netns(INTERNET): [*outside_objects(lab, INTERNET), *resolver_objects(lab)],
-        lab.netns(CLIENT): outside_objects(lab, CLIENT),
-        lab.netns(GATEWAY): gateway_objects(lab),
-    }
 
 
 def outside_objects(lab: Lab, member: str) -> list[Object]:
@@ -416,21 +351,34 @@ def balancer_objects(lab: Lab) -> list[Object]:
     if lab.balancer is None:
         return []
     netns, home = lab.netns(BALANCER), lab.segment_of(lab.balancer.address)
-    objects: list[Object] = [
+    near = [node.address for node in lab.nodes if lab.segment_of(node.address) == home]
+    addressing = machine_addressing(lab, netns, lab.balancer.address)
+    return [*forwarding(netns), *addressing, *ways_by_mark(netns, near)]
+
+
+def forwarding(netns: str) -> list[Object]:
+    """Return the balancer's namespace, without a card yet."""
+    return [
         Netns(netns),
         no_ipv6(netns),
         *no_reverse_path_filter(netns),
         Sysctl(netns, "net.ipv4.ip_forward", "1"),
         Sysctl(netns, "net.ipv4.conf.all.send_redirects", "0"),
         Sysctl(netns, "net.ipv4.conf.default.send_redirects", "0"),
-        *machine_addressing(lab, netns, lab.balancer.address),
     ]
-    for node in lab.nodes:
-        if lab.segment_of(node.address) == home:
-            mark = mark_of(node.address)
-            objects.append(Route(netns, "default", UPLINK, node.address, table=mark))
-            objects.append(RoutingRule(netns, mark, mark))
-    return objects
+
+
+def ways_by_mark(netns: str, near: Iterable[str], *, onlink: bool = False) -> list[Object]:
+    """Return the balancer's ways to the nodes with the addresses *near*, by their marks."""
+    return [
+        thing
+        for one in near
+        for mark in [mark_of(one)]
+        for thing in (
+            Route(netns, "default", UPLINK, one, onlink=onlink, table=mark),
+            RoutingRule(netns, mark, mark),
+        )
+    ]
 
 
 def node_shells(lab: Lab) -> list[Object]:

@@ -38,7 +38,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.lab import Lab
 from netlab.pods.containers import Containers
 from netlab.pods.control import Servers
-from netlab.world import GATEWAY
+from netlab.world import BALANCER, GATEWAY
 
 ETCD_ANSWER = 1.0  # seconds it may take while somebody waits for the status
 
@@ -54,7 +54,7 @@ class Agent:
         self.servers = Servers(run)
         self.world = self._around()
         self.control_plane = self._control()
-        self.balancer = Balancer(self.state, self.kernel) if self.place is None else None
+        self.balancer = Balancer(self.state, self.kernel)  # sleeps where there is none
         self.members = Members()
         self.answering = self._others()
         self._nodes: dict[str, Node] = {}
@@ -67,8 +67,7 @@ class Agent:
         self._restore()
         self.world.start()
         self.control_plane.start()
-        if self.balancer is not None:
-            self.balancer.start()
+        self.balancer.start()
         if self.answering is not None:
             self.answering.start()
         self.state.on_report = self._tell_of
@@ -163,8 +162,8 @@ class Agent:
         with self._lock:
             loops = (self._nodes, self._proxies, self._hearts)
             each = (one for kind in loops for one in kind.values())
-            around = [one for one in (self.balancer, self.answering) if one is not None]
-            return [self.control_plane, *around, *each]
+            around = [self.answering] if self.answering is not None else []
+            return [self.control_plane, self.balancer, *around, *each]
 
     def _start(self, name: str) -> None:
         """Start the loops of a node."""
@@ -186,6 +185,8 @@ class Agent:
     def _wake_node(self, name: str) -> None:
         if name == GATEWAY:
             self.world.wake()
+        if name == BALANCER:
+            self.balancer.wake()
         with self._lock:
             loops = [loops[name] for loops in (self._nodes, self._proxies) if name in loops]
         for loop in loops:

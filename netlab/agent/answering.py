@@ -36,7 +36,7 @@ from netlab.store.mailbox import Mailbox
 from netlab.tracing import lent as conversations
 
 CHANGES = ("serve", "carry")
-HELD = ("guest", "cut", "declared", "machine")
+HELD = ("guest", "cut", "silence", "declared", "machine")
 AWAY = "away/"  # roles of processes that do something for another machine's check
 BEGUN_WITHIN = patience.seconds(8.0)  # seconds
 GRACE = patience.seconds(6.0)  # for what was made to go

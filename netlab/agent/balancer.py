@@ -1,7 +1,9 @@
 """The loop of the balancer: its listeners from etcd and the nodes' health into its rules.
 
 1. It lives in the balancer's namespace and asks etcd and the nodes from there, over the underlay:
-   what it cannot reach, its clients' packets would not reach either.
+   what it cannot reach, its clients' packets would not reach either. In a lab of several machines
+   it asks the nodes alone so, and takes what is declared from its machine's agent: not every
+   machine of etcd knows a way back to it.
 2. A pass that only probes woke looks at nothing else, unless a node's health has changed.
 3. Rules first, then connection tracking: a flow that begins between the two finds the new rules.
    Flows of a node that is lost are forgotten, and so begin anew: their next packet goes to another
@@ -42,7 +44,8 @@ class Balancer(Loop):
         super().__init__(world.BALANCER)
         self.state = state
         self.kernel = kernel
-        self._reading = Reading(world.BALANCER, state.etcd_ready, self.log.warning)
+        known = state.objects if state.place is not None else None
+        self._reading = Reading(world.BALANCER, state.etcd_ready, self.log.warning, known=known)
         self._probing: Probing | None = None
         self._watch: Watch | None = None
         self._listeners: dict[Listener, list[Backend]] = {}  # with the nodes that may serve them
@@ -57,7 +60,7 @@ class Balancer(Loop):
     def once(self) -> None:
         lab = self.state.lab
         if lab is None or lab.balancer is None or not netns.exists(lab.netns(world.BALANCER)):
-            self.close()
+            self._move_out(lab)
             return
         if not self._reading.is_at_home(lab):
             self._settle(lab)
@@ -81,6 +84,13 @@ class Balancer(Loop):
         self._report()
         if away is not None:
             raise away
+
+    def _move_out(self, lab: Lab | None) -> None:
+        """Leave a namespace that is no more: with a thread inside its cables would stay."""
+        inside, place = self._probing is not None, self.state.place
+        self.close()
+        if inside and place is not None and lab is not None:
+            netns.move(lab.netns(place.home))
 
     def _settle(self, lab: Lab) -> None:
         """Move into the balancer's namespace as it is now; nothing of another one holds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netlab import world
+from netlab import beyond, world
 from netlab.agent import before, leftovers, policies
 from netlab.agent.place import Place
 from netlab.agent.reports import ALIVE, REPORTS
@@ -38,7 +38,7 @@ def cleared(run: Path, lab: Lab, place: Place, kernel: Kernel) -> list[Op]:
     found = difference([], kernel.observe(name, flannel))
     if own is not None and own.foreign_flannel:
         found = [op for op in found if not isinstance(op.object, IptablesChain | IptablesJump)]
-    home = world.outside_home(lab)
+    home = beyond.outside_home(lab)
     if home is None or home.name == place.node:
         around = [lab.netns(one) for one in world.OUTSIDE]
         found += [Op(Verb.DELETE, Netns(one)) for one in around if netns.exists(one)]

@@ -4,14 +4,14 @@ Where all of a lab is on one machine, `world` makes what is around the nodes; he
 is left: the machine's namespace bears the names of what the machine is, etcd runs if the control
 plane is here, the pod servers run if a node is, and what the kernel needs for both is loaded. How
 the machine's settings were before is kept, for when it leaves. The machine of the first node has
-the gateway, too, and what is outside.
+the gateway, too, what is outside, and the balancer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from netlab import processes, world
+from netlab import beyond, processes, world
 from netlab.agent import before
 from netlab.agent.attachments import Attachments
 from netlab.agent.etcd import EtcdProcess
@@ -51,13 +51,15 @@ class Machine(Loop):
         self.whole: Lab | None = None  # the declaration that was last found true
         self.kernel = kernel
         self._agreed: set[Object] = set()
+        self._has_outside = False
+        self._opened: tuple[Published, ...] = ()
         self.attachments = Attachments(kernel)  # none are: they need an underlay that is here
         self._etcd = EtcdProcess(state, self.log)
 
     @property
     def opened(self) -> tuple[Published, ...]:
-        """What the world outside may reach of a balancer: there is none to open anything."""
-        return self.state.published
+        """What the world outside may reach of the balancer, as far as that is this machine's."""
+        return self._opened if self._has_outside else self.state.published
 
     def once(self) -> None:
         lab = self.state.lab
@@ -80,15 +82,18 @@ class Machine(Loop):
             self.whole = lab
 
     def _outside(self, lab: Lab) -> bool:
-        """Keep the gateway and what is outside, where the machine is to have them; return whether
-        anything was done."""
-        home = world.outside_home(lab)
-        if home is None or home.name != self.place.node:
-            here = [lab.netns(one) for one in world.OUTSIDE]
-            gone = [Op(Verb.DELETE, Netns(one)) for one in here if netns.exists(one)]
-            self.kernel.apply(gone)
+        """Keep the gateway, what is outside and the balancer, where the machine is to have them;
+        return whether anything was done."""
+        home, published = beyond.outside_home(lab), self.state.published
+        self._has_outside = home is not None and home.name == self.place.node
+        desired = beyond.outside(lab, published) if self._has_outside else {}
+        here = [lab.netns(one) for one in world.OUTSIDE]
+        gone = [
+            Op(Verb.DELETE, Netns(one)) for one in here if one not in desired and netns.exists(one)
+        ]
+        self.kernel.apply(gone)
+        if not self._has_outside:
             return bool(gone)
-        desired = world.outside(lab)
         wanted = [thing for name in desired for thing in desired[name]]
 
         def missing() -> list[Op]:
@@ -97,8 +102,9 @@ class Machine(Loop):
 
         operations = self.agree(self.kernel, missing, agreed=self._agreed)
         self._agreed = set(wanted)
+        self._opened = published
         self.servers.update([outside_server(lab)])
-        return bool(operations)
+        return bool(operations or gone)
 
     def watched(self) -> Mapping[int, Callable[[], None]]:
         watched: dict[int, Callable[[], None]] = {}

@@ -68,6 +68,7 @@ class Told(msgspec.Struct, frozen=True):
     uplink: str = ""  # the machine's card on the underlay
     node: NodeReport = NodeReport()
     services: ServicesReport = ServicesReport()
+    balancer: BalancerReport = BalancerReport()  # by the machine that has it
 
 
 class Heard(msgspec.Struct, frozen=True):

@@ -29,11 +29,13 @@ from netlab.agent.reports import (
     policies_fingerprint,
 )
 from netlab.balancing.listeners import published
+from netlab.beyond import outside_home
 from netlab.cluster import Cluster
 from netlab.controllers.departure import Declared
 from netlab.controllers.scheduler import why_waiting
 from netlab.firewall import Published
 from netlab.model.faults import Sort, told
+from netlab.model.inventory import Inventory
 from netlab.model.kubernetes import Document
 from netlab.model.lab import Lab
 from netlab.model.services import refusal
@@ -89,7 +91,8 @@ class State:
     def publish(self, cluster: Cluster, *, stable: bool, wake: Callable[[str], None]) -> None:
         """Make *cluster* the current one and wake the nodes for which it differs.
 
-        The part `world.GATEWAY` is woken, too, when other ports of the balancer are published.
+        The part `world.GATEWAY` is woken, too, when other ports of the balancer are published, and
+        where that does not listen to etcd itself, BALANCER whenever anything is new.
         """
         objects = cluster.documents
         by_node: dict[str, list[Document]] = {node.name: [] for node in cluster.lab.running}
@@ -102,6 +105,8 @@ class State:
             moved = (services, policies) != (self._fingerprint, self._policies)
             self._fingerprint, self._policies, self.published = services, policies, opened
             renewed = self.cluster is None or self.cluster.lab != cluster.lab
+            newer = self.cluster is None or self.cluster.revision != cluster.revision
+            told = self.place is not None and (renewed or newer)
             self.cluster, self.stable = cluster, stable
             touched = [
                 name
@@ -114,7 +119,7 @@ class State:
             self.pace.published(moves=moved or bool(touched))
             self._notice_agreement()
             self.changed.notify_all()
-        for name in [*touched, *([GATEWAY] if reopened else [])]:
+        for name in [*touched, *([GATEWAY] if reopened else []), *([BALANCER] if told else [])]:
             wake(name)
 
     # -- machines of their own
@@ -139,6 +144,7 @@ class State:
                 uplink=self.place.uplink if self.place is not None else "",
                 node=self._reports.get(node, NodeReport()),
                 services=self._services.get(node, ServicesReport()),
+                balancer=self._balancer,
             )
 
     def told_by(self, node: str) -> Told:
@@ -232,18 +238,29 @@ class State:
         hosts = {pod.node for pod in placed if pod.title in pods}
         return all(self._followed.get(n.name) == lab for n in lab.running if n.name in hosts)
 
+    def objects(self) -> Inventory | None:
+        """Return the objects in etcd as last published, None before that."""
+        cluster = self.cluster
+        return cluster.documents if cluster is not None else None
+
     def report_balancer(self, report: BalancerReport) -> None:
         """Take what the balancer says of itself."""
         with self.changed:
-            if self._balancer != report:
-                self._balancer = report
-                self._notice_agreement()
-                self.changed.notify_all()
+            if self._balancer == report:
+                return
+            self._balancer = report
+            self._notice_agreement()
+            self.changed.notify_all()
+        if self.place is not None:
+            self.on_report(self.place.node)
 
     def balancer_report(self) -> BalancerReport:
         """Return the latest report of the balancer."""
         with self.changed:
-            return self._balancer
+            home = outside_home(self.lab) if self.lab is not None else None
+            if home is None or self.is_here(home.name):
+                return self._balancer
+            return self.told_by(home.name).balancer
 
     def calm(self) -> bool:
         """Return whether every node has made its newest snapshot true."""
@@ -307,7 +324,8 @@ class State:
         for pod in cluster.pods:
             if pod.node in reports and (problem := pod_problem(pod)):
                 yield problem
-        if lab.balancer is not None and self.place is None:
+        home = outside_home(lab)
+        if lab.balancer is not None and (home is None or home.name in reports):
             yield from self._balancer_problems()
         for one in objects.of("Pod") if expected or not self._short_of_nodes() else ():
             if not one.get("spec", {}).get("nodeName"):
@@ -383,7 +401,7 @@ class State:
         return {n.name for n in (self.lab.running if self.lab else ()) if self._because(n.name)}
 
     def _balancer_problems(self) -> list[str]:
-        report = self._balancer
+        report = self.balancer_report()
         if report.error:
             return [f"{BALANCER}: {report.error}"]
         if (report.count, report.versions) != self._fingerprint:

@@ -148,7 +148,8 @@ def backends(lab: Lab, nodes: Sequence[Document], *, ip_mode: str) -> list[Backe
     return [
         Backend(node.name, node.address)
         for node in lab.nodes
-        if node.name in fit and (ip_mode == PROXY or lab.segment_of(node.address) == home)
+        if node.name in fit
+        and (ip_mode == PROXY or (lab.segment_of(node.address) == home and not node.host))
     ]
 
 

@@ -278,15 +278,14 @@ def up_here(
         raise UsageError("--verify looks at a lab on one machine", hint="leave it out")
     require_root()
     begun = time.monotonic()
-    lab, notes = machines.spread(declared.require_lab())
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    lab = machines.spread(declared.require_lab())
     scheme = "https" if said["etcd_certfile"] else "http"
     way = access(f"{scheme}://{lab.master.address}:2379", said)
     place, why = machines.master_place(lab, way, uplink=uplink)
     print(
         f"lab {lab.name}: this machine is {' and '.join(place.names)}; uplink {place.uplink}: {why}"
     )
+    machines.require_free(declared, lab, place.uplink)
     declared = replace(declared, lab=lab)
     with Progress(f"up {lab.name}") as progress:
         report = up(

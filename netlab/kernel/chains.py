@@ -10,14 +10,15 @@ from typing import NamedTuple
 from netlab.errors import CapabilityError
 from netlab.kernel import netlink
 
-OWN = (("bridge", "netlab-faults"),)  # tables that are netlab's wherever they are
+# Tables that are netlab's wherever they are.
+OWN = (("bridge", "netlab-faults"), ("netdev", "netlab-balancer"))
 TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))  # those of iptables
 
 _GET_CHAIN = 10 << 8 | 4  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN
 _TABLE, _NAME, _HOOK = 1, 3, 4  # NFTA_CHAIN_*, linux/netfilter/nf_tables.h
 _GET_TABLE = 10 << 8 | 1  # NFT_MSG_GETTABLE
 _TABLE_NAME = 1  # NFTA_TABLE_NAME
-_BRIDGE = bytes((7, 0, 0, 0))  # nfgenmsg: NFPROTO_BRIDGE
+_EVERY = bytes(4)  # nfgenmsg: NFPROTO_UNSPEC
 # nfgenmsg: NFPROTO_IPV4 or _IPV6, version, resource
 _FAMILY = {"ip": bytes((2, 0, 0, 0)), "ip6": bytes((10, 0, 0, 0))}
 
@@ -35,7 +36,7 @@ def own_tables() -> list[tuple[str, str]]:
     try:
         connection = netlink.Socket(netlink.NETFILTER)
         try:
-            bodies = connection.dump(_GET_TABLE, _BRIDGE)
+            bodies = connection.dump(_GET_TABLE, _EVERY)
         finally:
             connection.close()
     except OSError:  # a kernel without nftables has none

@@ -256,7 +256,8 @@ def _overlay(
 
 
 # The neighbours that have a place of their own, on the links where any should; machines of the
-# underlay always have some. A permanent one of somebody else's is as good there.
+# underlay always have some. A permanent one of somebody else's is as good there. On a link of ours
+# where any should have a certain MAC, all that have one.
 def _places(
     name: str,
     connection: netlink.Socket,
@@ -265,8 +266,13 @@ def _places(
     family: int,
 ) -> list[Object]:
     on = {one.link for one in wanted.values() if isinstance(one, Neighbor) and not one.mac}
+    fixed = {one.link for one in wanted.values() if isinstance(one, Neighbor) and one.mac}
     found: list[Object] = []
     for link in by_index.values():
+        if link.name in fixed and link.group == GROUP and link.kind not in TUNNELS:
+            body = routes.neighbors_body(family, link.ifindex)
+            near = connection.dump(routes.GET_NEIGHBOR, body)
+            found += [it for each in near if (it := routes.neighbor(each, name, link.name))]
         if link.name not in on:
             continue
         body = routes.neighbors_body(family, link.ifindex)

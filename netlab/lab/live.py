@@ -12,6 +12,7 @@ import msgspec
 from netlab import controllers, patience
 from netlab.agent import control
 from netlab.agent import place as places
+from netlab.beyond import outside_home
 from netlab.cluster import Cluster, cluster
 from netlab.controllers import Change, podstate, scheduler
 from netlab.controllers.change import generated
@@ -28,7 +29,7 @@ from netlab.store import registry
 from netlab.store.access import Access
 from netlab.store.etcd import Etcd, KeyValue, Listing
 from netlab.store.mailbox import Correspondent
-from netlab.world import MASTER, OUTSIDE, outside_home
+from netlab.world import MASTER, OUTSIDE, members
 
 ANSWER = patience.seconds(1.5)  # seconds etcd may take to answer at all
 CHANGE = 60.0  # seconds without a word from the agent while it changes the world around the nodes
@@ -103,7 +104,7 @@ class Live:
         if member == MASTER:
             return places.mailbox_of_master(self.lab)
         home = outside_home(self.lab)
-        if member in OUTSIDE and home is not None:
+        if member in OUTSIDE and member in members(self.lab) and home is not None:
             return self.machine_of(home.name)
         raise NotFoundError(
             f"lab {self.name} is on several machines: no {member} here; this machine is "

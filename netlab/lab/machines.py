@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,11 +21,15 @@ from netlab.agent import place as places
 from netlab.agent.following import lab_of
 from netlab.agent.place import Place
 from netlab.agent.reports import LAB
-from netlab.errors import NetlabError, NotFoundError, StoreError, UsageError
+from netlab.errors import InputError, NetlabError, NotFoundError, StoreError, UsageError
+from netlab.kernel import arp
 from netlab.kernel.cards import cards
 from netlab.lab.directory import lock, names, run_directory
 from netlab.model.lab import Lab
 from netlab.store.access import Access
+from netlab.topology import Declaration
+from netlab.topology.mistakes import Mistakes
+from netlab.topology.tree import Path as Field
 
 DATA = Path("/var/lib/netlab")  # what outlasts a reboot: the master's
 ANSWER = 3.0  # seconds etcd may take to answer
@@ -49,8 +54,8 @@ def declared(access: Access) -> Lab:
     return lab_of(held.value)
 
 
-def spread(lab: Lab) -> tuple[Lab, list[str]]:
-    """Return *lab* as one whose nodes are machines, and what that leaves out of it.
+def spread(lab: Lab) -> Lab:
+    """Return *lab* as one whose nodes are machines.
 
     Raises UsageError: an address that tells nobody apart.
     """
@@ -63,10 +68,34 @@ def spread(lab: Lab) -> tuple[Lab, list[str]]:
                 f"{what} is declared with {address}, which NAT gives every virtual machine alike",
                 hint="declare the addresses of a private network",
             )
-    notes = []
-    if lab.balancer is not None:
-        notes.append("a lab of several machines has no balancer: LoadBalancers get no address")
-    return replace(lab, spread=True, balancer=None), notes
+    return replace(lab, spread=True)
+
+
+def require_free(declared: Declaration, lab: Lab, uplink: str) -> None:
+    """Ask the wire of this machine's card *uplink* whether the addresses of the balancer of *lab*
+    are anybody's. Raises InputError, with who has them."""
+    given, here = lab.balancer, cards()
+    if given is None:
+        return
+    net = IPv4Network(lab.segment_of(given.address).cidr)
+    own = {one.partition("/")[0]: card.name for card in here for one in card.addresses}
+    near = [one for card in here if card.name == uplink for one in card.addresses]
+    if not any(IPv4Interface(one).ip in net for one in near):
+        return  # it is another wire: nobody there could hear us
+    wanted: dict[str, Field] = {given.address: ("balancer", "address")}
+    for index, numbers in enumerate(given.ranges):
+        wanted |= {str(IPv4Address(one)): ("balancer", "pool", index) for one in numbers}
+    held = {one: f"by {mac}" for one, mac in arp.holders(uplink, wanted).items()}
+    held |= {one: f"by {card} of this machine" for one, card in own.items() if one in wanted}
+    mistakes = Mistakes()
+    for one, by in held.items():
+        words = f"{one} is in use on the wire of {uplink}, {by} (an address that is nobody's)"
+        if declared.lab_origin is not None:
+            mistakes.at(declared.lab_origin, wanted[one], words)
+        else:
+            mistakes.add(lab.name, 0, wanted[one], words)
+    if mistakes:
+        raise InputError(mistakes.lines())
 
 
 def node_place(lab: Lab, node: str, access: Access, *, uplink: str = "") -> tuple[Place, str]:

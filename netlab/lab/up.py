@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from netlab import attachments, capabilities, patience, processes
+from netlab import attachments, beyond, capabilities, patience, processes
 from netlab.agent import control
 from netlab.agent import place as places
 from netlab.agent.place import Place
@@ -44,6 +44,9 @@ def up(
     capabilities.require_mode(lab.proxyMode)
     if lab.dual:
         capabilities.require_ipv6()
+    home = beyond.outside_home(lab)
+    if lab.balancer is not None and place is not None and home and home.name == place.node:
+        capabilities.require_handing_on()
     began = time.monotonic()
     if place is not None:
         machines.take(lab.name, place)

@@ -78,7 +78,8 @@ def _request(
     way.source_port, way.destination_port = flow.source_port or None, flow.destination_port
     gateway = (world.GATEWAY, lab.gateway.address)
     way.at(source.netns, world.UPLINK, OUT, f"the cable to {lab.netns(world.GATEWAY)} carries it")
-    way.at(lab.netns(world.GATEWAY), source.member, IN, f"route to {balancer[1]} dev eth0")
+    card = world.BALANCER if lab.spread else world.UPLINK
+    way.at(lab.netns(world.GATEWAY), source.member, IN, f"route to {balancer[1]} dev {card}")
     way.forwarded()
     across_underlay(way, gateway, balancer)
     way.forwarded()

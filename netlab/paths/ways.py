@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from netlab import world
+from netlab import beyond, world
 from netlab.cluster import Cluster, NodeState
 from netlab.model.lab import Lab, like
 from netlab.packets import BARE, Direction, Expectation, Flow, Hop, Outer
@@ -110,16 +110,26 @@ def across_underlay(way: Way, sender: tuple[str, str], receiver: tuple[str, str]
 def _across_machines(way: Way, name: str, peer: str) -> None:
     """Follow a packet from one machine to another: nobody sees what is between them.
 
-    The gateway, and a stranger, hang on one of them by a cable, which so is on the way of all the
-    others.
+    The gateway, the balancer, and a stranger hang on one of them by a cable, which so is on the way
+    of all the others.
     """
     lab = way.lab
-    here, there = world.behind(lab, name), world.behind(lab, peer)
+    if {name, peer} == {world.GATEWAY, world.BALANCER}:
+        far = lab.netns(peer)
+        way.at(lab.netns(name), peer, OUT, f"the cable to {far} carries it")
+        way.at(far, name, IN, f"{far} takes it", own=True)
+        return
+    here, there = beyond.behind(lab, name), beyond.behind(lab, peer)
     if here is not None:
         home, port = here
         own = lab.netns(home.name)
         way.at(lab.netns(name), world.UPLINK, OUT, f"the cable to {port} of {own} carries it")
-        way.at(own, port, IN, f"{own} takes it", own=True)
+        handed = lab.balancer is not None and lab.balancer.holds(way.destination)
+        if handed and peer != home.name:
+            words = f"table {beyond.FAMILY} {beyond.TABLE} of {own} hands it to {peer}"
+            way.at(own, port, IN, words)
+        else:
+            way.at(own, port, IN, f"{own} takes it", own=True)
         name = home.name
         if peer == name:
             return

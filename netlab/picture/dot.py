@@ -49,13 +49,15 @@ def _lines(picture: Picture) -> Iterator[str]:
     numbers = {segment.name: number for number, segment in enumerate(picture.segments)}
     yield from (f"  {name} -- gateway;" for name in outside)
     for name in inside:
+        if name == world.BALANCER and members[name].behind:
+            yield f"  {world.GATEWAY} -- {name};"
         if not members[name].behind:
             yield f"  {name} -- segment{numbers[members[name].segment]};"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)
         for name in inside:
             if members[name].behind == node.netns:
-                ends = f'lhead=cluster_n{number}, headlabel="{world.OUTWARDS}"'
+                ends = f'lhead=cluster_n{number}, headlabel="{members[name].port}"'
                 yield f"  {name} -- n{number}eth0 [{ends}];"
         yield f"  segment{numbers[node.segment]} -- n{number}eth0;"
     if picture.absent:

@@ -201,7 +201,11 @@ def _members(picture: Picture, segment: str, left: float, y: float) -> dict[str,
     width, height = MEMBER
     found: dict[str, Box] = {}
     x = left
-    for name in (world.INTERNET, world.GATEWAY, world.CLIENT, world.MASTER, world.BALANCER):
+    balancer = picture.members.get(world.BALANCER)
+    order = [world.INTERNET, world.GATEWAY, world.CLIENT, world.MASTER, world.BALANCER]
+    if balancer is not None and balancer.behind:  # above the node that it hangs on
+        order = [order.pop(), *order]
+    for name in order:
         home = name if name in (world.MASTER, world.BALANCER) else world.GATEWAY
         if name in picture.members and picture.members[home].segment == segment:
             found[name] = Box(x, y, width, height)

@@ -66,13 +66,15 @@ def _lines(picture: Picture) -> Iterator[str]:
             yield f"  router --- segment{number}"
     yield from (f"  {name} --- gateway" for name in outside)
     for name in inside:
+        if name == world.BALANCER and members[name].behind:
+            yield f"  {world.GATEWAY} --- {name}"
         if not members[name].behind:
             yield f"  {name} --- segment{numbers[members[name].segment]}"
     for number, node in enumerate(picture.nodes):
         yield from _node(number, node, small=picture.small)
         for name in inside:
             if members[name].behind == node.netns:
-                yield f"  {name} ---|{world.OUTWARDS}| n{number}"
+                yield f"  {name} ---|{members[name].port}| n{number}"
         yield f"  segment{numbers[node.segment]} --- n{number}eth0"
     if picture.absent:
         yield f"  absent[{label(f'and {picture.absent} more nodes')}]"

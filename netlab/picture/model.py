@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from netlab import world
+from netlab import beyond, world
 from netlab.cluster import Cluster, NodeState, PodState
 from netlab.model.kubernetes import Pod as PodDocument
 from netlab.model.kubernetes import view
@@ -62,7 +62,8 @@ class Node(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """A machine that is no node; `segment` is empty outside.
 
-    `behind`: the namespace of the node that it hangs on by a cable, in that node's segment.
+    `behind`: the namespace of the node that it hangs on by a cable, in that node's segment; `port`:
+    the end of the cable there.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Member(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     segment: str = ""
     behind: str = ""
+    port: str = ""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -121,10 +123,12 @@ def picture(
         for name, address in world.machines(lab)
         if name in (world.GATEWAY, world.MASTER, world.BALANCER)
     }
-    behind = {}
-    if home := world.outside_home(lab):
-        segments[world.GATEWAY] = plain(lab.segment_of(home.address).name)
-        behind[world.GATEWAY] = lab.netns(home.name)
+    behind: dict[str, tuple[str, str]] = {}
+    if home := beyond.outside_home(lab):
+        for name in (world.GATEWAY, world.BALANCER):
+            segments[name] = plain(lab.segment_of(home.address).name)
+            if hung := beyond.behind(lab, name):
+                behind[name] = lab.netns(home.name), hung[1]
     return Picture(
         lab=plain(lab.name),
         facts=_facts(cluster, pods, found),
@@ -135,7 +139,7 @@ def picture(
         members={
             name: Member(
                 *(name, lab.netns(name), tuple(addresses)),
-                *(segments.get(name, ""), behind.get(name, "")),
+                *(segments.get(name, ""), *behind.get(name, ("", ""))),
             )
             for name, addresses in world.member_addresses(lab).items()
             if name != world.UNDERLAY and not (name == world.MASTER and _holds_master(cluster))

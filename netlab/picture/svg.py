@@ -153,9 +153,14 @@ def _past_the_bus(drawn: Layout, name: str) -> Iterator[str]:
     card = drawn.card(drawn.picture.members[name].behind)
     if card is not None:
         box = drawn.members[name]
-        x = max(card.box.x + BESIDE, min(box.right - BESIDE, card.box.right - BESIDE))
-        yield _line((x if x > box.x else box.middle[0], box.bottom), (x, card.box.y), "cable")
-        yield _text(world.OUTWARDS, (x - 6, card.box.y - 6), 12, "dim end", mono=True)
+        left = name == world.BALANCER  # which stands first
+        inside = card.box.x + BESIDE if left else card.box.right - BESIDE
+        x = max(card.box.x + BESIDE, min(box.right - BESIDE, inside))
+        above = x if box.x < x < box.right else box.middle[0]
+        yield _line((above, box.bottom), (x, card.box.y), "cable")
+        at, words = (x + 6, "dim") if left else (x - 6, "dim end")
+        port = drawn.picture.members[name].port
+        yield _text(port, (at, card.box.y - 6), 12, words, mono=True)
 
 
 def _members(drawn: Layout) -> Iterator[str]:

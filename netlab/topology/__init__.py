@@ -42,13 +42,14 @@ LAB_EXAMPLE = "apiVersion: netlab/v1, kind: Lab, metadata: {name: demo}, nodes: 
 
 class Declaration(msgspec.Struct, frozen=True):
     """What some sources declare. `origins` has the place of each of `documents`; `files` are the
-    sources, absolute, if none of it came from stdin."""
+    sources, absolute, if none of it came from stdin; `lab_origin` is the place of the Lab."""
 
     lab: Lab | None
     documents: tuple[Document, ...]
     notes: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
     files: tuple[str, ...] = ()
+    lab_origin: Origin | None = None
 
     def require_lab(self) -> Lab:
         """Return the Lab. Raises InputError when no Lab document was declared."""
@@ -92,6 +93,7 @@ def load(
         documents=tuple(piece.document for piece in others),
         notes=(*_notes(others), *doubts),
         origins=tuple(piece.origin for piece in others),
+        lab_origin=labs[0].origin if labs else None,
         files=() if "-" in sources else tuple(os.path.abspath(one) for one in sources),
     )
 

@@ -66,6 +66,8 @@ def check(lab: dict[str, Any], say: Say, *, spread: bool = False) -> None:
     _check_backend(lab, say)
     _check_service_cidr(lab, say)
     _check_pool(lab, say)
+    if spread:
+        _check_balancer_home(lab, say)
     _check_dns(lab, say)
 
 
@@ -356,6 +358,18 @@ def _check_pool(lab: dict[str, Any], say: Say) -> None:
             if mine[0] <= known[-1] and known[0] <= mine[-1]:
                 say(path, f"{entry} overlaps balancer.pool[{other}] (entries apart)")
         before.append((index, mine))
+
+
+def _check_balancer_home(lab: dict[str, Any], say: Say) -> None:
+    """Check that the balancer is on the segment of the machine that it hangs on."""
+    text = (lab.get("balancer") or {}).get("address")
+    home = next((node.get("address") for _, node in items(lab["nodes"])), None)
+    if values.address(text) or values.address(home):
+        return
+    for path, net in prefixes(lab):
+        if path[0] == "underlay" and IPv4Address(home) in net and IPv4Address(text) not in net:
+            words = f"{text} is not in {net}, as is the first node, on whose machine it would be"
+            say(("balancer", "address"), f"{words} (an address there)")
 
 
 def _check_dns(lab: dict[str, Any], say: Say) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from netlab import attachments, desired, plan, world
+from netlab import attachments, beyond, desired, plan, world
 from netlab.balancing import listeners
 from netlab.cluster import Cluster, NodeState
 from netlab.flannel.config import resolve
@@ -98,7 +98,7 @@ def _wanted(cluster: Cluster, leases: Sequence[Lease], way: Way) -> dict[str, li
         found.update(desired.pods(cluster, node) if own else {})
     published = listeners.published(cluster.lab, cluster.documents.of("Service"))
     lab = cluster.lab
-    around = world.outside(lab) if lab.spread else world.objects(lab, published)
+    around = beyond.outside(lab, published) if lab.spread else world.objects(lab, published)
     for netns, objects in around.items():
         found[netns] = [*dict.fromkeys([*objects, *found.get(netns, [])])]
     return found

@@ -7,10 +7,12 @@ with the same one: by the device it came in by, from its source, to its destinat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from netlab import beyond
 from netlab.errors import KernelError
 from netlab.journeys import NextHop, Rule, Seen, Step, Track
 from netlab.kernel import lookup
@@ -18,6 +20,7 @@ from netlab.kernel.links import Link
 from netlab.kernel.netlink import NetlinkError
 from netlab.kernel.netns import entered
 from netlab.packets import Direction
+from netlab.processes.commands import run
 
 _BEHIND = ("forward", "postrouting")  # hooks that a packet comes to once it has its route
 
@@ -93,6 +96,8 @@ class Kernels:
 
 def _next_hop(turn: Turn, links: dict[str, Link]) -> NextHop | None:
     after = turn.after
+    if beyond.BALANCED in links and (handed := _handed_on(turn)) is not None:
+        return handed
     arriving = _arriving(turn, links)
     if arriving is None:
         return _switched(after, links)
@@ -133,6 +138,29 @@ def _arriving(turn: Turn, links: dict[str, Link]) -> int | None:
         link = next((one for one in links.values() if one.ifindex == link.master), link)
     # A tun device has no MAC, and gives all that comes to IP.
     return link.ifindex if not link.mac or before.frame[:6].hex(":") == link.mac else None
+
+
+def _handed_on(turn: Turn) -> NextHop | None:
+    """Return the rule that handed a packet on before IP got it: it names the MAC it came to, or
+    the prefix that it is from, and the device."""
+    before, after = turn.before, turn.after
+    if before is None:
+        return None
+    named = ("nft", "list", "table", beyond.FAMILY, beyond.TABLE)
+    chain = ""
+    for line in map(str.strip, run(named, check=False).stdout.splitlines()):
+        if line.startswith("type filter hook ingress device "):
+            chain = line.split('"')[1]
+        if chain == before.device and f'device "{after.device}"' in line:
+            words = line.split()
+            to = before.frame[:6].hex(":") in words
+            since = "saddr" in words and IPv4Address(before.flow.source) in IPv4Network(
+                words[words.index("saddr") + 1]
+            )
+            if to or since:
+                rule = f"table {beyond.FAMILY} {beyond.TABLE}: {line.partition(' comment')[0]}"
+                return NextHop(after.place, "rule", after.device, rule)
+    return None
 
 
 def _switched(after: Seen, links: dict[str, Link]) -> NextHop | None:

@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 
 from msgspec.structs import replace
 
-from netlab import patience, world
+from netlab import beyond, patience, world
 from netlab.agent.place import Place
 from netlab.cluster import Cluster
 from netlab.errors import UsageError
@@ -97,7 +97,7 @@ class Across:
 
     def machine(self, netns: str) -> str:
         """Return on which other machine *netns* is, "" for this one."""
-        member, home = netns.split(".")[1], world.outside_home(self._live.lab)
+        member, home = netns.split(".")[1], beyond.outside_home(self._live.lab)
         if member in world.OUTSIDE and home is not None:
             member = home.name
         member = self.guests.get(member, member)

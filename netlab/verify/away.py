@@ -35,7 +35,7 @@ from netlab.processes import MARK, START, run
 from netlab.processes.commands import program_errors
 from netlab.proxy.addresses import Family
 from netlab.proxy.addresses import family as family_of
-from netlab.verify import joining
+from netlab.verify import balancing, joining
 from netlab.verify.context import Context, Live
 
 CUT = "netlab-cut"  # the table
@@ -148,11 +148,18 @@ def cutting(lab: Lab, node: LabNode, family: Family) -> list[str]:
     ]
 
 
+def silence(live: Live, words: dict[str, Any]) -> AbstractContextManager[None]:
+    """Have the balancer's probes of this machine be lost: see `balancing`."""
+    assert live.place is not None
+    return balancing.silence(live.lab, live.lab.netns(live.place.node), words["ports"])
+
+
 DEEDS: dict[str, Callable[[Live, dict[str, Any]], AbstractContextManager[None]]] = {
     "guest": guest,
     "cut": cut,
     "declared": declared,
     "machine": machine,
+    "silence": silence,
 }
 
 

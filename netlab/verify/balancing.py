@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-from netlab import patience, probe, world
+from netlab import beyond, patience, probe, world
 from netlab.balancing import rules
 from netlab.balancing.listeners import HEALTHZ_PORT, VIP, Listener, backends, listeners
 from netlab.cluster import NodeState
 from netlab.controllers.nodes import lost
 from netlab.kernel import owned
 from netlab.model.kubernetes import Document
+from netlab.model.lab import Lab
 from netlab.model.modes import Mode
 from netlab.packets import Direction, Flow, Outcome, Protocol, RuleHit, Sighting
 from netlab.paths import Place, balancerways
@@ -39,6 +41,7 @@ OK = 200  # HTTP: the node is well
 PATIENCE = patience.seconds(5.0)
 LOOK = 0.05  # seconds between two looks
 TRIES = 3  # of a flow, when the sensors lost frames
+SILENT_AT_MOST = patience.seconds(30.0)  # seconds, should this end without a word
 SILENCE = "netlab-silence"  # the table that drops probes at a node for a while
 
 
@@ -92,9 +95,13 @@ def _one_of_each(found: Iterable[Listener]) -> dict[str, str]:
 
 def _watched(context: Context) -> list[str]:
     lab = context.lab
-    members = (world.CLIENT, world.INTERNET, world.GATEWAY, world.UNDERLAY, world.BALANCER)
-    names = [lab.netns(member) for member in members]
-    return [*names, *_netns(context.cluster.nodes), *(pod.netns for pod in context.pods)]
+    members = (world.CLIENT, world.INTERNET, world.GATEWAY, world.BALANCER)
+    names = [*(lab.netns(member) for member in members), *world.between(lab)]
+    return [
+        *dict.fromkeys(names),
+        *_netns(context.cluster.nodes),
+        *(pod.netns for pod in context.pods),
+    ]
 
 
 def _netns(nodes: Iterable[NodeState]) -> list[str]:
@@ -220,16 +227,21 @@ class _Flows:
         checked.passages += verdict.passages
 
     def _node(self, sightings: Sequence[Sighting]) -> NodeState | None:
-        """Return the node that the request was seen to come to from the balancer."""
-        for seen in sightings:
+        """Return the node that the request was seen to come to from the balancer.
+
+        The last one: in a lab of several machines it may cross the first on its way to another.
+        """
+        found = None
+        for seen in sorted(sightings, key=lambda one: one.time):
             for node in self.context.cluster.nodes:
                 to = self.listener.address if self.listener.mode == VIP else node.address
                 place = (seen.netns, seen.device, seen.direction)
-                if place == (node.netns, world.UPLINK, Direction.IN) and (
+                card = beyond.card_towards_balancer(self.context.lab, node.declared)
+                if place == (node.netns, card, Direction.IN) and (
                     seen.outer is None and seen.flow.destination == to
                 ):
-                    return node
-        return None
+                    found = node
+        return found
 
     def _fate(self, node: NodeState) -> Fate:
         """Return what *node* is to do with what the balancer sends it."""
@@ -239,7 +251,7 @@ class _Flows:
             sent.destination,
             sent.destination_port,
             sent.protocol.upper(),
-            world.UPLINK,
+            beyond.card_towards_balancer(self.context.lab, node.declared),
         )
         return outcome(self.decisions.of(node), packet, local=serviceprobe.own_addresses(node))
 
@@ -368,15 +380,9 @@ def _without(flows: Sequence[_Flows], checked: Checked) -> None:
     if node is None or min(map(len, used)) < 2:
         checked.evidence.append("one node only: none was taken out of health")
         return
-    assert context.lab.balancer is not None
-    ports = ", ".join(sorted({str(one.listener.check_port) for one in flows}))
-    source = context.lab.balancer.address
-    chain = (
-        "input { type filter hook input priority filter; "
-        f"ip saddr {source} tcp dport {{ {ports} }} counter drop; }}"
-    )
-    began = time.monotonic()
-    with owned.table(node.netns, SILENCE, [chain]):
+    ports = sorted({one.listener.check_port for one in flows})
+    with _silent(context, node, ports):
+        began = time.monotonic()
         gone = _seen(flows, node, used=False, began=began)
         checked.evidence.append(
             f"{node.name} without answers to the balancer's probes: no listener's after "
@@ -396,6 +402,28 @@ def _without(flows: Sequence[_Flows], checked: Checked) -> None:
     checked.evidence.append(f"{node.name} answers again: used after {back * 1000:.0f} ms")
     for one in flows:
         checked.evidence.append(one.fair())
+
+
+@contextmanager
+def _silent(context: Context, node: NodeState, ports: Sequence[int]) -> Iterator[None]:
+    """Have the balancer's probes of *node*, at *ports*, be lost meanwhile."""
+    if context.here not in ("", node.name):
+        with context.away(node.name, "silence", {"ports": ports, "seconds": SILENT_AT_MOST}):
+            yield
+        return
+    with silence(context.lab, node.netns, ports):
+        yield
+
+
+def silence(lab: Lab, netns: str, ports: Iterable[int]) -> AbstractContextManager[None]:
+    """Have the balancer's probes of the node *netns*, at *ports*, be lost there meanwhile."""
+    assert lab.balancer is not None
+    chain = (
+        "input { type filter hook input priority filter; "
+        f"ip saddr {lab.balancer.address} tcp dport {{ {', '.join(map(str, ports))} }} "
+        "counter drop; }"
+    )
+    return owned.table(netns, SILENCE, [chain])
 
 
 def _seen(flows: Sequence[_Flows], node: NodeState, *, used: bool, began: float) -> float:

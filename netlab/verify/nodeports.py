@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netlab import world
+from netlab import beyond, world
 from netlab.cluster import NodeState
 from netlab.model.lab import like
 from netlab.packets import Outcome
@@ -61,7 +61,7 @@ def _client_and_nodes(context: Context) -> tuple[Place, list[NodeState]]:
     """Return who asks, and whom: the client outside each node. A machine that has no client, or
     whose gateway lets nothing in, asks the others."""
     nodes = [node for node in context.cluster.nodes if node.subnet]
-    home = world.outside_home(context.lab)
+    home = beyond.outside_home(context.lab)
     if home is None or (home.name == context.here and context.lab.gateway.publish):
         return of_member(context.cluster, world.CLIENT), nodes
     client = of_node(context.nodes[0])

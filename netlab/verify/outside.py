@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from netlab import world
+from netlab import beyond, world
 from netlab.cluster import NodeState, PodState
 from netlab.model.lab import like
 from netlab.packets import Direction, Outcome, Protocol
@@ -139,7 +139,7 @@ def _rewrite(context: Context, shot: Shot, node: NodeState) -> str:
                 return s.flow.source, s.flow.destination
         raise Failure(f"not seen on {node.netns} {device} {direction}")
 
-    bridge, card = node.declared.bridge, world.way_out(context.lab, node.declared)
+    bridge, card = node.declared.bridge, beyond.way_out(context.lab, node.declared)
     before, after = at(bridge, Direction.IN)[0], at(card, Direction.OUT)[0]
     back, undone = at(card, Direction.IN)[1], at(bridge, Direction.OUT)[1]
     return (
@@ -202,7 +202,7 @@ def _control(context: Context) -> str:
     node = context.cluster.nodes[0]
     client = of_member(context.cluster, world.CLIENT)
     shot = context.shoot(client, of_node(node), protocol=Protocol.TCP, port=first)
-    card = world.way_out(context.lab, node.declared)
+    card = beyond.way_out(context.lab, node.declared)
     arrived = any(s.netns == node.netns and s.device == card for s in shot.sightings)
     if shot.verdict.outcome is not Outcome.PASS and not arrived:
         raise Failure(

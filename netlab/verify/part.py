@@ -16,6 +16,7 @@ from netlab.errors import NetlabError
 from netlab.lab.live import connect
 from netlab.packets import Verdict
 from netlab.verify import (
+    balancing,
     daemons,
     flat,
     following,
@@ -64,6 +65,7 @@ OUTSIDE: dict[str, Check] = {
     "clusterip-outside": outside.clusterip_outside,
     "firewall": outside.firewall,
     "ingress": ingress.ingress,
+    "loadbalancer": balancing.loadbalancer,
 }
 # What changes the lab: one machine does so and looks at all, each of these after the other.
 ONCE: dict[str, Check] = {

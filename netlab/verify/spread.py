@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from netlab import world
+from netlab import beyond
 from netlab.agent import readings
 from netlab.agent.answering import VERIFIED_WITHIN
 from netlab.errors import NetlabError
@@ -25,15 +25,7 @@ from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
 from netlab.verify.losing import BACK, CUT
 from netlab.verify.manifold import VARIANTS, in_variants
-from netlab.verify.part import CHECKS, EACH, ONCE, OUTSIDE, proven_here
-
-# Why the other paths are not proven.
-LACKING = {
-    "loadbalancer": (
-        "needs a `balancer`, and a lab of several machines is made without: it hands packets to "
-        "the nodes' cards unchanged, so it must be a machine of its own on their wire"
-    ),
-}
+from netlab.verify.part import EACH, ONCE, OUTSIDE, proven_here
 
 
 def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
@@ -41,9 +33,6 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
 
     Raises NetlabError when a machine does not answer.
     """
-    for path in paths:
-        if path.id not in {**CHECKS, **VARIANTS}:
-            done(Verdict(path.id, Outcome.SKIP, path.title, (LACKING[path.id],)))
     ids = [path.id for path in paths]
     titles = {path.id: path.title for path in paths}
     each = [one for one in EACH if one in ids]
@@ -65,7 +54,7 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
             for verdict in said:
                 found[verdict.path][node] = verdict
 
-        home = world.outside_home(live.lab)
+        home = beyond.outside_home(live.lab)
         for node in names:
             prove(node, [*each, *(outside if home and home.name == node else ())])
         for one in (*each, *outside):

@@ -32,6 +32,7 @@ master: {address: 192.168.56.11}
 nodes:
   - {name: node1, address: 192.168.56.11}
   - {name: node2, address: 192.168.56.12}
+balancer: {address: 192.168.56.5, pool: [192.168.56.200/30]}
 dns: {replicas: 0}
 nodeLifecycle: {gracePeriodSeconds: 2}
 ---
@@ -210,6 +211,11 @@ class Box:
         for card in ("eth0", "eth1"):
             gone = [*self._fabric_ip(), "link", "delete", f"b{self.number}{card}"]
             subprocess.run(gone, check=False, stderr=subprocess.DEVNULL)
+
+    def fabric(self, *words: str) -> str:
+        """Run a command where the wire is; return what it prints."""
+        inside = ("nsenter", "-t", str(self._fabric), "-n", *words)
+        return subprocess.run(inside, check=True, capture_output=True, text=True).stdout
 
     def _fabric_ip(self) -> list[str]:
         return ["nsenter", "-t", str(self._fabric), "-n", "ip"]

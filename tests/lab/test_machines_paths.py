@@ -16,6 +16,7 @@ from netlab.kernel import ipvs
 from netlab.model.backends import BACKENDS
 from netlab.model.modes import PROXY_MODES, Mode
 from netlab.verify.away import CUT
+from netlab.verify.balancing import SILENCE
 
 pytestmark = pytest.mark.lab
 ASKED = ("python3", "-c", ASK)
@@ -67,7 +68,7 @@ def lent(box: Box) -> dict[str, str]:
     return {
         "routes": box.out("sh", "-c", "ip route | sort"),
         "proxies": box.out("ip", "neigh", "show", "proxy"),
-        "tables": box.out("sh", "-c", f"nft list tables | grep {CUT}; true"),
+        "tables": box.out("sh", "-c", f"nft list tables | grep -e {CUT} -e {SILENCE}; true"),
         "guests": box.out("sh", "-c", "ls /run/netns | grep guest-; true"),
         "links": box.out("sh", "-c", "ip -o link | grep -v veth | cut -d: -f2"),
         "processes": box.out("sh", "-c", "grep -laz :away/ /proc/[0-9]*/environ; true"),
@@ -91,6 +92,7 @@ PROVEN = (
     *("lease-in-etcd", "pod-node", "flat-no-nat", "pod-clusterip", "node-clusterip"),
     *("no-endpoints", "nodeport", "affinity", "namespaces", "network-policy"),
     *("clusterip-outside", "firewall", "ingress", "egress-masquerade", "externalname"),
+    "loadbalancer",
     "dns-service",
     *("endpoints-follow", "replicas", "selectors", "headless"),
     *("node-join", "daemonset", "node-lost"),
@@ -118,7 +120,11 @@ def lacking(variant: str) -> str:
 @pytest.mark.parametrize(
     ("path", "names", "proven"),
     [
-        ("proxy-modes", PROXY_MODES, ("node-clusterip", "nodeport", "affinity", "no-endpoints")),
+        (
+            "proxy-modes",
+            PROXY_MODES,
+            ("node-clusterip", "nodeport", "loadbalancer", "affinity", "no-endpoints"),
+        ),
         ("backends", BACKENDS, ("pod-pod-cross-node", "flat-no-nat", "egress-masquerade")),
     ],
 )
@@ -165,10 +171,11 @@ def nodes(box: Box) -> list[str]:
     ("path", "begun"),
     [
         ("node-join", "ls /run/netns | grep guest-"),
+        ("loadbalancer", f"nft list tables | grep {SILENCE}"),
         ("daemonset", "ls /run/netns | grep guest-"),
         ("node-lost", CUTTING),
     ],
-    ids=["node-join", "daemonset", "node-lost"],
+    ids=["node-join", "loadbalancer", "daemonset", "node-lost"],
 )
 def test_what_a_killed_check_did_on_another_machine_ends_by_itself(
     two: tuple[Box, Box], before: list[dict[str, str]], path: str, begun: str

@@ -41,6 +41,7 @@ ROOMS = {
         "probes",
         "vhosts",
         "uplinks",
+        "beyond",
     ],
     "edges": [
         "kernel",

@@ -13,6 +13,7 @@ from drawn_labs import HARMFUL, drawn_lab, pod, service, slice_of
 from msgspec.structs import replace
 
 from netlab.cluster import cluster
+from netlab.model.lab import Balancer
 from netlab.picture.dot import dot
 from netlab.picture.layout import Box, layout
 from netlab.picture.mermaid import mermaid
@@ -80,6 +81,19 @@ def test_the_gateway_of_machines_of_their_own_hangs_on_the_first(nodes: int) -> 
     ]
     assert len(ends) == 1
     assert box.x < ends[0][0] < box.right and card.box.x < ends[0][2] < card.box.right
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+def test_the_balancer_of_machines_of_their_own_hangs_on_the_first_too(nodes: int) -> None:
+    seen = drawn_lab(nodes, 1)
+    given = Balancer("192.168.50.5", ["192.168.50.200/30"])
+    drawn = picture(replace(seen, lab=replace(seen.lab, spread=True, balancer=given)))
+    assert drawn.members["balancer"].behind == drawn.nodes[0].netns
+    said = mermaid(drawn), dot(drawn)
+    assert "balancer ---|balancer0| n0\n" in said[0] and "gateway --- balancer\n" in said[0]
+    assert "gateway -- balancer;" in said[1] and 'headlabel="balancer0"' in said[1]
+    assert not any("balancer -- seg" in one or "balancer --- seg" in one for one in said)
+    assert {"balancer0", "outside0"} <= set(texts(svg(drawn)))
 
 
 def test_an_endpoint_that_is_not_ready_or_no_pod_marks_none() -> None:

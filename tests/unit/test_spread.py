@@ -10,12 +10,13 @@ import pytest
 from test_agent import LAB as WHOLE
 from test_agent import LEASES, NODES, document
 
-from netlab import __version__, desired, topology, world
+from netlab import __version__, beyond, desired, topology, world
 from netlab.agent.place import Place, introduced, read, write
 from netlab.agent.reports import (
     ALIVE,
     LAB,
     REPORTS,
+    BalancerReport,
     Heard,
     NodeReport,
     ServicesReport,
@@ -28,10 +29,22 @@ from netlab.agent.summary import status
 from netlab.cli.status import screen
 from netlab.cluster import cluster
 from netlab.errors import InputError, UsageError
+from netlab.firewall import Published
 from netlab.flannel.config import resolve
 from netlab.flannel.lease import Lease
-from netlab.model.lab import LabNode
-from netlab.objects import Address, Bridge, Neighbor, Netns, Object, Route, Sysctl, Veth, Vxlan
+from netlab.model.lab import Balancer, Lab, LabNode
+from netlab.objects import (
+    Address,
+    Bridge,
+    Neighbor,
+    Netns,
+    NftTable,
+    Object,
+    Route,
+    Sysctl,
+    Veth,
+    Vxlan,
+)
 from netlab.paths.ways import Way, across_underlay
 from netlab.proxy.addresses import Family
 from netlab.proxy.options import options_of
@@ -47,9 +60,9 @@ PLACE = Place(node="n1", uplink="enp0s8", access=Access(urls=("http://192.168.50
 # -- what is wanted on the machine
 
 
-def wanted_on(node: int) -> list[Object]:
+def wanted_on(node: int, lab: Lab = SPREAD) -> list[Object]:
     """What is wanted on the first, 0, or the second machine, 1, whose card is enp0s8."""
-    lab = msgspec.structs.replace(PLACE, node=f"n{node + 1}").fitted(SPREAD)
+    lab = msgspec.structs.replace(PLACE, node=f"n{node + 1}").fitted(lab)
     seen = cluster(lab, (document("a", ip="10.244.1.2"),), leases=LEASES)
     own, peer = Lease("10.244.1.0/24", "192.168.50.11"), Lease("10.244.2.0/24", "192.168.50.12")
     leases = (own, peer) if node == 0 else (peer, own)
@@ -63,7 +76,7 @@ def test_a_machine_is_asked_for_nothing_of_its_own() -> None:
     assert tunnel.device == "enp0s8"
     assert {thing.name for thing in wanted if isinstance(thing, Bridge)} == {"docker0"}
     on = {thing.link for thing in wanted if isinstance(thing, Address | Route | Neighbor)}
-    assert on == {"docker0", "flannel.1", world.OUTWARDS}
+    assert on == {"docker0", "flannel.1", beyond.OUTWARDS}
     assert not [thing for thing in wanted if isinstance(thing, Netns)]
     settings = {thing.name for thing in wanted if isinstance(thing, Sysctl)}
     assert {name for name in settings if "flannel" not in name} == {
@@ -72,25 +85,131 @@ def test_a_machine_is_asked_for_nothing_of_its_own() -> None:
     }
 
 
+OUTSIDE = ("203.0.113.10/32", "203.0.113.53/32", "198.51.100.10/32")
+
+
+def ways_on(node: int, lab: Lab = SPREAD) -> dict[str, tuple[str, str | None, bool]]:
+    """The routes of netlab's on a machine, but for those to pods."""
+    return {
+        thing.destination: (thing.link, thing.via, thing.onlink)
+        for thing in wanted_on(node, lab)
+        if isinstance(thing, Route) and not thing.destination.startswith("10.244.")
+    }
+
+
 def test_what_is_outside_is_behind_the_first_machine_and_nothing_else_is() -> None:
-    ways = [
-        {
-            thing.destination: (thing.link, thing.via, thing.onlink)
-            for thing in wanted_on(node)
-            if isinstance(thing, Route) and not thing.destination.startswith("10.244.")
-        }
-        for node in (0, 1)
-    ]
-    beyond = ("203.0.113.10/32", "203.0.113.53/32", "198.51.100.10/32")
-    assert ways[0] == dict.fromkeys(beyond, (world.OUTWARDS, "198.51.100.1", True))
-    assert ways[1] == dict.fromkeys(beyond, ("enp0s8", "192.168.50.11", False))
+    assert ways_on(0) == dict.fromkeys(OUTSIDE, (beyond.OUTWARDS, "198.51.100.1", True))
+    assert ways_on(1) == dict.fromkeys(OUTSIDE, ("enp0s8", "192.168.50.11", False))
     own = [thing for thing in wanted_on(0) if isinstance(thing, Address)]
-    assert [one.address for one in own if one.link == world.OUTWARDS] == ["192.168.50.11/32"]
-    around = world.outside(SPREAD)
-    assert set(around) == {f"t.{one}" for one in world.OUTSIDE}
+    assert [one.address for one in own if one.link == beyond.OUTWARDS] == ["192.168.50.11/32"]
+    around = beyond.outside(SPREAD)
+    assert set(around) == {"t.client", "t.internet", "t.gateway"}
     (cable,) = (one for one in around["t.gateway"] if isinstance(one, Veth) and one.name == "eth0")
-    assert (cable.peer_netns, cable.peer_name) == ("t.n1", world.OUTWARDS)
-    assert not world.between(SPREAD) and world.outside_home(WHOLE) is None
+    assert (cable.peer_netns, cable.peer_name) == ("t.n1", beyond.OUTWARDS)
+    assert not world.between(SPREAD) and beyond.outside_home(WHOLE) is None
+
+
+# -- the balancer, which hangs on the first machine
+
+BALANCED = msgspec.structs.replace(
+    SPREAD, balancer=Balancer("192.168.50.5", ["192.168.50.200/31", "192.168.50.210"])
+)
+GIVEN = ("192.168.50.200/31", "192.168.50.210/32")
+
+
+def test_the_balancers_addresses_are_behind_the_first_machine() -> None:
+    cabled = ("balancer0", "192.168.50.5", True)
+    for_clients = dict.fromkeys(OUTSIDE, (beyond.OUTWARDS, "198.51.100.1", True))
+    own = {"192.168.50.5/32": ("balancer0", None, False), **dict.fromkeys(GIVEN, cabled)}
+    assert ways_on(0, BALANCED) == {**for_clients, **own}
+    every = (*OUTSIDE, "192.168.50.5/32", *GIVEN)
+    assert ways_on(1, BALANCED) == dict.fromkeys(every, ("enp0s8", "192.168.50.11", False))
+    assert not [one for one in wanted_on(1, BALANCED) if isinstance(one, NftTable)]
+    around = beyond.outside(BALANCED, [Published("192.168.50.200", "tcp", 80)])
+    assert set(around) == {f"t.{one}" for one in world.OUTSIDE}
+    ends = {
+        (one.name, one.peer_netns, one.peer_name)
+        for one in around["t.balancer"]
+        if isinstance(one, Veth)
+    }
+    assert ends == {("eth0", "t.n1", "balancer0"), ("gateway", "t.gateway", "balancer")}
+    (rules,) = (one.body for one in around["t.gateway"] if isinstance(one, NftTable))
+    assert "ip daddr 192.168.50.200 tcp dport 80 accept" in rules
+    # What is not published is kept from the balancer, too.
+    assert 'oifname != "eth0" oifname != "balancer" accept' in rules
+
+
+def test_a_packet_sent_on_unchanged_passes_ip_of_the_first_machine() -> None:
+    (table,) = (one for one in wanted_on(0, BALANCED) if isinstance(one, NftTable))
+    assert (table.netns, table.family) == ("t.n1", "netdev")
+    balanced, answers = table.body.split("chain answers")
+    near = {one.address: one.mac for one in beyond.balancer(BALANCED) if isinstance(one, Neighbor)}
+    cable = next(one for one in beyond.balancer(BALANCED) if isinstance(one, Veth))
+    assert near["192.168.50.11"] == cable.peer_mac and len(set(near.values())) == 2
+    assert 'device "balancer0"' in balanced and near["192.168.50.11"] not in balanced
+    assert (
+        f"ether daddr {near['192.168.50.12']} meta protocol ip "
+        'fwd ip to 192.168.50.12 device "enp0s8" comment "to n2"'
+    ) in balanced
+    clients = "{ 198.51.100.10, 203.0.113.10, 203.0.113.53 }"
+    for pool in ("192.168.50.200/31", "192.168.50.210"):
+        onward = 'fwd ip to 198.51.100.1 device "outside0" comment "to gateway"'
+        assert f"ip saddr {pool} ip daddr {clients} {onward}" in answers
+    assert 'device "enp0s8" priority filter' in answers
+
+
+def test_the_way_by_the_balancer_crosses_the_first_machine() -> None:
+    way = Way(BALANCED, "198.51.100.10", "192.168.50.200")
+    gateway, balancer = ("gateway", "192.168.50.1"), ("balancer", "192.168.50.5")
+    across_underlay(way, gateway, balancer)
+    way.forwarded()
+    across_underlay(way, balancer, ("n2", "192.168.50.12"))
+    assert [(f"{hop.netns[2:]}:{hop.device}", hop.ttl, hop.own) for hop in way.hops] == [
+        ("gateway:balancer", 64, False),
+        ("balancer:gateway", 64, True),
+        ("balancer:eth0", 63, False),
+        ("n1:balancer0", 63, False),  # its MAC is that of nobody there: the table's
+        ("n1:eth0", 62, False),
+        ("n2:eth0", 62, True),
+    ]
+    back = Way(BALANCED, "192.168.50.12", "192.168.50.5")
+    across_underlay(back, ("n2", "192.168.50.12"), balancer)
+    across_underlay(back, balancer, gateway)
+    assert [f"{hop.netns[2:]}:{hop.device}" for hop in back.hops] == [
+        *("n2:eth0", "n1:eth0", "n1:balancer0", "balancer:eth0"),
+        *("balancer:gateway", "gateway:balancer"),
+    ]
+
+
+def test_what_the_balancer_says_is_said_on_every_machine() -> None:
+    state = State(Path("/nowhere"), msgspec.structs.replace(PLACE, node="n2"))
+    state.lab = BALANCED
+    told = BalancerReport(known=True, listeners={"192.168.50.200:80/tcp": ["192.168.50.12"]})
+    state.hear(Heard(reports={"n1": Told(balancer=told)}))
+    assert status(state)["balancer"]["listeners"] == told.listeners
+    here = State(Path("/nowhere"), PLACE)
+    here.lab, woken = BALANCED, list[str]()
+    here.on_report = woken.append
+    here.report_balancer(told)
+    assert here.told("n1").balancer == told and woken == ["n1"]
+
+
+def test_the_balancer_is_on_the_segment_of_the_first_machine(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(
+        "apiVersion: netlab/v1\nkind: Lab\nmetadata: {name: t}\n"
+        "underlay: {segments: [{name: a, cidr: 192.168.50.0/24, router: 192.168.50.254},"
+        " {name: b, cidr: 192.168.60.0/24, router: 192.168.60.254}]}\n"
+        "balancer:\n  address: 192.168.60.5\n  pool: [192.168.60.200/30]\n"
+        "nodes: [{name: n1, address: 192.168.50.11}, {name: n2, address: 192.168.60.12}]\n"
+    )
+    assert topology.load([str(file)]).lab is not None
+    with pytest.raises(InputError) as caught:
+        topology.load([str(file)], spread=True)
+    assert caught.value.mistakes == [
+        f"{file}:6: balancer.address: 192.168.60.5 is not in 192.168.50.0/24, as is the first "
+        "node, on whose machine it would be (an address there)"
+    ]
 
 
 def test_a_stranger_behind_another_machine_is_reached_by_that() -> None:
