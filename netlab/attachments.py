@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from msgspec.structs import replace
 
@@ -62,14 +62,14 @@ def objects(lab: Lab, one: Attachment) -> list[Object]:
     )
     addressing = [
         replace(thing, link=one.device)
-        for thing in world.machine_addressing(lab, one.netns, one.address)
+        for thing in world.machine_addressing(lab, one.netns, *one.addresses)
         if not isinstance(thing, Neighbor)
     ]
     return [cable, *(thing for thing in addressing if one.default_route or not _default(thing))]
 
 
 def _default(thing: Object) -> bool:
-    return isinstance(thing, Route) and thing.destination == "default"
+    return isinstance(thing, Route) and thing.destination in ("default", "::/0")
 
 
 def others(lab: Lab, observed: Iterable[Object]) -> list[Object]:
@@ -100,19 +100,39 @@ def require_room(lab: Lab, new: Attachment) -> None:
         raise UsageError(f"{address} is used: it is {holder}", hint=_free(lab, home))
     if lab.balancer is not None and lab.balancer.holds(new.address):
         raise UsageError(f"{address} is in the balancer's pool", hint=_free(lab, home))
+    if new.address6:
+        _require_room6(lab, new)
+
+
+def _require_room6(lab: Lab, new: Attachment) -> None:
+    """Raise UsageError unless the IPv6 address of *new* has its place in *lab*."""
+    if wrong := values.address6(new.address6):
+        raise UsageError(f"--address6: {wrong}")
+    if not lab.dual:
+        raise UsageError(
+            f"--address6: lab {lab.name} has no IPv6 underlay", hint="network: {EnableIPv6: true}"
+        )
+    segment = lab.segment_of(new.address)
+    home = IPv6Network(segment.cidr6)
+    if IPv6Address(new.address6) not in home:
+        raise UsageError(f"{new.address6} is outside {home}, the segment of {new.address}")
+    if wrong := values.host_in(IPv6Address(new.address6), home):
+        raise UsageError(f"--address6: {wrong}")
+    if holder := holders(lab).get(new.address6):
+        raise UsageError(f"{new.address6} is used: it is {holder}")
 
 
 def holders(lab: Lab) -> dict[str, str]:
     """Return whose each address of the underlay is: `that of node n1`. The pool's are not here."""
-    routers = {one.router: f"that of the router of {one.name}" for one in lab.underlay.segments}
-    machines = {
-        lab.gateway.address: "the gateway's",
-        lab.master.address: "the master's",
-        **({lab.balancer.address: "the balancer's"} if lab.balancer is not None else {}),
-        **{node.address: f"that of node {node.name}" for node in lab.nodes},
-        **{one.address: f"that of namespace {one.netns}" for one in lab.attached},
-    }
-    return {**{key: value for key, value in routers.items() if key}, **machines}
+    machines = [
+        *((one.routers, f"that of the router of {one.name}") for one in lab.underlay.segments),
+        (lab.gateway.addresses, "the gateway's"),
+        (lab.master.addresses, "the master's"),
+        *([((lab.balancer.address,), "the balancer's")] if lab.balancer is not None else []),
+        *((node.addresses, f"that of node {node.name}") for node in lab.nodes),
+        *((one.addresses, f"that of namespace {one.netns}") for one in lab.attached),
+    ]
+    return {address: whose for addresses, whose in machines for address in addresses}
 
 
 def free_address(lab: Lab, home: IPv4Network) -> str:

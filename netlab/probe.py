@@ -300,7 +300,7 @@ def probe(
 def _require_known(cluster: Cluster, goal: Place, leases: Sequence[KeyValue]) -> None:
     """Raise UsageError for the address of a foreign member, or of an attached namespace."""
     nodes = {node.address for node in cluster.nodes}
-    attached = {one.address for one in cluster.lab.attached}
+    attached = {each for one in cluster.lab.attached for each in one.addresses}
     if not goal.netns and (goal.address in attached or holder(leases, nodes, goal.address)):
         raise UsageError(
             f"{goal.address} is a foreign machine's: its end of the way is not netlab's to judge",

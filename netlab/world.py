@@ -183,7 +183,7 @@ def _within(lab: Lab, prefix: str) -> list[str]:
     balancer = [lab.balancer.address] if lab.balancer is not None else []
     nodes = (one for node in lab.nodes for one in node.addresses)
     every = [*lab.gateway.addresses, *lab.master.addresses, *balancer, *nodes]
-    every += [one.address for one in lab.attached]
+    every += [each for one in lab.attached for each in one.addresses]
     return [one for one in every if like(prefix, [one]) and first < int(ip_address(one)) < last]
 
 

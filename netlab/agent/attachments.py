@@ -65,6 +65,7 @@ class Attachments:
             {
                 "netns": one.netns,
                 "address": one.address,
+                **({"address6": one.address6} if one.address6 else {}),
                 "device": one.device,
                 "segment": lab.segment_of(one.address).name,
                 "since": one.since,

@@ -12,15 +12,24 @@ from netlab.cli import names, options
     example="""
     netlab attach box --address 192.168.50.60
     netlab attach /proc/4242/ns/net --address 192.168.50.61 --device lab0 --no-default-route
+    netlab attach box6 --address 192.168.50.62 --address6 fd00:192:168:50::62
     netlab detach box
     """,
 )
 @click.argument("netns", metavar="NETNS", shell_complete=names.foreign)
 @click.option("--address", metavar="A", required=True, help="Its own, of one of the segments.")
+@click.option("--address6", metavar="A", default="", help="The same of IPv6, in a dual-stack lab.")
 @click.option("--device", metavar="NAME", default="eth0", show_default=True, help="Its card there.")
 @click.option("--default-route/--no-default-route", default=True, help="By the lab's gateway.")
 @click.pass_context
-def attach(ctx: click.Context, netns: str, address: str, device: str, default_route: bool) -> int:
+def attach(
+    ctx: click.Context,
+    netns: str,
+    address: str,
+    address6: str,
+    device: str,
+    default_route: bool,
+) -> int:
     """Plug a network namespace that netlab did not make into the running lab's underlay.
 
     NETNS is a name under /run/netns, or the path of a namespace's file, as /proc/PID/ns/net is. It
@@ -31,7 +40,7 @@ def attach(ctx: click.Context, netns: str, address: str, device: str, default_ro
     from netlab.lab import attaching
 
     made = attaching.attach(
-        live, netns, address=address, device=device, default_route=default_route
+        live, netns, (address, address6), device=device, default_route=default_route
     )
     print(f"{made.words}; undo: {made.undo}")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from netlab import attachments, rootless
 from netlab.controllers.change import now
 from netlab.errors import CapabilityError, KernelError, NotFoundError, UsageError
@@ -14,9 +16,11 @@ HERE = "/proc/self/ns/net"
 
 
 def attach(
-    live: Live, word: str, *, address: str, device: str, default_route: bool = True
+    live: Live, word: str, addresses: tuple[str, str], *, device: str, default_route: bool = True
 ) -> Attachment:
     """Plug the namespace that *word* names into the lab's underlay; return how.
+
+    *addresses*: of IPv4, and of IPv6 or "".
 
     Raises NotFoundError when there is none, UsageError for what cannot be plugged in there,
     CapabilityError for what this user may not enter.
@@ -24,7 +28,8 @@ def attach(
     if live.lab.spread:
         raise UsageError(f"lab {live.name} is on several machines: its underlay is not netlab's")
     name = attachments.named(word)
-    wanted = Attachment(name, address, device, default_route, since=now())
+    address, address6 = addresses
+    wanted = Attachment(name, address, device, default_route, since=now(), address6=address6)
     attachments.require_room(live.lab, wanted)
     there = _inside(live, name)
     _require_foreign(name)
@@ -38,9 +43,7 @@ def attach(
             f"{name} has a default route already: {there.default}",
             hint="--no-default-route leaves it; the lab's segments are reached all the same",
         )
-    wanted = Attachment(
-        name, address, device, default_route, born=foreign.born(name), since=wanted.since
-    )
+    wanted = replace(wanted, born=foreign.born(name))
     live.attach(wanted)
     return wanted
 

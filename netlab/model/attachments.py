@@ -24,11 +24,19 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     default_route: bool = True
     born: int = 0
     since: str = ""
+    address6: str = ""  # in a dual-stack lab, when asked for
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its addresses on the underlay, one of each family."""
+        return tuple(filter(None, (self.address, self.address6)))
 
     @property
     def command(self) -> str:
         """The command that made it."""
         options = ["--address", self.address]
+        if self.address6:
+            options += ["--address6", self.address6]
         if self.device != "eth0":
             options += ["--device", self.device]
         if not self.default_route:
@@ -43,4 +51,5 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def words(self) -> str:
         """What there is, as a sentence: `namespace box is attached as 192.168.50.60, by eth0`."""
-        return f"namespace {self.netns} is attached as {self.address}, by {self.device}"
+        addresses = " and ".join(self.addresses)
+        return f"namespace {self.netns} is attached as {addresses}, by {self.device}"

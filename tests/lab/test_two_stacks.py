@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,30 @@ def test_between_pods_nothing_is_masqueraded_and_nodes_come_as_themselves(two: C
         "exec", "client", "--", "ping", "-6", "-c1", "-W1", ips(two)["n1-p1"][1], code=None
     )
     assert closed.returncode != 0  # not published
+
+
+def test_an_attached_namespace_is_a_machine_of_both_families(two: Cli) -> None:
+    box, address = f"{two.lab}box", "fd00:192:168:50::60"
+    subprocess.run(["ip", "netns", "add", box], check=True)
+    attach = ("attach", box, "--address", "192.168.50.60", "--address6", address)
+    try:
+        inside(box, "ip", "-6", "route", "add", "blackhole", "default")
+        assert "cannot add route to ::/0 by eth0: file exists" in two(*attach, code=1).stderr
+        assert not two.status()["attached"]
+        inside(box, "ip", "-6", "route", "del", "blackhole", "default")
+        assert f"attached as 192.168.50.60 and {address}" in two(*attach).stdout
+        [told] = two.status()["attached"]
+        assert (told["address"], told["address6"]) == ("192.168.50.60", address)
+        two("exec", "node/n1", "--", "ping", "-6", "-c1", "-W2", address)
+        assert asked(box, "2001:db8:1::10")["client"] == address
+        said = two("probe", "n1-p1", address, code=2).stderr
+        assert "is a foreign machine's" in said
+        inside(box, "ip", "-6", "addr", "del", f"{address}/64", "dev", "eth0")
+        ping = ("exec", "node/n1", "--", "ping", "-6", "-c1", "-W1", address)
+        eventually(lambda: two(*ping, code=None).returncode == 0, what="it is repaired")
+        two("detach", box)
+    finally:
+        subprocess.run(["ip", "netns", "del", box], check=True)
 
 
 def test_what_etcd_holds_is_flannels(two: Cli) -> None:

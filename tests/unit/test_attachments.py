@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 import pytest
 from test_faults import lab
 
-from netlab import attachments, world
+from netlab import attachments, topology, world
 from netlab.errors import InputError, UsageError
 from netlab.model.attachments import Attachment
 from netlab.model.lab import Balancer, Lab, Segment, Underlay
@@ -90,6 +92,55 @@ def test_it_is_plugged_into_the_bridge_of_its_segment_and_has_a_machines_routes(
     ]
     without = attachments.objects(two, Attachment("box", "192.168.60.7", default_route=False))
     assert [one.destination for one in without if isinstance(one, Route)] == ["192.168.50.0/24"]
+
+
+SIX = "fd00:192:168:50::60"
+BOTH = Attachment("box", "192.168.50.60", address6=SIX)
+
+
+def dual(*held: Attachment) -> Lab:
+    nodes = "nodes: [{name: node1, address: 192.168.50.11}]\nnetwork: {EnableIPv6: true}\n"
+    text = f"apiVersion: netlab/v1\nkind: Lab\nmetadata: {{name: notes}}\n{nodes}"
+    found = topology.load(["-"], stdin=io.StringIO(text)).require_lab()
+    return msgspec.structs.replace(found, attached=held)
+
+
+def test_in_a_lab_of_two_stacks_it_has_an_address_and_a_default_route_of_each() -> None:
+    made = attachments.objects(dual(), BOTH)[1:]
+    assert [one for one in made if ":" in str(one)] == [
+        Address("box", "eth0", f"{SIX}/64"),
+        Route("box", "::/0", "eth0", "fd00:192:168:50::1"),
+    ]
+    without = attachments.objects(dual(), msgspec.structs.replace(BOTH, default_route=False))
+    assert not [one for one in without if isinstance(one, Route)]
+    places = world.machine_addressing(dual(BOTH), "notes.node1", "fd00:192:168:50::11")
+    assert Neighbor("notes.node1", "eth0", SIX) in places
+    assert BOTH.words == f"namespace box is attached as 192.168.50.60 and {SIX}, by eth0"
+    assert BOTH.command == f"netlab attach box --address 192.168.50.60 --address6 {SIX}"
+
+
+@pytest.mark.parametrize(
+    ("address6", "words"),
+    {
+        "192.168.50.61": "--address6: 192.168.50.61 is not an IPv6 address",
+        "fd00:1::61": "fd00:1::61 is outside fd00:192:168:50::/64, the segment of 192.168.50.61",
+        "fd00:192:168:50::": "is the network address of",
+        "fd00:192:168:50::11": "is used: it is that of node node1",
+        SIX: "is used: it is that of namespace box",
+    }.items(),
+)
+def test_an_ipv6_address_without_a_place_is_refused(address6: str, words: str) -> None:
+    new = Attachment("x", "192.168.50.61", address6=address6)
+    with pytest.raises(UsageError) as refused:
+        attachments.require_room(dual(BOTH), new)
+    assert words in refused.value.message
+
+
+def test_a_lab_of_one_stack_has_no_place_for_an_ipv6_address() -> None:
+    with pytest.raises(UsageError, match="lab notes has no IPv6 underlay"):
+        attachments.require_room(lab(), BOTH)
+    with pytest.raises(UsageError, match="which the files leave no room for"):
+        attachments.carried(lab(), dual(BOTH))
 
 
 def test_the_nodes_keep_a_place_for_it_as_their_neighbour() -> None:
