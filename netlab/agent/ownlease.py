@@ -80,5 +80,5 @@ class OwnLease:
             return
         if held != self.lease:
             self.log.info("lease %s, by a foreign flanneld", held.subnet)
-        wrong = members.unlike(held, config)
+        wrong = members.unlike(held, config) or members.of_other_stacks(held, config)
         self.lease, self.awaits = held, f"{wrong}: {ANEW}" if wrong else ""

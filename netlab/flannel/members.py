@@ -69,6 +69,15 @@ def unlike(lease: Lease, config: Config) -> str:
     return ""
 
 
+def of_other_stacks(lease: Lease, config: Config) -> str:
+    """Return how the families of *lease* differ from the net-conf's, "" where they do not."""
+    if bool(lease.subnet_v6) == (config.ipv6 is not None):
+        return ""
+    if config.ipv6 is None:
+        return "its lease has an IPv6 subnet, the lab is of IPv4 alone"
+    return "its lease is of IPv4 alone, the lab has two stacks"
+
+
 def why_not(
     lease: Lease, config: Config, *, homes: Sequence[str], outside: Sequence[IPv4Network]
 ) -> str:

@@ -126,10 +126,20 @@ def test_a_foreign_flannelds_lease_is_found_and_never_written() -> None:
             msgspec.structs.replace(lease, backend_type="host-gw"),
             "its back end is host-gw, the lab's is vxlan",
         ),
+        (
+            msgspec.structs.replace(
+                lease, subnet_v6="fd00:10:244:9::/64", public_ipv6="fd00::11", vtep_mac_v6=MAC
+            ),
+            "its lease has an IPv6 subnet, the lab is of IPv4 alone",
+        ),
     ):
         store.items = [key(stale)]
         own.keep(store, theirs, config)  # type: ignore[arg-type]
         assert own.awaits == f"{words}: {ANEW}"
+    two = resolve(msgspec.structs.replace(theirs.network, EnableIPv6=True, IPv6Network="fd00::/56"))
+    store.items = [key(lease)]
+    own.keep(store, theirs, two)  # type: ignore[arg-type]
+    assert own.awaits == f"its lease is of IPv4 alone, the lab has two stacks: {ANEW}"
     store.items = []
     own.keep(store, theirs, config)  # type: ignore[arg-type]
     assert (own.subnet, own.awaits) == ("10.244.9.0/24", GONE)  # its pods keep their addresses
