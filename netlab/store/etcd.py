@@ -222,6 +222,19 @@ class Etcd:
         """Remove all keys that begin with *prefix*; return how many there were."""
         return self._call("/kv/deleterange", range_fields(prefix)).deleted
 
+    def take(self, key: str) -> KeyValue | None:
+        """Remove one key; return it as it was, None when it did not exist."""
+        taken = self._taken({"key": _base64(encoded(key))})
+        return taken[0] if taken else None
+
+    def take_prefix(self, prefix: str) -> list[KeyValue]:
+        """Remove all keys that begin with *prefix*; return them as they were."""
+        return self._taken(range_fields(prefix))
+
+    def _taken(self, fields: dict[str, str]) -> list[KeyValue]:
+        response = self._call("/kv/deleterange", {**fields, "prev_kv": True})
+        return key_values(response.prev_kvs)
+
     def transaction(
         self,
         *,

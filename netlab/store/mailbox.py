@@ -4,8 +4,8 @@
     /netlab/answered/ID         what is answered: JSON with `result` or `error`
 
 etcd is what the machines of a lab share, and who may write to it may change the lab already; so
-no agent listens to the network. All keys hang on an etcd lease, and go with it when whoever asked
-has gone. Nothing of it is below flannel's keys.
+no agent listens to the network. All keys hang on an etcd lease of whoever asked, which the question
+names, and go with it. Nothing of it is below flannel's keys.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -28,65 +29,15 @@ LOOK = 1.0  # seconds between two looks for an answer that nothing told of
 KEPT = 60  # seconds a question and its answer are kept at most
 
 
-class Correspondent:
-    """Asks the agent of *node*; for several threads, one question at a time."""
+class _Line:
+    """Where the answers to one asker's questions come, one after the other."""
 
     def __init__(self, etcd: Etcd, node: str) -> None:
-        """*etcd* is this object's own from now on."""
-        self.node = node
-        self._etcd = etcd
-        self._prefix = f"{ANSWERED}{node}-{uuid4().hex}/"
-        self._watch: Watch | None = None
-        self._lock = threading.Lock()
+        """*etcd* is used here only to open the watch. Raises StoreError."""
+        self.prefix = f"{ANSWERED}{node}-{uuid4().hex}/"
+        self._watch: Watch | None = etcd.watch([self.prefix])
 
-    def ask(
-        self, request: dict[str, Any], *, timeout: float, outlasting: float = 0.0
-    ) -> dict[str, Any]:
-        """Return the answer to *request*; *outlasting*: for so many seconds etcd may be away while
-        it is awaited.
-
-        Raises StoreError when etcd is away, NetlabError when none came within *timeout* seconds or
-        the other side could not do it.
-        """
-        with self._lock:
-            if self._watch is None:
-                self._watch = self._etcd.watch([self._prefix])
-            answer = self._prefix + uuid4().hex
-            lease = self._etcd.grant(int(timeout) + KEPT)
-            try:
-                message = msgspec.json.encode({**request, "answer": answer})
-                self._etcd.put(f"{ASKED}{self.node}/{uuid4().hex}", message, lease=lease)
-                told = self._awaited(answer, time.monotonic() + timeout, outlasting)
-            finally:
-                self._etcd.revoke(lease)
-                self._etcd.delete(answer)
-        if error := told.get("error"):
-            raise NetlabError(f"{self.node}: {error}")
-        result: dict[str, Any] = told["result"]
-        return result
-
-    def _awaited(self, key: str, deadline: float, outlasting: float) -> dict[str, Any]:
-        heard = time.monotonic()
-        while True:
-            try:
-                found = self._etcd.get(key)
-                heard = time.monotonic()
-            except StoreError:
-                if time.monotonic() - heard > outlasting:
-                    raise
-                found = None
-            if found is not None:
-                told: dict[str, Any] = msgspec.json.decode(found.value)
-                return told
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise NetlabError(
-                    f"the agent of {self.node} does not answer",
-                    hint=f"is its machine up? `netlab status` says when {self.node} was heard last",
-                )
-            self._woken(min(left, LOOK))
-
-    def _woken(self, seconds: float) -> None:
+    def heard(self, seconds: float) -> None:
         """Wait for something to be answered, at most *seconds*: a watch may have gone with the
         connection, or its word be long on its way."""
         if self._watch is None:
@@ -98,11 +49,98 @@ class Correspondent:
                 self._watch.close()
                 self._watch = None
 
+    @property
+    def open(self) -> bool:
+        return self._watch is not None
+
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+
+class Correspondent:
+    """Asks the agent of *node*; for several threads, which do not wait for each other's answers."""
+
+    def __init__(self, etcd: Etcd, node: str) -> None:
+        """*etcd* is this object's own from now on."""
+        self.node = node
+        self._etcd = etcd
+        self._lock = threading.Lock()  # of the connection
+        self._lines: list[_Line] = []  # that nobody uses now
+        self._leases: list[int] = []
+        self._ends = 0.0  # when the last of them does
+
+    def ask(
+        self, request: dict[str, Any], *, timeout: float, outlasting: float = 0.0
+    ) -> dict[str, Any]:
+        """Return the answer to *request*; *outlasting*: for so many seconds etcd may be away while
+        it is awaited.
+
+        Raises StoreError when etcd is away, NetlabError when none came within *timeout* seconds or
+        the other side could not do it.
+        """
+        asked = f"{ASKED}{self.node}/{uuid4().hex}"
         with self._lock:
-            if self._watch is not None:
-                self._watch.close()
-            self._etcd.close()
+            line = self._lines.pop() if self._lines else _Line(self._etcd, self.node)
+        answer = line.prefix + uuid4().hex
+        try:
+            line.heard(0)  # of what was taken before
+            with self._lock:
+                lease = self._lease(timeout)
+                message = msgspec.json.encode({**request, "answer": answer, "lease": lease})
+                self._etcd.put(asked, message, lease=lease)
+            told = self._awaited(line, answer, time.monotonic() + timeout, outlasting)
+        except BaseException:
+            line.close()
+            with self._lock, suppress(StoreError):
+                self._ends = 0.0  # the lease may be what is wrong
+                self._etcd.delete(asked)
+                self._etcd.delete(answer)
+            raise
+        with self._lock:
+            self._lines += [line] if line.open else []
+        if error := told.get("error"):
+            raise NetlabError(f"{self.node}: {error}")
+        result: dict[str, Any] = told["result"]
+        return result
+
+    def _lease(self, seconds: float) -> int:
+        """Return an etcd lease that lasts for *seconds* at least."""
+        if time.monotonic() + seconds > self._ends:
+            ttl = int(seconds) + 2 * KEPT
+            self._leases.append(self._etcd.grant(ttl))
+            self._ends = time.monotonic() + ttl - KEPT
+        return self._leases[-1]
+
+    def _awaited(self, line: _Line, key: str, deadline: float, outlasting: float) -> dict[str, Any]:
+        heard = time.monotonic()
+        while True:
+            left = deadline - time.monotonic()
+            line.heard(max(0.0, min(left, LOOK)))
+            try:
+                with self._lock:
+                    found = self._etcd.take(key)
+                heard = time.monotonic()
+            except StoreError:
+                if time.monotonic() - heard > outlasting:
+                    raise
+                found = None
+            if found is not None:
+                told: dict[str, Any] = msgspec.json.decode(found.value)
+                return told
+            if left <= 0:
+                raise NetlabError(
+                    f"the agent of {self.node} does not answer",
+                    hint=f"is its machine up? `netlab status` says when {self.node} was heard last",
+                )
+
+    def close(self) -> None:
+        with self._lock, suppress(StoreError):
+            for line in self._lines:
+                line.close()
+            for lease in self._leases:
+                self._etcd.revoke(lease)
+        self._etcd.close()
 
 
 class Mailbox:
@@ -124,12 +162,11 @@ class Mailbox:
         self._watch.drain()
         found = []
         with self._lock:
-            for item in self._etcd.range(self._prefix).items:
-                if self._etcd.delete(item.key):  # else it was withdrawn meanwhile
-                    try:
-                        found.append(msgspec.json.decode(item.value, type=dict[str, Any]))
-                    except msgspec.DecodeError:
-                        continue  # nobody's question
+            for item in self._etcd.take_prefix(self._prefix):
+                try:
+                    found.append(msgspec.json.decode(item.value, type=dict[str, Any]))
+                except msgspec.DecodeError:
+                    continue  # nobody's question
         return found
 
     def answer(self, question: dict[str, Any], do: Callable[[], dict[str, Any]]) -> None:
@@ -138,14 +175,11 @@ class Mailbox:
             told: dict[str, Any] = {"result": do()}
         except (NetlabError, OSError, LookupError, ValueError, TypeError) as error:
             told = {"error": str(error)}
-        key = question.get("answer")
-        if not isinstance(key, str) or not key.startswith(ANSWERED):
+        key, lease = question.get("answer"), question.get("lease")
+        if not isinstance(key, str) or not key.startswith(ANSWERED) or not isinstance(lease, int):
             return
-        with self._lock:
-            try:
-                self._etcd.put(key, msgspec.json.encode(told), lease=self._etcd.grant(KEPT))
-            except StoreError:
-                return  # who asked will see that none came
+        with self._lock, suppress(StoreError):  # who asked will see that none came
+            self._etcd.put(key, msgspec.json.encode(told), lease=lease)
 
     def close(self) -> None:
         self._watch.close()

@@ -1,14 +1,15 @@
 """A verification of a lab of several machines: each proves what begins on it, and one verdict is
 told of each path.
 
-The machines come one after the other, as each looks with the sensors of all. What changes the lab
-is done once: by this machine, or by the first that has what it takes. What begins outside is proven
-by the machine that has the gateway.
+All machines prove at once, each with the sensors of all; thousands of packets (`ALONE`) come before
+anybody's sensors. What changes the lab is done once: by this machine, or by the first that has what
+it takes. What begins outside is proven by the machine that has the gateway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import msgspec
@@ -25,7 +26,7 @@ from netlab.verify.catalogue import Path
 from netlab.verify.context import Live
 from netlab.verify.losing import BACK, CUT
 from netlab.verify.manifold import VARIANTS, in_variants
-from netlab.verify.part import EACH, ONCE, OUTSIDE, proven_here
+from netlab.verify.part import ALONE, EACH, ONCE, OUTSIDE, proven_here
 
 
 def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -> None:
@@ -46,21 +47,33 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
         cut = live.lab.nodeLifecycle.gracePeriodSeconds + CUT + BACK
         there = partial(_proven_there, outlasting=cut)
 
-        def prove(node: str, wanted: Sequence[str]) -> None:
+        def proven_on(node: str, wanted: Sequence[str]) -> list[Verdict]:
             if not wanted:
-                return
-            mine = node == here
-            said = proven_here(live, wanted) if mine else there(others[node], wanted)
+                return []
+            return proven_here(live, wanted) if node == here else there(others[node], wanted)
+
+        def note(node: str, said: Sequence[Verdict]) -> None:
             for verdict in said:
                 found[verdict.path][node] = verdict
 
         home = beyond.outside_home(live.lab)
-        for node in names:
-            prove(node, [*each, *(outside if home and home.name == node else ())])
+
+        def prove_on_all(wanted: Sequence[str]) -> None:
+            for now in (
+                [one for one in wanted if one in ALONE],
+                [one for one in wanted if one not in ALONE],
+            ):
+                begins = [one for one in now if one not in OUTSIDE]
+                parts = [now if home and home.name == node else begins for node in names]
+                with ThreadPoolExecutor(len(names)) as pool:
+                    for node, said in zip(names, pool.map(proven_on, names, parts), strict=True):
+                        note(node, said)
+
+        prove_on_all([*each, *outside])
         for one in (*each, *outside):
             done(together(found[one]))
         for node in sorted(names, key=lambda name: name != here):
-            prove(node, left)
+            note(node, proven_on(node, left))
             left = [one for one in left if found[one][node].outcome is Outcome.SKIP]
         for one in ONCE:
             if one in found:
@@ -69,9 +82,7 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
         def proven(wanted: Sequence[str]) -> list[Verdict]:
             for one in wanted:
                 found[one] = {}
-            for node in names:
-                begins = [*EACH, *(OUTSIDE if home and home.name == node else ())]
-                prove(node, [one for one in begins if one in wanted])
+            prove_on_all([one for one in (*EACH, *OUTSIDE) if one in wanted])
             return [together(found[one]) for one in wanted]
 
         for one in VARIANTS:

@@ -89,6 +89,42 @@ def test_each_question_gets_its_own_answer(process: EtcdProcess) -> None:
     assert left(process) == []
 
 
+def test_a_quick_answer_does_not_wait_for_a_slow_one(process: EtcdProcess) -> None:
+    asked, over = threading.Event(), threading.Event()
+    mailbox = Mailbox(process.client(), "n6")
+
+    def serve() -> None:
+        while not over.is_set():
+            for question in mailbox.asked():
+                if question["do"] == "slow":
+                    asked.set()
+                    slow.append(question)
+                else:
+                    mailbox.answer(question, dict)
+            time.sleep(0.005)
+
+    slow: list[dict[str, Any]] = []
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        with asker(process, "n6") as one:
+            waiting = threading.Thread(
+                target=one.ask, args=({"do": "slow"},), kwargs={"timeout": 9}
+            )
+            waiting.start()
+            assert asked.wait(5.0)
+            for _ in range(3):
+                assert one.ask({"do": "quick"}, timeout=5.0) == {}
+            assert waiting.is_alive()
+            mailbox.answer(slow[0], dict)
+            waiting.join()
+    finally:
+        over.set()
+        serving.join()
+        mailbox.close()
+    assert left(process) == []
+
+
 def test_what_could_not_be_done_is_told(process: EtcdProcess) -> None:
     def refuse(question: dict[str, Any]) -> dict[str, Any]:
         raise NetlabError("no such namespace")
