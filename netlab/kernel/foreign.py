@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
+from pathlib import Path
 from typing import NamedTuple
 
 from netlab.errors import KernelError
@@ -10,6 +12,7 @@ from netlab.kernel import lookup, netns
 from netlab.processes.own import start_time
 
 FAR = "203.0.113.1"  # what only a default route leads to: TEST-NET-3, RFC 5737
+_NOBODY = "0" * 32  # ::
 _PROCESS = re.compile(r"/proc/(\d+)/")
 
 
@@ -18,6 +21,7 @@ class Inside(NamedTuple):
 
     links: frozenset[str]
     default: str  # `via 172.17.0.1 dev eth0`, "" without a default route
+    default6: str  # that of IPv6
 
 
 def process(name: str) -> int | None:
@@ -53,8 +57,23 @@ def inside(name: str) -> Inside:
     with netns.entered(name):
         every = lookup.interfaces()
         found = lookup.route(FAR)
+        default6 = _default6(Path("/proc/thread-self/net/ipv6_route"))
     if found.refused or found.prefix != "default":
-        return Inside(frozenset(every), "")
+        return Inside(frozenset(every), "", default6)
     device = next((link.name for link in every.values() if link.ifindex == found.device), "")
     via = f"via {found.gateway} " if found.gateway else ""
-    return Inside(frozenset(every), f"{via}dev {device}")
+    return Inside(frozenset(every), f"{via}dev {device}", default6)
+
+
+def _default6(table: Path) -> str:
+    """Return the default route that *table*, the kernel's list of IPv6 routes, has, in words.
+
+    Each line: destination, its length, source, its length, gateway, metric, two counters, flags,
+    device; numbers are hexadecimal. The kernel's own, which refuses, has the last of metrics.
+    """
+    for line in table.read_text().splitlines() if table.exists() else ():
+        to, length, _, _, gateway, metric, *_, device = line.split()
+        if to == _NOBODY and length == "00" and metric != "ffffffff":
+            via = "" if gateway == _NOBODY else f"via {IPv6Address(bytes.fromhex(gateway))} "
+            return f"{via}dev {device}"
+    return ""

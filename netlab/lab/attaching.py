@@ -38,9 +38,9 @@ def attach(
         raise UsageError(
             f"{name} has a device {device} already", hint=f"--device NAME; it has: {taken}"
         )
-    if default_route and there.default:
+    if default_route and (default := there.default or (address6 and there.default6)):
         raise UsageError(
-            f"{name} has a default route already: {there.default}",
+            f"{name} has a default route already: {default}",
             hint="--no-default-route leaves it; the lab's segments are reached all the same",
         )
     wanted = replace(wanted, born=foreign.born(name))

@@ -104,10 +104,12 @@ def test_an_attached_namespace_is_a_machine_of_both_families(two: Cli) -> None:
     subprocess.run(["ip", "netns", "add", box], check=True)
     attach = ("attach", box, "--address", "192.168.50.60", "--address6", address)
     try:
-        inside(box, "ip", "-6", "route", "add", "blackhole", "default")
-        assert "cannot add route to ::/0 by eth0: file exists" in two(*attach, code=1).stderr
+        inside(box, "ip", "link", "add", "own0", "up", "type", "bridge")
+        inside(box, "ip", "-6", "route", "add", "default", "via", "fe80::1", "dev", "own0")
+        said = two(*attach, code=2).stderr
+        assert f"{box} has a default route already: via fe80::1 dev own0" in said
         assert not two.status()["attached"]
-        inside(box, "ip", "-6", "route", "del", "blackhole", "default")
+        inside(box, "ip", "link", "del", "own0")
         assert f"attached as 192.168.50.60 and {address}" in two(*attach).stdout
         [told] = two.status()["attached"]
         assert (told["address"], told["address6"]) == ("192.168.50.60", address)
