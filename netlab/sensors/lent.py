@@ -3,6 +3,7 @@
     {"do": "watch", "capture": ID, "netns": […], "traced": […], "ipv6": …}   {}
     {"do": "seen", "capture": ID, "token": …}          {"sightings": […], "lost": n}
     {"do": "seen", "capture": ID, "number": …}         the same of a TCP connection's opening
+    {"do": "number", "capture": ID, "flow": …, "netns": …}   {"number": n or null}, of that opening
     {"do": "hits", "capture": ID, "flow": …, "token": …}   {"hits": […]}, of the rules traced
     {"do": "unwatch", "capture": ID}                   {}
 
@@ -21,7 +22,7 @@ from netlab.sensors.capture import Capture
 from netlab.sensors.ruletrace import RuleTrace, probes
 from netlab.store.loans import Loans
 
-DEEDS = ("watch", "seen", "hits", "unwatch")
+DEEDS = ("watch", "seen", "number", "hits", "unwatch")
 
 
 class Lent(NamedTuple):
@@ -54,6 +55,8 @@ class Lender:
             lent = self._loans.asked(name)
             if lent is None:
                 raise LookupError(f"the capture {name} has ended")
+            if deed == "number":
+                return _number(lent.capture, request)
             return _hits(lent.trace, request) if deed == "hits" else _seen(lent.capture, request)
 
     def _watch(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +96,12 @@ def _seen(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:
     else:
         found = capture.opening(int(request["number"]))
     return {"sightings": msgspec.to_builtins(found), "lost": capture.lost}
+
+
+def _number(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:
+    capture.flush()
+    flow = msgspec.convert(request["flow"], Flow)
+    return {"number": capture.number(flow, netns=str(request["netns"]))}
 
 
 def _hits(trace: RuleTrace, request: dict[str, Any]) -> dict[str, Any]:

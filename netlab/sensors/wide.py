@@ -120,8 +120,12 @@ class WideCapture(Capture):
         return super().sightings(token) + self._elsewhere(token=token.decode())
 
     def handshake(self, flow: Flow, *, netns: str) -> list[Sighting]:
-        """As `Capture.handshake`; *netns* is one of this machine."""
-        number = self.number(flow, netns=netns)
+        if where := self._borrowed.machine(netns):
+            self.flush()
+            words = {"flow": msgspec.to_builtins(flow), "netns": netns}
+            number = self._borrowed.ask(where, "number", **words)["number"]
+        else:
+            number = self.number(flow, netns=netns)
         if number is None:
             return []
         return self.opening(number) + self._elsewhere(number=number)

@@ -180,10 +180,12 @@ def _onward(context: Context, seen: Sequence[Sighting]) -> list[Sighting]:
     if context.lab.proxyMode != Mode.USERSPACE:
         return []
     for node in context.cluster.nodes:
-        for one in seen:
-            if (one.netns, one.direction) == (node.netns, Direction.IN):
-                relayed = serviceprobe.relayed_by(context.read, node, one.flow)
-                return _handshake(context, node, relayed) if relayed else []
+        came = (one for one in seen if (one.netns, one.direction) == (node.netns, Direction.IN))
+        first = next(came, None)  # which may only have crossed that node's machine
+        if first is not None:
+            relayed = serviceprobe.relayed_by(context.read, node, first.flow)
+            if relayed is not None:
+                return _handshake(context, node, relayed)
     return []
 
 

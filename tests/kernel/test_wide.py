@@ -92,3 +92,17 @@ def test_what_is_lent_ends_when_nobody_asks_any_longer(
             lender.do({"do": "seen", "capture": "x", "token": "t"})
     finally:
         lender.close()
+
+
+def test_a_connection_that_began_elsewhere_is_known_by_its_opening(state: Cluster) -> None:
+    """As that of a process there, which nobody here has sent."""
+    there = Elsewhere()
+    start, goal = paths.place(state, "c"), paths.place(state, "a")
+    names = [start.netns, goal.netns]
+    with WideCapture(names, Borrowed(machine, {"node2": there})) as capture:
+        flow = flow_between(state, start, goal, protocol=Protocol.TCP, port=80)
+        shot = shoot(state, capture, start, goal, protocol=Protocol.TCP, port=80)
+        seen = capture.handshake(shot.flow, netns=start.netns)
+        assert {one.netns for one in seen} == set(names)
+        assert capture.handshake(flow, netns=start.netns) == []  # nobody's: it has no port
+    assert "number" in there.asked

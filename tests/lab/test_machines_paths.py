@@ -190,15 +190,17 @@ def test_what_a_killed_check_did_on_another_machine_ends_by_itself(
 
 
 def test_one_mode_or_back_end_is_asked_for_from_any_machine(two: tuple[Box, Box]) -> None:
-    for box, words in (
-        (two[0], ("--proxy-mode", "nftables", "node-clusterip")),
-        (two[1], ("--backend", "host-gw", "pod-pod-cross-node")),
+    both = {"node1", "node2"}
+    for box, words, proving in (
+        (two[0], ("--proxy-mode", "nftables", "node-clusterip"), both),
+        (two[1], ("--proxy-mode", "userspace", "ingress"), {"node1"}),  # the proxies' connections
+        (two[1], ("--backend", "host-gw", "pod-pod-cross-node"), both),
     ):
         said = json.loads(box.netlab("verify", *words, "-o", "json", code=None).stdout)
         (one,) = said[f"{words[0].rpartition('-')[2]}s"][0]["paths"]
         assert one["path"] == words[2]
         assert one["outcome"] == "pass", one["evidence"]
-        assert {line[:5] for line in one["evidence"]} == {"node1", "node2"}
+        assert {line[:5] for line in one["evidence"]} == proving
 
 
 def test_what_is_outside_is_reached_from_any_machine(two: tuple[Box, Box]) -> None:
