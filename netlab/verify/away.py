@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,13 +25,11 @@ from netlab import patience, world
 from netlab.agent import control
 from netlab.agent.place import Place
 from netlab.errors import NetlabError
-from netlab.flannel.lease import Lease
+from netlab.flannel.config import SUBNETS
+from netlab.flannel.lease import Lease, peers
 from netlab.kernel import netns, owned
-from netlab.kernel.real import RealKernel
 from netlab.lab.live import connect
 from netlab.model.lab import Lab, LabNode
-from netlab.objects import Sysctl
-from netlab.plan import Op, Verb
 from netlab.processes import MARK, START, run
 from netlab.processes.commands import program_errors
 from netlab.proxy.addresses import Family
@@ -45,6 +44,7 @@ UNSHARED = (
     *("--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
 )
 BOOT = 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && exec "$@"'
+LOOK = 0.02  # seconds between two looks for a lease
 ANSWERED = patience.seconds(0.5)  # seconds for the answer that it has begun to leave the machine
 
 
@@ -89,14 +89,9 @@ def machine(live: Live, words: dict[str, Any]) -> Iterator[None]:
     assert live.place is not None
     lab, node = live.lab, msgspec.convert(words["node"], LabNode)
     _tidy(lab)
-    inside, port = lab.netns(f"{joining.NAME}-{node.name}"), world.port_name(node.name)
-    beside, length = lab.netns(node.host), lab.segment_of(node.address).cidr.partition("/")[2]
-    with joining.cabled(lab, node, inside):
-        settings = (
-            Sysctl(beside, f"net.ipv4.neigh.{port}.proxy_delay", "0"),
-            Sysctl(beside, f"net.ipv4.conf.{port}.proxy_arp", "1"),
-        )
-        RealKernel().apply([Op(Verb.ADD, one) for one in settings])
+    inside = lab.netns(f"{joining.NAME}-{node.name}")
+    length = lab.segment_of(node.address).cidr.partition("/")[2]
+    with joining.cabled(lab, node, inside), _led_to(live, node):
         # Without a mark of the lab's, or the agent there would take it for its own.
         address = f"{node.address}/{length}"
         run(["ip", "-n", inside, "address", "add", address, "dev", world.UPLINK])
@@ -109,6 +104,33 @@ def machine(live: Live, words: dict[str, Any]) -> Iterator[None]:
         finally:
             first.kill()
             first.wait()
+
+
+@contextmanager
+def _led_to(live: Live, node: LabNode) -> Iterator[None]:
+    """Have this machine send on what is for the pods of *node*, once that has its lease."""
+    ended = threading.Event()
+
+    seen = live.cluster()
+
+    def look() -> None:
+        etcd = live.connection()
+        while not ended.wait(LOOK):
+            leases, _ = peers(etcd.range(SUBNETS).items)
+            if held := [one.subnet for one in leases if one.public_ip == node.address]:
+                with joining.led_to(seen, node, held[0]):
+                    ended.wait()
+        etcd.close()
+
+    looking = threading.Thread(target=look, daemon=True)
+    if joining.is_direct(live.lab):
+        looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if looking.is_alive():
+            looking.join(owned.WRITTEN)
 
 
 def _agent(live: Live, place: Place, node: LabNode) -> tuple[list[str], dict[str, str]]:

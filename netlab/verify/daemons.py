@@ -161,7 +161,6 @@ def _machine(context: Context, name: str) -> Iterator[None]:
 
     What both were told to do ends by itself after some time.
     """
-    joining.require_tunnel(context)
     if context.lab.dual:
         raise Skip("needs one stack: a machine behind another is reached by IPv4 alone")
     with context.etcd() as etcd:

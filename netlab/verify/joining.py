@@ -26,6 +26,7 @@ from netlab.flannel.config import SUBNETS, UDP, resolve
 from netlab.flannel.lease import Lease
 from netlab.flannel.subnets import Me, own_lease
 from netlab.kernel import netns as namespaces
+from netlab.kernel import owned
 from netlab.kernel.real import RealKernel
 from netlab.model.backends import HOST_GW
 from netlab.model.lab import Lab, LabNode, Segment
@@ -42,6 +43,7 @@ SENDERS = 8  # nodes at most of which a pod speaks with the stranger
 TTL = 30  # seconds the stranger's lease lives at most
 LOOK = 0.005  # seconds between two looks into the kernels
 NAME = f"{world.GUEST}join"
+TRANSIT = "netlab-transit"  # the table, on the machine that the stranger is behind
 # A namespace of its own each time: who watched the one before would not notice another of its name.
 _numbers = itertools.count(1)
 
@@ -55,7 +57,8 @@ def free_address(context: Context, listing_ips: set[str], nth: int = 0) -> tuple
     for its in world.member_addresses(lab).values():
         taken |= set(its)
     for value in range(int(IPv4Network(segment.cidr)[-2]), int(IPv4Network(segment.cidr)[0]), -1):
-        if str(IPv4Address(value)) not in taken:
+        given = lab.balancer is not None and lab.balancer.holds(str(IPv4Address(value)))
+        if str(IPv4Address(value)) not in taken and not given:
             if nth == 0:
                 return segment, str(IPv4Address(value))
             nth -= 1
@@ -95,11 +98,10 @@ def place_behind(context: Context, listing_ips: set[str]) -> tuple[str, str]:
     return host, free_address(context, listing_ips, nth)[1]
 
 
-def require_tunnel(context: Context) -> None:
-    """Raise Skip where a guest behind another machine could not be reached."""
-    backend = context.lab.network.Backend
-    if context.here and (backend.Type == HOST_GW or backend.DirectRouting):
-        raise Skip("needs a tunnel to a node that is behind another machine, not on the wire")
+def is_direct(lab: Lab) -> bool:
+    """Return whether nodes of one segment send each other pods' packets without a tunnel."""
+    backend = lab.network.Backend
+    return backend.Type == HOST_GW or bool(backend.DirectRouting)
 
 
 def _host(context: Context) -> str:
@@ -146,11 +148,11 @@ def _addressing(lab: Lab, node: NodeState) -> list[Object]:
     """Return the stranger's address and its ways to the nodes; behind a machine, by that one."""
     if not node.declared.host:
         return world.machine_addressing(lab, node.netns, node.address)
-    via = lab.node(node.declared.host).address
-    near = [one for segment in lab.underlay.segments for one in segment.prefixes if "." in one]
+    via, home = lab.node(node.declared.host).address, lab.segment_of(node.address)
+    far = [segment.cidr for segment in lab.underlay.segments if segment != home]
     return [
-        Address(node.netns, world.UPLINK, f"{node.address}/32"),
-        *(Route(node.netns, one, world.UPLINK, via, onlink=True) for one in near),
+        Address(node.netns, world.UPLINK, f"{node.address}/{home.cidr.partition('/')[2]}"),
+        *(Route(node.netns, one, world.UPLINK, via) for one in far),
     ]
 
 
@@ -178,13 +180,42 @@ def plugged_in(context: Context, node: NodeState, own: Lease) -> Iterator[None]:
         RealKernel().apply([Op(Verb.ADD, thing) for thing in its_objects(context, node, own)])
         if context.lab.network.Backend.Type == UDP:
             _process(context, node)
+        with led_to(context.cluster, node.declared, own.subnet):
+            yield
+
+
+@contextmanager
+def led_to(cluster: Cluster, node: LabNode, subnet: str) -> Iterator[None]:
+    """Have the machine that *node* is behind send on what comes there for its pods, and from them,
+    meanwhile, where no tunnel does.
+
+    As any node it has a route to *subnet* by the wire, where nobody is: the halves come first. And
+    it takes what is neither from its own pods nor to them for what leaves the cluster, whose source
+    flannel's rules replace: not of what is not tracked.
+    """
+    lab = cluster.lab
+    if not node.host or not is_direct(lab):
+        yield
+        return
+    host, port = cluster.node(node.host), world.port_name(node.name)
+    for half in IPv4Network(subnet).subnets():
+        way = f"route replace {half} via {node.address} dev {port}"
+        run(["ip", "-n", host.netns, *way.split()])
+    own = ", ".join(one for one in (host.subnet, host.address) if one)
+    chain = (
+        "transit { type filter hook prerouting priority raw; "
+        f"iifname {host.uplink} ip daddr {subnet} notrack; "
+        f"iifname {port} ip saddr {subnet} ip daddr != {{ {own} }} notrack; }}"
+    )
+    with owned.table(host.netns, TRANSIT, [chain]):
         yield
 
 
 @contextmanager
 def cabled(lab: Lab, node: LabNode, netns: str) -> Iterator[None]:
     """Have a namespace *netns* for the duration, whose card is plugged in as *node*'s; there is no
-    address on it yet. Behind a machine, that routes to it, and answers for it on the wire."""
+    address on it yet. Behind a machine, that routes to it, answers for it on the wire, and for the
+    wire to it."""
     host, port = node.host, world.port_name(node.name)
     beside = lab.netns(host or world.UNDERLAY)
     switched = "" if host else f"master {world.bridge_name(lab.segment_of(node.address))} "
@@ -197,7 +228,14 @@ def cabled(lab: Lab, node: LabNode, netns: str) -> Iterator[None]:
             f"ip -n {beside} link add {port} mtu {lab.underlay.mtu} {switched}up "
             f"type veth peer name {world.UPLINK} address {card} netns {netns}".split()
         )
-        if host:  # neither has a mark of the lab's
+        if host:  # none of it has a mark of the lab's
+            settings = (
+                Sysctl(beside, f"net.ipv4.neigh.{port}.proxy_delay", "0"),
+                Sysctl(beside, f"net.ipv4.conf.{port}.proxy_arp", "1"),
+            )
+            RealKernel().apply([Op(Verb.ADD, one) for one in settings])
+            # A machine with strict ARP answers for what the very device has.
+            run(f"ip -n {beside} addr add {lab.node(host).address}/32 dev {port}".split())
             run(f"ip -n {beside} route add {node.address}/32 dev {port}".split())
             run(f"ip -n {beside} neigh add proxy {node.address} dev {uplink}".split())
         run(["ip", "-n", netns, "link", "set", world.UPLINK, "up"])
@@ -268,7 +306,6 @@ def extended(cluster: Cluster, node: NodeState) -> Cluster:
 def node_join(context: Context) -> Checked:
     if not context.cluster.nodes or not context.senders:
         raise Skip("needs a node and a running pod")
-    require_tunnel(context)
     node, own = stranger(context)
     with there(context, node, own):
         joined, left, checked = _joined_and_left(context, node, own)

@@ -26,6 +26,7 @@ MODULES = {
     "br_netfilter",
     "SCTP",
     "nft trace",
+    "nft fwd",
     "conntrack",
 }
 # Those of the paths that go through what kernels differ in: tunnels, NAT, marks, rule traces.
