@@ -54,3 +54,7 @@ class KernelError(NetlabError):
 
 class StoreError(NetlabError):
     """etcd refused or did not answer."""
+
+
+class GoneError(StoreError):
+    """etcd has no such lease, or no longer."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
+from uuid import uuid4
 
 from netlab import patience
 from netlab.errors import KernelError
@@ -30,7 +31,7 @@ from netlab.sensors.token import MARK, TOKEN
 
 FRAMES = 3000  # room in a ring by default: what a verification sends, many times over
 KEPT = 400_000  # frames
-FLUSH_MARK = b"netlab-flush:"
+FLUSH_MARK = b"netlab-flush:"  # what a marker begins with: whose it is, and its number, follow
 FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
 FLUSH_PATIENCE = patience.seconds(2.0)  # a marker takes some milliseconds, on a busy machine more
 NO_MARKER = 0.15  # seconds for a block to be handed over where no marker can be sent
@@ -127,6 +128,7 @@ class Capture:
         self._forgotten = 0
         self._late = 0  # rings that did not hand over what they had
         self._markers: dict[str, socket.socket] = {}
+        self._marker = FLUSH_MARK + uuid4().hex.encode() + b":"  # another capture's says nothing
         self._flushed: dict[str, int] = {}
         self._flushes = 0
 
@@ -199,7 +201,9 @@ class Capture:
             for name, ring in self._rings.items():
                 for frame in ring.frames():
                     if FLUSH_MARK in frame.data:
-                        self._flushed[name] = int(frame.data.rpartition(b":")[2])
+                        _, mine, number = frame.data.partition(self._marker)
+                        if mine:
+                            self._flushed[name] = int(number)
                     else:
                         self._consider(Kept(name, frame))
 
@@ -255,9 +259,8 @@ class Capture:
 
     def _mark(self, name: str, number: int) -> bool:
         """Send the marker *number* through a namespace; return whether that could be."""
-        marker = FLUSH_MARK + b"%d" % number
         try:
-            self._markers[name].sendto(marker, ("127.0.0.1", FLUSH_PORT))
+            self._markers[name].sendto(self._marker + b"%d" % number, ("127.0.0.1", FLUSH_PORT))
         except OSError:
             return False  # lo is down, or a rule lets nothing out
         return True

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from netlab.errors import StoreError
+from netlab.errors import GoneError, StoreError
 from netlab.store.http import Connection, Server
 from netlab.store.watch import Watch
 from netlab.store.wire import KeyValue as KeyValue
@@ -222,19 +222,6 @@ class Etcd:
         """Remove all keys that begin with *prefix*; return how many there were."""
         return self._call("/kv/deleterange", range_fields(prefix)).deleted
 
-    def take(self, key: str) -> KeyValue | None:
-        """Remove one key; return it as it was, None when it did not exist."""
-        taken = self._taken({"key": _base64(encoded(key))})
-        return taken[0] if taken else None
-
-    def take_prefix(self, prefix: str) -> list[KeyValue]:
-        """Remove all keys that begin with *prefix*; return them as they were."""
-        return self._taken(range_fields(prefix))
-
-    def _taken(self, fields: dict[str, str]) -> list[KeyValue]:
-        response = self._call("/kv/deleterange", {**fields, "prev_kv": True})
-        return key_values(response.prev_kvs)
-
     def transaction(
         self,
         *,
@@ -330,7 +317,8 @@ class Etcd:
     def _call(self, path: str, fields: dict[str, Any]) -> Response:
         status, body = self._exchange(path, msgspec.json.encode(fields))
         if status != 200:
-            raise StoreError(f"{self!r}: {path}: {_refusal(body) or f'HTTP status {status}'}")
+            error = GoneError if status == 404 and _refusal(body) else StoreError
+            raise error(f"{self!r}: {path}: {_refusal(body) or f'HTTP status {status}'}")
         try:
             # etcd's 64-bit numbers come as strings.
             response = msgspec.json.decode(body, type=Response, strict=False)

@@ -6,6 +6,9 @@
 etcd is what the machines of a lab share, and who may write to it may change the lab already; so
 no agent listens to the network. All keys hang on an etcd lease of whoever asked, which the question
 names, and go with it. Nothing of it is below flannel's keys.
+
+A request to etcd that timed out may still be done, even later: so nothing is read by the request
+that removes it, and a question whose removal is uncertain is known by its key.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from uuid import uuid4
 
 import msgspec
 
-from netlab.errors import NetlabError, StoreError
-from netlab.store.etcd import Etcd
+from netlab.errors import GoneError, NetlabError, StoreError
+from netlab.store.etcd import Delete, Etcd, Put
 from netlab.store.watch import Watch
 
 ASKED, ANSWERED = "/netlab/asked/", "/netlab/answered/"
@@ -67,6 +70,7 @@ class Correspondent:
         self._etcd = etcd
         self._lock = threading.Lock()  # of the connection
         self._lines: list[_Line] = []  # that nobody uses now
+        self._read: list[str] = []  # answers that can go
         self._leases: list[int] = []
         self._ends = 0.0  # when the last of them does
 
@@ -88,7 +92,9 @@ class Correspondent:
             with self._lock:
                 lease = self._lease(timeout)
                 message = msgspec.json.encode({**request, "answer": answer, "lease": lease})
-                self._etcd.put(asked, message, lease=lease)
+                read, self._read = self._read, []
+                question = Put(asked, message, lease=lease)
+                self._etcd.transaction(success=[question, *map(Delete, read)])
             told = self._awaited(line, answer, time.monotonic() + timeout, outlasting)
         except BaseException:
             line.close()
@@ -98,6 +104,7 @@ class Correspondent:
                 self._etcd.delete(answer)
             raise
         with self._lock:
+            self._read.append(answer)
             self._lines += [line] if line.open else []
         if error := told.get("error"):
             raise NetlabError(f"{self.node}: {error}")
@@ -119,7 +126,7 @@ class Correspondent:
             line.heard(max(0.0, min(left, LOOK)))
             try:
                 with self._lock:
-                    found = self._etcd.take(key)
+                    found = self._etcd.get(key)
                 heard = time.monotonic()
             except StoreError:
                 if time.monotonic() - heard > outlasting:
@@ -152,6 +159,8 @@ class Mailbox:
         self._prefix = f"{ASKED}{node}/"
         self._watch = etcd.watch([self._prefix])
         self._lock = threading.Lock()
+        self._taken: set[str] = set()  # keys that may be there yet
+        self._closed = threading.Event()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when something may have been asked."""
@@ -160,17 +169,24 @@ class Mailbox:
     def asked(self) -> list[dict[str, Any]]:
         """Return what was asked since the last call, and take it out. Raises StoreError."""
         self._watch.drain()
-        found = []
         with self._lock:
-            for item in self._etcd.take_prefix(self._prefix):
-                try:
-                    found.append(msgspec.json.decode(item.value, type=dict[str, Any]))
-                except msgspec.DecodeError:
-                    continue  # nobody's question
+            there = self._etcd.range(self._prefix).items
+            new = [item for item in there if item.key not in self._taken]
+            self._taken = {item.key for item in there}
+            if there:
+                with suppress(StoreError):  # done by the next call, or by then
+                    self._etcd.write_all([Delete(item.key) for item in there])
+        found = []
+        for item in new:
+            try:
+                found.append(msgspec.json.decode(item.value, type=dict[str, Any]))
+            except msgspec.DecodeError:
+                continue  # nobody's question
         return found
 
     def answer(self, question: dict[str, Any], do: Callable[[], dict[str, Any]]) -> None:
-        """Answer *question* with what *do* returns, or with why it could not."""
+        """Answer *question* with what *do* returns, or with why it could not; where etcd is away,
+        as soon as it is back."""
         try:
             told: dict[str, Any] = {"result": do()}
         except (NetlabError, OSError, LookupError, ValueError, TypeError) as error:
@@ -178,10 +194,19 @@ class Mailbox:
         key, lease = question.get("answer"), question.get("lease")
         if not isinstance(key, str) or not key.startswith(ANSWERED) or not isinstance(lease, int):
             return
-        with self._lock, suppress(StoreError):  # who asked will see that none came
-            self._etcd.put(key, msgspec.json.encode(told), lease=lease)
+        message, tried_until = msgspec.json.encode(told), time.monotonic() + KEPT
+        while time.monotonic() < tried_until and not self._closed.is_set():
+            try:
+                with self._lock:
+                    self._etcd.put(key, message, lease=lease)
+                return
+            except GoneError:  # and with its lease whoever asked
+                return
+            except StoreError:
+                self._closed.wait(LOOK)
 
     def close(self) -> None:
+        self._closed.set()
         self._watch.close()
         with self._lock:
             self._etcd.close()

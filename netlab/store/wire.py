@@ -45,7 +45,6 @@ class Response(msgspec.Struct):
 
     header: Header = msgspec.field(default_factory=Header)
     kvs: list[_Item] = []
-    prev_kvs: list[_Item] = []
     count: int = 0
     succeeded: bool = False
     responses: list[dict[str, Response]] = []

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -34,8 +34,9 @@ def answering(process: EtcdProcess, node: str, do: Do) -> Iterator[None]:
 
     def serve() -> None:
         while not over.is_set():
-            for question in mailbox.asked():
-                mailbox.answer(question, lambda question=question: do(question))  # type: ignore[misc]
+            with suppress(StoreError):
+                for question in mailbox.asked():
+                    mailbox.answer(question, lambda question=question: do(question))  # type: ignore[misc]
             time.sleep(0.005)
 
     thread = threading.Thread(target=serve)
@@ -180,3 +181,35 @@ def test_an_answer_is_awaited_while_etcd_is_away_for_as_long_as_it_may(
         else:
             with pytest.raises(StoreError):
                 one.ask({"do": "x"}, timeout=60.0)
+
+
+def test_an_answer_is_given_as_soon_as_etcd_is_back(process: EtcdProcess) -> None:
+    back = threading.Timer(1.0, process.start)
+
+    def killed(question: dict[str, Any]) -> dict[str, Any]:
+        process.stop()
+        back.start()
+        return {"back": True}
+
+    with answering(process, "n7", killed), asker(process, "n7") as one:
+        assert one.ask({"do": "x"}, timeout=30.0, outlasting=30.0) == {"back": True}
+    back.join()
+
+
+def test_a_question_that_could_not_be_taken_out_is_answered_once(
+    process: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreError("etcd is away")
+
+    etcd, asking = process.client(), process.client()
+    mailbox = Mailbox(etcd, "n8")
+    asking.put(f"{ASKED}n8/1", b'{"do": "first"}')
+    with monkeypatch.context() as patched:
+        patched.setattr(etcd, "write_all", away)
+        assert mailbox.asked() == [{"do": "first"}]
+    asking.put(f"{ASKED}n8/2", b'{"do": "second"}')
+    assert mailbox.asked() == [{"do": "second"}]
+    assert left(process) == []
+    mailbox.close()
+    asking.close()

@@ -350,6 +350,19 @@ def test_what_is_not_handed_over_in_time_is_counted(
         assert watching.lost == 1
 
 
+def test_what_was_seen_is_handed_over_whoever_else_watches(live: World) -> None:
+    start, goal = paths.place(live.state, "a"), paths.place(live.state, "b")
+    flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
+    with capture.Capture([start.netns]) as other, capture.Capture([start.netns]) as watching:
+        for _ in range(30):
+            other.flush()
+        for _ in range(20):
+            mark = token()
+            inject(start.netns, [datagram(flow, mark)], goal.address)
+            watching.flush()
+            assert any(kept.frame.outgoing for kept in watching.frames(mark))
+
+
 def test_a_device_that_appears_later_is_known_by_its_name(live: World) -> None:
     netns = f"{NAME}.client"
     mark = token()
