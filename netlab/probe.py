@@ -162,7 +162,7 @@ def _shot(
         answer = followed(
             capture, sent, expectation, over=lambda: _has_fired(filtering, flow, before=fired)
         )
-    capture.flush()
+    capture.gather([mark])
     answered = bool(answer and not answer.refused)
     sightings = seen(capture, sent.flow, mark, netns=source.netns, answered=answered)
     sightings = capture.in_order(expectation, sightings)
@@ -351,7 +351,7 @@ def _bad_of_batch(
     many = [send(start.netns, unbound(first.flow), token()) for _ in range(size)]
     try:
         _all_answered(capture, many)
-        capture.flush()
+        capture.gather([sent.token for sent in many])
         for sent in many:
             answer = sent.answer()
             complete = len(capture.frames(sent.token)) == len(first.sightings)

@@ -26,15 +26,13 @@ def reconciled(
     request is taken to have been no time on it.
     """
 
-    def seen(hop: Hop, leg: Leg) -> list[int]:
-        return [
-            one.time
-            for one in sightings
-            if one.where == hop.where and leg_in(expectation, one) is leg
-        ]
-
-    def first(hop: Hop, leg: Leg) -> int | None:
-        return min(seen(hop, leg), default=None)
+    def seen(hop: Hop, leg: Leg) -> dict[bytes, int]:
+        """When each packet was seen there first: one that was lost on the wire is sent again."""
+        found: dict[bytes, int] = {}
+        for one in sightings:
+            if one.where == hop.where and leg_in(expectation, one) is leg:
+                found[one.content] = min(one.time, found.get(one.content, one.time))
+        return found
 
     off = {machine(hop.netns): 0 for hop in expectation.request[:1]}
     for out, into in pairwise(expectation.request):
@@ -44,14 +42,15 @@ def reconciled(
         most, least = list[int](), list[int]()  # by how much that clock may be ahead
         for leg, way in ((Leg.REQUEST, expectation.request), (Leg.REPLY, expectation.reply)):
             for left, came in pairwise(way):
-                at, then = first(left, leg), first(came, leg)
-                if at is None or then is None:
-                    continue
                 ends = machine(left.netns), machine(came.netns)
+                if ends not in ((here, there), (there, here)):
+                    continue
+                at, then = seen(left, leg), seen(came, leg)
+                took = [then[one] - at[one] for one in at if one in then]
                 if ends == (here, there):
-                    most.append(then - at)
-                elif ends == (there, here):
-                    least.append(at - then)
+                    most += took
+                else:
+                    least += [-one for one in took]
         off[there] = off.get(here, 0) + _apart(most, least)
     moved = [replace(one, time=one.time - off.get(machine(one.netns), 0)) for one in sightings]
     return sorted(moved, key=lambda one: one.time)

@@ -105,16 +105,17 @@ def passages(leg: Leg, hops: Sequence[Hop], sightings: Sequence[Sighting]) -> li
     Sightings count in the order of time, so a hop is only looked for after the one before it.
     """
     found: list[Passage] = []
-    rest = sorted(sightings, key=lambda sighting: sighting.time)
+    rest = [(s.where, s) for s in sorted(sightings, key=lambda sighting: sighting.time)]
     for hop in hops:
-        here = [s for s in rest if s.where == hop.where]
+        where = hop.where
+        here = [s for at, s in rest if at == where]
         fitting = next((s for s in here if not difference(hop, s)), None)
         chosen = fitting or (here[0] if here else None)
         if chosen is None:
             found.append(Passage(leg, hop, None, "not seen there"))
             continue
         found.append(Passage(leg, hop, chosen, difference(hop, chosen)))
-        rest = [s for s in rest if s is not chosen and s.time >= chosen.time]
+        rest = [(at, s) for at, s in rest if s is not chosen and s.time >= chosen.time]
     return found
 
 

@@ -3,6 +3,8 @@
 One ring per namespace sees all its devices; the kernel's time stamps are one clock for all.
 A ring hands its frames over in blocks and in order, so `flush` sends a marker through each
 namespace's `lo`: once it shows, all that was seen before it has been handed over.
+What the rings hold is taken into memory several times a second, whether or not anybody asks, as a
+trickle of frames uses a ring up as fast as a flood.
 Memory is bounded: of the frames only those are kept that carry a probe's mark or open a TCP
 connection, and of these the newest `KEPT`.
 """
@@ -15,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
@@ -34,6 +36,7 @@ KEPT = 400_000  # frames
 FLUSH_MARK = b"netlab-flush:"  # what a marker begins with: whose it is, and its number, follow
 FLUSH_PORT = 9  # discard (RFC 863), on 127.0.0.1
 FLUSH_PATIENCE = patience.seconds(2.0)  # a marker takes some milliseconds, on a busy machine more
+READ_EVERY = 0.1  # seconds: the rings hold more than comes meanwhile
 NO_MARKER = 0.15  # seconds for a block to be handed over where no marker can be sent
 
 _TCP_SYN_OR_RST, _TCP_ACK = 0x02 | 0x04, 0x10
@@ -131,6 +134,8 @@ class Capture:
         self._marker = FLUSH_MARK + uuid4().hex.encode() + b":"  # another capture's says nothing
         self._flushed: dict[str, int] = {}
         self._flushes = 0
+        self._reading: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def __enter__(self) -> Capture:
         try:
@@ -171,6 +176,13 @@ class Capture:
             # is replaced, so that is closed at the end.
             self._stale += [self._rings[name] for name in added if name in self._rings]
             self._rings = {**self._rings, **added}
+        if self._rings and self._reading is None:
+            self._reading = threading.Thread(target=self._read, daemon=True)
+            self._reading.start()
+
+    def _read(self) -> None:
+        while not self._closed.wait(READ_EVERY):
+            self.drain()
 
     def _watches(self, name: str) -> bool:
         """Return whether the namespace that is called *name* now is watched, or was and is gone."""
@@ -178,6 +190,9 @@ class Capture:
 
     def close(self) -> None:
         """Stop watching; what was kept stays."""
+        self._closed.set()
+        if self._reading is not None:
+            self._reading.join()
         with self._lock:
             rings, self._rings = [*self._rings.values(), *self._stale], {}
         for marker in self._markers.values():
@@ -256,6 +271,10 @@ class Capture:
                     self._late += len(late)
                 return
             self.wait(0.005)
+
+    def gather(self, tokens: Sequence[bytes]) -> None:
+        """Return when all that was seen of *tokens* before this call is at hand for `sightings`."""
+        self.flush()
 
     def _mark(self, name: str, number: int) -> bool:
         """Send the marker *number* through a namespace; return whether that could be."""

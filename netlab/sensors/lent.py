@@ -1,8 +1,8 @@
 """Captures and rule traces lent to another machine: begun, asked and ended by messages.
 
     {"do": "watch", "capture": ID, "netns": […], "traced": […], "ipv6": …}   {}
-    {"do": "seen", "capture": ID, "token": …}          {"sightings": […], "lost": n}
-    {"do": "seen", "capture": ID, "number": …}         the same of a TCP connection's opening
+    {"do": "seen", "capture": ID, "tokens": […]}       {"seen": [[…], …], "lost": n}
+    {"do": "seen", "capture": ID, "numbers": […]}      the same of TCP connections' openings
     {"do": "number", "capture": ID, "flow": …, "netns": …}   {"number": n or null}, of that opening
     {"do": "hits", "capture": ID, "flow": …, "token": …}   {"hits": […]}, of the rules traced
     {"do": "unwatch", "capture": ID}                   {}
@@ -91,11 +91,9 @@ def _ended(lent: Lent) -> None:
 
 def _seen(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:
     capture.flush()
-    if "token" in request:
-        found = capture.sightings(str(request["token"]).encode())
-    else:
-        found = capture.opening(int(request["number"]))
-    return {"sightings": msgspec.to_builtins(found), "lost": capture.lost}
+    found = [capture.sightings(str(one).encode()) for one in request.get("tokens", ())]
+    found += [capture.opening(int(one)) for one in request.get("numbers", ())]
+    return {"seen": msgspec.to_builtins(found), "lost": capture.lost}
 
 
 def _number(capture: Capture, request: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +112,6 @@ def hits(answer: dict[str, Any]) -> list[RuleHit]:
     return msgspec.convert(answer["hits"], list[RuleHit])
 
 
-def sightings(answer: dict[str, Any]) -> list[Sighting]:
-    """Return the sightings that an answer to `seen` tells."""
-    return msgspec.convert(answer["sightings"], list[Sighting])
+def sightings(answer: dict[str, Any]) -> list[list[Sighting]]:
+    """Return the sightings that an answer to `seen` tells, of each token or number asked for."""
+    return msgspec.convert(answer["seen"], list[list[Sighting]])

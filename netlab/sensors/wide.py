@@ -8,7 +8,8 @@ this machine alone. The times of other machines are by their own clocks; see `pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from netlab.sensors.capture import Capture
 from netlab.sensors.lent import hits, sightings
 from netlab.sensors.ruletrace import RuleTrace, probes
 
+TOGETHER = 16  # tokens in a question: the answer tells all frames, and etcd takes 1.5 MiB at once
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -42,6 +44,14 @@ class Borrowed:
         """Return the answer of one of the machines."""
         return self._others[where]({"do": deed, "capture": self._id, **more})
 
+    def ask_all(self, deed: str, *, of: Collection[str], **more: Any) -> dict[str, dict[str, Any]]:
+        """Return the answers of the machines *of*, which are asked at once."""
+        if not of:
+            return {}
+        with ThreadPoolExecutor(len(of)) as pool:
+            answers = pool.map(lambda where: self.ask(where, deed, **more), of)
+            return dict(zip(of, answers, strict=True))
+
     def add(self, names: Iterable[str], what: str) -> list[str]:
         """Borrow *what*, `netns` or `traced`, on those of the namespaces *names* that are
         elsewhere; return those that are here."""
@@ -53,9 +63,9 @@ class Borrowed:
                 here.append(name)
         for where, wanted in there.items():
             known = self.on.setdefault(where, set())
-            if new := wanted - known:
-                self.ask(where, "watch", **{what: sorted(new)}, ipv6=self.ipv6)
-                known |= new
+            if wanted - known:  # all are said: what was lent before may have been forgotten there
+                self.ask(where, "watch", **{what: sorted(known | wanted)}, ipv6=self.ipv6)
+                known |= wanted
         return here
 
     def give_back(self, where: str = "") -> None:
@@ -83,11 +93,12 @@ class WideTrace(RuleTrace):
         self, flow: Flow | None = None, token: bytes = b"", *, within: Collection[str] = ()
     ) -> list[RuleHit]:
         found = super().hits(flow, token, within=within)
-        for where, names in self._borrowed.on.items():
-            if flow is None or (within and not names & {*within}):
-                continue
-            told = {"flow": msgspec.to_builtins(flow), "token": token.decode()}
-            answer = self._borrowed.ask(where, "hits", **told)
+        if flow is None:
+            return found
+        on = self._borrowed.on
+        where = [one for one, names in on.items() if not within or names & {*within}]
+        told = {"flow": msgspec.to_builtins(flow), "token": token.decode()}
+        for answer in self._borrowed.ask_all("hits", of=where, **told).values():
             found += [hit for hit in hits(answer) if not within or hit.netns in within]
         return found
 
@@ -103,21 +114,33 @@ class WideCapture(Capture):
         super().__init__(netns_names)
         self._borrowed = borrowed
         self._lost_there: dict[str, int] = {}
+        self._gathered: dict[bytes, list[Sighting]] = {}  # of tokens, by other machines
 
     def add(self, netns_names: Iterable[str]) -> None:
         """As `Capture.add`. Raises NetlabError when another machine does not answer, too."""
         super().add(self._borrowed.add(netns_names, "netns"))
 
-    def _elsewhere(self, **wanted: Any) -> list[Sighting]:
-        found: list[Sighting] = []
-        for where in self._borrowed.on:
-            answer = self._borrowed.ask(where, "seen", **wanted)
+    def _elsewhere(self, count: int, **wanted: Any) -> list[list[Sighting]]:
+        """Return what all other machines saw of each of *count* tokens or numbers *wanted*."""
+        found: list[list[Sighting]] = [[] for _ in range(count)]
+        answers = self._borrowed.ask_all("seen", of=list(self._borrowed.on), **wanted)
+        for where, answer in answers.items():
             self._lost_there[where] = int(answer["lost"])
-            found += sightings(answer)
+            for mine, more in zip(found, sightings(answer), strict=True):
+                mine += more
         return found
 
+    def gather(self, tokens: Sequence[bytes]) -> None:
+        super().gather(tokens)
+        for first in range(0, len(tokens), TOGETHER):
+            some = tokens[first : first + TOGETHER]
+            there = self._elsewhere(len(some), tokens=[one.decode() for one in some])
+            self._gathered |= dict(zip(some, there, strict=True))
+
     def sightings(self, token: bytes) -> list[Sighting]:
-        return super().sightings(token) + self._elsewhere(token=token.decode())
+        if token not in self._gathered:
+            self.gather([token])
+        return super().sightings(token) + self._gathered.pop(token)
 
     def handshake(self, flow: Flow, *, netns: str) -> list[Sighting]:
         if where := self._borrowed.machine(netns):
@@ -128,7 +151,7 @@ class WideCapture(Capture):
             number = self.number(flow, netns=netns)
         if number is None:
             return []
-        return self.opening(number) + self._elsewhere(number=number)
+        return self.opening(number) + self._elsewhere(1, numbers=[number])[0]
 
     def in_order(self, expectation: Expectation, sightings: list[Sighting]) -> list[Sighting]:
         """As `Capture.in_order`: by this machine's clock, on which the flow begins."""

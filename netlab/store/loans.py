@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-KEPT = 60.0  # seconds: what nobody has asked for so long is forgotten
+from netlab import patience
+
+KEPT = patience.seconds(60.0)  # seconds: what nobody has asked for so long is forgotten
 T = TypeVar("T")
 
 

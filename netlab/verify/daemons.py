@@ -122,9 +122,11 @@ def _joined(context: Context) -> Iterator[str]:
     names = {node.name for node in lab.nodes}
     name = next(f"{NAME}{n}" for n in range(1, len(names) + 2) if f"{NAME}{n}" not in names)
     if context.here:
-        with _machine(context, name):
-            yield name
-        _until_gone(context, name)
+        try:
+            with _machine(context, name):
+                yield name
+        finally:  # what is proven next goes by who is a node
+            _until_gone(context, name)
         return
     try:
         grown = growth.with_node(lab, name, labels={})

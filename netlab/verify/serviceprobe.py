@@ -199,7 +199,7 @@ def _asked(
     try:
         chosen = _chosen(looking, calls, kind, kinds)
         ended = [(call, _answer(looking, source, call), time.monotonic()) for call in chosen]
-        looking.capture.flush()
+        looking.capture.gather([call.sent.token for call in chosen])
         return [
             _looked_into(looking, source, call, answer, at - call.at) for call, answer, at in ended
         ]

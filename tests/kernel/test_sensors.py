@@ -311,7 +311,7 @@ def test_a_trickle_that_nobody_reads_meanwhile_is_seen_whole(live: World) -> Non
     """Each frame of a trickle uses up a block: there must be many, however small the ring."""
     start, goal = paths.place(live.state, "a"), paths.place(live.state, "b")
     flow = Flow(start.address, goal.address, Protocol.UDP, 40000, 9999)
-    mark, count, apart = token(), 100, 0.003
+    mark, count, apart = token(), 400, 0.003  # more than the ring has blocks
     with entered(goal.netns):
         sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sink, capture.Capture([start.netns]) as watching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from netlab.packets import Outcome, Protocol
 from netlab.probe import flow_between, shoot, watched
 from netlab.sensors import lent
 from netlab.sensors.capture import Capture
+from netlab.sensors.sending import send
+from netlab.sensors.token import token
 from netlab.sensors.wide import Borrowed, WideCapture
 from netlab.store import loans
 
@@ -45,7 +48,7 @@ class Elsewhere:
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(request["do"])
         answer = self.lender.do(request)
-        for one in answer.get("sightings", ()):
+        for one in (one for each in answer.get("seen", ()) for one in each):
             one["time"] += HOUR
         return answer
 
@@ -76,6 +79,34 @@ def test_what_both_machines_saw_is_one_way(state: Cluster, protocol: str, port: 
     assert there.lender.lent == 0
 
 
+def test_what_was_forgotten_elsewhere_is_lent_anew_as_a_whole(state: Cluster) -> None:
+    there = Elsewhere()
+    start, goal = paths.place(state, "a"), paths.place(state, "c")
+    flow = flow_between(state, start, goal, protocol=Protocol.ICMP, port=0)
+    names = [start.netns, *watched(state, paths.expected(state, start, goal, flow))]
+    early = [name for name in names if name != goal.netns]
+    with WideCapture(early, Borrowed(machine, {"node2": there})) as capture:
+        there.lender.close()
+        capture.add([goal.netns])
+        shot = shoot(state, capture, start, goal, protocol=Protocol.ICMP)
+    assert shot.verdict.outcome is Outcome.PASS, shot.verdict.evidence
+
+
+def test_another_machine_is_asked_once_for_many_probes(state: Cluster) -> None:
+    there = Elsewhere()
+    start, goal = paths.place(state, "a"), paths.place(state, "c")
+    with WideCapture([start.netns, goal.netns], Borrowed(machine, {"node2": there})) as capture:
+        flow = flow_between(state, start, goal, protocol=Protocol.UDP, port=80)
+        sent = [send(start.netns, flow, token()) for _ in range(5)]
+        time.sleep(0.2)
+        capture.gather([one.token for one in sent])
+        found = [capture.sightings(one.token) for one in sent]
+        for one in sent:
+            one.close()
+    assert there.asked == ["watch", "seen", "unwatch"]
+    assert all({seen.netns for seen in each} == {start.netns, goal.netns} for each in found)
+
+
 def test_what_is_lent_ends_when_nobody_asks_any_longer(
     state: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +120,7 @@ def test_what_is_lent_ends_when_nobody_asks_any_longer(
         lender.tidy()
         assert lender.lent == 0
         with pytest.raises(LookupError, match="the capture x has ended"):
-            lender.do({"do": "seen", "capture": "x", "token": "t"})
+            lender.do({"do": "seen", "capture": "x", "tokens": ["t"]})
     finally:
         lender.close()
 

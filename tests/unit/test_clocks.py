@@ -67,6 +67,14 @@ def test_an_answered_conversation_is_in_order_whatever_the_clocks_say(
     assert reconciled(expectation, told, machine) == true
 
 
+def test_a_packet_that_was_lost_on_the_wire_and_sent_again_misleads_nobody() -> None:
+    expectation = expected(STRAIGHT)
+    true = [replace(one, content=b"again") for one in conversation(expectation)]
+    sent_first = [replace(one, time=one.time - 10**9, content=b"first") for one in true[:3]]
+    told = wrong([*sent_first, *true], {"a": 0, "b": 777, "c": -(10**9)})
+    assert reconciled(expectation, told, machine) == [*sent_first, *true]
+
+
 def test_without_an_answer_the_wire_takes_no_time() -> None:
     expectation = expected(STRAIGHT)
     true = conversation(expectation, answered=False)

@@ -32,7 +32,7 @@ def main(directory: Path) -> None:
                 unfinished = taken.with_suffix(".unfinished")
                 unfinished.write_text(str(process.returncode))
                 unfinished.rename(taken.with_suffix(".code"))
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def started(taken: Path, *, watched: bool) -> subprocess.Popen[bytes]:
