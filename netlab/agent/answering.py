@@ -33,6 +33,7 @@ from netlab.errors import NetlabError
 from netlab.sensors import lent
 from netlab.store import loans
 from netlab.store.mailbox import Mailbox
+from netlab.store.session import Drain
 from netlab.tracing import lent as conversations
 
 CHANGES = ("serve", "carry")
@@ -143,7 +144,7 @@ class Answering(Loop):
             self._mailbox.close()
             self._mailbox = None
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         if self._mailbox is None:
             return {}
         return {self._mailbox.fileno(): lambda: None}  # the next pass drains it

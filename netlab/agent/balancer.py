@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -35,6 +35,7 @@ from netlab.model.lab import IP_MODES, Lab
 from netlab.packets import Entry
 from netlab.processes.commands import run
 from netlab.proxy.addresses import Family
+from netlab.store.session import Drain
 
 
 class Balancer(Loop):
@@ -200,7 +201,7 @@ class Balancer(Loop):
 
     # -- sleeping
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         if self._probing is None or self._watch is None:
             return {}
         return {

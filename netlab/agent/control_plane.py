@@ -29,7 +29,7 @@ from netlab.model.kubernetes import Document, registry_key
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.etcd import Etcd
-from netlab.store.session import Session
+from netlab.store.session import Drain, Session
 
 ETCD_START = 0.5  # seconds
 PORTION = 1000  # changes written at a time
@@ -284,12 +284,12 @@ class ControlPlane(Loop):
         if len(changes) > TOLD:
             self.log.info("and %d more changes", len(changes) - TOLD)
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         return self._session.watched(self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
         self.state.heard()
-        self._session.drain()
+        return self._session.drain()
 
     def close(self) -> None:
         self._session.close()

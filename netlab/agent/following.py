@@ -21,7 +21,7 @@ from netlab.flannel import lease
 from netlab.flannel.config import SUBNETS
 from netlab.model.lab import Lab
 from netlab.store import registry
-from netlab.store.session import Session
+from netlab.store.session import Drain, Session
 
 
 def lab_of(value: bytes) -> Lab:
@@ -90,12 +90,12 @@ class Following(Loop):
         self._session.close()
         super()._failed(message)
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         return self._session.watched(self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
         self.state.heard()
-        self._session.drain()
+        return self._session.drain()
 
     def close(self) -> None:
         self._session.close()

@@ -25,6 +25,7 @@ from netlab.errors import NetlabError
 from netlab.kernel import Kernel
 from netlab.objects import Address, Bridge, Object, Tun, Vxlan
 from netlab.plan import Op, Verb, words
+from netlab.store.session import Drain
 
 FIRST_RETRY, LAST_RETRY = 0.1, 0.5  # seconds
 BURST, WITHIN = 5, 1.0  # passes in as many seconds before the loop rests
@@ -79,7 +80,7 @@ class Loop(threading.Thread):
         """Compare and act, once."""
         raise NotImplementedError
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         """Return file descriptors that wake the loop, each with what drains it."""
         return {}
 
@@ -144,14 +145,20 @@ class Loop(threading.Thread):
     def run(self) -> None:
         Path("/proc/thread-self/comm").write_text(self.name[:15])  # for `top -H` and perf(1)
         try:
-            heard: list[Callable[[], None]] = []
+            heard: list[Drain] = []
             begun: deque[float] = deque(maxlen=BURST)
+            due = 0.0
             while not self.ended:
-                begun.append(time.monotonic())
+                began = time.monotonic()
                 pause = self._pass(heard)
-                took = time.monotonic() - begun[-1]
+                ended = time.monotonic()
+                if pause is None:
+                    heard = self._sleep(max(0.0, due - ended), 0.0)
+                    continue
+                begun.append(began)
+                due = ended + pause
                 storm = len(begun) == BURST and begun[-1] - begun[0] < WITHIN
-                rest = min(self.rest * took, LONGEST_REST) if storm else 0.0
+                rest = min(self.rest * (ended - began), LONGEST_REST) if storm else 0.0
                 heard = self._sleep(pause, rest)
         finally:
             with self._waking:
@@ -159,11 +166,13 @@ class Loop(threading.Thread):
                 os.close(self._wakeup)
             self.close()
 
-    def _pass(self, heard: list[Callable[[], None]]) -> float:
+    def _pass(self, heard: list[Drain]) -> float | None:
+        """Return how many seconds to sleep; None: nothing to look again for was *heard*."""
         self._since = time.monotonic()
         try:
-            for drain in heard:
-                drain()
+            told = [drain() for drain in heard]
+            if told and all(one is False for one in told):
+                return None
             self.once()
         except Exception as error:
             return self._after(error)
@@ -193,13 +202,12 @@ class Loop(threading.Thread):
         self.error = message
         self._retry = min(max(2 * self._retry, FIRST_RETRY), LAST_RETRY)
 
-    def _sleep(self, seconds: float, rest: float) -> list[Callable[[], None]]:
+    def _sleep(self, seconds: float, rest: float) -> list[Drain]:
         """Wait *rest* seconds, then until something wakes the loop; return what drains it."""
         if self.ended:
             return []
         poll = select.poll()
-        poll.register(self._wakeup, select.POLLIN)
-        watched: dict[int, Callable[[], None]] = {}
+        watched: dict[int, Drain] = {self._wakeup: lambda: None}
         try:
             watched.update(self.watched())
             for descriptor in watched:
@@ -212,4 +220,4 @@ class Loop(threading.Thread):
         if self._wakeup in woken:
             os.eventfd_read(self._wakeup)
         self.heard(woken)
-        return [watched[descriptor] for descriptor in woken if descriptor != self._wakeup]
+        return [watched[descriptor] for descriptor in woken]

@@ -25,6 +25,7 @@ from netlab.model.lab import Lab
 from netlab.objects import Netns, Object
 from netlab.plan import Op, Verb, difference
 from netlab.pods.control import Servers
+from netlab.store.session import Drain
 
 BRIDGED = "net.bridge.bridge-nf-call-iptables"
 
@@ -106,7 +107,7 @@ class Machine(Loop):
         self.servers.update([outside_server(lab)])
         return bool(operations or gone)
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         watched: dict[int, Callable[[], None]] = {}
         if self.place.node:
             watched[self.servers.fileno()] = lambda: None  # readable when the pod servers die

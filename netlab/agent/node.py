@@ -40,7 +40,7 @@ from netlab.plan import Op, difference
 from netlab.pods.control import Servers
 from netlab.store import registry
 from netlab.store.etcd import Etcd
-from netlab.store.session import Session
+from netlab.store.session import Drain, Session
 
 BULK = 100  # changes at once
 PATIENCE = 3.0  # seconds a full comparison may be put off while the lab is changing
@@ -318,7 +318,7 @@ class Node(Loop):
 
     # -- sleeping
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         watched = self._session.watched(self._drain_etcd)
         if self._events is not None:
             watched[self._events.fileno()] = self._drain_kernel

@@ -16,7 +16,7 @@ from netlab.model.inventory import Inventory
 from netlab.model.lab import Lab
 from netlab.store import registry
 from netlab.store.access import Access
-from netlab.store.session import Session
+from netlab.store.session import Drain, Session
 
 ETCD_SILENCE = patience.seconds(1.0)  # seconds
 
@@ -75,15 +75,16 @@ class Reading:
             return error
         return None
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         """Return the descriptor that is readable when something changed, with what drains it."""
         return self._session.watched(self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
         try:
-            self._session.drain()
+            return self._session.drain()
         except StoreError:
             self.disconnect()
+            return True
 
     def disconnect(self) -> None:
         self._session.close()

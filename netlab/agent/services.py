@@ -11,7 +11,7 @@ connection, and are to hold in the same namespace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from socket import socket
 
 import msgspec
@@ -30,6 +30,7 @@ from netlab.model.services import ProxyNode
 from netlab.portals.control import Home
 from netlab.proxy.options import Options, options_of
 from netlab.proxy.ruleset import Step, words
+from netlab.store.session import Drain
 
 TOLD = 20  # changes told one by one in the log
 NOTHING = Pass([], [], [], {}, [])
@@ -174,7 +175,7 @@ class ServiceProxy(Loop):
         again = self._proxy.look_again if self._proxy is not None else None
         return self.interval if again is None else min(self.interval, again)
 
-    def watched(self) -> Mapping[int, Callable[[], None]]:
+    def watched(self) -> Mapping[int, Drain]:
         watched = dict(self._reading.watched())
         if self._proxy is not None:
             watched |= {fd: lambda: None for fd in self._proxy.watched()}

@@ -83,11 +83,14 @@ class Controller:
         """Look whenever something changes; return the exit code. Raises StoreError."""
         while True:
             objects, _ = registry.objects(etcd, watch=watch, warn=_log.warning)
-            pause = self._look(objects)
+            due = time.monotonic() + self._look(objects)
             self._write(etcd, objects)
-            if (code := self._ended(ending, pause, watch)) is not None:
-                return code
-            if not watch.drain():
+            changed = False
+            while not changed and (left := due - time.monotonic()) > 0:
+                if (code := self._ended(ending, left, watch)) is not None:
+                    return code
+                changed = watch.drain()
+            if not changed:
                 self._endpoints = self._server.told()  # somebody else may have told it others
 
     def _ended(self, ending: int, seconds: float, watch: Watch | None = None) -> int | None:

@@ -6,7 +6,6 @@ known last stands, and etcd is asked again until it answers.
 
 from __future__ import annotations
 
-import select
 import sys
 import threading
 import time
@@ -53,10 +52,8 @@ class Follower(threading.Thread):
     def _follow(self) -> NoReturn:
         """Publish what changes until etcd goes away. Raises StoreError then."""
         with self._etcd.watch() as watch:
-            poll = select.poll()
-            poll.register(watch, select.POLLIN)
             while True:
                 self._publish(*registry.objects(self._etcd, watch=watch))
                 self._wait = AGAIN_FIRST
-                if poll.poll(LOOKS * 1000):
+                if watch.wait(LOOKS):
                     time.sleep(GATHER)

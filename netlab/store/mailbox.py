@@ -1,7 +1,8 @@
 """Questions from one machine's netlab to another's agent, by way of the lab's etcd.
 
-    /netlab/asked/NODE/ID       what is asked: JSON with `do`
-    /netlab/answered/ID         what is answered: JSON with `result` or `error`
+    /netlab/mail/asked/NODE/ID  what is asked: JSON with `do`
+    /netlab/mail/answered/ID    what is answered: JSON with `result` or `error`, deflated, as etcd
+                                tells all who watch everything
 
 etcd is what the machines of a lab share, and who may write to it may change the lab already; so
 no agent listens to the network. All keys hang on an etcd lease of whoever asked, which the question
@@ -16,6 +17,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -25,10 +27,11 @@ import msgspec
 
 from netlab.errors import GoneError, NetlabError, StoreError
 from netlab.store.etcd import Delete, Etcd, Put
-from netlab.store.watch import Watch
+from netlab.store.watch import MAIL, Watch
 
-ASKED, ANSWERED = "/netlab/asked/", "/netlab/answered/"
+ASKED, ANSWERED = f"{MAIL}asked/", f"{MAIL}answered/"
 LOOK = 1.0  # seconds between two looks for an answer that nothing told of
+QUICKLY = 1  # zlib's level
 KEPT = 60  # seconds a question and its answer are kept at most
 
 
@@ -133,7 +136,7 @@ class Correspondent:
                     raise
                 found = None
             if found is not None:
-                told: dict[str, Any] = msgspec.json.decode(found.value)
+                told: dict[str, Any] = msgspec.json.decode(zlib.decompress(found.value))
                 return told
             if left <= 0:
                 raise NetlabError(
@@ -194,7 +197,8 @@ class Mailbox:
         key, lease = question.get("answer"), question.get("lease")
         if not isinstance(key, str) or not key.startswith(ANSWERED) or not isinstance(lease, int):
             return
-        message, tried_until = msgspec.json.encode(told), time.monotonic() + KEPT
+        message = zlib.compress(msgspec.json.encode(told), QUICKLY)
+        tried_until = time.monotonic() + KEPT
         while time.monotonic() < tried_until and not self._closed.is_set():
             try:
                 with self._lock:

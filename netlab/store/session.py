@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from netlab.store.etcd import EVERYTHING, Etcd
 from netlab.store.watch import Watch
 
+Drain = Callable[[], bool | None]  # reads what is there; False: it is nothing to look again for
+
 
 class Session:
     """For one thread, whose namespace it is opened in. `watch` is None while it is closed."""
@@ -25,14 +27,14 @@ class Session:
             self.watch = self.etcd.watch(self._prefixes)
         return self.etcd
 
-    def watched(self, drain: Callable[[], None]) -> dict[int, Callable[[], None]]:
+    def watched(self, drain: Drain) -> dict[int, Drain]:
         """Return the descriptor that is readable when something changed, with *drain*."""
         return {} if self.watch is None else {self.watch.fileno(): drain}
 
-    def drain(self) -> None:
-        """Read what the watch tells. Raises StoreError when it has ended."""
+    def drain(self) -> bool:
+        """Read what the watch tells, as `Watch.drain`. Raises StoreError when it has ended."""
         assert self.watch is not None
-        self.watch.drain()
+        return self.watch.drain()
 
     def close(self) -> None:
         for connection in (self.watch, self.etcd):

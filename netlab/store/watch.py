@@ -4,7 +4,8 @@
 2. It is known for certain when nothing can be missing: every write to etcd is a revision, the
    revisions are consecutive numbers, and a watch on all keys is told of each. A gap, or more than
    is kept, and it says that it does not know.
-3. A peer that has gone without a word is noticed by TCP itself: after a second of silence the
+3. What machines ask each other (`mailbox`) is no change of the lab: nobody else is woken for it.
+4. A peer that has gone without a word is noticed by TCP itself: after a second of silence the
    kernel probes it each second, and the stream ends 2 to 3 s after the cut.
 
 Source: etcd Documentation/learning/api_guarantees.md; server/etcdserver/api/v3rpc/watch.go: the
@@ -23,6 +24,7 @@ from netlab.errors import StoreError
 from netlab.store.http import CHUNK, Chunks, Reader, Server, opened, request_bytes
 from netlab.store.wire import KeyValue, Line
 
+MAIL = "/netlab/mail/"  # what a mailbox's keys begin with
 EVENTS_KEPT = 8192  # until they are read
 
 _decode = msgspec.json.Decoder(Line, strict=False).decode
@@ -100,19 +102,23 @@ class Watch:
         if notice.created:
             self._acknowledged += 1
             self.revision = self._all_since = notice.header.revision
-        if self._whole:
-            for event in notice.items():
-                self._keep(event)
-        return bool(notice.events)
+        if not self._whole:
+            return bool(notice.events)
+        told = [self._keep(event) for event in notice.items()]
+        return any(told)
 
-    def _keep(self, event: KeyValue) -> None:
+    def _keep(self, event: KeyValue) -> bool:
+        """Take note of *event*; return whether it is one to keep."""
         if event.mod_revision not in (self.revision, self.revision + 1):
             self._events.clear()
             self._all_since = event.mod_revision - 1
         elif len(self._events) == EVENTS_KEPT:
             self._all_since = self._events[0].mod_revision
         self.revision = event.mod_revision
+        if event.key.startswith(MAIL):
+            return False
         self._events.append(event)
+        return True
 
     def since(self, revision: int) -> list[KeyValue] | None:
         """Return what was written and deleted after *revision*, in order; None: not known.
@@ -144,6 +150,19 @@ class Watch:
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when there is something to drain."""
         return self._sock.fileno()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something changed, *seconds* at most; return whether it did.
+
+        Raises StoreError at the end.
+        """
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            if self.drain():
+                return True
+        return False
 
     def drain(self) -> bool:
         """Read all there is; return whether something changed. Raises StoreError at the end."""

@@ -19,7 +19,7 @@ from netlab.model.inventory import Inventory
 from netlab.store import registry, watch
 from netlab.store.etcd import Delete, Etcd, Put
 from netlab.store.http import Chunks, Server
-from netlab.store.watch import Watch
+from netlab.store.watch import MAIL, Watch
 
 pytestmark = pytest.mark.kernel
 
@@ -173,6 +173,22 @@ def test_what_was_read_is_not_kept(etcd: Etcd, watched: Watch, asked: list[str])
     assert known is not None and len(known) == 1
     assert len(seen(etcd, watched)) == 1
     assert watched.since(before) is None
+    assert asked == ["/registry/"]
+
+
+def test_what_machines_ask_each_other_is_no_change(
+    etcd: Etcd, watched: Watch, asked: list[str]
+) -> None:
+    seen(etcd, watched)
+    before = watched.revision
+    for number in range(3):
+        etcd.put(f"{MAIL}asked/n1/{number}", b"{}")
+    assert not watched.wait(0.3)
+    assert watched.reaches(etcd.revision, seconds=2.0)
+    assert watched.since(before) == []
+    etcd.put(key("p"), value("p"))
+    assert watched.wait(2.0)
+    assert len(seen(etcd, watched)) == 1
     assert asked == ["/registry/"]
 
 

@@ -51,6 +51,62 @@ def test_a_loop_survives_what_it_cannot_watch(error: Exception) -> None:
         loop.join(5)
 
 
+class Hearing(Loop):
+    """A loop that is told of things, some of which are nothing to look again for."""
+
+    def __init__(self, interval: float) -> None:
+        super().__init__("hearing")
+        self.interval = interval
+        self.heard_of = os.eventfd(0, os.EFD_NONBLOCK)
+        self.drained = 0
+        self.news = False
+
+    def once(self) -> None:
+        pass
+
+    def watched(self) -> Mapping[int, Callable[[], bool]]:
+        return {self.heard_of: self._drain}
+
+    def _drain(self) -> bool:
+        os.eventfd_read(self.heard_of)
+        self.drained += 1
+        return self.news
+
+    def close(self) -> None:
+        os.close(self.heard_of)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("interval", [30.0, 0.5], ids=["woken", "by its clock"])
+def test_a_loop_looks_again_for_news_and_when_its_time_has_come(interval: float) -> None:
+    loop = Hearing(interval)
+    loop.start()
+    try:
+        until(lambda: loop.passes == 1)
+        passed = loop.passes
+        while loop.drained < 20:
+            before = loop.drained
+            os.eventfd_write(loop.heard_of, 1)
+            until(lambda before=before: loop.drained > before)  # type: ignore[misc]
+            time.sleep(0.05)
+        assert (loop.passes > passed) is (interval < 1.0)
+        loop.news, passed = True, loop.passes
+        os.eventfd_write(loop.heard_of, 1)
+        until(lambda: loop.passes > passed)
+        loop.news, passed = False, loop.passes
+        loop.wake()
+        until(lambda: loop.passes > passed)
+    finally:
+        loop.end()
+        loop.join(5)
+
+
 def test_a_loop_that_has_ended_holds_no_descriptor_and_may_be_woken() -> None:
     before = len(os.listdir("/proc/self/fd"))
     loop = Broken(NetlabError("no server"))
