@@ -135,22 +135,13 @@ class Answering(Loop):
             processes.end(pid, grace=GRACE)
         return {}
 
-    def _failed(self, message: str) -> None:
-        self._disconnect()
-        super()._failed(message)
-
-    def _disconnect(self) -> None:
-        if self._mailbox is not None:
-            self._mailbox.close()
-            self._mailbox = None
-
     def watched(self) -> Mapping[int, Drain]:
-        if self._mailbox is None:
-            return {}
-        return {self._mailbox.fileno(): lambda: None}  # the next pass drains it
+        asked = self._mailbox.fileno() if self._mailbox is not None else None
+        return {} if asked is None else {asked: lambda: None}  # the next pass drains it
 
     def close(self) -> None:
-        self._disconnect()
+        if self._mailbox is not None:
+            self._mailbox.close()
         self._lender.close()
         self._errands.close()
         self._conversations.close()

@@ -285,8 +285,9 @@ class Etcd:
         """Return the seconds a lease has left; -1 when there is no such lease."""
         return self._call("/kv/lease/timetolive", {"ID": str(lease)}).TTL
 
-    def watch(self, prefixes: Sequence[str] = EVERYTHING) -> Watch:
-        """Return a watch on all keys below *prefixes*, established: list *after* this.
+    def watch(self, prefixes: Sequence[str] = EVERYTHING, *, keep: bool = False) -> Watch:
+        """Return a watch on all keys below *prefixes*, established: list *after* this. *keep*: what
+        it tells is kept for `Watch.taken`.
 
         Only one on everything can say what has changed since a listing: see Watch.since.
         """
@@ -298,6 +299,7 @@ class Etcd:
             body=b"\n".join(map(msgspec.json.encode, bodies)),
             count=len(prefixes),
             timeout=self.timeout,
+            keep=keep,
             whole=tuple(prefixes) == EVERYTHING,
             token=self._token,
         )

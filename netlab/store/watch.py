@@ -34,7 +34,8 @@ class Watch:
     """An open stream of etcd's changes, for poll(2) and friends.
 
     Established when the constructor returns, so a listing made afterwards and later drains miss
-    nothing between them. *count*: of the prefixes it is on; *whole*: it is on everything.
+    nothing between them. *count*: of the prefixes it is on; *whole*: it is on everything; *keep*:
+    what it tells is kept for `taken`.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Watch:
         count: int,
         timeout: float,
         whole: bool = False,
+        keep: bool = False,
         token: str = "",
     ) -> None:
         self.revision = 0  # the last one heard of
         host, port = server.addresses[0]
         self._name = f"etcd {host}:{port}: watch"
         self._whole = whole
+        self._keeps = keep
         self._events: deque[KeyValue] = deque(maxlen=EVENTS_KEPT)
         self._all_since = 0  # the revision after which every event is kept
         self._chunks = Chunks()
@@ -103,6 +106,7 @@ class Watch:
             self._acknowledged += 1
             self.revision = self._all_since = notice.header.revision
         if not self._whole:
+            self._events += notice.items() if self._keeps else ()
             return bool(notice.events)
         told = [self._keep(event) for event in notice.items()]
         return any(told)
@@ -119,6 +123,12 @@ class Watch:
             return False
         self._events.append(event)
         return True
+
+    def taken(self) -> list[KeyValue]:
+        """Return what was written and deleted since the last call, as far as it is drained."""
+        found = list(self._events)
+        self._events.clear()
+        return found
 
     def since(self, revision: int) -> list[KeyValue] | None:
         """Return what was written and deleted after *revision*, in order; None: not known.

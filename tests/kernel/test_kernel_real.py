@@ -35,7 +35,7 @@ from netlab.plan import Op, Verb, words
 from netlab.processes.commands import Completed, run
 from netlab.sensors.insides import arp_overflows
 
-pytestmark = [pytest.mark.kernel, pytest.mark.stock]
+pytestmark = pytest.mark.kernel
 LAB = "nltest-r"
 NODE, POD, UNDERLAY = f"{LAB}.node1", f"{LAB}.node1.default.web", f"{LAB}.underlay"
 
@@ -131,7 +131,13 @@ DRIFTS = {
 
 
 @pytest.mark.parametrize("command", DRIFTS.values(), ids=DRIFTS)
-@pytest.mark.parametrize("again", [False, True], ids=["same-agent", "agent-restarted"])
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(False, id="same-agent", marks=pytest.mark.stock),
+        pytest.param(True, id="agent-restarted"),  # which asks the kernel nothing else
+    ],
+)
 def test_what_somebody_changed_is_found_and_repaired(
     kernel: RealKernel, wanted: dict[str, list[Object]], command: str, again: bool
 ) -> None:
@@ -143,6 +149,7 @@ def test_what_somebody_changed_is_found_and_repaired(
     assert plan(fresh, wanted) == []
 
 
+@pytest.mark.stock
 def test_an_address_of_netlab_that_is_not_wanted_goes(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -153,6 +160,7 @@ def test_an_address_of_netlab_that_is_not_wanted_goes(
     assert plan(kernel, wanted) == []
 
 
+@pytest.mark.stock
 def test_an_agent_that_starts_again_plans_nothing(wanted: dict[str, list[Object]]) -> None:
     assert plan(RealKernel(), wanted) == []
 
@@ -206,6 +214,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.stock
 @pytest.mark.parametrize(("make", "show", "mark"), OTHERS.values(), ids=OTHERS)
 def test_what_others_made_is_not_netlabs_business(
     kernel: RealKernel, wanted: dict[str, list[Object]], make: str, show: str, mark: str
@@ -220,6 +229,7 @@ def test_what_others_made_is_not_netlabs_business(
     assert mark in sh(show)
 
 
+@pytest.mark.stock
 def test_neighbours_with_a_place_take_none_from_others(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -236,6 +246,7 @@ def test_neighbours_with_a_place_take_none_from_others(
     assert "10.77." not in sh(f"ip -n {NODE} neighbor show nud all")
 
 
+@pytest.mark.stock
 def test_the_mac_of_a_neighbour_with_a_place_is_asked_for(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -252,6 +263,7 @@ def test_the_mac_of_a_neighbour_with_a_place_is_asked_for(
     assert plan(kernel, wanted) == []
 
 
+@pytest.mark.stock
 def test_a_route_of_others_in_the_way_is_an_error_and_stays(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -262,6 +274,7 @@ def test_a_route_of_others_in_the_way_is_an_error_and_stays(
     assert "via 192.168.50.9" in sh(f"ip -n {NODE} route show 172.17.0.0/16")
 
 
+@pytest.mark.stock
 def test_the_words_of_a_plan_do_what_the_plan_does(kernel: RealKernel) -> None:
     wanted = world(LAB)
     sh("\n".join(line for op in plan(kernel, wanted) for line in words(op)))
@@ -281,6 +294,7 @@ def test_the_words_of_a_repair_do_what_the_repair_does(
     assert plan(kernel, wanted) == []
 
 
+@pytest.mark.stock
 def test_ip_reads_what_was_written(wanted: dict[str, list[Object]]) -> None:
     links = {link["ifname"]: link for link in json.loads(sh(f"ip -n {NODE} -d -j link show"))}
     veth, tunnel, bridge = links["veth1"], links["flannel.1"], links["docker0"]
@@ -309,6 +323,7 @@ def test_ip_reads_what_was_written(wanted: dict[str, list[Object]]) -> None:
     assert "10.244.1.2/24" in sh(f"ip -n {POD} address show dev eth0 up")
 
 
+@pytest.mark.stock
 def test_pyroute2_reads_what_was_written(wanted: dict[str, list[Object]]) -> None:
     with NetNS(NODE, flags=0) as there:
         assert isinstance(there, IPRoute)
@@ -340,6 +355,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return runs
 
 
+@pytest.mark.stock
 def test_unchanged_rules_are_not_listed_again(
     kernel: RealKernel, wanted: dict[str, list[Object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +371,7 @@ def test_unchanged_rules_are_not_listed_again(
     assert runs == []
 
 
+@pytest.mark.stock
 def test_rules_written_loosely_are_known_again_by_their_listing(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -365,6 +382,7 @@ def test_rules_written_loosely_are_known_again_by_their_listing(
     assert plan(kernel, wanted) == []
 
 
+@pytest.mark.stock
 def test_a_rule_the_tool_refuses_is_named(
     kernel: RealKernel, wanted: dict[str, list[Object]]
 ) -> None:
@@ -377,11 +395,13 @@ def test_a_rule_the_tool_refuses_is_named(
         kernel.apply(plan(kernel, wanted))
 
 
+@pytest.mark.stock
 def test_ipv6_is_off_before_the_first_link_comes_up(wanted: dict[str, list[Object]]) -> None:
     for name in (NODE, POD, UNDERLAY):
         assert "inet6" not in sh(f"ip -n {name} address show")
 
 
+@pytest.mark.stock
 def test_ipv6_addresses_and_routes_are_objects_too(kernel: RealKernel) -> None:
     wanted: dict[str, list[Object]] = {
         NODE: [
@@ -401,6 +421,7 @@ def test_ipv6_addresses_and_routes_are_objects_too(kernel: RealKernel) -> None:
     assert "default via fd00:1::9" in sh(f"ip -n {NODE} -6 route show")
 
 
+@pytest.mark.stock
 def test_an_error_carries_the_kernels_own_words(kernel: RealKernel) -> None:
     kernel.apply([Op(Verb.ADD, Netns(NODE))])
     route = Route(NODE, "10.0.0.0/8", "lo", "192.0.2.1")
@@ -410,12 +431,14 @@ def test_an_error_carries_the_kernels_own_words(kernel: RealKernel) -> None:
     assert "Nexthop has invalid gateway" in str(caught.value)
 
 
+@pytest.mark.stock
 def test_a_setting_that_is_not_there_is_an_error(kernel: RealKernel) -> None:
     kernel.apply([Op(Verb.ADD, Netns(NODE))])
     with pytest.raises(KernelError, match=r"cannot add setting net\.ipv4\.nonsense: no such file"):
         kernel.apply([Op(Verb.ADD, Sysctl(NODE, "net.ipv4.nonsense", "1"))])
 
 
+@pytest.mark.stock
 def test_threads_work_on_namespaces_of_their_own(kernel: RealKernel) -> None:
     failures: list[BaseException] = []
 
@@ -446,6 +469,7 @@ def in_parallel(works: list[Callable[[], None]]) -> None:
         thread.join()
 
 
+@pytest.mark.stock
 def test_many_cables_go_at_once(kernel: RealKernel) -> None:
     wanted = world(LAB)
     pods = [f"{LAB}.node1.default.p{i}" for i in range(60)]

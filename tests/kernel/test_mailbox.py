@@ -148,20 +148,24 @@ def test_who_does_not_answer_is_named_and_the_question_withdrawn(process: EtcdPr
     assert left(process) == []
 
 
-def test_what_is_no_question_is_thrown_away(process: EtcdProcess) -> None:
+def test_what_is_no_question_is_passed_over(process: EtcdProcess) -> None:
     etcd = process.client()
     done: list[Any] = []
-    for number, value in enumerate((b"", b"{", b"[]", b'"x"')):
-        etcd.put(f"{ASKED}n4/{number}", value)
-    etcd.put(f"{ASKED}n4/9", b'{"do": "x", "answer": "/registry/pods/default/a"}')
-    etcd.close()
+    junk = [f"{ASKED}n4/{number}" for number in range(5)]
+    for key, value in zip(junk, (b"", b"{", b"[]", b'"x"'), strict=False):
+        etcd.put(key, value)
+    etcd.put(junk[4], b'{"do": "x", "answer": "/registry/pods/default/a"}')
     with answering(process, "n4", lambda question: done.append(question) or {}):
         deadline = time.monotonic() + 10
-        while left(process) and time.monotonic() < deadline:
+        while not done and time.monotonic() < deadline:
             time.sleep(0.01)
-    etcd = process.client()
-    assert len(done) == 1
+        with asker(process, "n4") as one:
+            assert one.ask({"do": "y"}, timeout=10.0) == {}
+    assert [question["do"] for question in done] == ["x", "y"]
     assert etcd.get("/registry/pods/default/a") is None
+    for key in junk:
+        etcd.delete(key)
+    assert left(process) == []
     etcd.close()
 
 
@@ -196,20 +200,57 @@ def test_an_answer_is_given_as_soon_as_etcd_is_back(process: EtcdProcess) -> Non
     back.join()
 
 
-def test_a_question_that_could_not_be_taken_out_is_answered_once(
-    process: EtcdProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object) -> None:
-        raise StoreError("etcd is away")
+def test_nothing_is_done_twice_where_the_connection_breaks(process: EtcdProcess) -> None:
+    done: list[str] = []
 
-    etcd, asking = process.client(), process.client()
-    mailbox = Mailbox(etcd, "n8")
-    asking.put(f"{ASKED}n8/1", b'{"do": "first"}')
-    with monkeypatch.context() as patched:
-        patched.setattr(etcd, "write_all", away)
-        assert mailbox.asked() == [{"do": "first"}]
-    asking.put(f"{ASKED}n8/2", b'{"do": "second"}')
-    assert mailbox.asked() == [{"do": "second"}]
-    assert left(process) == []
-    mailbox.close()
-    asking.close()
+    def killed(question: dict[str, Any]) -> dict[str, Any]:
+        done.append(question["do"])
+        if len(done) == 1:
+            process.stop()
+            process.start()
+            time.sleep(2.0)  # it is asked for again meanwhile, by a mailbox whose watch has ended
+        return {}
+
+    mailbox, over = Mailbox(process.client(), "n8"), threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            with suppress(StoreError):
+                for question in mailbox.asked():
+                    words = (question, lambda question=question: killed(question))
+                    threading.Thread(target=mailbox.answer, args=words).start()
+            time.sleep(0.02)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        with asker(process, "n8") as one:
+            assert one.ask({"do": "first"}, timeout=30.0, outlasting=30.0) == {}
+            assert one.ask({"do": "second"}, timeout=30.0) == {}
+    finally:
+        over.set()
+        serving.join()
+        mailbox.close()
+    assert done == ["first", "second"]
+
+
+def test_an_agent_that_starts_answers_what_nobody_has(process: EtcdProcess) -> None:
+    done: list[str] = []
+
+    def do(question: dict[str, Any]) -> dict[str, Any]:
+        done.append(question["do"])
+        return {}
+
+    with asker(process, "n9") as one:
+        with answering(process, "n9", do):
+            one.ask({"do": "early"}, timeout=10.0)
+        words = ({"do": "between"},)
+        asking = threading.Thread(target=one.ask, args=words, kwargs={"timeout": 20.0})
+        asking.start()
+        time.sleep(0.3)
+        with answering(process, "n9", do):
+            asking.join()
+        with answering(process, "n9", do):
+            time.sleep(0.3)
+            one.ask({"do": "late"}, timeout=10.0)
+    assert done == ["early", "between", "late"]

@@ -1,6 +1,7 @@
-"""Three machines with a distribution's kernel are the nodes of one lab over a real wire, beside a
-card as VirtualBox's NAT gives it. An agent that is killed, a machine that is switched off and on,
-one that is cut off, and an etcd that ends are noticed, and mended. Each time is printed."""
+"""The lab of the notes on three machines with a distribution's kernel: its nodes, on a real wire,
+beside a card as VirtualBox's NAT gives it. An agent that is killed, a machine that is switched off
+and on, one that is cut off, and an etcd that ends are noticed, and mended; each time is printed.
+After all that every path is proven across the machines, in each proxy mode, by each back end."""
 
 from __future__ import annotations
 
@@ -11,12 +12,16 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import yaml
 from wired import ROOT, Vm, Wired, eventually, wired
 
 HERE = ROOT / "tests/vm/machines"
-PROVEN = ("lease-in-etcd", "pod-pod-cross-node", "pod-clusterip")
+UNPROVEN = {"kubectl-way"}  # needs a kube-apiserver
+TRIES = 3  # of a path: on a busy computer an emulated machine stands still now and then
+GRACE = 15  # seconds; an emulated node is slow, not lost
 ETCD = "http://192.168.50.11:2379"
 PATIENCE = 300.0  # seconds for what takes 60 on a quiet machine
+VERIFIED = 1500.0  # seconds for all paths
 CARD = """
 ip link add nat0 type dummy
 ip addr add 10.0.2.15/24 dev nat0
@@ -29,6 +34,16 @@ kill -9 $(grep -laz '^NETLAB_PROCESS=/run/netlab/spread:%s$' /proc/[0-9]*/enviro
 """
 
 pytestmark = pytest.mark.slow
+
+
+def notes() -> tuple[str, str]:
+    """Return topologies/notes.yaml for machines of their own, the first of them the master's, too:
+    the lab, and its objects."""
+    lab, *objects = yaml.safe_load_all((ROOT / "topologies/notes.yaml").read_text())
+    lab["metadata"]["name"] = "spread"
+    lab["master"] = {"address": "192.168.50.11"}
+    lab["nodeLifecycle"]["gracePeriodSeconds"] = GRACE
+    return yaml.safe_dump(lab), yaml.safe_dump_all(objects)
 
 
 class Lab:
@@ -44,15 +59,19 @@ class Lab:
         for vm in self.run.machines:
             vm.run(CARD)
             self.before[vm.number] = vm.run(OWN)
-        self.first.run(f"netlab up --master {HERE}/lab.yaml")
+        lab, objects = (self.first.directory / name for name in ("lab.yaml", "objects.yaml"))
+        for file, text in zip((lab, objects), notes(), strict=True):
+            file.write_text(text)
+        self.first.run(f"netlab up --master {lab}")
         for vm in (self.second, self.third):
             vm.begin("exec netlab join 192.168.50.11 --run")
         self.first.begin("exec netlab get nodes -w", ending="watch")
         self.ready(0.0, 1, 2, 3)
+        self.first.run(f"netlab apply --no-wait -f {objects} -f {HERE}/steady.yaml")
         eventually(self.whole, PATIENCE, "the lab converges")
         where = self.leases()
         targets = " ".join(f"node{n}={where[n][:-1]}1" for n in (2, 3))
-        pod = self.first.run("ls /run/netns | grep spread.node1.default.web").strip()
+        pod = self.first.run("ls /run/netns | grep spread.node1.default.steady").strip()
         python = f"python3 -SE {HERE}/watching.py 10.96.7.7:80 {targets}"
         self.first.begin(f"exec ip netns exec {pod} {python}", ending="watch")
         self.told(0.0, "watching")
@@ -112,7 +131,7 @@ def tell(what: str, lost: Sequence[float] = (), **seconds: float) -> None:
 def lab() -> Iterator[Lab]:
     """The lab, once it has converged: booted once for all that follows."""
     begun = monotonic()
-    with wired(3, memory=1024, within=1500, patience=PATIENCE) as run:
+    with wired(3, memory=1024, within=3400, patience=PATIENCE) as run:
         found = Lab(run)
         booted = monotonic() - begun
         found.up()
@@ -199,21 +218,26 @@ def test_without_etcd_all_packets_flow(lab: Lab) -> None:
     assert lab.silences(begun) == []
 
 
-def test_paths_are_proven_across_the_machines_after_all_that(lab: Lab) -> None:
+def test_every_path_is_proven_across_the_machines_after_all_that(lab: Lab) -> None:
+    lab.first.run(f"netlab delete -f {HERE}/steady.yaml")
     begun = monotonic()
     found: dict[str, Any] = {}
-    for _ in range(2):  # on a busy computer an emulated one stands still now and then
-        said = lab.first.run(f"netlab verify -o json {' '.join(PROVEN)}", code=None)
-        found = {one["path"]: one for one in json.loads(said)["paths"]}
-        if all(one["outcome"] == "pass" for one in found.values()):
+    again: list[str] = []
+    for _ in range(TRIES):
+        words = " ".join(again)
+        said = lab.second.run(f"netlab verify -o json {words}", code=None, within=VERIFIED)
+        found |= {one["path"]: one for one in json.loads(said)["paths"]}
+        again = [name for name, one in found.items() if one["outcome"] == "fail"]
+        tell(f"verified, {' '.join(again) or 'all'} failing", paths=monotonic() - begun)
+        if not again:
             break
-    tell("verified", paths=monotonic() - begun)
-    for one in found.values():
-        assert one["outcome"] == "pass", [*one["evidence"], one["lastSeen"], one["expectedNext"]]
-    assert set(found) == set(PROVEN)
+    unproven = [one for one in found.values() if one["outcome"] != "pass"]
+    assert {one["path"]: one["evidence"] for one in unproven}.keys() == UNPROVEN, unproven
     hops = found["pod-pod-cross-node"]["hops"]
     assert {hop["netns"].split(".")[1] for hop in hops} == {"node1", "node2", "node3"}
     assert all(hop["seen"] for hop in hops)
+    modes = "\n".join(found["proxy-modes"]["evidence"])
+    assert all(f"{mode}: " in modes for mode in ("nftables", "ipvs", "userspace")), modes
 
 
 def test_nothing_is_left_on_a_machine_that_has_left(lab: Lab) -> None:

@@ -53,10 +53,11 @@ class Vm:
         unfinished.rename(place.with_suffix(f".{ending}"))
         return place
 
-    def run(self, script: str, *, code: int | None = 0) -> str:
-        """Return what *script* printed; *code*: the exit code demanded, None for any."""
-        place = self.begin(script)
-        eventually(place.with_suffix(".code").exists, self._patience, f"vm{self.number}: {script}")
+    def run(self, script: str, *, code: int | None = 0, within: float = 0.0) -> str:
+        """Return what *script* printed; *code*: the exit code demanded, None for any. *within*: how
+        many seconds it may take, if it is not as everything."""
+        place, done = self.begin(script), within or self._patience
+        eventually(place.with_suffix(".code").exists, done, f"vm{self.number}: {script}")
         got = int(place.with_suffix(".code").read_text())
         out = place.with_suffix(".out").read_text()
         assert code in (None, got), f"{script}: {got}\n{out}{place.with_suffix('.err').read_text()}"
