@@ -1,7 +1,11 @@
 """The lab of the notes on three machines with a distribution's kernel: its nodes, on a real wire,
 beside a card as VirtualBox's NAT gives it. An agent that is killed, a machine that is switched off
 and on, one that is cut off, and an etcd that ends are noticed, and mended; each time is printed.
-After all that every path is proven across the machines, in each proxy mode, by each back end."""
+After all that every path is proven across the machines.
+
+In each proxy mode and by each back end they are proven where namespaces play the machines: an
+emulated processor would take longer for that than for all else. Here, in the mode that those lack.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,12 @@ import pytest
 import yaml
 from wired import ROOT, Vm, Wired, eventually, wired
 
+from netlab.verify.catalogue import PATHS
+from netlab.verify.manifold import VARIANTS
+
 HERE = ROOT / "tests/vm/machines"
 UNPROVEN = {"kubectl-way"}  # needs a kube-apiserver
+PROVEN = [path.id for path in PATHS if path.id not in {*VARIANTS, *UNPROVEN}]
 TRIES = 3  # of a path: on a busy computer an emulated machine stands still now and then
 GRACE = 15  # seconds; an emulated node is slow, not lost
 ETCD = "http://192.168.50.11:2379"
@@ -218,26 +226,43 @@ def test_without_etcd_all_packets_flow(lab: Lab) -> None:
     assert lab.silences(begun) == []
 
 
-def test_every_path_is_proven_across_the_machines_after_all_that(lab: Lab) -> None:
-    lab.first.run(f"netlab delete -f {HERE}/steady.yaml")
+def proven(lab: Lab, *words: str) -> dict[str, Any]:
+    """Return what is found of each path that *words* end with; what fails is tried again."""
     begun = monotonic()
     found: dict[str, Any] = {}
-    again: list[str] = []
+    options, again = words[:-1], words[-1]
     for _ in range(TRIES):
-        words = " ".join(again)
-        said = lab.second.run(f"netlab verify -o json {words}", code=None, within=VERIFIED)
-        found |= {one["path"]: one for one in json.loads(said)["paths"]}
-        again = [name for name, one in found.items() if one["outcome"] == "fail"]
-        tell(f"verified, {' '.join(again) or 'all'} failing", paths=monotonic() - begun)
-        if not again:
+        asked = f"netlab verify -o json {' '.join(options)} {again}"
+        said = json.loads(lab.second.run(asked, code=None, within=VERIFIED))
+        (told,) = said.get("modes", [said])
+        found |= {one["path"]: one for one in told["paths"]}
+        failed = {name: one for name, one in found.items() if one["outcome"] == "fail"}
+        tell(f"verified {' '.join(options)}, {len(failed)} failing", paths=monotonic() - begun)
+        for name, one in failed.items():
+            print(name, one["evidence"], one["lastSeen"], one["expectedNext"])
+        if not (again := " ".join(failed)):
             break
-    unproven = [one for one in found.values() if one["outcome"] != "pass"]
-    assert {one["path"]: one["evidence"] for one in unproven}.keys() == UNPROVEN, unproven
+    return found
+
+
+def test_every_path_is_proven_across_the_machines_after_all_that(lab: Lab) -> None:
+    lab.first.run(f"netlab delete -f {HERE}/steady.yaml")
+    found = proven(lab, " ".join(PROVEN))
+    unproven = {name: one["evidence"] for name, one in found.items() if one["outcome"] != "pass"}
+    assert unproven == {}
+    assert set(found) == set(PROVEN)
     hops = found["pod-pod-cross-node"]["hops"]
     assert {hop["netns"].split(".")[1] for hop in hops} == {"node1", "node2", "node3"}
     assert all(hop["seen"] for hop in hops)
-    modes = "\n".join(found["proxy-modes"]["evidence"])
-    assert all(f"{mode}: " in modes for mode in ("nftables", "ipvs", "userspace")), modes
+
+
+def test_virtual_servers_send_flows_across_the_machines(lab: Lab) -> None:
+    found = proven(lab, "--proxy-mode", "ipvs", "node-clusterip nodeport")
+    assert {name: one["outcome"] for name, one in found.items()} == {
+        "node-clusterip": "pass",
+        "nodeport": "pass",
+    }
+    assert any("ipvs" in line for line in found["nodeport"]["evidence"]), found["nodeport"]
 
 
 def test_nothing_is_left_on_a_machine_that_has_left(lab: Lab) -> None:
