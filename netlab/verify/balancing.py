@@ -207,7 +207,8 @@ class _Flows:
         )
         crossing = self._crossing(node)
         expectation = balancerways.expected(context.cluster, self.client, flow, rewrite, crossing)
-        verdict = probe.judged(expectation, list(sightings), answer, path="probe", title="")
+        sightings = context.capture.in_order(expectation, sightings)
+        verdict = probe.judged(expectation, sightings, answer, path="probe", title="")
         if verdict.outcome is not Outcome.PASS:
             raise Refuted(verdict)
         assert expectation.translated is not None
@@ -229,10 +230,12 @@ class _Flows:
     def _node(self, sightings: Sequence[Sighting]) -> NodeState | None:
         """Return the node that the request was seen to come to from the balancer.
 
-        The last one: in a lab of several machines it may cross the first on its way to another.
+        In a lab of several machines it may have crossed the first on its way to another; which was
+        later their clocks do not say.
         """
-        found = None
-        for seen in sorted(sightings, key=lambda one: one.time):
+        found: NodeState | None = None
+        home = beyond.outside_home(self.context.lab)
+        for seen in sightings:
             for node in self.context.cluster.nodes:
                 to = self.listener.address if self.listener.mode == VIP else node.address
                 place = (seen.netns, seen.device, seen.direction)
@@ -240,7 +243,8 @@ class _Flows:
                 if place == (node.netns, card, Direction.IN) and (
                     seen.outer is None and seen.flow.destination == to
                 ):
-                    found = node
+                    crossed = home is not None and node.name == home.name
+                    found = found if crossed and found else node
         return found
 
     def _fate(self, node: NodeState) -> Fate:
