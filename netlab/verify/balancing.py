@@ -169,7 +169,8 @@ class _Flows:
                 self._proven(checked)
                 return
             except (Failure, Refuted):
-                if capture.lost == lost or attempt == TRIES:
+                unseen = capture.lost != lost or self.context.trace.lost
+                if not unseen or attempt == TRIES:
                     raise
 
     def _proven(self, checked: Checked) -> None:
