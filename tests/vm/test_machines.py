@@ -25,7 +25,7 @@ from netlab.verify.manifold import VARIANTS
 HERE = ROOT / "tests/vm/machines"
 UNPROVEN = {"kubectl-way"}  # needs a kube-apiserver
 PROVEN = [path.id for path in PATHS if path.id not in {*VARIANTS, *UNPROVEN}]
-TRIES = 3  # of a path: on a busy computer an emulated machine stands still now and then
+TRIES = 4  # of a path: on a busy computer an emulated machine stands still now and then
 GRACE = 15  # seconds; an emulated node is slow, not lost
 ETCD = "http://192.168.50.11:2379"
 PATIENCE = 300.0  # seconds for what takes 60 on a quiet machine
