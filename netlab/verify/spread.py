@@ -44,6 +44,7 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
     here = live.place.node
     names = [node.name for node in live.lab.running]
     with asking(live, [name for name in names if name != here]) as others:
+        _called(list(others.values()))
         cut = live.lab.nodeLifecycle.gracePeriodSeconds + CUT + BACK
         there = partial(_proven_there, outlasting=cut)
 
@@ -90,6 +91,13 @@ def verify(live: Live, paths: Sequence[Path], done: Callable[[Verdict], None]) -
                 varied = VARIANTS[one](live, lambda mode, name: _lacking(live, others, mode, name))
                 verdict = in_variants(varied, frozenset(ids), proven)
                 done(replace(verdict, path=one, title=titles[one]))
+
+
+def _called(machines: Sequence[Correspondent]) -> None:
+    """Have all *machines* answer, before any is given minutes. Raises NetlabError."""
+    with ThreadPoolExecutor(max(1, len(machines))) as pool:
+        for _ in pool.map(lambda one: one.ask({"do": "place"}, timeout=ANSWER), machines):
+            pass
 
 
 def _lacking(live: Live, others: Mapping[str, Correspondent], mode: str, backend: str) -> str:
