@@ -108,7 +108,7 @@ class Machine(Loop):
         return bool(operations or gone)
 
     def watched(self) -> Mapping[int, Drain]:
-        watched: dict[int, Callable[[], None]] = {}
+        watched: dict[int, Drain] = {}
         if self.place.node:
             watched[self.servers.fileno()] = lambda: None  # readable when the pod servers die
         if (ended := self._etcd.fileno()) is not None:

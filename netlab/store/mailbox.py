@@ -200,18 +200,24 @@ class Mailbox:
                 self._watch = None
                 raise
         with self._lock:
-            self._watch = self._etcd.watch([self._prefix], keep=True)
-            there = self._etcd.range(self._prefix).items
-            return [item for item in there if not self._answered(item)]
+            watch = self._etcd.watch([self._prefix], keep=True)
+            try:
+                there = self._etcd.range(self._prefix).items
+                found = [item for item in there if not self._answered(item)]
+            except StoreError:  # it must be listed again
+                watch.close()
+                raise
+        self._watch = watch
+        return found
 
     def _answered(self, item: KeyValue) -> bool:
         """Return whether a question was answered, perhaps by an agent before this one."""
         try:
             question = msgspec.json.decode(item.value, type=dict[str, Any])
-        except msgspec.DecodeError:
-            return False
-        answer = self._etcd.get(str(question.get("answer")))
-        return answer is not None and _said(answer)["id"] == question.get("id")
+            answer = self._etcd.get(str(question.get("answer")))
+            return answer is not None and _said(answer).get("id") == question.get("id")
+        except (msgspec.DecodeError, zlib.error):
+            return False  # nobody's question, or nobody's answer
 
     def answer(self, question: dict[str, Any], do: Callable[[], dict[str, Any]]) -> None:
         """Answer *question* with what *do* returns, or with why it could not; where etcd is away,

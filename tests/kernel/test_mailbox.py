@@ -234,6 +234,27 @@ def test_nothing_is_done_twice_where_the_connection_breaks(process: EtcdProcess)
     assert done == ["first", "second"]
 
 
+def test_what_could_not_be_listed_is_listed_by_the_next_call(
+    process: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreError("etcd is away")
+
+    etcd, asking = process.client(), process.client()
+    asking.put(f"{ASKED}n10/1", b'{"do": "first", "answer": "/registry/junk", "id": "x"}')
+    asking.put("/registry/junk", b"no answer of anybody's")
+    mailbox = Mailbox(etcd, "n10")
+    with monkeypatch.context() as patched:
+        patched.setattr(etcd, "range", away)
+        with pytest.raises(StoreError):
+            mailbox.asked()
+    assert [question["do"] for question in mailbox.asked()] == ["first"]
+    mailbox.close()
+    for key in (f"{ASKED}n10/1", "/registry/junk"):
+        asking.delete(key)
+    asking.close()
+
+
 def test_an_agent_that_starts_answers_what_nobody_has(process: EtcdProcess) -> None:
     done: list[str] = []
 
